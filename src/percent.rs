@@ -1,0 +1,32 @@
+//! A share of a whole, in integers.
+//!
+//! Ratios are kept in basis points (hundredths of a percent), never as floating point: they compare exactly, are never
+//! NaN, and 0.3, 30, 60 and 75 percent mean what they say.
+
+/// A percentage between 0 and 100, to a hundredth of a percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u32);
+
+impl Percent {
+    /// The largest: all of it.
+    pub const MAX: Self = Self(10_000);
+
+    /// From basis points (hundredths of a percent), 0 to 10,000. `None` above.
+    #[must_use]
+    pub const fn from_basis_points(basis_points: u32) -> Option<Self> {
+        if basis_points <= Self::MAX.0 { Some(Self(basis_points)) } else { None }
+    }
+
+    /// In basis points, 0 to 10,000.
+    #[must_use]
+    pub const fn basis_points(self) -> u32 {
+        self.0
+    }
+
+    /// This share of `whole`, rounded down.
+    #[must_use]
+    pub const fn of(self, whole: u64) -> u64 {
+        // A u128 product cannot overflow, and the quotient is at most `whole`.
+        (whole as u128 * self.0 as u128 / Self::MAX.0 as u128) as u64
+    }
+}
