@@ -1,6 +1,38 @@
-//! Weir: a WebAssembly filter for Envoy.
+//! Weir: a WebAssembly filter for Envoy that watches how upstream attempts end, and retries only what is safe.
+//!
+//! One module, attached at up to three places that share one VM, so one state, in each Envoy worker:
+//!
+//! | role | place | module |
+//! |---|---|---|
+//! | `decide` | HTTP filter before the router | `filter/decide.rs` |
+//! | `watch` | the router's `upstream_log` | `filter/watch.rs` |
+//! | `guard` | the router's `upstream_http_filters` | `filter/guard.rs` |
+//!
+//! Dependencies point one way, `filter → host` and `filter → engine → the rest`:
+//!
+//! ```text
+//!   filter ──► host          callbacks in, effects out; the only modules that know of Envoy's ABI
+//!     │
+//!     ▼
+//!   engine                   clusters and their policies; decisions as values
+//!     ├──► config            JSON → validated policy
+//!     ├──► retry             the safety table, in Envoy's words
+//!     └──► attempt           two views of one attempt, joined
+//!            └──► signal     what the end of an attempt says
+//! ```
+//!
+//! All below `filter` and `host` is plain code: no clock, no host call, no global state; it runs and is tested natively.
 #![deny(unsafe_code, missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod attempt;
+pub mod config;
+pub mod engine;
+mod filter;
+mod host;
+pub mod metrics;
 pub mod percent;
+pub mod proxy_status;
+pub mod retry;
+pub mod signal;
 pub mod time;

@@ -1,0 +1,143 @@
+//! Two views of one attempt, joined: its own log entry (`watch`) and the end of its request (`decide`).
+//!
+//! An attempt's log entry may leave a question that only the request's end answers (see [`Open`]). No key joins the two in
+//! all set-ups, but their order does, since one worker is one thread and Envoy tells both ends of a failure in one turn of
+//! its event loop:
+//!
+//! ```text
+//!   Envoy gives up on an attempt      attempt's log entry → [response headers →] request's end
+//!   the client gives up               request's end → attempt's log entry
+//!   Envoy retries                     attempt's log entry → (another turn)
+//! ```
+//!
+//! So an open attempt is held until the next event of its worker: the end of a request takes it, and anything else settles
+//! it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
+//! for the request that ended may have had no attempt under way.
+
+use crate::signal::{Open, RequestEnd, Signal, Verdict};
+
+/// Identifies a cluster for as long as Weir remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClusterId(pub u32);
+
+/// Identifies a request that `decide` sees: its context in this VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u32);
+
+/// An attempt that ended, its signal known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Where it was sent.
+    pub cluster: ClusterId,
+    /// How it ended.
+    pub signal: Signal,
+    /// The request it belonged to, where `guard` told.
+    pub request: Option<RequestId>,
+}
+
+/// An attempt that ended, its signal open until more is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where it was sent.
+    pub cluster: ClusterId,
+    /// The question.
+    pub open: Open,
+    /// Whether it lasted as long as Envoy had said that it would wait.
+    pub expired: bool,
+    /// The request it belonged to, where `guard` told.
+    pub request: Option<RequestId>,
+}
+
+impl Held {
+    fn end(self, signal: Signal) -> Ended {
+        Ended { cluster: self.cluster, signal, request: self.request }
+    }
+
+    /// What it is where the request's end does not tell. A reset stream stays in doubt: its request is not told, so that no
+    /// later decision rests on a guess.
+    fn settled(self) -> Ended {
+        let ended = self.end(self.open.provisional(self.expired));
+        Ended { request: ended.request.filter(|_| self.open != Open::StreamReset), ..ended }
+    }
+}
+
+/// At most this many attempts are open in one turn; hedging needs two or three.
+const MOST_HELD: usize = 64;
+
+/// The attempts of one worker that ended and are not yet understood.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    held: Vec<Held>,
+    /// The `x-request-id` of the request whose client went away in this turn; empty if it has none.
+    client_gone: Option<Vec<u8>>,
+}
+
+impl Attempts {
+    /// Whether [`Attempts::attempt_ended`] needs the attempt's `x-request-id`, which costs a host call.
+    #[must_use]
+    pub fn needs_request_id(&self, verdict: Verdict) -> bool {
+        self.client_gone.is_some() && matches!(verdict, Verdict::Open(_))
+    }
+
+    /// An attempt's log entry. `request_id` is its `x-request-id` where [`Attempts::needs_request_id`], else empty.
+    pub fn attempt_ended(
+        &mut self,
+        cluster: ClusterId,
+        verdict: Verdict,
+        expired: bool,
+        request: Option<RequestId>,
+        request_id: &[u8],
+        ended: &mut Vec<Ended>,
+    ) {
+        self.settle_all_but(|open| open == Open::Dropped, ended);
+        match verdict {
+            Verdict::Certain(signal) => ended.push(Ended { cluster, signal, request }),
+            Verdict::Open(_) if self.client_gone.as_deref() == Some(request_id) => {
+                ended.push(Ended { cluster, signal: Signal::Cancelled, request });
+            }
+            Verdict::Open(open) => {
+                self.client_gone = None;
+                let held = Held { cluster, open, expired, request };
+                if self.held.len() < MOST_HELD { self.held.push(held) } else { ended.push(held.settled()) }
+            }
+        }
+    }
+
+    /// Response headers of a request pass `decide`. Returns the attempts that its end will explain.
+    #[must_use]
+    pub fn response_started(&mut self, ended: &mut Vec<Ended>) -> Vec<Held> {
+        self.client_gone = None;
+        self.settle_all_but(|open| !matches!(open, Open::Answered(_)), ended);
+        std::mem::take(&mut self.held)
+    }
+
+    /// A request ended. `explained` is what [`Attempts::response_started`] returned for it; `request_id` its
+    /// `x-request-id`, needed only if its client went away.
+    pub fn request_ended(
+        &mut self,
+        end: &RequestEnd<'_>,
+        explained: &[Held],
+        request_id: &[u8],
+        ended: &mut Vec<Ended>,
+    ) {
+        self.client_gone = end.flags.client_gone().then(|| request_id.to_vec());
+        let held = explained.iter().copied().chain(self.held.drain(..));
+        ended.extend(held.map(|held| held.end(held.open.resolve(end))));
+    }
+
+    /// The turn of the event loop is over: nothing more will be known.
+    pub fn settle(&mut self, ended: &mut Vec<Ended>) {
+        self.client_gone = None;
+        ended.extend(self.held.drain(..).map(Held::settled));
+    }
+
+    fn settle_all_but(&mut self, stays: impl Fn(Open) -> bool, ended: &mut Vec<Ended>) {
+        self.held.retain(|held| {
+            let stay = stays(held.open);
+            if !stay {
+                ended.push(held.settled());
+            }
+            stay
+        });
+    }
+}

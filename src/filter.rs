@@ -1,0 +1,181 @@
+//! The filter: Envoy's callbacks in, the engine's decisions out.
+//!
+//! Envoy runs one VM per worker thread, and all three roles in it. So there is one [`Vm`] per thread, with one engine; a
+//! context, which is Envoy's word for a plugin's root, a request or an attempt, is a number that it hands out.
+//!
+//! Nothing here may panic, and whatever cannot be known is left alone: the request goes on as if Weir were not there.
+
+mod decide;
+mod exports;
+mod guard;
+mod roots;
+mod startup;
+mod watch;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::attempt::{ClusterId, Ended, RequestId};
+use crate::config::Role;
+use crate::engine::Engine;
+use crate::host::{self, Metric, MetricKind, Path};
+use crate::metrics::Counter;
+
+/// A context's number.
+type ContextId = u32;
+
+/// What the VM keeps for a stream context.
+enum Stream {
+    Decide(decide::Request),
+    Guard(guard::Attempt),
+    /// Envoy makes a context for each access-log entry.
+    Watch,
+}
+
+/// All that one worker holds.
+#[derive(Default)]
+struct Vm {
+    roots: IdMap<roots::Root>,
+    streams: IdMap<Stream>,
+    engine: Engine,
+    metrics: HashMap<ClusterId, [Option<Metric>; Counter::COUNT]>,
+    startup: startup::Line,
+    /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
+    last_attempt: Option<guard::AttemptEnd>,
+    /// Attempts whose signal became known in the current callback.
+    ended: Vec<Ended>,
+}
+
+thread_local! {
+    static VM: RefCell<Vm> = RefCell::default();
+}
+
+/// Runs a callback on this worker's VM. Should Envoy ever call back while a callback runs, the inner one does nothing.
+fn with_vm<R: Default>(callback: impl FnOnce(&mut Vm) -> R) -> R {
+    VM.with(|vm| vm.try_borrow_mut().map(|mut vm| callback(&mut vm)).unwrap_or_default())
+}
+
+impl Vm {
+    /// The role of the root that a new context belongs to.
+    fn role_of(&self, root: ContextId) -> Option<Role> {
+        self.roots.get(&root).and_then(|root| root.role)
+    }
+
+    fn has_role(&self, role: Role) -> bool {
+        self.roots.values().any(|root| root.role == Some(role))
+    }
+
+    fn create_context(&mut self, context: ContextId, parent: ContextId) {
+        if parent == 0 {
+            self.roots.insert(context, roots::Root::default());
+            return;
+        }
+        let stream = match self.role_of(parent) {
+            Some(Role::Decide) => Stream::Decide(decide::Request::default()),
+            Some(Role::Guard) => Stream::Guard(guard::Attempt::default()),
+            Some(Role::Watch) => Stream::Watch,
+            None => return,
+        };
+        self.streams.insert(context, stream);
+    }
+
+    fn delete_context(&mut self, context: ContextId) {
+        self.streams.remove(&context);
+        self.roots.remove(&context);
+    }
+
+    /// What `decide` knows about a request, while it lives.
+    fn request(&mut self, id: RequestId) -> Option<&mut decide::Request> {
+        match self.streams.get_mut(&id.0) {
+            Some(Stream::Decide(request)) => Some(request),
+            _ => None,
+        }
+    }
+
+    /// The cluster that the current stream is routed to.
+    fn routed_cluster(&mut self) -> Option<ClusterId> {
+        let name = host::property(CLUSTER_NAME)?;
+        let name = std::str::from_utf8(&name).ok().filter(|name| !name.is_empty())?;
+        Some(self.engine.cluster(name))
+    }
+
+    fn count(&mut self, cluster: ClusterId, counter: Counter) {
+        let Some(metric) = self.metrics.entry(cluster).or_insert([None; Counter::COUNT]).get_mut(counter.index())
+        else {
+            return;
+        };
+        if metric.is_none() {
+            let Some(name) = self.engine.cluster_name(cluster) else { return };
+            *metric = host::define_metric(MetricKind::Counter, &counter.name(name));
+        }
+        if let Some(metric) = *metric {
+            host::increment(metric, 1);
+        }
+    }
+
+    /// Counts the attempts that became known, and tells their requests.
+    fn count_ended(&mut self) {
+        let mut ended = std::mem::take(&mut self.ended);
+        for attempt in ended.drain(..) {
+            self.count(attempt.cluster, Counter::Attempts(attempt.signal));
+            if let Some(request) = attempt.request.and_then(|id| self.request(id)) {
+                request.last_signal = Some(attempt.signal);
+            }
+        }
+        self.ended = ended;
+    }
+}
+
+const CLUSTER_NAME: Path = Path("xds\0cluster_name");
+const RESPONSE_FLAGS: Path = Path("response\0flags");
+const RESPONSE_CODE: Path = Path("response\0code");
+const RESPONSE_DETAILS: Path = Path("response\0code_details");
+
+/// Set by `decide` for `guard`: which request an attempt belongs to.
+const REQUEST: Path = Path("weir_request");
+
+/// Stops Envoy, and any hop above, from retrying the response that bears it.
+const RATE_LIMITED: &str = "x-envoy-ratelimited";
+
+fn response_code() -> Option<u16> {
+    host::property_u64(RESPONSE_CODE).and_then(|code| u16::try_from(code).ok()).filter(|code| *code > 0)
+}
+
+/// Whether a gRPC response asks not to be retried: a pushback that is not a number of milliseconds to wait, as in gRPC's A6.
+fn grpc_pushback(value: Option<&[u8]>) -> bool {
+    value.is_some_and(|value| parse_u32(value).is_none())
+}
+
+fn parse_u32(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// A map by context number. The numbers are Envoy's own and dense, so they need no hashing against attackers.
+type IdMap<V> = HashMap<ContextId, V, BuildHasherDefault<IdHasher>>;
+
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        // Fibonacci hashing: spreads dense numbers over the high bits, which the map looks at.
+        self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,168 @@
+//! Role `decide`: each request, and the end of its last attempt.
+
+use super::{
+    ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream, Vm, grpc_pushback, is_grpc, parse_u32,
+    response_code,
+};
+use crate::attempt::{ClusterId, Ended, Held};
+use crate::config::{Mode, Role};
+use crate::host::{self, Map};
+use crate::metrics::Counter;
+use crate::retry::{self, Plan};
+use crate::signal::{Answer, Flags, RequestEnd, Signal};
+
+/// Steers Envoy's `override_host` policy; never for clients to set.
+const HOSTS: &str = "x-weir-hosts";
+
+/// What `decide` knows about a request.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// Where it was routed; `None` for what Envoy answers itself.
+    pub(super) cluster: Option<ClusterId>,
+    /// What may be retried; `None` where Weir has no say.
+    pub(super) plan: Option<Plan>,
+    /// How its latest attempt ended, where `watch` and `guard` told.
+    pub(super) last_signal: Option<Signal>,
+    /// `guard` marked the response to end the retries; the client shall not see it.
+    pub(super) unmark: bool,
+    /// Attempts that its end explains.
+    explained: Vec<Held>,
+}
+
+/// What a request's headers say, in one pass.
+#[derive(Default)]
+struct View {
+    method: Vec<u8>,
+    grpc: bool,
+    idempotency_key: bool,
+    attempt: u32,
+    /// Headers to take away from what the client sent.
+    remove: Vec<&'static str>,
+}
+
+impl Vm {
+    /// A request arrives.
+    pub(super) fn request_arrives(&mut self, context: ContextId) {
+        self.engine.attempts.settle(&mut self.ended);
+        self.count_ended();
+        let cluster = self.routed_cluster();
+        let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
+        let view = view(keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()), keys.is_some());
+        let enforce = self.engine.mode() == Mode::Enforce;
+        if enforce {
+            for name in &view.remove {
+                host::remove_header(Map::Request, name);
+            }
+        }
+        let Some(cluster) = cluster else { return };
+        let request = retry::Request {
+            method: &view.method,
+            grpc: view.grpc,
+            idempotency_key: view.idempotency_key,
+            attempt: view.attempt,
+        };
+        let admission = self.engine.admit(cluster, &request);
+        for (name, value) in admission.headers {
+            host::set_header(Map::Request, name, value);
+        }
+        let (class, plan) = (admission.class, admission.plan);
+        self.count(cluster, Counter::Requests(class));
+        if self.has_role(Role::Guard) {
+            host::set_property(REQUEST, &context.to_le_bytes());
+        }
+        let request = Request { cluster: Some(cluster), plan, ..Request::default() };
+        self.streams.insert(context, Stream::Decide(request));
+    }
+
+    /// Response headers pass on their way to the client.
+    pub(super) fn response_starts(&mut self, context: ContextId) {
+        let held = self.engine.attempts.response_started(&mut self.ended);
+        self.count_ended();
+        let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
+        request.explained.extend(held);
+        if std::mem::take(&mut request.unmark) {
+            host::remove_header(Map::Response, RATE_LIMITED);
+        }
+    }
+
+    /// The request ended.
+    pub(super) fn request_ends(&mut self, context: ContextId) {
+        self.last_attempt = None;
+        let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
+        let explained = std::mem::take(&mut request.explained);
+        let cluster = request.cluster;
+        let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
+        let judge = cluster.filter(|cluster| !self.engine.watched(*cluster));
+        let status = if judge.is_some() || !flags.is_empty() { response_code() } else { None };
+        // Details cost a host call; nothing depends on them where all went well.
+        let trouble = !flags.is_empty() || !explained.is_empty() || status.is_some_and(|status| status >= 400);
+        let details = if trouble { host::property(RESPONSE_DETAILS) } else { None };
+        let request_id = if flags.client_gone() { host::header(Map::Request, "x-request-id") } else { None };
+        let retry_after =
+            judge.is_some() && status == Some(503) && host::header(Map::Response, "retry-after").is_some();
+        let proxy_status = match (judge, status) {
+            (Some(_), Some(500..)) => host::header(Map::Response, "proxy-status"),
+            _ => None,
+        };
+        let end = RequestEnd {
+            flags,
+            answer: Answer {
+                status,
+                grpc_status: if judge.is_some() { grpc_status() } else { None },
+                retry_after,
+                overloaded: judge.is_some() && pushed_back(),
+                proxy_status: proxy_status.as_deref().unwrap_or_default(),
+            },
+            details: details.as_deref().unwrap_or_default(),
+        };
+        let id = request_id.as_deref().unwrap_or_default();
+        self.engine.attempts.request_ended(&end, &explained, id, &mut self.ended);
+        if let (Some(cluster), Some(signal)) = (judge, judge.and_then(|_| end.last_attempt())) {
+            self.ended.push(Ended { cluster, signal, request: None });
+        }
+        self.count_ended();
+    }
+}
+
+/// Reads what Weir needs to know of a request.
+fn view(idempotency_keys: &[String], governed: bool) -> View {
+    let mut view = View { attempt: 1, ..View::default() };
+    let Some(headers) = host::headers(Map::Request) else { return view };
+    let mut trusted = false;
+    let mut control: Vec<&'static str> = Vec::new();
+    for (name, value) in headers.iter() {
+        match name {
+            b":method" => view.method = value.to_vec(),
+            b"content-type" => view.grpc = is_grpc(value),
+            b"x-envoy-attempt-count" => view.attempt = parse_u32(value).unwrap_or(1),
+            b"x-envoy-internal" => trusted = value == b"true",
+            b"x-weir-hosts" => view.remove.push(HOSTS),
+            _ => {
+                control.extend(retry::CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name));
+                if idempotency_keys.iter().any(|key| key.as_bytes() == name) && !value.is_empty() {
+                    view.idempotency_key = true;
+                }
+            }
+        }
+    }
+    if governed && trusted {
+        view.remove.extend(control);
+    }
+    view
+}
+
+/// `grpc-status` of a response that is gRPC, from its trailers or, where it has only these, its headers.
+pub(super) fn grpc_status() -> Option<u32> {
+    let status =
+        host::header(Map::ResponseTrailers, "grpc-status").or_else(|| host::header(Map::Response, "grpc-status"))?;
+    let content_type = host::header(Map::Response, "content-type")?;
+    if is_grpc(&content_type) { parse_u32(&status) } else { None }
+}
+
+/// Whether a response says not to be repeated, other than by its status.
+pub(super) fn pushed_back() -> bool {
+    const GRPC_PUSHBACK: &str = "grpc-retry-pushback-ms";
+    host::header(Map::Response, "x-envoy-overloaded").is_some()
+        || grpc_pushback(host::header(Map::Response, GRPC_PUSHBACK).as_deref())
+        || grpc_pushback(host::header(Map::ResponseTrailers, GRPC_PUSHBACK).as_deref())
+}

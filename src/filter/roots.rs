@@ -1,0 +1,42 @@
+//! Roots: one per plugin in a VM, each with its role.
+
+use super::{ContextId, Vm};
+use crate::config::{self, Role};
+use crate::host::{self, Level};
+
+/// Ten times a second: how soon a worker writes down what no further event explains.
+const TICK_MILLISECONDS: u32 = 100;
+
+/// A plugin's root context.
+#[derive(Debug, Default)]
+pub(super) struct Root {
+    /// Known once it is configured.
+    pub(super) role: Option<Role>,
+}
+
+impl Vm {
+    /// Takes a plugin's configuration. `false` refuses it, and Envoy then refuses the listener.
+    pub(super) fn configure(&mut self, root: ContextId) -> bool {
+        let bytes = host::plugin_configuration();
+        let config = match config::parse(bytes.as_deref().unwrap_or_default()) {
+            Ok(config) => config,
+            Err(error) => {
+                host::log(Level::Error, &format!("weir: configuration refused: {error}"));
+                return false;
+            }
+        };
+        self.roots.insert(root, Root { role: Some(config.role) });
+        if let Some(policy) = config.policy {
+            self.engine.reconfigure(policy);
+        }
+        host::set_tick_period(TICK_MILLISECONDS);
+        true
+    }
+
+    pub(super) fn tick(&mut self, _root: ContextId) {
+        self.last_attempt = None;
+        self.engine.attempts.settle(&mut self.ended);
+        self.count_ended();
+        self.announce();
+    }
+}

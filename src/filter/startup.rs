@@ -1,0 +1,67 @@
+//! The line in Envoy's log that says which roles were found, and what they can do together.
+
+use super::Vm;
+use crate::config::{Mode, Role};
+use crate::host::{self, Level};
+
+/// The line last written is kept here, so that one VM writes it for all of them.
+const KEY: &str = "weir/startup";
+
+/// Ticks that the roles must stay the same before they are announced: Envoy attaches them one by one.
+const SETTLED_TICKS: u32 = 10;
+
+/// What this VM found so far.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    text: String,
+    ticks: u32,
+    done: bool,
+}
+
+impl Vm {
+    /// Writes the line, once per set of roles and mode.
+    pub(super) fn announce(&mut self) {
+        let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| self.has_role(role));
+        let text = line(roles, self.engine.mode());
+        let line = &mut self.startup;
+        if line.text != text {
+            *line = Line { text, ..Line::default() };
+        }
+        if line.done {
+            return;
+        }
+        line.ticks += 1;
+        // The main thread's VM ticks too; it may have only some of the roles for a moment longer than the workers.
+        if line.ticks < SETTLED_TICKS {
+            return;
+        }
+        line.done = true;
+        let shared = host::shared(KEY);
+        if shared.value.as_deref() != Some(line.text.as_bytes())
+            && host::swap_shared(KEY, line.text.as_bytes(), shared.version)
+        {
+            host::log(Level::Info, &line.text);
+        }
+    }
+}
+
+fn line([decide, watch, guard]: [bool; 3], mode: Mode) -> String {
+    let mut roles = Vec::new();
+    roles.extend(decide.then_some("decide"));
+    roles.extend(watch.then_some("watch"));
+    roles.extend(guard.then_some("guard"));
+    let signals = match (decide, watch) {
+        (_, true) => "of every attempt",
+        (true, false) => "of each request's last attempt (attach role watch for all)",
+        _ => "none (attach role decide or watch)",
+    };
+    let retries = match (decide, guard, mode) {
+        (false, ..) => "left to the routes (attach role decide)",
+        (_, _, Mode::Shadow) => "decided and counted, not carried out (mode shadow)",
+        (_, true, _) => {
+            "safe by method and signal; pushback and unsafe retries of the routes' own policies are stopped"
+        }
+        (_, false, _) => "safe by method and signal (attach role guard to stop pushback and the routes' own policies)",
+    };
+    format!("weir {}: roles {}; signals {signals}; retries {retries}", env!("CARGO_PKG_VERSION"), roles.join(", "))
+}

@@ -1,0 +1,88 @@
+//! Role `watch`: the end of every upstream attempt, from the router's `upstream_log`.
+
+use std::time::Duration;
+
+use super::decide::{grpc_status, pushed_back};
+use super::{RESPONSE_FLAGS, Vm, parse_u32, response_code};
+use crate::host::{self, Map, Path};
+use crate::signal::{Answer, Attempt, Flags, Open, Signal, Verdict};
+
+const FAILURE_REASON: Path = Path("upstream\0transport_failure_reason");
+const DURATION: Path = Path("request\0duration");
+
+impl Vm {
+    /// The log entry of an attempt.
+    pub(super) fn attempt_logged(&mut self) {
+        let guarded = self.last_attempt.take();
+        if mirrored() {
+            return;
+        }
+        let Some(cluster) = self.routed_cluster() else { return };
+        self.engine.set_watched(cluster);
+        let verdict = match guarded {
+            Some(attempt) if attempt.vetoed => Verdict::Certain(Signal::Local),
+            _ => classify(),
+        };
+        let expired = verdict == Verdict::Open(Open::Dropped) && expired();
+        let request_id = if self.engine.attempts.needs_request_id(verdict) {
+            host::header(Map::Request, "x-request-id")
+        } else {
+            None
+        };
+        self.engine.attempts.attempt_ended(
+            cluster,
+            verdict,
+            expired,
+            guarded.and_then(|attempt| attempt.request),
+            request_id.as_deref().unwrap_or_default(),
+            &mut self.ended,
+        );
+        self.count_ended();
+    }
+}
+
+fn classify() -> Verdict {
+    let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
+    let status = response_code();
+    let failed = flags.any(Flags::CONNECTION_FAILURE);
+    let failure_reason = if failed { host::property(FAILURE_REASON) } else { None };
+    let retry_after = status == Some(503) && host::header(Map::Response, "retry-after").is_some();
+    let proxy_status = if status >= Some(500) { host::header(Map::Response, "proxy-status") } else { None };
+    let answer = Answer {
+        status,
+        grpc_status: status.and_then(|_| grpc_status()),
+        retry_after,
+        overloaded: status.is_some() && pushed_back(),
+        proxy_status: proxy_status.as_deref().unwrap_or_default(),
+    };
+    Attempt { flags, answer, failure_reason: failure_reason.as_deref().unwrap_or_default() }.classify()
+}
+
+/// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of such
+/// a stream are read (`source.address` among them); headers are safe, and tell: Envoy marks the copy as internal, and
+/// appends to its authority.
+fn mirrored() -> bool {
+    host::header(Map::Request, "x-envoy-internal").is_some()
+        && host::header(Map::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
+}
+
+/// `host-shadow`, or `host-shadow:port`.
+fn is_shadow(authority: &[u8]) -> bool {
+    let host = match authority.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if authority.get(colon + 1..).is_some_and(|port| port.iter().all(u8::is_ascii_digit)) => {
+            authority.get(..colon).unwrap_or(authority)
+        }
+        _ => authority,
+    };
+    host.ends_with(b"-shadow")
+}
+
+/// Whether the attempt lasted as long as Envoy had announced to the upstream. Decides only where `decide` is not attached.
+fn expired() -> bool {
+    let Some(announced) = host::header(Map::Request, "x-envoy-expected-rq-timeout-ms").and_then(|ms| parse_u32(&ms))
+    else {
+        return false;
+    };
+    let lasted = host::property_u64(DURATION).map(Duration::from_nanos);
+    announced > 0 && lasted >= Some(Duration::from_millis(u64::from(announced)))
+}
