@@ -43,6 +43,8 @@ struct Vm {
     startup: startup::Line,
     /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
     last_attempt: Option<guard::AttemptEnd>,
+    /// Whether this Envoy tells `watch` which listener an attempt came through.
+    listeners_told: bool,
     /// Attempts whose signal became known in the current callback.
     ended: Vec<Ended>,
 }

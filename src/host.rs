@@ -316,9 +316,13 @@ pub fn record(metric: Metric, value: u64) {
 pub struct Shared {
     /// The value; `None` where there is none yet.
     pub value: Option<Bytes>,
-    /// Identifies this state of the key; zero where there is none.
+    /// Identifies this state of the key.
     pub version: u32,
 }
+
+/// The version of a key that does not exist. The host compares versions only where the key exists, and counts them up from
+/// one; zero would overwrite whatever is there.
+const ABSENT: u32 = u32::MAX;
 
 /// Reads shared data: one store for all VMs with the same `vm_id`, which survives their reloads.
 #[must_use]
@@ -328,12 +332,12 @@ pub fn shared(key: &str) -> Shared {
     let value =
         returned(|data, size| unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut version) });
     if value.is_none() {
-        version = 0;
+        version = ABSENT;
     }
     Shared { value, version }
 }
 
-/// Writes shared data if it still is as [`shared`] saw it. `false` if another worker was faster, or the host refuses.
+/// Writes shared data if it still is as [`shared`] saw it, absent included. `false` if another worker was faster, or the host refuses.
 pub fn swap_shared(key: &str, value: &[u8], version: u32) -> bool {
     let data = if value.is_empty() { null() } else { value.as_ptr() };
     // SAFETY: the host reads key and value during the call.

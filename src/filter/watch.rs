@@ -9,12 +9,13 @@ use crate::signal::{Answer, Attempt, Flags, Open, Signal, Verdict};
 
 const FAILURE_REASON: Path = Path("upstream\0transport_failure_reason");
 const DURATION: Path = Path("request\0duration");
+const LISTENER_DIRECTION: Path = Path("xds\0listener_direction");
 
 impl Vm {
     /// The log entry of an attempt.
     pub(super) fn attempt_logged(&mut self) {
         let guarded = self.last_attempt.take();
-        if mirrored() {
+        if self.mirrored() {
             return;
         }
         let Some(cluster) = self.routed_cluster() else { return };
@@ -39,6 +40,21 @@ impl Vm {
         );
         self.count_ended();
     }
+
+    /// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of
+    /// such a stream are read (`source.address` and `destination.port` among them). What is safe tells enough: Envoy marks a
+    /// copy as internal; it came through no listener, which Envoy tells since 1.37 or so (1.36 never does); and its authority says so, unless
+    /// `disable_shadow_host_suffix_append` is set.
+    fn mirrored(&mut self) -> bool {
+        if host::header(Map::Request, "x-envoy-internal").is_none() {
+            return false;
+        }
+        if host::property(LISTENER_DIRECTION).is_some() {
+            self.listeners_told = true;
+            return false;
+        }
+        self.listeners_told || host::header(Map::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
+    }
 }
 
 fn classify() -> Verdict {
@@ -56,14 +72,6 @@ fn classify() -> Verdict {
         proxy_status: proxy_status.as_deref().unwrap_or_default(),
     };
     Attempt { flags, answer, failure_reason: failure_reason.as_deref().unwrap_or_default() }.classify()
-}
-
-/// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of such
-/// a stream are read (`source.address` among them); headers are safe, and tell: Envoy marks the copy as internal, and
-/// appends to its authority.
-fn mirrored() -> bool {
-    host::header(Map::Request, "x-envoy-internal").is_some()
-        && host::header(Map::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
 }
 
 /// `host-shadow`, or `host-shadow:port`.
