@@ -117,7 +117,7 @@ impl Plan {
                 Self::Repeatable => answer.status.is_some_and(|status| policy.status_codes.contains(&status)),
                 Self::Grpc | Self::GrpcRepeatable => answer
                     .grpc_status
-                    .is_some_and(|status| policy.grpc_status_codes.iter().any(|code| code.code() == status)),
+                    .is_some_and(|status| policy.grpc_status_codes.iter().any(|code| code.status() == status)),
                 _ => false,
             },
             Signal::Pushback | Signal::Truncated => false,

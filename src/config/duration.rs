@@ -1,0 +1,53 @@
+//! Durations as Kubernetes' Gateway API writes them: [GEP-2257](https://gateway-api.sigs.k8s.io/geps/gep-2257/).
+//!
+//! `^([0-9]{1,5}(h|m|s|ms)){1,4}$`: one to four numbers of up to five digits, each with its unit; no signs, fractions or
+//! spaces. The parts add up, in whatever order.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Largest unit first, in milliseconds: the order in which [`text`] writes them.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const MAX_PARTS: u32 = 4;
+const MAX_DIGITS: usize = 5;
+
+/// The duration that `text` says, in whole milliseconds; `None` if it is none.
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut parts = 0;
+    let mut total = 0;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at_checked(rest.bytes().take_while(u8::is_ascii_digit).count())?;
+        let (unit, after) = after.split_at_checked(after.bytes().take_while(u8::is_ascii_lowercase).count())?;
+        parts += 1;
+        if number.len() > MAX_DIGITS || parts > MAX_PARTS {
+            return None;
+        }
+        let (_, millis) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+        // At most 4 * 99,999 hours: far from overflow.
+        total += number.parse::<u64>().ok()? * millis;
+        rest = after;
+    }
+    (parts > 0).then_some(Duration::from_millis(total))
+}
+
+/// `duration` in its shortest form: each unit at most once, the largest first, "0s" for nothing.
+///
+/// What is less than a millisecond is dropped. [`parse`] reads it back, up to 99,999 hours.
+#[must_use]
+pub fn text(duration: Duration) -> String {
+    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if rest == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, millis) in UNITS {
+        if rest >= millis {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{}{unit}", rest / millis);
+            rest %= millis;
+        }
+    }
+    text
+}

@@ -1,0 +1,200 @@
+//! Reads a JSON value and always knows where it is: every refusal names path, expectation and the value given.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::ConfigError;
+use super::duration;
+use super::excerpt::{excerpt, quote, similar};
+use super::json::Json;
+
+/// One value of the configuration, and the path that leads to it.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    json: &'a Json,
+    path: Path<'a>,
+}
+
+/// A path as the chain of calls that descended it: nothing is written out unless there is an error to report.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Item(&'a Path<'a>, usize),
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn root(json: &'a Json) -> Self {
+        Self { json, path: Path::Root }
+    }
+
+    /// The field `name` of this object, if both are there.
+    pub(super) fn field(&'a self, name: &'a str) -> Option<Reader<'a>> {
+        let Json::Object(fields) = self.json else { return None };
+        let (_, json) = fields.iter().find(|(key, _)| key == name)?;
+        Some(Reader { json, path: Path::Field(&self.path, name) })
+    }
+
+    /// As [`Self::field`], for a field that must be there.
+    pub(super) fn required(&'a self, name: &'a str) -> Result<Reader<'a>, ConfigError> {
+        self.field(name).ok_or_else(|| Path::Field(&self.path, name).error("missing"))
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        matches!(self.json, Json::Null)
+    }
+
+    pub(super) fn is_object(&self) -> bool {
+        matches!(self.json, Json::Object(_))
+    }
+
+    /// The names of this object's fields.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        let fields = if let Json::Object(fields) = self.json { fields.as_slice() } else { &[] };
+        fields.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// This value must be an object with no other fields than `known`, and none of them twice.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
+        if !self.is_object() {
+            return Err(self.refuse("is not an object: expected one in braces"));
+        }
+        let mut seen: Vec<&str> = Vec::new();
+        for name in self.names() {
+            let field = Path::Field(&self.path, name);
+            if !known.contains(&name) {
+                let hint = similar(name, known).map_or(String::new(), |it| format!("; did you mean {it}?"));
+                return Err(field.error(&format!("unknown field; expected one of {}{hint}", known.join(", "))));
+            }
+            if seen.contains(&name) {
+                return Err(field.error("given twice"));
+            }
+            seen.push(name);
+        }
+        Ok(())
+    }
+
+    /// The items of this array of at most `max`.
+    pub(super) fn items(&'a self, max: usize) -> Result<impl Iterator<Item = Reader<'a>>, ConfigError> {
+        let Json::Array(items) = self.json else {
+            return Err(self.refuse("is not a list: expected one in brackets"));
+        };
+        if items.len() > max {
+            return Err(self.path.error(&format!("{} items are too many: expected at most {max}", items.len())));
+        }
+        let item = |(index, json)| Reader { json, path: Path::Item(&self.path, index) };
+        Ok(items.iter().enumerate().map(item))
+    }
+
+    pub(super) fn text(&self) -> Result<&'a str, ConfigError> {
+        match self.json {
+            Json::Text(text) => Ok(text),
+            _ => Err(self.refuse("is not a string: expected one in quotes")),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, ConfigError> {
+        if let Json::Text(text) = self.json
+            && let Some((_, value)) = words.iter().find(|(word, _)| word == text)
+        {
+            return Ok(*value);
+        }
+        let expected: Vec<String> = words.iter().map(|(word, _)| quote(word)).collect();
+        Err(self.refuse(&format!("is unknown: expected {}", expected.join(" or "))))
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn whole(&self, range: RangeInclusive<u32>) -> Result<u32, ConfigError> {
+        let (problem, from, to) = match self.json {
+            Json::Integer(value) => match u32::try_from(*value) {
+                Ok(value) if range.contains(&value) => return Ok(value),
+                _ => ("is out of range", range.start(), range.end()),
+            },
+            _ => ("is not a whole number", range.start(), range.end()),
+        };
+        Err(self.refuse(&format!("{problem}: expected a whole number from {from} to {to}")))
+    }
+
+    /// A number with at most `decimals` decimals, as a whole number of units of the last one. `range` is in such units, and
+    /// `expected` says it in words.
+    ///
+    /// Exact: a number with more decimals is refused, not rounded.
+    pub(super) fn decimal(
+        &self,
+        decimals: u32,
+        range: RangeInclusive<u32>,
+        expected: &str,
+    ) -> Result<u32, ConfigError> {
+        let given = match self.json {
+            Json::Integer(value) => *value as f64,
+            Json::Number(value) => *value,
+            _ => return Err(self.refuse(&format!("is not a number: expected {expected}"))),
+        };
+        let scale = f64::from(10_u32.saturating_pow(decimals));
+        let units = (given * scale).round();
+        if given < f64::from(*range.start()) / scale || given > f64::from(*range.end()) / scale {
+            return Err(self.refuse(&format!("is out of range: expected {expected}")));
+        }
+        // Both are the double nearest to the same decimal number, or else the decimal number had more digits.
+        if units / scale != given {
+            return Err(self.refuse(&format!("has more than {decimals} decimals: expected {expected}")));
+        }
+        Ok(units as u32)
+    }
+
+    /// A duration within `range`.
+    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, ConfigError> {
+        let parsed = if let Json::Text(text) = self.json { duration::parse(text) } else { None };
+        let Some(parsed) = parsed else {
+            return Err(self.refuse("is not a duration: expected one like \"250ms\" or \"1m30s\""));
+        };
+        if !range.contains(&parsed) {
+            let (from, to) = (duration::text(*range.start()), duration::text(*range.end()));
+            return Err(self.refuse(&format!("is out of range: expected a duration from {from} to {to}")));
+        }
+        Ok(parsed)
+    }
+
+    /// An error that starts with the path: `path: reason`.
+    pub(super) fn error(&self, reason: &str) -> ConfigError {
+        self.path.error(reason)
+    }
+
+    /// An error that starts with path and value: `path: value problem`.
+    pub(super) fn refuse(&self, problem: &str) -> ConfigError {
+        self.path.error(&format!("{} {problem}", excerpt(self.json)))
+    }
+}
+
+impl Path<'_> {
+    fn error(&self, reason: &str) -> ConfigError {
+        let mut message = String::new();
+        self.write(&mut message);
+        if message.is_empty() {
+            message.push_str("configuration");
+        }
+        message.push_str(": ");
+        message.push_str(reason);
+        ConfigError::new(message)
+    }
+
+    fn write(&self, out: &mut String) {
+        match self {
+            Self::Root => {}
+            Self::Field(parent, name) => {
+                parent.write(out);
+                if !out.is_empty() {
+                    out.push('.');
+                }
+                let plain =
+                    name.len() <= 80 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+                if plain && !name.is_empty() { out.push_str(name) } else { out.push_str(&quote(name)) }
+            }
+            Self::Item(parent, index) => {
+                parent.write(out);
+                out.push_str(&format!("[{index}]"));
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the `retry` section says: which requests may be retried, how often, and at what cost.
+//!
+//! [`super::overlay`] reads it.
+
+use std::time::Duration;
+
+use crate::percent::Percent;
+
+/// When a request is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Most retries of one request, 0 to 10; 0 retries nothing. Default: 2.
+    pub max_retries: u32,
+    /// What share of a cluster's requests may be retries; `None` is any (`"budget": null`).
+    pub budget: Option<BudgetPolicy>,
+    /// Methods that may be retried although they may have been processed, as in the request (they are case-sensitive).
+    /// Default: those that RFC 9110, section 9.2.2, calls idempotent.
+    pub idempotent_methods: Vec<String>,
+    /// Headers, in lower case, whose presence makes any method idempotent: the upstream recognises a repetition. Default:
+    /// `idempotency-key` (draft-ietf-httpapi-idempotency-key-header).
+    pub idempotency_key_headers: Vec<String>,
+    /// Response statuses that are retried where the method allows it: 400 to 599 without 429, ascending, each once.
+    /// Default: 502, 503, 504.
+    pub status_codes: Vec<u16>,
+    /// gRPC statuses that are retried, each once, in the order of [`GrpcCode`]. Default: none.
+    pub grpc_status_codes: Vec<GrpcCode>,
+    /// How long one attempt may take; `None` leaves it to the route. Default: `None`.
+    pub per_try_timeout: Option<PerTryTimeout>,
+    /// What is still retried of a request that is itself somebody's retry. Default: [`AlreadyRetried::Unprocessed`].
+    pub already_retried: AlreadyRetried,
+}
+
+/// The retry budget of a cluster: over a sliding interval, retries are at most a share of requests.
+///
+/// Fields, ranges and defaults are those of the Gateway API's retry budget (GEP-3388).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetPolicy {
+    /// The share, 0 to 100 percent. Default: 20.
+    pub percent: Percent,
+    /// The interval, 1 s to 1 h. Default: 10 s.
+    pub interval: Duration,
+    /// What is granted even if the share is less.
+    pub min_retry_rate: MinRetryRate,
+}
+
+/// A floor under the retry budget, so that a cluster with few requests can retry at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinRetryRate {
+    /// Retries per `interval`, 0 to 1,000,000; 0 is no floor (as is `"minRetryRate": null`). Default: 10.
+    pub count: u32,
+    /// 1 s to 1 h. With a `count` above 0, not longer than the budget's interval: retries are counted within that one, so
+    /// of a rate over a longer one only a part could ever be granted. Default: 1 s.
+    pub interval: Duration,
+}
+
+/// The gRPC statuses that may be retried. They are those that Envoy's `x-envoy-retry-grpc-on` knows, except
+/// `resource-exhausted`: a pushback is never retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GrpcCode {
+    /// CANCELLED, 1.
+    Cancelled,
+    /// DEADLINE_EXCEEDED, 4.
+    DeadlineExceeded,
+    /// INTERNAL, 13.
+    Internal,
+    /// UNAVAILABLE, 14.
+    Unavailable,
+}
+
+impl GrpcCode {
+    pub(super) const ALL: [Self; 4] = [Self::Cancelled, Self::DeadlineExceeded, Self::Internal, Self::Unavailable];
+
+    /// The status itself, as in `grpc-status`.
+    #[must_use]
+    pub const fn status(self) -> u32 {
+        match self {
+            Self::Cancelled => 1,
+            Self::DeadlineExceeded => 4,
+            Self::Internal => 13,
+            Self::Unavailable => 14,
+        }
+    }
+
+    /// The name, in the configuration and in `x-envoy-retry-grpc-on`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::Internal => "internal",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// A limit on how long one attempt may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerTryTimeout {
+    /// Always the same: 1 ms to 1 h.
+    Fixed(Duration),
+    /// A multiple of what the cluster's attempts take.
+    Adaptive {
+        /// Of the durations observed, the one that this share of them does not exceed: 50 to 99.9 percent. In JSON a
+        /// fraction, 0.5 to 0.999, with at most four decimals. Default: 0.99.
+        quantile: Percent,
+        /// The multiple, in percent: 100 to 10,000. In JSON a factor, 1 to 100, with at most two decimals. Default: 3.
+        factor_percent: u32,
+        /// Never less than this, 1 ms to 1 h. Default: 50 ms.
+        min: Duration,
+        /// Never more than this, `min` to 1 h. Default: 10 s.
+        max: Duration,
+    },
+}
+
+/// What is retried here of a request that arrives as a retry (`x-envoy-attempt-count` of 2 or more): with every hop
+/// retrying, attempts multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlreadyRetried {
+    /// What the upstream did not process.
+    Unprocessed,
+    /// The same as of any request.
+    Any,
+    /// Nothing.
+    None,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            max_retries: 2,
+            budget: Some(BudgetPolicy::default()),
+            idempotent_methods: names(&["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]),
+            idempotency_key_headers: names(&["idempotency-key"]),
+            status_codes: vec![502, 503, 504],
+            grpc_status_codes: Vec::new(),
+            per_try_timeout: None,
+            already_retried: AlreadyRetried::Unprocessed,
+        }
+    }
+}
+
+impl Default for BudgetPolicy {
+    fn default() -> Self {
+        const PERCENT: Option<Percent> = Percent::from_basis_points(2_000);
+        Self {
+            percent: PERCENT.unwrap_or_default(),
+            interval: Duration::from_secs(10),
+            min_retry_rate: MinRetryRate::default(),
+        }
+    }
+}
+
+impl Default for MinRetryRate {
+    fn default() -> Self {
+        Self { count: 10, interval: Duration::from_secs(1) }
+    }
+}
