@@ -14,17 +14,17 @@ usage() {
     cat <<END
 Usage: ./build.sh [COMMAND]
 
-  (none)        build target/weir.wasm, the module that Envoy loads
-  demo [ARG...] show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
-  test [NAME...] run all tests: natively, against a real Envoy, and in Node; or those whose names contain NAME
-  lint          check format, lints, shell scripts, and every Envoy configuration in envoy/ with a real Envoy
-  envoy [ARG...] run the pinned Envoy, in the root of the repository, so that target/weir.wasm is found
-  help          print this
+  (none)          build target/weir.wasm, the module that Envoy loads
+  demo [ARG...]   show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
+  test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
+  lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
+  envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
+  help            print this
 
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
   WEIR_ENVOY          an Envoy binary to use instead
-  WEIR_TOOLCHAIN      "debian": compile for WebAssembly with Debian's rustc even where rustup has the target
+  WEIR_TOOLCHAIN      "debian": compile for WebAssembly with Debian's Rust even where rustup has the target
 END
 }
 
@@ -133,7 +133,7 @@ use_debian_toolchain() {
 }
 
 build_debian_toolchain() {
-    say "rustup's $wasm_target is not used: installing Debian's rustc-web and rust-web-src"
+    say "Using Debian's Rust for $wasm_target: rustc-web and rust-web-src"
     apt_install rustc-web rust-web-src
     local version host llvm linker
     version=$("$debian_rustc" -vV)
@@ -256,6 +256,7 @@ run_envoy() {
         say "$WEIR_ENVOY; give it arguments, such as: ./build.sh envoy -c envoy/envoy.yaml"
         set -- --version
     fi
+    cleanup # `exec` runs no traps
     exec "$WEIR_ENVOY" "$@"
 }
 
