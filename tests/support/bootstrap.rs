@@ -1,0 +1,199 @@
+//! Composes Envoy bootstraps: as little as a test needs, with Weir attached where the test wants it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::envoy;
+
+/// The places at which Weir is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attach {
+    pub decide: bool,
+    pub watch: bool,
+    pub guard: bool,
+}
+
+impl Attach {
+    pub const NOWHERE: Self = Self { decide: false, watch: false, guard: false };
+    pub const DECIDE: Self = Self { decide: true, watch: false, guard: false };
+    pub const WATCH: Self = Self { decide: true, watch: true, guard: false };
+    pub const GUARD: Self = Self { decide: true, watch: true, guard: true };
+}
+
+/// A listener with one virtual host.
+pub struct Listener<'a> {
+    pub name: &'a str,
+    pub port: u16,
+    pub attach: Attach,
+    /// Plugin configuration of `decide`.
+    pub policy: &'a Value,
+    pub routes: Vec<Value>,
+    /// Where the access logs of requests (`requests.log`) and of attempts (`attempts.log`) go.
+    pub logs: Option<&'a Path>,
+    /// Merged over the connection manager's configuration.
+    pub manager: Value,
+}
+
+pub fn bootstrap(listeners: &[Value], clusters: &[Value]) -> Value {
+    json!({
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "stats_config": stats_config(),
+    })
+}
+
+/// Makes labels of the parts of our stats' names.
+pub fn stats_config() -> Value {
+    // The cluster stands last, since its name may hold dots.
+    let label = |name: &str| json!({
+        "tag_name": format!("weir_{name}"),
+        "regex": format!(r"^wasmcustom\.weir_\w+(\.{name}\.(\w+))\.cluster\..+$"),
+    });
+    json!({"stats_tags": [
+        label("retry"),
+        label("signal"),
+        label("reason"),
+        {"tag_name": "weir_cluster", "regex": r"^wasmcustom\.weir_\w+(?:\.\w+\.\w+)?(\.cluster\.(.+))$"},
+    ]})
+}
+
+/// A Wasm plugin in one of the three roles.
+pub fn plugin(role: &str, configuration: &Value) -> Value {
+    let text = if configuration.is_null() { String::new() } else { configuration.to_string() };
+    json!({
+        "name": format!("weir_{role}"),
+        "root_id": format!("weir_{role}"),
+        "failure_policy": "FAIL_RELOAD",
+        "vm_config": {
+            "vm_id": "weir",
+            "runtime": "envoy.wasm.runtime.v8",
+            "code": {"local": {"filename": envoy::module()}},
+        },
+        "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text},
+    })
+}
+
+pub fn listener(listener: Listener<'_>) -> Value {
+    let Attach { decide, watch, guard } = listener.attach;
+    let filter = |role: &str, configuration: &Value| json!({
+        "name": format!("weir_{role}"),
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": plugin(role, configuration),
+        },
+    });
+    let mut upstream_log = Vec::new();
+    if watch {
+        upstream_log.push(json!({
+            "name": "weir_watch",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
+                "config": plugin("watch", &json!({"role": "watch"})),
+            },
+        }));
+    }
+    let mut access_log = Vec::new();
+    if let Some(directory) = listener.logs {
+        upstream_log.push(file_log(&directory.join("attempts.log")));
+        access_log.push(file_log(&directory.join("requests.log")));
+    }
+    let mut router = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        "upstream_log": upstream_log,
+    });
+    if guard {
+        router["upstream_http_filters"] = json!([
+            filter("guard", &json!({"role": "guard"})),
+            {"name": "codec", "typed_config":
+                {"@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}},
+        ]);
+    }
+    let mut http_filters = Vec::new();
+    if decide {
+        http_filters.push(filter("decide", listener.policy));
+    }
+    http_filters.push(json!({"name": "envoy.filters.http.router", "typed_config": router}));
+    let mut manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": listener.name,
+        "access_log": access_log,
+        "http_filters": http_filters,
+        "route_config": {
+            "name": listener.name,
+            "virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "include_request_attempt_count": true,
+                "routes": listener.routes,
+            }],
+        },
+    });
+    merge(&mut manager, &listener.manager);
+    json!({
+        "name": listener.name,
+        "address": address(SocketAddr::from(([127, 0, 0, 1], listener.port))),
+        // A port that somebody else has is an error, not shared.
+        "enable_reuse_port": false,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    })
+}
+
+/// The path, flags, code, code details and gRPC status of each request or attempt.
+fn file_log(path: &Path) -> Value {
+    json!({
+        "name": "file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": path,
+            "log_format": {"text_format_source": {"inline_string":
+                "%REQ(:PATH)% %RESPONSE_FLAGS% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS%\n"}},
+        },
+    })
+}
+
+/// A cluster whose circuit breaker does not bind before Weir's budget.
+pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Value {
+    let endpoints: Vec<Value> = endpoints.iter().map(|endpoint| json!({"endpoint": {"address": address(*endpoint)}})).collect();
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+        "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
+    })
+}
+
+/// What makes a cluster speak HTTP/2; merged over it.
+pub fn http2() -> Value {
+    protocol(&json!({"explicit_http_config": {"http2_protocol_options": {}}}))
+}
+
+/// `HttpProtocolOptions`; merged over a cluster.
+pub fn protocol(options: &Value) -> Value {
+    let mut options = options.clone();
+    options["@type"] = json!("type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions");
+    json!({"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}})
+}
+
+/// A route from a path prefix to a cluster, with no timeout of its own.
+pub fn route(prefix: &str, cluster: &str) -> Value {
+    json!({"match": {"prefix": prefix}, "name": cluster, "route": {"cluster": cluster, "timeout": "0s"}})
+}
+
+pub fn address(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip(), "port_value": address.port()}})
+}
+
+/// Merges objects deeply; everything else is replaced.
+pub fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(base.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (base, over) => *base = over.clone(),
+    }
+}

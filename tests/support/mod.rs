@@ -1,0 +1,30 @@
+//! What the binaries that run a real Envoy share: the launcher, ports, waiting, the composition of configurations, a
+//! client that sends exactly what it is told, and upstreams that misbehave on purpose.
+
+// Each binary compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
+pub mod admin;
+pub mod bootstrap;
+pub mod client;
+pub mod client_h2;
+pub mod envoy;
+pub mod ports;
+pub mod upstream;
+pub mod wait;
+
+use std::sync::OnceLock;
+
+use tokio::runtime::Runtime;
+
+/// One runtime for all upstreams of this process. Tests themselves are plain threads.
+///
+/// # Panics
+/// When the threads cannot be started.
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("tokio runtime")
+    })
+}
