@@ -186,9 +186,7 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
             let pattern = entry.required("match")?;
             let glob = Glob::new(pattern.text()?);
             if glob.as_str().is_empty() {
-                return Err(
-                    pattern.refuse("matches nothing: expected the name of a cluster, with * for any part of it")
-                );
+                return Err(pattern.expecting("matches nothing", "the name of a cluster, with * for any part of it"));
             }
             if overrides.iter().any(|(earlier, _)| *earlier == glob) {
                 return Err(pattern.refuse("stands in an earlier entry, and the first match wins: remove one of them"));
@@ -201,11 +199,13 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
 
 /// The `retry` section of `object`, laid over `base`; `None` is off.
 fn retry_settings(object: &Reader<'_>, base: Option<RetrySettings>) -> Result<Option<RetrySettings>, ConfigError> {
-    match object.field("retry") {
-        None => Ok(base),
-        Some(retry) if retry.is_null() => Ok(None),
-        Some(retry) => base.unwrap_or_default().overlay(&retry).map(Some),
+    let Some(retry) = object.field("retry") else { return Ok(base) };
+    if retry.is_null() {
+        return Ok(None);
     }
+    let mut settings = base.unwrap_or_default();
+    settings.overlay(&retry)?;
+    Ok(Some(settings))
 }
 
 fn cluster_policy(retry: Option<RetrySettings>) -> ClusterPolicy {

@@ -29,6 +29,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The field `name` of this object, if both are there.
+    // Called in dozens of places, at start-up: here size counts (`inline(never)` and `cold` save 7 kB), not speed.
+    #[inline(never)]
     pub(super) fn field(&'a self, name: &'a str) -> Option<Reader<'a>> {
         let Json::Object(fields) = self.json else { return None };
         let (_, json) = fields.iter().find(|(key, _)| key == name)?;
@@ -36,6 +38,7 @@ impl<'a> Reader<'a> {
     }
 
     /// As [`Self::field`], for a field that must be there.
+    #[inline(never)]
     pub(super) fn required(&'a self, name: &'a str) -> Result<Reader<'a>, ConfigError> {
         self.field(name).ok_or_else(|| Path::Field(&self.path, name).error("missing"))
     }
@@ -57,7 +60,7 @@ impl<'a> Reader<'a> {
     /// This value must be an object with no other fields than `known`, and none of them twice.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
         if !self.is_object() {
-            return Err(self.refuse("is not an object: expected one in braces"));
+            return Err(self.expecting("is not an object", "one in braces"));
         }
         let mut seen: Vec<&str> = Vec::new();
         for name in self.names() {
@@ -77,7 +80,7 @@ impl<'a> Reader<'a> {
     /// The items of this array of at most `max`.
     pub(super) fn items(&'a self, max: usize) -> Result<impl Iterator<Item = Reader<'a>>, ConfigError> {
         let Json::Array(items) = self.json else {
-            return Err(self.refuse("is not a list: expected one in brackets"));
+            return Err(self.expecting("is not a list", "one in brackets"));
         };
         if items.len() > max {
             return Err(self.path.error(&format!("{} items are too many: expected at most {max}", items.len())));
@@ -86,34 +89,38 @@ impl<'a> Reader<'a> {
         Ok(items.iter().enumerate().map(item))
     }
 
+    #[inline(never)]
     pub(super) fn text(&self) -> Result<&'a str, ConfigError> {
         match self.json {
             Json::Text(text) => Ok(text),
-            _ => Err(self.refuse("is not a string: expected one in quotes")),
+            _ => Err(self.expecting("is not a string", "one in quotes")),
         }
     }
 
     /// One of a few words.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, ConfigError> {
-        if let Json::Text(text) = self.json
-            && let Some((_, value)) = words.iter().find(|(word, _)| word == text)
-        {
-            return Ok(*value);
-        }
-        let expected: Vec<String> = words.iter().map(|(word, _)| quote(word)).collect();
-        Err(self.refuse(&format!("is unknown: expected {}", expected.join(" or "))))
+        let Json::Text(text) = self.json else { return Err(self.unknown(&mut words.iter().map(|(word, _)| *word))) };
+        let found = words.iter().find(|(word, _)| word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| self.unknown(&mut words.iter().map(|(word, _)| *word)))
+    }
+
+    #[cold]
+    fn unknown(&self, words: &mut dyn Iterator<Item = &str>) -> ConfigError {
+        let words: Vec<String> = words.map(quote).collect();
+        self.expecting("is unknown", &words.join(" or "))
     }
 
     /// A whole number within `range`.
     pub(super) fn whole(&self, range: RangeInclusive<u32>) -> Result<u32, ConfigError> {
-        let (problem, from, to) = match self.json {
+        let problem = match self.json {
             Json::Integer(value) => match u32::try_from(*value) {
                 Ok(value) if range.contains(&value) => return Ok(value),
-                _ => ("is out of range", range.start(), range.end()),
+                _ => "is out of range",
             },
-            _ => ("is not a whole number", range.start(), range.end()),
+            _ => "is not a whole number",
         };
-        Err(self.refuse(&format!("{problem}: expected a whole number from {from} to {to}")))
+        let (from, to) = (range.start(), range.end());
+        Err(self.expecting(problem, &format!("a whole number from {from} to {to}")))
     }
 
     /// A number with at most `decimals` decimals, as a whole number of units of the last one. `range` is in such units, and
@@ -129,16 +136,16 @@ impl<'a> Reader<'a> {
         let given = match self.json {
             Json::Integer(value) => *value as f64,
             Json::Number(value) => *value,
-            _ => return Err(self.refuse(&format!("is not a number: expected {expected}"))),
+            _ => return Err(self.expecting("is not a number", expected)),
         };
         let scale = f64::from(10_u32.saturating_pow(decimals));
         let units = (given * scale).round();
         if given < f64::from(*range.start()) / scale || given > f64::from(*range.end()) / scale {
-            return Err(self.refuse(&format!("is out of range: expected {expected}")));
+            return Err(self.expecting("is out of range", expected));
         }
         // Both are the double nearest to the same decimal number, or else the decimal number had more digits.
         if units / scale != given {
-            return Err(self.refuse(&format!("has more than {decimals} decimals: expected {expected}")));
+            return Err(self.expecting(&format!("has more than {decimals} decimals"), expected));
         }
         Ok(units as u32)
     }
@@ -147,27 +154,36 @@ impl<'a> Reader<'a> {
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, ConfigError> {
         let parsed = if let Json::Text(text) = self.json { duration::parse(text) } else { None };
         let Some(parsed) = parsed else {
-            return Err(self.refuse("is not a duration: expected one like \"250ms\" or \"1m30s\""));
+            return Err(self.expecting("is not a duration", "one like \"250ms\" or \"1m30s\""));
         };
         if !range.contains(&parsed) {
             let (from, to) = (duration::text(*range.start()), duration::text(*range.end()));
-            return Err(self.refuse(&format!("is out of range: expected a duration from {from} to {to}")));
+            return Err(self.expecting("is out of range", &format!("a duration from {from} to {to}")));
         }
         Ok(parsed)
     }
 
-    /// An error that starts with the path: `path: reason`.
+    /// `path: reason`.
+    #[cold]
     pub(super) fn error(&self, reason: &str) -> ConfigError {
         self.path.error(reason)
     }
 
-    /// An error that starts with path and value: `path: value problem`.
+    /// `path: value problem`.
+    #[cold]
     pub(super) fn refuse(&self, problem: &str) -> ConfigError {
         self.path.error(&format!("{} {problem}", excerpt(self.json)))
+    }
+
+    /// `path: value problem: expected such a value`.
+    #[cold]
+    pub(super) fn expecting(&self, problem: &str, expected: &str) -> ConfigError {
+        self.refuse(&format!("{problem}: expected {expected}"))
     }
 }
 
 impl Path<'_> {
+    #[cold]
     fn error(&self, reason: &str) -> ConfigError {
         let mut message = String::new();
         self.write(&mut message);

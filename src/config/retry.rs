@@ -48,8 +48,8 @@ pub struct BudgetPolicy {
 pub struct MinRetryRate {
     /// Retries per `interval`, 0 to 1,000,000; 0 is no floor (as is `"minRetryRate": null`). Default: 10.
     pub count: u32,
-    /// 1 s to 1 h. With a `count` above 0, not longer than the budget's interval: retries are counted within that one, so
-    /// of a rate over a longer one only a part could ever be granted. Default: 1 s.
+    /// 1 s to 1 h. Default: 1 s. With a `count` above 0, not longer than the budget's interval: what is granted per minute
+    /// can be spent in one second, and then most of the minute's 10 s intervals have no floor at all.
     pub interval: Duration,
 }
 
