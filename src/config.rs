@@ -21,7 +21,7 @@ mod retry;
 use std::fmt;
 
 pub use glob::Glob;
-pub use retry::{AlreadyRetried, BudgetPolicy, GrpcCode, MinRetryRate, PerTryTimeout, RetryPolicy};
+pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 
 use json::Json;
 use overlay::RetrySettings;

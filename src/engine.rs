@@ -1,31 +1,26 @@
-//! What one worker knows, and what it decides: clusters, their policies, and the attempts that end there.
+//! What one worker knows, and what it decides.
 //!
 //! Decisions are values; the filter carries them out. Nothing here calls the host.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
+use crate::account::Account;
 use crate::attempt::{Attempts, ClusterId};
-use crate::config::{Mode, Policy, RetryPolicy};
+use crate::cluster::{Cluster, Clusters};
+use crate::config::{Mode, PerTryTimeout, Policy, RetryPolicy};
+use crate::latency::{AdaptiveTimeout, Latency};
 use crate::retry::{Class, Header, Plan, Request, RetryHeaders};
+use crate::time::Time;
 
-/// At most this many clusters are remembered; the least recently used goes first.
-pub const MOST_CLUSTERS: usize = 1_000;
+/// Over which time attempts are observed for adaptive timeouts.
+const LATENCY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A cluster's policy, in the form in which requests need it.
 #[derive(Debug)]
 struct Retry {
     policy: RetryPolicy,
     headers: RetryHeaders,
-}
-
-#[derive(Debug)]
-struct Cluster {
-    id: ClusterId,
-    /// Which of the engine's policies; they are shared, since thousands of clusters may have the same.
-    policy: usize,
-    /// Whether `watch` sees this cluster's attempts, so that `decide` need not judge the last one.
-    watched: bool,
-    last_used: u64,
+    adaptive: Option<AdaptiveTimeout>,
 }
 
 /// What to do with a request that arrives.
@@ -35,8 +30,12 @@ pub struct Admission<'a> {
     pub class: Class,
     /// What may be retried; `None` where the retry section is off.
     pub plan: Option<Plan>,
+    /// Whether the budget is empty, so that nothing is retried although the plan allows it.
+    pub denied: bool,
     /// The request headers that say so to Envoy. Empty in shadow mode and where the section is off.
     pub headers: &'a [Header],
+    /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
+    pub per_try_timeout: Option<Duration>,
 }
 
 /// One worker's engine.
@@ -44,10 +43,7 @@ pub struct Admission<'a> {
 pub struct Engine {
     policy: Policy,
     retries: Vec<Option<Retry>>,
-    clusters: HashMap<Box<str>, Cluster>,
-    names: HashMap<ClusterId, Box<str>>,
-    next_id: u32,
-    uses: u64,
+    clusters: Clusters,
     /// Attempts that ended and are not yet understood.
     pub attempts: Attempts,
 }
@@ -62,22 +58,15 @@ impl Engine {
     /// An engine that knows nothing but its policy.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self {
-            retries: compile(&policy),
-            policy,
-            clusters: HashMap::new(),
-            names: HashMap::new(),
-            next_id: 0,
-            uses: 0,
-            attempts: Attempts::default(),
-        }
+        Self { retries: compile(&policy), policy, clusters: Clusters::default(), attempts: Attempts::default() }
     }
 
     /// Puts another policy in force; what was learned stays.
-    pub fn reconfigure(&mut self, policy: Policy) {
+    pub fn reconfigure(&mut self, policy: Policy, now: Time) {
         self.retries = compile(&policy);
-        for (name, cluster) in &mut self.clusters {
-            cluster.policy = policy.index_for(name);
+        for cluster in self.clusters.iter_mut() {
+            cluster.policy = policy.index_for(&cluster.name);
+            equip(cluster, &self.retries, now);
         }
         self.policy = policy;
     }
@@ -89,78 +78,93 @@ impl Engine {
     }
 
     /// The cluster of that name, known from now on.
-    pub fn cluster(&mut self, name: &str) -> ClusterId {
-        self.uses += 1;
-        if let Some(cluster) = self.clusters.get_mut(name) {
-            cluster.last_used = self.uses;
-            return cluster.id;
-        }
-        if self.clusters.len() >= MOST_CLUSTERS {
-            self.forget_least_recently_used();
-        }
-        let id = ClusterId(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
-        let cluster = Cluster { id, policy: self.policy.index_for(name), watched: false, last_used: self.uses };
-        self.clusters.insert(name.into(), cluster);
-        self.names.insert(id, name.into());
-        id
+    pub fn cluster_id(&mut self, name: &str) -> ClusterId {
+        self.clusters.find(name).unwrap_or_else(|| {
+            let id = self.clusters.add(name, self.policy.index_for(name));
+            if let Some(cluster) = self.clusters.get_mut(id) {
+                equip(cluster, &self.retries, Time::default());
+            }
+            id
+        })
     }
 
-    fn forget_least_recently_used(&mut self) {
-        let oldest = self.clusters.iter().min_by_key(|(_, cluster)| cluster.last_used);
-        if let Some((name, id)) = oldest.map(|(name, cluster)| (name.clone(), cluster.id)) {
-            self.clusters.remove(&name);
-            self.names.remove(&id);
-        }
-    }
-
-    /// A cluster's name; `None` once it was forgotten.
+    /// What is known of a cluster; `None` once it was forgotten.
     #[must_use]
-    pub fn cluster_name(&self, id: ClusterId) -> Option<&str> {
-        self.names.get(&id).map(AsRef::as_ref)
+    pub fn cluster(&self, id: ClusterId) -> Option<&Cluster> {
+        self.clusters.get(id)
     }
 
-    fn known(&self, id: ClusterId) -> Option<&Cluster> {
-        self.clusters.get(self.names.get(&id)?)
+    /// The same, to change it.
+    pub fn cluster_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
+        self.clusters.get_mut(id)
     }
 
     /// The retry policy of a cluster; `None` where it is off or the cluster was forgotten.
     #[must_use]
     pub fn retry_policy(&self, id: ClusterId) -> Option<&RetryPolicy> {
-        Some(&self.retry(id)?.policy)
+        let policy = self.clusters.get(id)?.policy;
+        Some(&self.retries.get(policy)?.as_ref()?.policy)
     }
 
-    fn retry(&self, id: ClusterId) -> Option<&Retry> {
-        self.retries.get(self.known(id)?.policy)?.as_ref()
-    }
-
-    /// Whether `watch` sees this cluster's attempts.
+    /// The clusters whose accounts have something to write into the shared record.
     #[must_use]
-    pub fn watched(&self, id: ClusterId) -> bool {
-        self.known(id).is_some_and(|cluster| cluster.watched)
+    pub fn pending_accounts(&self) -> Vec<ClusterId> {
+        let pending = |cluster: &Cluster| cluster.account.as_ref().is_some_and(Account::pending);
+        self.clusters.iter().filter(|(_, cluster)| pending(cluster)).map(|(id, _)| id).collect()
     }
 
-    /// `watch` saw an attempt of this cluster.
-    pub fn set_watched(&mut self, id: ClusterId) {
-        if let Some(cluster) = self.names.get(&id).and_then(|name| self.clusters.get_mut(name)) {
-            cluster.watched = true;
-        }
-    }
-
-    /// What to do with a request for this cluster.
-    #[must_use]
-    pub fn admit(&self, id: ClusterId, request: &Request<'_>) -> Admission<'_> {
-        let Some(retry) = self.retry(id) else { return Admission { class: Class::Off, plan: None, headers: &[] } };
+    /// A request for a cluster arrives.
+    pub fn admit(&mut self, id: ClusterId, request: &Request<'_>, now: Time) -> Admission<'_> {
+        let off = Admission { class: Class::Off, plan: None, denied: false, headers: &[], per_try_timeout: None };
+        let Some(cluster) = self.clusters.get_mut(id) else { return off };
+        let Some(Some(retry)) = self.retries.get(cluster.policy) else { return off };
         let plan = Plan::of(&retry.policy, request);
-        let headers = match self.policy.mode {
-            Mode::Enforce => retry.headers.of(plan),
-            Mode::Shadow => &[],
+        let denied = match &mut cluster.account {
+            None => false,
+            Some(account) => {
+                account.arrive(now);
+                // Where `guard` charges each retry when it happens, a permission costs nothing.
+                plan != Plan::Nothing && !cluster.guarded && !account.affords(now)
+            }
         };
-        Admission { class: Class::of(&retry.policy, request), plan: Some(plan), headers }
+        let admission = Admission { class: Class::of(&retry.policy, request), plan: Some(plan), denied, ..off };
+        if self.policy.mode == Mode::Shadow {
+            return admission;
+        }
+        let observed = cluster.latency.as_mut().filter(|_| plan.repeats() && !denied);
+        Admission {
+            headers: retry.headers.of(if denied { Plan::Nothing } else { plan }),
+            per_try_timeout: retry
+                .adaptive
+                .zip(observed)
+                .and_then(|(timeout, observed)| timeout.timeout(observed, now)),
+            ..admission
+        }
     }
 }
 
+/// Gives a cluster what its policy needs, and takes away what it does not.
+fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], now: Time) {
+    let retry = retries.get(cluster.policy).and_then(Option::as_ref);
+    cluster.account = retry.and_then(|retry| retry.policy.budget).map(|policy| match cluster.account.take() {
+        Some(mut account) => {
+            account.set_policy(policy, now);
+            account
+        }
+        None => Account::new(policy),
+    });
+    let adaptive = retry.is_some_and(|retry| retry.adaptive.is_some());
+    cluster.latency = adaptive.then(|| cluster.latency.take().unwrap_or_else(|| Latency::new(LATENCY_INTERVAL)));
+}
+
 fn compile(policy: &Policy) -> Vec<Option<Retry>> {
-    let retry = |policy: &RetryPolicy| Retry { policy: policy.clone(), headers: RetryHeaders::new(policy) };
+    let retry = |policy: &RetryPolicy| Retry {
+        policy: policy.clone(),
+        headers: RetryHeaders::new(policy),
+        adaptive: match policy.per_try_timeout {
+            Some(PerTryTimeout::Adaptive(timeout)) => Some(timeout),
+            _ => None,
+        },
+    };
     policy.clusters().map(|cluster| cluster.retry.as_ref().map(retry)).collect()
 }

@@ -8,6 +8,7 @@
 mod decide;
 mod exports;
 mod guard;
+mod ledger;
 mod roots;
 mod startup;
 mod watch;
@@ -17,10 +18,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::attempt::{ClusterId, Ended, RequestId};
-use crate::config::Role;
+use crate::config::{Mode, Role};
 use crate::engine::Engine;
 use crate::host::{self, Metric, MetricKind, Path};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Grant};
+use crate::time::{Clock, Time};
 
 /// A context's number.
 type ContextId = u32;
@@ -40,6 +42,7 @@ struct Vm {
     streams: IdMap<Stream>,
     engine: Engine,
     metrics: HashMap<ClusterId, [Option<Metric>; Counter::COUNT]>,
+    clock: Clock,
     startup: startup::Line,
     /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
     last_attempt: Option<guard::AttemptEnd>,
@@ -99,21 +102,38 @@ impl Vm {
     fn routed_cluster(&mut self) -> Option<ClusterId> {
         let name = host::property(CLUSTER_NAME)?;
         let name = std::str::from_utf8(&name).ok().filter(|name| !name.is_empty())?;
-        Some(self.engine.cluster(name))
+        Some(self.engine.cluster_id(name))
+    }
+
+    /// The time, for what this worker keeps to itself.
+    fn now(&mut self) -> Time {
+        self.clock.read(host::wall_clock())
     }
 
     fn count(&mut self, cluster: ClusterId, counter: Counter) {
+        self.count_by(cluster, counter, 1);
+    }
+
+    fn count_by(&mut self, cluster: ClusterId, counter: Counter, by: i64) {
         let Some(metric) = self.metrics.entry(cluster).or_insert([None; Counter::COUNT]).get_mut(counter.index())
         else {
             return;
         };
         if metric.is_none() {
-            let Some(name) = self.engine.cluster_name(cluster) else { return };
-            *metric = host::define_metric(MetricKind::Counter, &counter.name(name));
+            let Some(cluster) = self.engine.cluster(cluster) else { return };
+            *metric = host::define_metric(MetricKind::Counter, &counter.name(&cluster.name));
         }
         if let Some(metric) = *metric {
-            host::increment(metric, 1);
+            host::increment(metric, by);
         }
+    }
+
+    fn count_grant(&mut self, cluster: ClusterId, grant: Grant, by: u32) {
+        let counter = match self.engine.mode() {
+            Mode::Enforce => Counter::Retries(grant),
+            Mode::Shadow => Counter::ShadowRetries(grant),
+        };
+        self.count_by(cluster, counter, i64::from(by));
     }
 
     /// Counts the attempts that became known, and tells their requests.
@@ -133,6 +153,10 @@ const CLUSTER_NAME: Path = Path("xds\0cluster_name");
 const RESPONSE_FLAGS: Path = Path("response\0flags");
 const RESPONSE_CODE: Path = Path("response\0code");
 const RESPONSE_DETAILS: Path = Path("response\0code_details");
+const ATTEMPT_COUNT: Path = Path("upstream\0request_attempt_count");
+
+/// What Weir did to a request, for access logs: `%FILTER_STATE(wasm.weir.verdict:PLAIN)%`.
+const VERDICT: Path = Path("weir.verdict");
 
 /// Set by `decide` for `guard`: which request an attempt belongs to.
 const REQUEST: Path = Path("weir_request");

@@ -14,9 +14,14 @@
 //!   filter ──► host          callbacks in, effects out; the only modules that know of Envoy's ABI
 //!     │
 //!     ▼
-//!   engine                   clusters and their policies; decisions as values
+//!   engine                   decisions as values
 //!     ├──► config            JSON → validated policy
+//!     ├──► cluster           what is known of each cluster, bounded
 //!     ├──► retry             the safety table, in Envoy's words
+//!     ├──► account           this worker's side of a retry budget
+//!     │      └──► budget     the budget, in a record that all workers share
+//!     ├──► latency           what attempts take, for adaptive timeouts
+//!     │      └──► window     the one sliding window (budget uses it too)
 //!     └──► attempt           two views of one attempt, joined
 //!            └──► signal     what the end of an attempt says
 //! ```
@@ -25,14 +30,19 @@
 #![deny(unsafe_code, missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod account;
 pub mod attempt;
+pub mod budget;
+pub mod cluster;
 pub mod config;
 pub mod engine;
 mod filter;
 mod host;
+pub mod latency;
 pub mod metrics;
 pub mod percent;
 pub mod proxy_status;
 pub mod retry;
 pub mod signal;
 pub mod time;
+pub mod window;

@@ -29,6 +29,28 @@ impl Veto {
     }
 }
 
+/// What became of a retry that the safety table permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// The budget paid for it.
+    Granted,
+    /// The budget could not pay for it.
+    Denied,
+}
+
+impl Grant {
+    const ALL: [Self; 2] = [Self::Granted, Self::Denied];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Denied => "denied",
+        }
+    }
+}
+
 /// Something counted per cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
@@ -36,6 +58,10 @@ pub enum Counter {
     Requests(Class),
     /// Upstream attempts that ended.
     Attempts(Signal),
+    /// Retries that the safety table permits, by what the budget said.
+    Retries(Grant),
+    /// The same in shadow mode, where denied ones happened as well.
+    ShadowRetries(Grant),
     /// Retries that Envoy would have made and `guard` stopped.
     Vetoes(Veto),
     /// The same in shadow mode, where they went on.
@@ -45,10 +71,11 @@ pub enum Counter {
 const CLASSES: usize = Class::ALL.len();
 const SIGNALS: usize = Signal::ALL.len();
 const VETOES: usize = Veto::ALL.len();
+const GRANTS: usize = Grant::ALL.len();
 
 impl Counter {
     /// How many there are for each cluster.
-    pub const COUNT: usize = CLASSES + SIGNALS + 2 * VETOES;
+    pub const COUNT: usize = CLASSES + SIGNALS + 2 * VETOES + 2 * GRANTS;
 
     /// Position among them, below [`Counter::COUNT`].
     #[must_use]
@@ -58,6 +85,8 @@ impl Counter {
             Self::Attempts(signal) => CLASSES + signal.index(),
             Self::Vetoes(veto) => CLASSES + SIGNALS + veto as usize,
             Self::ShadowVetoes(veto) => CLASSES + SIGNALS + VETOES + veto as usize,
+            Self::Retries(grant) => CLASSES + SIGNALS + 2 * VETOES + grant as usize,
+            Self::ShadowRetries(grant) => CLASSES + SIGNALS + 2 * VETOES + GRANTS + grant as usize,
         }
     }
 
@@ -67,6 +96,8 @@ impl Counter {
         let (metric, label, value) = match self {
             Self::Requests(class) => ("requests", "retry", class.name()),
             Self::Attempts(signal) => ("attempts", "signal", signal.name()),
+            Self::Retries(grant) => ("retries", "verdict", grant.name()),
+            Self::ShadowRetries(grant) => ("shadow_retries", "verdict", grant.name()),
             Self::Vetoes(veto) => ("vetoes", "reason", veto.name()),
             Self::ShadowVetoes(veto) => ("shadow_vetoes", "reason", veto.name()),
         };

@@ -23,6 +23,12 @@ impl Percent {
         self.0
     }
 
+    /// What is missing to the whole.
+    #[must_use]
+    pub const fn rest(self) -> Self {
+        Self(Self::MAX.0 - self.0)
+    }
+
     /// This share of `whole`, rounded down.
     #[must_use]
     pub const fn of(self, whole: u64) -> u64 {

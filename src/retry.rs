@@ -104,6 +104,18 @@ impl Plan {
         }
     }
 
+    /// Whether a request under this plan may be repeated after it was perhaps processed.
+    #[must_use]
+    pub const fn repeats(self) -> bool {
+        matches!(self, Self::Repeatable | Self::GrpcRepeatable)
+    }
+
+    /// Whether the request's content is gRPC, if the plan tells.
+    #[must_use]
+    pub const fn grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::GrpcRepeatable)
+    }
+
     /// Whether the safety table lets an attempt that ended so be followed by another.
     #[must_use]
     pub fn permits(self, policy: &RetryPolicy, signal: Signal, answer: &Answer<'_>) -> bool {
@@ -112,7 +124,7 @@ impl Plan {
         }
         match signal {
             Signal::Refused | Signal::Unreachable => true,
-            Signal::Reset | Signal::Timeout => matches!(self, Self::Repeatable | Self::GrpcRepeatable),
+            Signal::Reset | Signal::Timeout => self.repeats(),
             Signal::Error | Signal::Answered => match self {
                 Self::Repeatable => answer.status.is_some_and(|status| policy.status_codes.contains(&status)),
                 Self::Grpc | Self::GrpcRepeatable => answer
@@ -149,7 +161,8 @@ const RETRY_ON: &str = "x-envoy-retry-on";
 const MAX_RETRIES: &str = "x-envoy-max-retries";
 const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
 const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
-const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
+/// How long Envoy lets one attempt take, in milliseconds.
+pub const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
 /// Failures after which the upstream cannot have seen the request.
 const UNPROCESSED: &str = "connect-failure,refused-stream,reset-before-request";

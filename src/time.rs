@@ -1,7 +1,14 @@
 //! Time, as an argument.
 //!
-//! Nothing below the filter reads a clock. The host's clock is a wall clock and can step back; [`Clock`] is the one door
-//! through which it enters, and what comes out never decreases.
+//! Nothing below the filter reads a clock. The host has a wall clock only, and a wall clock steps: back when it is
+//! corrected, ahead when a machine wakes. There are two ways to deal with that, for two kinds of state:
+//!
+//! - **What one worker keeps for itself** takes its time from that worker's [`Clock`], which never goes back.
+//! - **What workers share** is stamped with the host's reading as it is, [`Time::from_nanos`]. All workers read the same
+//!   wall clock, so their stamps compare; their `Clock`s do not, since each makes its own of every step, and a worker that
+//!   starts after the clock went back an hour would see all earlier records an hour in the future. A shared record is a
+//!   [`Window`](crate::window::Window), which copes with steps itself. Whoever reads such a record reads it first and the
+//!   clock after, so that no record is from the future unless the clock did step.
 
 use std::time::Duration;
 
@@ -33,5 +40,27 @@ impl Time {
     pub const fn saturating_add(self, after: Duration) -> Self {
         let nanos = after.as_nanos();
         if nanos > u64::MAX as u128 { Self(u64::MAX) } else { Self(self.0.saturating_add(nanos as u64)) }
+    }
+}
+
+/// The door through which the host's clock enters a worker: what comes out never decreases.
+///
+/// It adds up the steps ahead and ignores those back. So a clock that goes back an hour does not stand still for an hour
+/// here, as the maximum of all readings would: it goes on from where it was. A jump ahead cannot be told from a pause and
+/// is believed. After a step, what comes out differs from the host's time for good.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    host: u64,
+    now: Time,
+}
+
+impl Clock {
+    /// The time, when the host's clock reads `host_nanos` (nanoseconds since the Unix epoch). The first reading is taken
+    /// as it is.
+    pub const fn read(&mut self, host_nanos: u64) -> Time {
+        let elapsed = host_nanos.saturating_sub(self.host);
+        self.host = host_nanos;
+        self.now = Time(self.now.0.saturating_add(elapsed));
+        self.now
     }
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::retry::{AlreadyRetried, BudgetPolicy, GrpcCode, MinRetryRate, PerTryTimeout, RetryPolicy};
+use super::retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 use super::{ConfigError, duration};
+use crate::budget::{BudgetPolicy, MinRetryRate};
+use crate::latency::AdaptiveTimeout;
 use crate::percent::Percent;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -134,7 +136,9 @@ fn per_try_timeout(base: Option<PerTryTimeout>, timeout: &Reader<'_>) -> Result<
 
     let defaults = (percent(9_900), 300, Duration::from_millis(50), Duration::from_secs(10));
     let (mut quantile, mut factor_percent, mut min, mut max) = match base {
-        Some(PerTryTimeout::Adaptive { quantile, factor_percent, min, max }) => (quantile, factor_percent, min, max),
+        Some(PerTryTimeout::Adaptive(AdaptiveTimeout { quantile, factor_percent, min, max })) => {
+            (quantile, factor_percent, min, max)
+        }
         Some(PerTryTimeout::Fixed(_)) | None => defaults,
     };
     if let Some(given) = adaptive.field("quantile") {
@@ -153,7 +157,7 @@ fn per_try_timeout(base: Option<PerTryTimeout>, timeout: &Reader<'_>) -> Result<
         let (min, max) = (duration::text(min), duration::text(max));
         return Err(adaptive.error(&format!("min ({min}) is longer than max ({max})")));
     }
-    Ok(Some(PerTryTimeout::Adaptive { quantile, factor_percent, min, max }))
+    Ok(Some(PerTryTimeout::Adaptive(AdaptiveTimeout { quantile, factor_percent, min, max })))
 }
 
 /// From basis points that were checked to be at most 10,000.

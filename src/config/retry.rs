@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use crate::percent::Percent;
+use crate::budget::BudgetPolicy;
+use crate::latency::AdaptiveTimeout;
 
 /// When a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,29 +29,6 @@ pub struct RetryPolicy {
     pub per_try_timeout: Option<PerTryTimeout>,
     /// What is still retried of a request that is itself somebody's retry. Default: [`AlreadyRetried::Unprocessed`].
     pub already_retried: AlreadyRetried,
-}
-
-/// The retry budget of a cluster: over a sliding interval, retries are at most a share of requests.
-///
-/// Fields, ranges and defaults are those of the Gateway API's retry budget (GEP-3388).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BudgetPolicy {
-    /// The share, 0 to 100 percent. Default: 20.
-    pub percent: Percent,
-    /// The interval, 1 s to 1 h. Default: 10 s.
-    pub interval: Duration,
-    /// What is granted even if the share is less.
-    pub min_retry_rate: MinRetryRate,
-}
-
-/// A floor under the retry budget, so that a cluster with few requests can retry at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MinRetryRate {
-    /// Retries per `interval`, 0 to 1,000,000; 0 is no floor (as is `"minRetryRate": null`). Default: 10.
-    pub count: u32,
-    /// 1 s to 1 h. Default: 1 s. With a `count` above 0, not longer than the budget's interval: what is granted per minute
-    /// can be spent in one second, and then most of the minute's 10 s intervals have no floor at all.
-    pub interval: Duration,
 }
 
 /// The gRPC statuses that may be retried. They are those that Envoy's `x-envoy-retry-grpc-on` knows, except
@@ -99,17 +77,7 @@ pub enum PerTryTimeout {
     /// Always the same: 1 ms to 1 h.
     Fixed(Duration),
     /// A multiple of what the cluster's attempts take.
-    Adaptive {
-        /// Of the durations observed, the one that this share of them does not exceed: 50 to 99.9 percent. In JSON a
-        /// fraction, 0.5 to 0.999, with at most four decimals. Default: 0.99.
-        quantile: Percent,
-        /// The multiple, in percent: 100 to 10,000. In JSON a factor, 1 to 100, with at most two decimals. Default: 3.
-        factor_percent: u32,
-        /// Never less than this, 1 ms to 1 h. Default: 50 ms.
-        min: Duration,
-        /// Never more than this, `min` to 1 h. Default: 10 s.
-        max: Duration,
-    },
+    Adaptive(AdaptiveTimeout),
 }
 
 /// What is retried here of a request that arrives as a retry (`x-envoy-attempt-count` of 2 or more): with every hop
@@ -137,22 +105,5 @@ impl Default for RetryPolicy {
             per_try_timeout: None,
             already_retried: AlreadyRetried::Unprocessed,
         }
-    }
-}
-
-impl Default for BudgetPolicy {
-    fn default() -> Self {
-        const PERCENT: Option<Percent> = Percent::from_basis_points(2_000);
-        Self {
-            percent: PERCENT.unwrap_or_default(),
-            interval: Duration::from_secs(10),
-            min_retry_rate: MinRetryRate::default(),
-        }
-    }
-}
-
-impl Default for MinRetryRate {
-    fn default() -> Self {
-        Self { count: 10, interval: Duration::from_secs(1) }
     }
 }

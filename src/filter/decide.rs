@@ -1,15 +1,17 @@
 //! Role `decide`: each request, and the end of its last attempt.
 
 use super::{
-    ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream, Vm, grpc_pushback, is_grpc, parse_u32,
-    response_code,
+    ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream, VERDICT, Vm,
+    grpc_pushback, is_grpc, parse_u32, response_code,
 };
 use crate::attempt::{ClusterId, Ended, Held};
 use crate::config::{Mode, Role};
+use crate::engine::Admission;
 use crate::host::{self, Map};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Grant};
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
+use crate::time::Time;
 
 /// Steers Envoy's `override_host` policy; never for clients to set.
 const HOSTS: &str = "x-weir-hosts";
@@ -23,6 +25,12 @@ pub(super) struct Request {
     pub(super) plan: Option<Plan>,
     /// How its latest attempt ended, where `watch` and `guard` told.
     pub(super) last_signal: Option<Signal>,
+    /// Retries that `guard` charged.
+    pub(super) charged: u32,
+    /// The next retry is charged already.
+    pub(super) prepaid: bool,
+    /// The budget was empty when it arrived, so nothing is retried.
+    denied: bool,
     /// `guard` marked the response to end the retries; the client shall not see it.
     pub(super) unmark: bool,
     /// Attempts that its end explains.
@@ -45,6 +53,7 @@ impl Vm {
     pub(super) fn request_arrives(&mut self, context: ContextId) {
         self.engine.attempts.settle(&mut self.ended);
         self.count_ended();
+        let now = self.now();
         let cluster = self.routed_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
         let view = view(keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()), keys.is_some());
@@ -61,16 +70,19 @@ impl Vm {
             idempotency_key: view.idempotency_key,
             attempt: view.attempt,
         };
-        let admission = self.engine.admit(cluster, &request);
+        let admission = self.engine.admit(cluster, &request, now);
         for (name, value) in admission.headers {
             host::set_header(Map::Request, name, value);
         }
-        let (class, plan) = (admission.class, admission.plan);
+        if let Some(timeout) = admission.per_try_timeout {
+            host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &timeout.as_millis().max(1).to_string());
+        }
+        let Admission { class, plan, denied, .. } = admission;
         self.count(cluster, Counter::Requests(class));
         if self.has_role(Role::Guard) {
             host::set_property(REQUEST, &context.to_le_bytes());
         }
-        let request = Request { cluster: Some(cluster), plan, ..Request::default() };
+        let request = Request { cluster: Some(cluster), plan, denied, ..Request::default() };
         self.streams.insert(context, Stream::Decide(request));
     }
 
@@ -83,6 +95,36 @@ impl Vm {
         if std::mem::take(&mut request.unmark) {
             host::remove_header(Map::Response, RATE_LIMITED);
         }
+        if request.denied {
+            self.denied_response(context);
+        }
+    }
+
+    /// Response headers of a request whose retries the budget could not pay for. If it is one that would have been retried,
+    /// it is marked, so that no hop above retries it.
+    fn denied_response(&mut self, context: ContextId) {
+        let Some(Stream::Decide(request)) = self.streams.get(&context) else { return };
+        let (Some(cluster), Some(plan)) = (request.cluster, request.plan) else { return };
+        let Some(policy) = self.engine.retry_policy(cluster) else { return };
+        let details = host::property(RESPONSE_DETAILS);
+        let end = RequestEnd {
+            flags: Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default()),
+            answer: answer(response_code()),
+            details: details.as_deref().unwrap_or_default(),
+        };
+        let Some(signal) = end.last_attempt() else { return };
+        if matches!(signal, Signal::Cancelled | Signal::Local) || !plan.permits(policy, signal, &end.answer) {
+            return;
+        }
+        self.count_grant(cluster, Grant::Denied, 1);
+        if self.engine.mode() == Mode::Shadow {
+            return;
+        }
+        host::set_header(Map::Response, RATE_LIMITED, "true");
+        if !matches!(signal, Signal::Error | Signal::Answered) {
+            host::set_header(Map::Response, "retry-after", "1");
+        }
+        host::set_property(VERDICT, b"retry_budget_exhausted");
     }
 
     /// The request ended.
@@ -90,29 +132,22 @@ impl Vm {
         self.last_attempt = None;
         let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
         let explained = std::mem::take(&mut request.explained);
-        let cluster = request.cluster;
+        let (cluster, charged) = (request.cluster, request.charged);
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
-        let judge = cluster.filter(|cluster| !self.engine.watched(*cluster));
+        let judge = cluster.filter(|cluster| !self.engine.cluster(*cluster).is_some_and(|cluster| cluster.watched));
         let status = if judge.is_some() || !flags.is_empty() { response_code() } else { None };
         // Details cost a host call; nothing depends on them where all went well.
         let trouble = !flags.is_empty() || !explained.is_empty() || status.is_some_and(|status| status >= 400);
         let details = if trouble { host::property(RESPONSE_DETAILS) } else { None };
         let request_id = if flags.client_gone() { host::header(Map::Request, "x-request-id") } else { None };
-        let retry_after =
-            judge.is_some() && status == Some(503) && host::header(Map::Response, "retry-after").is_some();
         let proxy_status = match (judge, status) {
             (Some(_), Some(500..)) => host::header(Map::Response, "proxy-status"),
             _ => None,
         };
+        let answer = if judge.is_some() { answer(status) } else { Answer { status, ..Answer::default() } };
         let end = RequestEnd {
             flags,
-            answer: Answer {
-                status,
-                grpc_status: if judge.is_some() { grpc_status() } else { None },
-                retry_after,
-                overloaded: judge.is_some() && pushed_back(),
-                proxy_status: proxy_status.as_deref().unwrap_or_default(),
-            },
+            answer: Answer { proxy_status: proxy_status.as_deref().unwrap_or_default(), ..answer },
             details: details.as_deref().unwrap_or_default(),
         };
         let id = request_id.as_deref().unwrap_or_default();
@@ -121,6 +156,38 @@ impl Vm {
             self.ended.push(Ended { cluster, signal, request: None });
         }
         self.count_ended();
+        if let Some(cluster) = cluster {
+            self.retries_happened(cluster, charged);
+        }
+    }
+
+    /// Charges the retries of a request after the fact, where no `guard` charged them as they happened.
+    fn retries_happened(&mut self, cluster: ClusterId, charged: u32) {
+        let Some(state) = self.engine.cluster(cluster) else { return };
+        if state.guarded || state.account.is_none() {
+            return;
+        }
+        let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
+        let retries = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().saturating_sub(charged);
+        if retries == 0 {
+            return;
+        }
+        self.count_grant(cluster, Grant::Granted, retries);
+        let now = Time::from_nanos(host::wall_clock());
+        if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
+            account.retried(retries, now);
+        }
+    }
+}
+
+/// What a response says, without the cause that a sidecar may state.
+fn answer(status: Option<u16>) -> Answer<'static> {
+    Answer {
+        status,
+        grpc_status: status.and_then(|_| grpc_status()),
+        retry_after: status == Some(503) && host::header(Map::Response, "retry-after").is_some(),
+        overloaded: status.is_some() && pushed_back(),
+        proxy_status: &[],
     }
 }
 

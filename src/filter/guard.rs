@@ -1,15 +1,14 @@
 //! Role `guard`: every attempt before it is sent, and its response headers. The last word on a retry.
 
 use super::decide::pushed_back;
-use super::{ContextId, RATE_LIMITED, REQUEST, Stream, Vm, is_grpc, parse_u32};
+use super::{ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, Stream, VERDICT, Vm, is_grpc, parse_u32};
 use crate::attempt::{ClusterId, RequestId};
+use crate::budget::Charge;
 use crate::config::Mode;
-use crate::host::{self, LocalReply, Map, Path};
-use crate::metrics::{Counter, Veto};
+use crate::host::{self, LocalReply, Map};
+use crate::metrics::{Counter, Grant, Veto};
 use crate::retry::Plan;
 use crate::signal::{Answer, Signal};
-
-const ATTEMPT_COUNT: Path = Path("upstream\0request_attempt_count");
 
 /// gRPC's UNAVAILABLE.
 const UNAVAILABLE: i32 = 14;
@@ -21,6 +20,8 @@ const CONTINUE: u32 = 0;
 /// What `guard` knows about an attempt.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
+    /// Which attempt of its request, from 1.
+    number: u64,
     answered: bool,
     vetoed: bool,
 }
@@ -44,64 +45,112 @@ struct Governed {
 impl Vm {
     /// An attempt is about to be sent.
     pub(super) fn attempt_begins(&mut self, context: ContextId) -> u32 {
-        if host::property_u64(ATTEMPT_COUNT).unwrap_or(1) < 2 {
+        let number = host::property_u64(ATTEMPT_COUNT).unwrap_or(1);
+        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
+            attempt.number = number;
+        }
+        if number < 2 {
             return CONTINUE;
         }
         let Some(request) = self.governed() else { return CONTINUE };
-        // What an attempt with an answer meant was decided when the answer passed, and a refused stream cannot be told from
-        // any other before the request ends (`Open::StreamReset`): no veto on a doubt.
-        let last_signal = self.request(request.id).and_then(|request| request.last_signal.take());
-        let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return CONTINUE };
-        let permitted = self
-            .engine
-            .retry_policy(request.cluster)
-            .is_none_or(|policy| request.plan.permits(policy, signal, &Answer::default()));
-        if permitted {
+        if let Some(cluster) = self.engine.cluster_mut(request.cluster) {
+            cluster.guarded = true;
+        }
+        if self.forbidden(&request) {
+            self.count_veto(request.cluster, Veto::Unsafe);
+            return self.veto(context, "unsafe_retry", UNSAFE, &[]);
+        }
+        let prepaid = self.request(request.id).is_some_and(|request| std::mem::take(&mut request.prepaid));
+        if prepaid || self.charge_retry(&request) == Charge::Granted {
             return CONTINUE;
         }
-        self.count_veto(request.cluster, Veto::Unsafe);
+        // No hop above shall retry it either; in gRPC a negative pushback says so (gRFC A6).
+        let headers: &[_] = if request.plan.grpc() {
+            &[(RATE_LIMITED, "true"), ("grpc-retry-pushback-ms", "-1")]
+        } else {
+            &[(RATE_LIMITED, "true"), ("retry-after", "1")]
+        };
+        self.veto(context, "retry_budget_exhausted", EXHAUSTED, headers)
+    }
+
+    /// Whether the safety table forbids this retry, which then is the route's own policy at work. What an attempt with an
+    /// answer meant was decided when the answer passed; and a refused stream cannot be told from any other before the
+    /// request ends (`Open::StreamReset`): no veto on a doubt.
+    fn forbidden(&mut self, request: &Governed) -> bool {
+        let last_signal = self.request(request.id).and_then(|request| request.last_signal.take());
+        let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return false };
+        let policy = self.engine.retry_policy(request.cluster);
+        policy.is_some_and(|policy| !request.plan.permits(policy, signal, &Answer::default()))
+    }
+
+    /// Asks the budget for a retry, and counts what it says.
+    fn charge_retry(&mut self, request: &Governed) -> Charge {
+        let charge = self.charge(request.cluster);
+        let grant = match charge {
+            Charge::Granted => Grant::Granted,
+            Charge::Denied => Grant::Denied,
+        };
+        self.count_grant(request.cluster, grant, 1);
+        if let (Charge::Granted, Some(request)) = (charge, self.request(request.id)) {
+            request.charged += 1;
+        }
+        charge
+    }
+
+    /// Ends an attempt before it is sent; not in shadow mode.
+    fn veto(&mut self, context: ContextId, verdict: &str, body: &str, headers: &[(&str, &str)]) -> u32 {
         if self.engine.mode() == Mode::Shadow {
             return CONTINUE;
         }
         if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
             attempt.vetoed = true;
         }
-        let body =
-            format!("weir: not retried: the attempt before ended in {} and may have been processed", signal.name());
-        host::send_local_reply(&LocalReply {
-            status: 503,
-            details: "weir_unsafe_retry",
-            body: &body,
-            headers: &[],
-            grpc_status: UNAVAILABLE,
-        });
-        STOP
+        host::set_property(VERDICT, verdict.as_bytes());
+        let details = ["weir_", verdict].concat();
+        let reply = LocalReply { status: 503, details: &details, body, headers, grpc_status: UNAVAILABLE };
+        if host::send_local_reply(&reply) { STOP } else { CONTINUE }
     }
 
-    /// Response headers of an attempt. A response that must not be retried is marked, which ends the retries, and the client
-    /// gets it as it is.
+    /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
+    /// ends the retries, and the client gets it as it is.
     pub(super) fn attempt_answered(&mut self, context: ContextId, end_of_stream: bool) {
-        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
-            attempt.answered = true;
-        }
+        let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) else { return };
+        attempt.answered = true;
+        let number = attempt.number;
         let Some(answer) = refusal(end_of_stream) else { return };
         let Some(signal) = answer.signal() else { return };
         let Some(request) = self.governed() else { return };
         let Some(policy) = self.engine.retry_policy(request.cluster) else { return };
-        let pushback = signal == Signal::Pushback;
+        let retries_left = number <= u64::from(policy.max_retries);
         let by_status = request.plan.permits(policy, Signal::Error, &answer);
-        if pushback && by_status {
-            self.count_veto(request.cluster, Veto::Pushback);
-        }
-        let permitted = by_status && !pushback;
-        if permitted || self.engine.mode() == Mode::Shadow || host::header(Map::Response, RATE_LIMITED).is_some() {
+        let enforce = self.engine.mode() == Mode::Enforce;
+        let marked = host::header(Map::Response, RATE_LIMITED).is_some();
+        let (verdict, stays) = if signal == Signal::Pushback {
+            if by_status && retries_left {
+                self.count_veto(request.cluster, Veto::Pushback);
+            }
+            // Not to be retried by any hop above either, so the client sees the mark.
+            ("pushback", true)
+        } else if !by_status {
+            ("", false)
+        } else if !retries_left || !enforce || marked {
+            return;
+        } else if self.charge_retry(&request) == Charge::Granted {
+            if let Some(request) = self.request(request.id) {
+                request.prepaid = true;
+            }
+            return;
+        } else {
+            ("retry_budget_exhausted", true)
+        };
+        if !enforce || marked || !host::set_header(Map::Response, RATE_LIMITED, "true") {
             return;
         }
-        // A pushback is not to be retried by any hop above either, so the client sees that mark.
-        if host::set_header(Map::Response, RATE_LIMITED, "true") && !pushback {
-            if let Some(request) = self.request(request.id) {
-                request.unmark = true;
-            }
+        if !verdict.is_empty() {
+            host::set_property(VERDICT, verdict.as_bytes());
+        }
+        if let (false, Some(request)) = (stays, self.request(request.id)) {
+            request.unmark = true;
         }
     }
 
@@ -130,6 +179,9 @@ impl Vm {
         );
     }
 }
+
+const UNSAFE: &str = "weir: not retried: the request may have been processed, and is not safe to repeat";
+const EXHAUSTED: &str = "weir: not retried: the cluster's retry budget is used up";
 
 fn request_id() -> Option<RequestId> {
     host::property(REQUEST).and_then(|id| id.first_chunk().copied()).map(|id| RequestId(u32::from_le_bytes(id)))

@@ -3,6 +3,7 @@
 use super::{ContextId, Vm};
 use crate::config::{self, Role};
 use crate::host::{self, Level};
+use crate::time::Time;
 
 /// Ten times a second: how soon a worker writes down what no further event explains.
 const TICK_MILLISECONDS: u32 = 100;
@@ -27,7 +28,7 @@ impl Vm {
         };
         self.roots.insert(root, Root { role: Some(config.role) });
         if let Some(policy) = config.policy {
-            self.engine.reconfigure(policy);
+            self.engine.reconfigure(policy, Time::from_nanos(host::wall_clock()));
         }
         host::set_tick_period(TICK_MILLISECONDS);
         true
@@ -37,6 +38,7 @@ impl Vm {
         self.last_attempt = None;
         self.engine.attempts.settle(&mut self.ended);
         self.count_ended();
+        self.publish_accounts();
         self.announce();
     }
 }

@@ -19,7 +19,9 @@ impl Vm {
             return;
         }
         let Some(cluster) = self.routed_cluster() else { return };
-        self.engine.set_watched(cluster);
+        if let Some(cluster) = self.engine.cluster_mut(cluster) {
+            cluster.watched = true;
+        }
         let verdict = match guarded {
             Some(attempt) if attempt.vetoed => Verdict::Certain(Signal::Local),
             _ => classify(),

@@ -46,10 +46,12 @@ pub fn bootstrap(listeners: &[Value], clusters: &[Value]) -> Value {
 /// Makes labels of the parts of our stats' names.
 pub fn stats_config() -> Value {
     // The cluster stands last, since its name may hold dots.
-    let label = |name: &str| json!({
-        "tag_name": format!("weir_{name}"),
-        "regex": format!(r"^wasmcustom\.weir_\w+(\.{name}\.(\w+))\.cluster\..+$"),
-    });
+    let label = |name: &str| {
+        json!({
+            "tag_name": format!("weir_{name}"),
+            "regex": format!(r"^wasmcustom\.weir_\w+(\.{name}\.(\w+))\.cluster\..+$"),
+        })
+    };
     json!({"stats_tags": [
         label("retry"),
         label("signal"),
@@ -76,13 +78,15 @@ pub fn plugin(role: &str, configuration: &Value) -> Value {
 
 pub fn listener(listener: Listener<'_>) -> Value {
     let Attach { decide, watch, guard } = listener.attach;
-    let filter = |role: &str, configuration: &Value| json!({
-        "name": format!("weir_{role}"),
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-            "config": plugin(role, configuration),
-        },
-    });
+    let filter = |role: &str, configuration: &Value| {
+        json!({
+            "name": format!("weir_{role}"),
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+                "config": plugin(role, configuration),
+            },
+        })
+    };
     let mut upstream_log = Vec::new();
     if watch {
         upstream_log.push(json!({
@@ -154,7 +158,8 @@ fn file_log(path: &Path) -> Value {
 
 /// A cluster whose circuit breaker does not bind before Weir's budget.
 pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Value {
-    let endpoints: Vec<Value> = endpoints.iter().map(|endpoint| json!({"endpoint": {"address": address(*endpoint)}})).collect();
+    let endpoints: Vec<Value> =
+        endpoints.iter().map(|endpoint| json!({"endpoint": {"address": address(*endpoint)}})).collect();
     json!({
         "name": name,
         "type": "STATIC",

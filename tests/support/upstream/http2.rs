@@ -124,11 +124,16 @@ async fn receive(request: Request<RecvStream>, connection: usize) -> Result<Seen
         connection,
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
-        headers: std::iter::once((":authority".to_owned(), head.uri.authority().map(ToString::to_string).unwrap_or_default()))
-            .chain(head.headers.iter().map(|(name, value)| {
-                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-            }))
-            .collect(),
+        headers: std::iter::once((
+            ":authority".to_owned(),
+            head.uri.authority().map(ToString::to_string).unwrap_or_default(),
+        ))
+        .chain(
+            head.headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())),
+        )
+        .collect(),
         body,
         ..Seen::default()
     })

@@ -1,0 +1,50 @@
+//! The shared records of retry budgets: read, changed, and swapped in if no other worker was faster.
+
+use super::Vm;
+use crate::account::Account;
+use crate::attempt::ClusterId;
+use crate::budget::Charge;
+use crate::host;
+use crate::time::Time;
+
+/// How often a swap is tried. Each failure means that another worker's succeeded, so with any sane number of workers this
+/// is never reached.
+const TRIES: u32 = 1_000;
+
+impl Vm {
+    /// Asks a cluster's budget for one retry. Without a budget, it is granted.
+    pub(super) fn charge(&mut self, cluster: ClusterId) -> Charge {
+        let Some((key, account)) = self.account(cluster) else { return Charge::Granted };
+        for _ in 0..TRIES {
+            let shared = host::shared(&key);
+            let (charge, record) = account.charge(shared.value.as_deref(), Time::from_nanos(host::wall_clock()));
+            let Some(record) = record else { return charge };
+            if host::swap_shared(&key, &record, shared.version) {
+                account.published();
+                return charge;
+            }
+        }
+        Charge::Denied
+    }
+
+    /// Writes down what arrived here since the last time, so that it counts in all workers.
+    pub(super) fn publish_accounts(&mut self) {
+        for cluster in self.engine.pending_accounts() {
+            let Some((key, account)) = self.account(cluster) else { continue };
+            for _ in 0..TRIES {
+                let shared = host::shared(&key);
+                let record = account.publish(shared.value.as_deref(), Time::from_nanos(host::wall_clock()));
+                if host::swap_shared(&key, &record, shared.version) {
+                    account.published();
+                    break;
+                }
+            }
+        }
+    }
+
+    fn account(&mut self, cluster: ClusterId) -> Option<(String, &mut Account)> {
+        let cluster = self.engine.cluster_mut(cluster)?;
+        let key = ["weir/budget/", &cluster.name].concat();
+        Some((key, cluster.account.as_mut()?))
+    }
+}
