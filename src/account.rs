@@ -42,7 +42,7 @@ impl Account {
     /// Whether the budget has anything left, as far as this worker knows: what a permission rests on where nobody charges
     /// each retry.
     #[must_use]
-    pub fn affords(&self, now: Time) -> bool {
+    pub fn affords(&mut self, now: Time) -> bool {
         self.view.balance(now) > 0
     }
 

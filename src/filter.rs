@@ -153,6 +153,7 @@ const CLUSTER_NAME: Path = Path("xds\0cluster_name");
 const RESPONSE_FLAGS: Path = Path("response\0flags");
 const RESPONSE_CODE: Path = Path("response\0code");
 const RESPONSE_DETAILS: Path = Path("response\0code_details");
+const BACKEND_LATENCY: Path = Path("response\0backend_latency");
 const ATTEMPT_COUNT: Path = Path("upstream\0request_attempt_count");
 
 /// What Weir did to a request, for access logs: `%FILTER_STATE(wasm.weir.verdict:PLAIN)%`.

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::config::{
-    AlreadyRetried, BudgetPolicy, Config, GrpcCode, MinRetryRate, Mode, PerTryTimeout, Policy, RetryPolicy, Role,
-    duration, parse,
-};
+use weir::budget::{BudgetPolicy, MinRetryRate};
+use weir::config::{AlreadyRetried, Config, GrpcCode, Mode, PerTryTimeout, Policy, RetryPolicy, Role, duration, parse};
+use weir::latency::AdaptiveTimeout;
 use weir::percent::Percent;
 
 // The crate links only with a host beside it.
@@ -161,8 +160,12 @@ fn adaptive_timeouts() {
         (r#"{"quantile": 0.9925, "factor": 100.0}"#, (9_925, 10_000, 50, 10_000)),
     ];
     for (json, (quantile, factor_percent, min, max)) in table {
-        let expected =
-            PerTryTimeout::Adaptive { quantile: percent(quantile), factor_percent, min: millis(min), max: millis(max) };
+        let expected = PerTryTimeout::Adaptive(AdaptiveTimeout {
+            quantile: percent(quantile),
+            factor_percent,
+            min: millis(min),
+            max: millis(max),
+        });
         let given = retry(&format!(r#"{{"perTryTimeout": {{"adaptive": {json}}}}}"#));
         assert_eq!(given.per_try_timeout, Some(expected), "{json}");
     }
@@ -196,8 +199,12 @@ fn overrides_are_laid_over_the_top_level() {
     assert_eq!(of("outbound|80||orders.shop.svc.cluster.local"), Some(orders));
     assert_eq!(of("outbound|80||payments.shop.svc.cluster.local"), None, "the first match wins, then the next");
     assert_eq!(of("same").as_ref(), Some(&base));
-    let adaptive =
-        PerTryTimeout::Adaptive { quantile: percent(9_000), factor_percent: 200, min: millis(50), max: millis(10_000) };
+    let adaptive = PerTryTimeout::Adaptive(AdaptiveTimeout {
+        quantile: percent(9_000),
+        factor_percent: 200,
+        min: millis(50),
+        max: millis(10_000),
+    });
     assert_eq!(of("timeouts"), Some(RetryPolicy { per_try_timeout: Some(adaptive), ..base.clone() }));
     assert_eq!(of("unlimited"), Some(RetryPolicy { budget: None, ..base.clone() }));
     assert_eq!(of("list"), Some(RetryPolicy { status_codes: vec![500], ..base }));

@@ -1,8 +1,10 @@
 //! Role `decide`: each request, and the end of its last attempt.
 
+use std::time::Duration;
+
 use super::{
-    ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream, VERDICT, Vm,
-    grpc_pushback, is_grpc, parse_u32, response_code,
+    ATTEMPT_COUNT, BACKEND_LATENCY, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream,
+    VERDICT, Vm, grpc_pushback, is_grpc, parse_u32, response_code,
 };
 use crate::attempt::{ClusterId, Ended, Held};
 use crate::config::{Mode, Role};
@@ -33,6 +35,8 @@ pub(super) struct Request {
     denied: bool,
     /// `guard` marked the response to end the retries; the client shall not see it.
     pub(super) unmark: bool,
+    /// The adaptive timeout that each of its attempts got.
+    per_try_timeout: Option<Duration>,
     /// Attempts that its end explains.
     explained: Vec<Held>,
 }
@@ -77,12 +81,12 @@ impl Vm {
         if let Some(timeout) = admission.per_try_timeout {
             host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &timeout.as_millis().max(1).to_string());
         }
-        let Admission { class, plan, denied, .. } = admission;
+        let Admission { class, plan, denied, per_try_timeout, .. } = admission;
         self.count(cluster, Counter::Requests(class));
         if self.has_role(Role::Guard) {
             host::set_property(REQUEST, &context.to_le_bytes());
         }
-        let request = Request { cluster: Some(cluster), plan, denied, ..Request::default() };
+        let request = Request { cluster: Some(cluster), plan, denied, per_try_timeout, ..Request::default() };
         self.streams.insert(context, Stream::Decide(request));
     }
 
@@ -132,7 +136,7 @@ impl Vm {
         self.last_attempt = None;
         let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
         let explained = std::mem::take(&mut request.explained);
-        let (cluster, charged) = (request.cluster, request.charged);
+        let (cluster, charged, timeout) = (request.cluster, request.charged, request.per_try_timeout);
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
         let judge = cluster.filter(|cluster| !self.engine.cluster(*cluster).is_some_and(|cluster| cluster.watched));
         let status = if judge.is_some() || !flags.is_empty() { response_code() } else { None };
@@ -154,10 +158,28 @@ impl Vm {
         self.engine.attempts.request_ended(&end, &explained, id, &mut self.ended);
         if let (Some(cluster), Some(signal)) = (judge, judge.and_then(|_| end.last_attempt())) {
             self.ended.push(Ended { cluster, signal, request: None });
+            self.observe_latency_of_last(cluster, signal, timeout);
         }
         self.count_ended();
         if let Some(cluster) = cluster {
             self.retries_happened(cluster, charged);
+        }
+    }
+
+    /// Where an adaptive timeout depends on it, and no `watch` tells: how long the last attempt took.
+    fn observe_latency_of_last(&mut self, cluster: ClusterId, signal: Signal, timeout: Option<Duration>) {
+        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
+            return;
+        }
+        let now = self.now();
+        let took = host::property_u64(BACKEND_LATENCY).map(Duration::from_nanos);
+        let Some(latency) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.latency.as_mut()) else {
+            return;
+        };
+        match (signal, timeout, took) {
+            (Signal::Timeout, Some(timeout), _) => latency.record_timeout(now, timeout),
+            (Signal::Answered | Signal::Error, _, Some(took)) => latency.record(now, took),
+            _ => {}
         }
     }
 

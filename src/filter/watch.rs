@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::decide::{grpc_status, pushed_back};
-use super::{RESPONSE_FLAGS, Vm, parse_u32, response_code};
+use super::{BACKEND_LATENCY, RESPONSE_FLAGS, Vm, parse_u32, response_code};
+use crate::attempt::ClusterId;
 use crate::host::{self, Map, Path};
 use crate::signal::{Answer, Attempt, Flags, Open, Signal, Verdict};
 
@@ -26,6 +27,7 @@ impl Vm {
             Some(attempt) if attempt.vetoed => Verdict::Certain(Signal::Local),
             _ => classify(),
         };
+        self.observe_latency(cluster, verdict);
         let expired = verdict == Verdict::Open(Open::Dropped) && expired();
         let request_id = if self.engine.attempts.needs_request_id(verdict) {
             host::header(Map::Request, "x-request-id")
@@ -41,6 +43,21 @@ impl Vm {
             &mut self.ended,
         );
         self.count_ended();
+    }
+
+    /// Where an adaptive timeout depends on it: how long the attempt took until its answer began, or was cut off.
+    fn observe_latency(&mut self, cluster: ClusterId, verdict: Verdict) {
+        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
+            return;
+        }
+        let timed_out = verdict == Verdict::Certain(Signal::Timeout);
+        let Some(took) = host::property_u64(if timed_out { DURATION } else { BACKEND_LATENCY }) else { return };
+        let now = self.now();
+        let Some(latency) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.latency.as_mut()) else {
+            return;
+        };
+        let took = Duration::from_nanos(took);
+        if timed_out { latency.record_timeout(now, took) } else { latency.record(now, took) }
     }
 
     /// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of
