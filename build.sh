@@ -310,14 +310,12 @@ check_envoy_configuration() { # FILE
 
 # ---- tests, demo, lints ----
 
-# The tests that also run as WebAssembly say so themselves: they use wasm-bindgen-test.
+# The tests that also run as WebAssembly say so themselves: somewhere in their files they use wasm-bindgen-test.
 list_node_tests() {
-    local file
+    local file name
     for file in tests/*.rs tests/*/main.rs; do
-        if grep -qs wasm_bindgen_test "$file"; then
-            file=${file%/main.rs} file=${file%.rs}
-            printf '%s\n' "${file#tests/}"
-        fi
+        name=${file#tests/} name=${name%/main.rs} name=${name%.rs}
+        if grep -rqs wasm_bindgen_test "tests/$name.rs" "tests/$name"; then printf '%s\n' "$name"; fi
     done
 }
 
