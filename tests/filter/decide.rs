@@ -30,7 +30,8 @@ fn begin(at: &Attached, cluster: &str, request: impl FnOnce(Request) -> Request)
 fn each_class_gets_its_conditions() {
     let at = Attached::new(Level::Decide);
     let cluster = "classes";
-    let table: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    let table: &[Row] = &[
         ("GET", &[], REPEATABLE),
         ("HEAD", &[], REPEATABLE),
         ("OPTIONS", &[], REPEATABLE),

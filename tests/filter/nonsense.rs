@@ -1,7 +1,7 @@
 //! Callbacks in orders that no Envoy makes, for contexts that do not exist, while host calls fail: nothing panics, and no
 //! request is stopped without a reply of the module's own.
 
-use super::fake_host::{End, Host, Random, flag::*, raw, status};
+use super::fake_host::{End, Host, Random, flag::*, raw};
 use super::{DECIDE, GUARD, SHADOW, WATCH};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -81,13 +81,11 @@ fn sequence(words: &[u64], faulty: u64) {
     let root = host.start(DECIDE);
     let request = host.request(root).cluster("after nonsense").begin();
     assert_eq!(request.request_header("x-envoy-max-retries").as_deref(), Some("2"));
-    let statuses = status::ALL_BUT_OK;
-    assert!(!statuses.contains(&status::OK));
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn any_sequence_of_callbacks_is_survived(
@@ -101,7 +99,7 @@ proptest::proptest! {
 
 #[test]
 fn seeded_sequences_of_callbacks_are_survived() {
-    for seed in 0..200 {
+    for seed in 0..100 {
         let mut random = Random::new(seed);
         let words: Vec<u64> = (0..random.below(400)).map(|_| random.below(u64::MAX)).collect();
         sequence(&words, seed % 6);
