@@ -6,12 +6,12 @@ use super::state::{Current, Phase, with};
 unsafe extern "C" {
     pub safe fn proxy_on_memory_allocate(size: usize) -> *mut u8;
     safe fn proxy_on_context_create(context: u32, parent: u32);
-    safe fn proxy_on_vm_start(root: u32, size: u32) -> bool;
-    safe fn proxy_on_configure(root: u32, size: u32) -> bool;
+    safe fn proxy_on_vm_start(root: u32, size: usize) -> u32;
+    safe fn proxy_on_configure(root: u32, size: usize) -> u32;
     safe fn proxy_on_tick(root: u32);
     safe fn proxy_on_request_headers(context: u32, count: u32, end_of_stream: u32) -> u32;
     safe fn proxy_on_response_headers(context: u32, count: u32, end_of_stream: u32) -> u32;
-    safe fn proxy_on_done(context: u32) -> bool;
+    safe fn proxy_on_done(context: u32) -> u32;
     safe fn proxy_on_log(context: u32);
     safe fn proxy_on_delete(context: u32);
 }
@@ -32,12 +32,12 @@ pub fn context_create(context: u32, parent: u32) {
     in_phase(context, Phase::Create, || proxy_on_context_create(context, parent));
 }
 
-pub fn vm_start(root: u32, size: u32) -> bool {
-    in_phase(root, Phase::VmStart, || proxy_on_vm_start(root, size))
+pub fn vm_start(root: u32, size: usize) -> bool {
+    in_phase(root, Phase::VmStart, || proxy_on_vm_start(root, size) != 0)
 }
 
-pub fn configure(root: u32, size: u32) -> bool {
-    in_phase(root, Phase::Configure, || proxy_on_configure(root, size))
+pub fn configure(root: u32, size: usize) -> bool {
+    in_phase(root, Phase::Configure, || proxy_on_configure(root, size) != 0)
 }
 
 pub fn tick(root: u32) {
@@ -53,7 +53,7 @@ pub fn response_headers(context: u32, count: u32, end_of_stream: bool) -> u32 {
 }
 
 pub fn done(context: u32) -> bool {
-    in_phase(context, Phase::Done, || proxy_on_done(context))
+    in_phase(context, Phase::Done, || proxy_on_done(context) != 0)
 }
 
 pub fn log(context: u32) {

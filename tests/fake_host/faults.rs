@@ -126,8 +126,8 @@ impl Random {
         (mixed ^ (mixed >> 31)) % bound.max(1)
     }
 
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u64) as usize]
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
     }
 
     /// Some fault, for about one call in `one_in`.
@@ -136,7 +136,7 @@ impl Random {
             return None;
         }
         Some(match self.below(16) {
-            0..8 => Fault::Status(*self.pick(&status::ALL_BUT_OK)),
+            0..8 => Fault::Status(self.pick(&status::ALL_BUT_OK)),
             8 => Fault::bytes(b""),
             9 => Fault::not_utf8(),
             10 => Fault::huge(),

@@ -50,8 +50,21 @@ pub struct Root(pub u32);
 impl Host {
     /// A host on this thread. The clock stands at some day in 2026, nothing is attached yet.
     pub fn new() -> Self {
+        // In Node, a test that failed has left its contexts open.
+        Self::close_all();
         with(|state| state.begin(exports::proxy_on_memory_allocate));
         Self(())
+    }
+
+    fn close_all() {
+        with(|state| state.faults.rule = None);
+        // Streams have higher ids than their roots, and go first.
+        let open: Vec<u32> = with(|state| state.contexts.keys().rev().copied().collect());
+        for id in open {
+            exports::done(id);
+            exports::delete(id);
+            with(|state| state.contexts.remove(&id));
+        }
     }
 
     /// Attaches the module with a configuration; fails the test if the module refuses it.
@@ -75,7 +88,7 @@ impl Host {
     /// Configures a root again, as Envoy does when two listeners have the same plugin. Whether the module accepts.
     pub fn configure(&self, root: Root) -> bool {
         let size = with(|state| state.context(root.0).configuration.len());
-        exports::configure(root.0, size as u32)
+        exports::configure(root.0, size)
     }
 
     /// Ends a root context.
@@ -165,6 +178,19 @@ impl Host {
         with(|state| state.faults.count)
     }
 
+    /// Gives a context of any number something to show, for tests that make callbacks by [`raw`].
+    pub fn dress(&self, id: u32, root: u32, configuration: &str, end: &End) {
+        let mut context = Context::root(root, configuration.as_bytes());
+        context.request = id;
+        end.apply(&mut context);
+        with(|state| state.contexts.insert(id, context));
+    }
+
+    /// How many replies of its own the module has sent in a context, for the same.
+    pub fn local_replies(&self, context: u32) -> usize {
+        with(|state| state.context(context).replies.len())
+    }
+
     /// A request that reaches the module as an HTTP filter before the router (role `decide`).
     pub fn request(&self, root: Root) -> Request {
         Request::new(root)
@@ -212,12 +238,7 @@ impl Drop for Host {
         if std::thread::panicking() {
             return;
         }
-        self.no_faults();
-        // Streams have higher ids than their roots, and go first.
-        let open: Vec<u32> = with(|state| state.contexts.keys().rev().copied().collect());
-        for id in open {
-            self.stop(Root(id));
-        }
+        Self::close_all();
         let violations = with(|state| std::mem::take(&mut state.violations));
         assert!(violations.is_empty(), "a real Envoy would have suffered: {violations:#?}");
     }

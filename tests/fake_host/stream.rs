@@ -30,12 +30,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// `GET /` to `upstream.test`, without a body.
+    /// `GET /` to `upstream.test`, without a body, with an `x-request-id` of its own.
     pub fn new(root: Root) -> Self {
         let mut context = Context::stream(root.0, 0);
         let headers = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "upstream.test")];
         context.request_headers = Some(headers.into_iter().collect());
-        Self { root, context, end_of_stream: true }
+        let id = format!("request-{}", with(|state| state.next_id()));
+        Self { root, context, end_of_stream: true }.header("x-request-id", id)
     }
 
     /// The method. Those that usually have a body get one.
@@ -101,7 +102,7 @@ impl Attempt {
         context.response_headers = None;
         context.edits.clear();
         context.replies.clear();
-        Self { root, context }.host("10.0.0.1:8080")
+        Self { root, context }.host("10.0.0.1:8080").property("upstream.request_attempt_count", u64::from(number))
     }
 
     /// The upstream host, as `ip:port`.

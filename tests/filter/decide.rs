@@ -1,0 +1,177 @@
+//! What `decide` writes into a request, and what it counts.
+
+use super::fake_host::{Edit, HostCall, Request, Stream};
+use super::{Attached, Level, SHADOW, of, requests};
+use std::collections::BTreeSet;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const UNPROCESSED: &[&str] = &["connect-failure", "refused-stream", "reset-before-request"];
+const REPEATABLE: &[&str] = &["connect-failure", "refused-stream", "reset-before-request", "reset", "gateway-error"];
+const GRPC: (&str, &str) = ("content-type", "application/grpc");
+const KEY: (&str, &str) = ("idempotency-key", "7");
+
+fn conditions(stream: &Stream) -> BTreeSet<String> {
+    let header = stream.request_header("x-envoy-retry-on").unwrap_or_default();
+    header.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+fn words(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn begin(at: &Attached, cluster: &str, request: impl FnOnce(Request) -> Request) -> Stream {
+    let stream = request(at.host.request(at.decide).cluster(cluster)).begin();
+    assert!(stream.continued());
+    stream
+}
+
+#[test]
+fn each_class_gets_its_conditions() {
+    let at = Attached::new(Level::Decide);
+    let cluster = "classes";
+    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    let table: &[Row] = &[
+        ("GET", &[], REPEATABLE),
+        ("HEAD", &[], REPEATABLE),
+        ("OPTIONS", &[], REPEATABLE),
+        ("TRACE", &[], REPEATABLE),
+        ("PUT", &[], REPEATABLE),
+        ("DELETE", &[], REPEATABLE),
+        ("POST", &[], UNPROCESSED),
+        ("PATCH", &[], UNPROCESSED),
+        ("CONNECT", &[], UNPROCESSED),
+        ("get", &[], UNPROCESSED),
+        ("POST", &[KEY], REPEATABLE),
+        ("POST", &[("idempotency-key", "")], UNPROCESSED),
+        ("POST", &[("x-idempotency-key", "7")], UNPROCESSED),
+        ("POST", &[GRPC], UNPROCESSED),
+        ("POST", &[("content-type", "application/grpc-web")], UNPROCESSED),
+        ("POST", &[GRPC, KEY], &["connect-failure", "refused-stream", "reset-before-request", "reset"]),
+    ];
+    for (method, headers, expected) in table {
+        let stream = begin(&at, cluster, |request| request.method(method).headers(headers.iter().copied()));
+        assert_eq!(conditions(&stream), words(expected), "{method} {headers:?}");
+        assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("2"), "{method} {headers:?}");
+        assert_eq!(stream.request_header("x-envoy-retry-grpc-on"), None, "{method} {headers:?}");
+    }
+    assert_eq!(requests(&at.host, cluster), of([("grpc", 2), ("idempotent", 7), ("unsafe", 7)]));
+}
+
+#[test]
+fn somebodys_retry_is_retried_only_if_unprocessed() {
+    let at = Attached::new(Level::Decide);
+    for (count, expected) in [("1", REPEATABLE), ("2", UNPROCESSED), ("3", UNPROCESSED)] {
+        let stream = begin(&at, "again", |request| request.header("x-envoy-attempt-count", count));
+        assert_eq!(conditions(&stream), words(expected), "attempt {count}");
+    }
+}
+
+#[test]
+fn the_configuration_is_obeyed() {
+    let config = r#"{
+        "retry": {
+            "maxRetries": 5, "statusCodes": [500, 503], "idempotentMethods": ["GET", "QUERY"],
+            "idempotencyKeyHeaders": ["X-Key"], "perTryTimeout": "1s500ms", "grpcStatusCodes": ["unavailable"],
+            "alreadyRetried": "any"
+        },
+        "clusters": [
+            { "match": "configured-off*", "retry": null },
+            { "match": "configured-zero", "retry": { "maxRetries": 0 } },
+            { "match": "configured-*", "retry": { "maxRetries": 1, "statusCodes": [] } }
+        ]
+    }"#;
+    let at = Attached::with(Level::Decide, config);
+
+    let get = begin(&at, "other", |request| request.header("x-envoy-attempt-count", "2"));
+    assert!(conditions(&get).is_superset(&words(&["reset", "retriable-status-codes"])), "{:?}", conditions(&get));
+    assert_eq!(get.request_header("x-envoy-retriable-status-codes").as_deref(), Some("500,503"));
+    assert_eq!(get.request_header("x-envoy-max-retries").as_deref(), Some("5"));
+    assert_eq!(get.request_header("x-envoy-upstream-rq-per-try-timeout-ms").as_deref(), Some("1500"));
+
+    let put = begin(&at, "other", |request| request.method("PUT"));
+    assert_eq!(conditions(&put), words(UNPROCESSED));
+    assert_eq!(put.request_header("x-envoy-upstream-rq-per-try-timeout-ms"), None, "not retried on a timeout");
+    let post = begin(&at, "other", |request| request.method("POST").header("x-key", "7"));
+    assert!(conditions(&post).contains("reset"));
+    let grpc = begin(&at, "other", |request| request.method("POST").headers([GRPC]));
+    assert_eq!(conditions(&grpc), words(UNPROCESSED));
+    assert_eq!(grpc.request_header("x-envoy-retry-grpc-on").as_deref(), Some("unavailable"));
+
+    let first_match = begin(&at, "configured-off-1", |request| request);
+    assert_eq!(first_match.edits(), [], "a cluster without retries is left to its route");
+    let zero = begin(&at, "configured-zero", |request| request);
+    assert_eq!(zero.request_header("x-envoy-max-retries").as_deref(), Some("0"));
+    let one = begin(&at, "configured-1", |request| request);
+    assert_eq!(one.request_header("x-envoy-max-retries").as_deref(), Some("1"));
+    assert!(!conditions(&one).contains("gateway-error") && !conditions(&one).contains("retriable-status-codes"));
+    assert_eq!(requests(&at.host, "configured-off-1"), of([("off", 1)]));
+}
+
+#[test]
+fn clients_do_not_steer_and_do_not_ask_for_retries() {
+    let at = Attached::new(Level::Decide);
+    let asked = [
+        ("x-weir-hosts", "10.0.0.1:80"),
+        ("x-envoy-retry-on", "5xx"),
+        ("x-envoy-max-retries", "100"),
+        ("x-envoy-retry-grpc-on", "internal"),
+        ("x-envoy-retriable-status-codes", "404"),
+        ("x-envoy-retriable-header-names", "x-again"),
+        ("x-envoy-hedge-on-per-try-timeout", "true"),
+    ];
+    // Envoy lets such headers pass only from clients that it trusts, and marks these.
+    let request = |request: Request| request.method("POST").headers(asked).header("x-envoy-internal", "true");
+    let stream = begin(&at, "asked", request);
+    assert_eq!(conditions(&stream), words(UNPROCESSED));
+    assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("2"));
+    for name in [
+        "x-weir-hosts",
+        "x-envoy-retry-grpc-on",
+        "x-envoy-retriable-status-codes",
+        "x-envoy-retriable-header-names",
+        "x-envoy-hedge-on-per-try-timeout",
+    ] {
+        assert_eq!(stream.request_header(name), None, "{name}");
+    }
+    // The steering header passes Envoy from anybody.
+    let stream = begin(&at, "asked", |request| request.add_header("x-weir-hosts", "a").add_header("x-weir-hosts", "b"));
+    assert_eq!(stream.request_header("x-weir-hosts"), None);
+}
+
+#[test]
+fn shadow_writes_nothing_and_counts_everything() {
+    let at = Attached::with(Level::Guard, SHADOW);
+    let cluster = "shadow";
+    let asked = [("x-weir-hosts", "10.0.0.1:80"), ("x-envoy-retry-grpc-on", "internal"), ("x-envoy-internal", "true")];
+    for method in ["GET", "POST"] {
+        let stream = begin(&at, cluster, |request| request.method(method).headers(asked));
+        let attempt = at.host.attempt(at.guard.unwrap(), &stream, 1).begin();
+        assert!(attempt.continued());
+        assert!(attempt.response(503, [("retry-after", "1")]));
+        assert!(stream.response(503, [("retry-after", "1")]));
+        assert_eq!((stream.edits(), attempt.edits()), (vec![], vec![]), "{method}");
+    }
+    assert_eq!(requests(&at.host, cluster), of([("idempotent", 1), ("unsafe", 1)]));
+}
+
+#[test]
+fn what_envoy_answers_itself_is_left_alone() {
+    let at = Attached::new(Level::Decide);
+    let stream = at.host.request(at.decide).header("x-weir-hosts", "a").begin();
+    assert!(stream.continued());
+    let removed = Edit { map: super::fake_host::Map::Request, name: "x-weir-hosts".to_owned(), value: None };
+    assert_eq!(stream.edits(), [removed]);
+}
+
+#[test]
+fn a_request_costs_few_host_calls() {
+    let at = Attached::new(Level::Guard);
+    begin(&at, "cost", |request| request);
+    let before = at.host.calls();
+    begin(&at, "cost", |request| request);
+    let spent = |call| at.host.calls().get(&call).unwrap_or(&0) - before.get(&call).unwrap_or(&0);
+    let returning = [HostCall::GetProperty, HostCall::GetHeader, HostCall::GetHeaderPairs, HostCall::GetSharedData];
+    assert!(returning.into_iter().map(spent).sum::<u64>() <= 2, "values from the host cost the most");
+    assert!(HostCall::ALL.into_iter().map(spent).sum::<u64>() <= 6);
+}

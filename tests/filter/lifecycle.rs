@@ -1,0 +1,140 @@
+//! Roots come, are configured, tick and go.
+
+use super::fake_host::Host;
+use super::{Attached, DECIDE, GUARD, Level, SHADOW, WATCH};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+#[test]
+fn an_empty_configuration_is_decide_with_defaults() {
+    let host = Host::new();
+    for configuration in ["", "{}", DECIDE] {
+        let root = host.start(configuration);
+        let stream = host.request(root).cluster("defaults").begin();
+        assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("2"), "{configuration:?}");
+        stream.end();
+        host.stop(root);
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_the_reason() {
+    let host = Host::new();
+    for (configuration, told) in [
+        (&br#"{"retry": {"maxRetries": 11}}"#[..], &["retry.maxRetries", "11", "10"][..]),
+        (br#"{"role": "watch", "retry": {}}"#, &["retry"]),
+        (br#"{"role": "boss"}"#, &["role", "boss"]),
+        (br#"{"#, &[]),
+        (b"\xff\xfe", &[]),
+        (b"[]", &[]),
+    ] {
+        host.take_logs();
+        assert_eq!(host.try_start(configuration), None, "{}", String::from_utf8_lossy(configuration));
+        let logs = host.take_logs();
+        assert_eq!(logs.len(), 1, "{logs:?}");
+        assert_eq!(logs[0].level, 4);
+        assert!(told.iter().all(|part| logs[0].text.contains(part)), "{} lacks some of {told:?}", logs[0].text);
+    }
+}
+
+#[test]
+fn a_refused_configuration_changes_nothing() {
+    let host = Host::new();
+    let root = host.start(r#"{"retry": {"maxRetries": 3}}"#);
+    assert_eq!(host.try_start(br#"{"retry": {"maxRetries": -1}}"#), None);
+    let stream = host.request(root).cluster("kept").begin();
+    assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("3"));
+}
+
+#[test]
+fn the_newest_policy_wins_for_all_roots() {
+    let host = Host::new();
+    let max_retries = |root| {
+        let stream = host.request(root).cluster("live update").begin();
+        let value = stream.request_header("x-envoy-max-retries");
+        stream.end();
+        value
+    };
+    let old = host.start(r#"{"retry": {"maxRetries": 1}}"#);
+    assert_eq!(max_retries(old).as_deref(), Some("1"));
+    let new = host.start(r#"{"retry": {"maxRetries": 4}}"#);
+    assert_eq!(max_retries(new).as_deref(), Some("4"));
+    assert_eq!(max_retries(old).as_deref(), Some("4"));
+    // `watch` and `guard` bring no policy.
+    host.start(WATCH);
+    host.start(GUARD);
+    assert_eq!(max_retries(new).as_deref(), Some("4"));
+    host.stop(old);
+    assert_eq!(max_retries(new).as_deref(), Some("4"));
+    host.start(SHADOW);
+    assert_eq!(max_retries(new), None);
+}
+
+#[test]
+fn requests_under_way_survive_an_update() {
+    let at = Attached::new(Level::Guard);
+    let stream = at.host.request(at.decide).cluster("update").begin();
+    let new = at.host.start(r#"{"clusters": [{"match": "update", "retry": null}]}"#);
+    let attempt = at.host.attempt(at.guard.unwrap(), &stream, 1).begin();
+    assert!(attempt.response(503, []));
+    assert!(stream.response(503, []));
+    stream.end();
+    at.host.stop(at.decide);
+    let stream = at.host.request(new).cluster("update").begin();
+    assert_eq!(stream.edits(), []);
+}
+
+#[test]
+fn every_role_asks_for_ticks() {
+    let host = Host::new();
+    for role in [DECIDE, WATCH, GUARD] {
+        let root = host.start(role);
+        assert!(host.tick_period(root).is_some_and(|period| period > 0), "{role}");
+    }
+}
+
+#[test]
+fn roles_are_announced_once_when_they_are_settled() {
+    let host = Host::new();
+    host.clear_shared();
+    let watch = host.start(WATCH);
+    let tick = |roots: &[_]| {
+        for _ in 0..100 {
+            roots.iter().for_each(|root| host.tick(*root));
+        }
+        host.take_logs().into_iter().map(|line| line.text).collect::<Vec<_>>()
+    };
+    tick(&[watch]);
+    let decide = host.start(DECIDE);
+    let lines = tick(&[watch, decide]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("decide, watch") && !lines[0].contains("decide, watch, guard"), "{lines:?}");
+    // Another role: another line. A worker that says the same thing: none.
+    let guard = host.start(GUARD);
+    let lines = tick(&[watch, decide, guard]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("decide, watch, guard"), "{lines:?}");
+    assert_eq!(tick(&[watch, decide, guard]), Vec::<String>::new());
+}
+
+#[test]
+fn other_workers_announcements_are_not_repeated() {
+    let host = Host::new();
+    host.clear_shared();
+    let roots = [host.start(WATCH), host.start(GUARD)];
+    let tick = || (0..100).for_each(|_| roots.iter().for_each(|root| host.tick(*root)));
+    tick();
+    let keys = host.shared_keys();
+    assert!(!keys.is_empty(), "the announcement is in shared data");
+    let announced: Vec<_> = keys.iter().map(|key| (key, host.shared(key).unwrap().0)).collect();
+    // Another set of roles, and back: what another worker has announced meanwhile.
+    let more = host.start(SHADOW);
+    (0..100).for_each(|_| host.tick(more));
+    host.stop(more);
+    for (key, value) in announced {
+        host.set_shared(key, &value);
+    }
+    host.take_logs();
+    tick();
+    assert_eq!(host.take_logs(), []);
+}

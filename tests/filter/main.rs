@@ -1,0 +1,97 @@
+//! The filter, driven through its exported functions by a fake host: natively, and through wasm-bindgen-test in Node.
+//!
+//! In Node all tests share one module. So each uses cluster names of its own, and configures what it relies on.
+
+#[path = "../fake_host/mod.rs"]
+mod fake_host;
+
+mod decide;
+mod faults;
+mod host;
+mod lifecycle;
+mod nonsense;
+mod order;
+mod signals;
+mod veto;
+
+use fake_host::{End, Host, Root};
+use std::collections::BTreeMap;
+
+const DECIDE: &str = r#"{"role": "decide"}"#;
+const SHADOW: &str = r#"{"role": "decide", "mode": "shadow"}"#;
+const WATCH: &str = r#"{"role": "watch"}"#;
+const GUARD: &str = r#"{"role": "guard"}"#;
+
+/// Which roles are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// `decide` alone.
+    Decide,
+    /// `decide` and `watch`.
+    Watch,
+    /// All three.
+    Guard,
+}
+
+/// A host with the module attached.
+struct Attached {
+    host: Host,
+    decide: Root,
+    watch: Option<Root>,
+    guard: Option<Root>,
+    /// Whether an attempt's log entry has a context of its own.
+    apart: bool,
+}
+
+impl Attached {
+    fn new(level: Level) -> Self {
+        Self::with(level, DECIDE)
+    }
+
+    fn with(level: Level, decide: &str) -> Self {
+        let host = Host::new();
+        let decide = host.start(decide);
+        let watch = (level != Level::Decide).then(|| host.start(WATCH));
+        let guard = (level == Level::Guard).then(|| host.start(GUARD));
+        Self { host, decide, watch, guard, apart: false }
+    }
+
+    /// The end of an attempt, where `watch` is attached.
+    fn attempt_log(&self, end: &End) {
+        match self.watch {
+            Some(watch) if self.apart => self.host.attempt_log_apart(watch, end),
+            Some(watch) => self.host.attempt_log(watch, end),
+            None => {}
+        }
+    }
+
+    /// Lets the turn of the event loop end.
+    fn tick(&self) {
+        self.host.tick(self.decide);
+    }
+}
+
+/// The counters of one kind for a cluster that are not zero, by label.
+fn counts(host: &Host, metric: &str, label: &str, cluster: &str) -> BTreeMap<String, u64> {
+    let (prefix, suffix) = (format!("weir_{metric}_total.{label}."), format!(".cluster.{cluster}"));
+    let strip = |name: String| Some(name.strip_prefix(&prefix)?.strip_suffix(&suffix)?.to_owned());
+    let metrics = host.metrics().into_iter().filter(|(_, value)| *value > 0);
+    metrics.filter_map(|(name, value)| Some((strip(name)?, value))).collect()
+}
+
+fn attempts(host: &Host, cluster: &str) -> BTreeMap<String, u64> {
+    counts(host, "attempts", "signal", cluster)
+}
+
+fn requests(host: &Host, cluster: &str) -> BTreeMap<String, u64> {
+    counts(host, "requests", "retry", cluster)
+}
+
+fn vetoes(host: &Host, cluster: &str) -> BTreeMap<String, u64> {
+    counts(host, "vetoes", "reason", cluster)
+}
+
+/// What a set of counters should be.
+fn of<const N: usize>(expected: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    expected.into_iter().map(|(label, value)| (label.to_owned(), value)).collect()
+}

@@ -1,0 +1,160 @@
+//! `guard` has the last word on a retry, even one that the route's own policy wants.
+
+use super::fake_host::{End, Stream, flag::*};
+use super::{Attached, Level, SHADOW, attempts, counts, of, vetoes};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const REFUSED: &str = "delayed connect error: Connection refused";
+
+/// Sends an attempt past `guard`.
+fn send(at: &Attached, request: &Stream, number: u32) -> Stream {
+    at.host.attempt(at.guard.unwrap(), request, number).begin()
+}
+
+/// Ends an attempt without an answer.
+fn fail(at: &Attached, request: &Stream, attempt: Stream, number: u32, end: impl FnOnce(End) -> End) {
+    attempt.end();
+    at.attempt_log(&end(End::of_attempt(request, number)));
+}
+
+#[test]
+fn an_unsafe_retry_is_stopped() {
+    let at = Attached::new(Level::Guard);
+    for (flags, cluster) in [(UC, "unsafe reset"), (UT, "unsafe timeout")] {
+        let request = at.host.request(at.decide).cluster(cluster).method("POST").begin();
+        let first = send(&at, &request, 1);
+        fail(&at, &request, first, 1, |end| end.flags(flags));
+        at.host.advance(std::time::Duration::from_millis(20));
+        let second = send(&at, &request, 2);
+        let reply = second.local_reply().expect("a veto");
+        assert_eq!((reply.status, reply.grpc_status), (503, 14));
+        assert!(reply.body.contains("not retried"), "{}", reply.body);
+        fail(&at, &request, second, 2, |end| end);
+        request.response(503, []);
+        request.end_with(&End::new().code(503));
+        at.tick();
+        assert_eq!(vetoes(&at.host, cluster), of([("unsafe", 1)]));
+        let signal = if flags == UC { "reset" } else { "timeout" };
+        assert_eq!(attempts(&at.host, cluster), of([("local", 1), (signal, 1)]), "{cluster}");
+    }
+}
+
+#[test]
+fn a_safe_retry_goes_on() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "safe";
+    for (method, flags, reason) in [("GET", UC, ""), ("GET", UT, ""), ("POST", UF, REFUSED), ("POST", UF, "")] {
+        let request = at.host.request(at.decide).cluster(cluster).method(method).begin();
+        for number in 1..=3 {
+            let attempt = send(&at, &request, number);
+            assert!(attempt.continued(), "{method} {flags:#x} {number}");
+            fail(&at, &request, attempt, number, |end| end.flags(flags).failure_reason(reason));
+        }
+    }
+    assert_eq!(vetoes(&at.host, cluster), of([]));
+}
+
+#[test]
+fn a_doubt_is_no_veto() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "doubt";
+    // A refused stream looks like any other reset one until the request ends.
+    let request = at.host.request(at.decide).cluster(cluster).method("POST").begin();
+    let first = send(&at, &request, 1);
+    fail(&at, &request, first, 1, |end| end.flags(UR));
+    at.tick();
+    assert!(send(&at, &request, 2).continued());
+    // Without `watch`, nobody knows how the attempt before ended.
+    let without = Attached { watch: None, ..at };
+    let request = without.host.request(without.decide).cluster(cluster).method("POST").begin();
+    send(&without, &request, 1).end();
+    assert!(send(&without, &request, 2).continued());
+    assert_eq!(vetoes(&without.host, cluster), of([]));
+}
+
+#[test]
+fn another_requests_failure_is_not_this_ones() {
+    let at = Attached::new(Level::Guard);
+    let request = |method| at.host.request(at.decide).cluster("two requests").method(method).begin();
+    let (one, other) = (request("POST"), request("POST"));
+    let (first_of_one, first_of_other) = (send(&at, &one, 1), send(&at, &other, 1));
+    fail(&at, &one, first_of_one, 1, |end| end.flags(UC));
+    fail(&at, &other, first_of_other, 1, |end| end.flags(UF).failure_reason(REFUSED));
+    assert!(send(&at, &other, 2).continued());
+    assert!(!send(&at, &one, 2).continued());
+}
+
+#[test]
+fn a_pushback_ends_the_retries_with_the_upstreams_own_response() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "pushback";
+    let request = at.host.request(at.decide).cluster(cluster).begin();
+    let attempt = send(&at, &request, 1);
+    assert!(attempt.response(503, [("retry-after", "1")]));
+    assert_eq!(attempt.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    // No hop above shall retry it either.
+    assert!(request.response(503, [("retry-after", "1"), ("x-envoy-ratelimited", "true")]));
+    assert_eq!(request.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    assert_eq!(vetoes(&at.host, cluster), of([("pushback", 1)]));
+}
+
+#[test]
+fn an_answer_to_an_unsafe_request_is_not_retried_and_its_mark_stays_inside() {
+    let at = Attached::new(Level::Guard);
+    let request = at.host.request(at.decide).cluster("marked").method("POST").begin();
+    let attempt = send(&at, &request, 1);
+    assert!(attempt.response(503, []));
+    assert_eq!(attempt.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    assert!(request.response(503, [("x-envoy-ratelimited", "true")]));
+    assert_eq!(request.response_header("x-envoy-ratelimited"), None);
+}
+
+#[test]
+fn what_may_be_retried_is_not_marked() {
+    let at = Attached::new(Level::Guard);
+    for (method, code) in [("GET", 503), ("GET", 502), ("GET", 200), ("POST", 200), ("POST", 302)] {
+        let request = at.host.request(at.decide).cluster("not marked").method(method).begin();
+        let attempt = send(&at, &request, 1);
+        assert!(attempt.response(code, []));
+        assert_eq!(attempt.edits(), [], "{method} {code}");
+    }
+}
+
+#[test]
+fn the_upstreams_own_mark_stays() {
+    let at = Attached::new(Level::Guard);
+    let request = at.host.request(at.decide).cluster("own mark").method("POST").begin();
+    let attempt = send(&at, &request, 1);
+    assert!(attempt.response(503, [("x-envoy-ratelimited", "true")]));
+    assert!(request.response(503, [("x-envoy-ratelimited", "true")]));
+    assert_eq!(request.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+}
+
+#[test]
+fn shadow_counts_vetoes_and_lets_the_retries_go() {
+    let at = Attached::with(Level::Guard, SHADOW);
+    let cluster = "shadow veto";
+    let request = at.host.request(at.decide).cluster(cluster).method("POST").begin();
+    let first = send(&at, &request, 1);
+    fail(&at, &request, first, 1, |end| end.flags(UC));
+    let second = send(&at, &request, 2);
+    assert!(second.continued());
+    assert_eq!(second.local_reply(), None);
+    assert_eq!(vetoes(&at.host, cluster), of([]));
+    assert_eq!(counts(&at.host, "shadow_vetoes", "reason", cluster), of([("unsafe", 1)]));
+}
+
+#[test]
+fn attempts_of_requests_unknown_to_decide_pass() {
+    let at = Attached::new(Level::Guard);
+    let request = at.host.request(at.decide).cluster("unknown").method("POST").begin();
+    let attempt = send(&at, &request, 1);
+    // The request is gone, its attempts are not.
+    let log = End::of_attempt(&request, 1).flags(UC);
+    let late = at.host.attempt(at.guard.unwrap(), &request, 2);
+    request.end_with(&End::new().flags(DC));
+    attempt.end();
+    at.attempt_log(&log);
+    assert!(late.begin().continued());
+}
