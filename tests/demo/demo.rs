@@ -4,6 +4,8 @@
 //!
 //! Fails if Weir did not help, so that CI can run it.
 
+// The launcher of Envoy is what is used of it.
+#[allow(unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;
 
