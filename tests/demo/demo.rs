@@ -1,0 +1,65 @@
+//! The incident that Weir exists for, on this machine and in a minute: four replicas that crash-loop, a real Envoy in
+//! front of them running `envoy/envoy.yaml`, and a steady load of GETs and POSTs. Three times the same crashes and the
+//! same requests: without retries, with the retries that everybody configures first, and with Weir.
+//!
+//! Fails if Weir did not help, so that CI can run it.
+
+// The launcher of Envoy is what is used of it.
+#[allow(unused_imports)]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bootstrap;
+mod load;
+mod options;
+mod progress;
+mod replicas;
+mod report;
+mod schedule;
+mod table;
+mod trial;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use bootstrap::Variant;
+use options::Options;
+use schedule::Timeline;
+
+/// As many as `envoy/envoy.yaml` has endpoints.
+const REPLICAS: usize = 4;
+
+fn main() -> ExitCode {
+    let outcome = Options::from_arguments(std::env::args().skip(1)).and_then(|options| match options {
+        Some(options) => run(&options),
+        None => Ok(true),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether Weir helped.
+fn run(options: &Options) -> Result<bool> {
+    let timelines = Timeline::crash_loops(options.seed, REPLICAS, options.length());
+    println!("{}", table::introduction(options, &timelines, &support::envoy::version()?));
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
+    let mut reports = Vec::new();
+    for variant in Variant::ALL {
+        reports.push(trial::run(&runtime, options, &timelines, variant)?);
+    }
+    println!("\n{}\n\n{}", table::comparison(&reports), table::explanation(&reports));
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&report::to_json(options, &reports))?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let shortcomings = report::shortcomings(&reports);
+    println!("\n{}", table::verdict(&reports, &shortcomings));
+    Ok(shortcomings.is_empty())
+}
