@@ -48,8 +48,9 @@ pub fn cancel(address: SocketAddr, request: &Request, upstream: &Upstream) -> Re
     let (response, mut stream, connection) = runtime().block_on(send(address, request))?;
     upstream.wait_for(1).map_err(anyhow::Error::msg)?;
     stream.send_reset(Reason::CANCEL);
-    runtime().block_on(async { drop(response.await) });
-    connection.abort();
+    drop((response, stream));
+    // With nothing left to do, the connection sends what it has, the reset first, and ends.
+    drop(runtime().block_on(connection));
     Ok(())
 }
 

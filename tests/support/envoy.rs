@@ -126,8 +126,9 @@ impl Launch {
             // Merged over the file.
             .arg("--config-yaml")
             .arg(json!({"admin": {"address": address}}).to_string())
-            // Envoys on one machine that share an id share memory for hot restart.
-            .arg("--use-dynamic-base-id")
+            // Hot restart would share memory with other Envoys of this machine, and would end this one with the thread
+            // that starts it.
+            .arg("--disable-hot-restart")
             .args(["--concurrency", &self.concurrency.to_string(), "--log-level", &self.log_level])
             // Access logs reach their files soon: the default is ten seconds.
             .args(["--file-flush-interval-msec", "20"])
@@ -183,6 +184,11 @@ impl Envoy {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
+    /// The last lines of the log.
+    pub fn log_end(&self) -> String {
+        tail(&self.log())
+    }
+
     /// Waits for a line of the log that holds all of `parts`, and returns it.
     pub fn wait_for_log(&self, parts: &[&str]) -> Result<String> {
         let found = wait::until(wait::LIMIT, || {
@@ -207,8 +213,8 @@ impl Envoy {
         });
         match ended {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => bail!("Envoy ended ({status}):\n{}", tail(&self.log())),
-            Err(reason) => bail!("{reason}; its log ends:\n{}", tail(&self.log())),
+            Ok(Some(status)) => bail!("Envoy ended ({status}):\n{}", self.log_end()),
+            Err(reason) => bail!("{reason}; its log ends:\n{}", self.log_end()),
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Step {
     Hang,
     /// Ends the connection in order.
     Fin,
+    /// Ends the connection and does not care what is still on its way: a reset, if anything is.
+    Close,
     /// Ends the connection with a reset.
     Rst,
 }
@@ -108,6 +110,7 @@ async fn run(stream: &mut TcpStream, steps: &[Step], record: &Record) -> bool {
                 drop(tokio::time::timeout(Duration::from_secs(5), drain).await);
                 return false;
             }
+            Step::Close => return false,
             Step::Rst => {
                 drop(socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)));
                 return false;

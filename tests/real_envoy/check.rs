@@ -1,0 +1,176 @@
+//! Runs a case at a level, and compares Envoy's own logs and Weir's counters with what is legal.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+
+use crate::case::{Case, Outcome, Scene};
+use crate::level::{Level, Site, Sites};
+use crate::support::admin::Admin;
+use crate::support::wait;
+
+/// What was counted, case by case, to be looked at again when all is over.
+#[derive(Default)]
+pub struct Ledger(Mutex<Vec<Counted>>);
+
+struct Counted {
+    level: Level,
+    case: &'static str,
+    cluster: String,
+    tally: Tally,
+}
+
+/// Weir's counters for one cluster: as many words as were counted, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub attempts: Vec<String>,
+    pub vetoes: Vec<String>,
+    pub requests: usize,
+}
+
+impl Tally {
+    /// Reads the counters of a cluster.
+    pub fn read(admin: Admin, cluster: &str) -> Result<Self, String> {
+        let suffix = format!(".cluster.{cluster}");
+        let filter = format!(r"^wasmcustom[.]weir_.*[.]cluster[.]{cluster}$");
+        let stats = admin.stats(&filter).map_err(|error| error.to_string())?;
+        let mut tally = Self::default();
+        for (name, count) in &stats {
+            let Some(name) = name.strip_prefix("wasmcustom.weir_").and_then(|name| name.strip_suffix(&suffix)) else {
+                continue;
+            };
+            let count = usize::try_from(*count).unwrap_or(usize::MAX);
+            match name.rsplit_once('.') {
+                Some(("attempts_total.signal", signal)) => {
+                    tally.attempts.extend(std::iter::repeat_n(signal.to_owned(), count));
+                }
+                Some(("vetoes_total.reason", reason)) => {
+                    tally.vetoes.extend(std::iter::repeat_n(reason.to_owned(), count));
+                }
+                Some(("requests_total.retry", _)) => tally.requests += count,
+                _ => return Err(format!("unknown metric {name}")),
+            }
+        }
+        tally.attempts.sort();
+        tally.vetoes.sort();
+        Ok(tally)
+    }
+}
+
+/// Runs a case at a level.
+pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<(), String> {
+    let site = sites.get(level)?;
+    let scene = Scene {
+        case,
+        level,
+        envoy: SocketAddr::from((Ipv4Addr::LOCALHOST, site.port)),
+        upstreams: site.upstreams(case.name),
+    };
+    (case.visit)(&scene).map_err(|error| format!("{error:#}\n{}", observed(case, &site)))?;
+    let legal: Vec<&Outcome> = case.outcomes.iter().filter(|outcome| outcome.is_legal(level, site.version)).collect();
+    let outcome = wait::until(wait::LIMIT, || {
+        let outcome = legal.iter().find(|outcome| logged(case, &site, outcome));
+        outcome.copied().ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, &site)))
+    })?;
+    if let Some(seen) = &outcome.seen {
+        let counts: Vec<usize> = scene.upstreams.iter().map(crate::support::upstream::Upstream::count).collect();
+        if counts != *seen {
+            return Err(format!("the upstreams saw {counts:?} requests, not {seen:?}\n{}", observed(case, &site)));
+        }
+    }
+    if level == Level::Without {
+        return Ok(());
+    }
+    let cluster = case.cluster_name();
+    let expected = Tally {
+        attempts: outcome.counted(level).to_vec(),
+        vetoes: if level == Level::Guard { outcome.vetoes.clone() } else { Vec::new() },
+        // What Envoy answers itself was never on its way to a cluster.
+        requests: if outcome.attempts.is_empty() { 0 } else { outcome.requests.len() },
+    };
+    wait::until(wait::LIMIT / 3, || {
+        let mut tally = Tally::read(site.admin, &cluster)?;
+        if outcome.attempts.is_empty() {
+            tally.requests = 0;
+        }
+        if tally == expected {
+            ledger.0.lock().expect("no one panics with the lock held").push(Counted {
+                level,
+                case: case.name,
+                cluster: cluster.clone(),
+                tally: Tally::read(site.admin, &cluster)?,
+            });
+            return Ok(());
+        }
+        Err(format!("Weir counted   {tally:?},\nbut should have {expected:?}\n{}", observed(case, &site)))
+    })
+}
+
+impl Ledger {
+    /// Whether nothing was counted for a case after it had passed, and all Envoys still run.
+    pub fn audit(&self, sites: &Sites) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for site in sites.started() {
+            let level = site.level;
+            let Ok(mut envoy) = site.envoy.lock() else { continue };
+            if !envoy.is_running() {
+                complaints.push(format!("{}: Envoy ended before it was told to:\n{}", level.name(), envoy.log_end()));
+                continue;
+            }
+            for counted in self.0.lock().expect("no one panics with the lock held").iter() {
+                if counted.level != level {
+                    continue;
+                }
+                match Tally::read(site.admin, &counted.cluster) {
+                    Ok(tally) if tally == counted.tally => {}
+                    other => complaints.push(format!(
+                        "{}::{}: after the case had passed, its counters went from {:?} to {other:?}",
+                        level.name(),
+                        counted.case,
+                        counted.tally,
+                    )),
+                }
+            }
+        }
+        complaints
+    }
+}
+
+/// Whether Envoy's logs show this outcome.
+fn logged(case: &Case, site: &Site, outcome: &Outcome) -> bool {
+    let with_weir = site.level != Level::Without;
+    let attempts = ends(site, "attempts.log", case, false);
+    let requests = ends(site, "requests.log", case, with_weir);
+    let mut expected = outcome.requests.clone();
+    if with_weir {
+        // `x-envoy-max-retries: 0` makes Envoy say that retries are exhausted when anything fails.
+        expected = expected.iter().map(|end| without_exhausted(end)).collect();
+    }
+    expected.sort();
+    let details = || site.log("requests.log", &case.path()).iter().all(|entry| entry.details.contains(outcome.details));
+    attempts == outcome.attempts && requests == expected && (with_weir || details())
+}
+
+fn ends(site: &Site, file: &str, case: &Case, strip: bool) -> Vec<String> {
+    let entries = site.log(file, &case.path()).into_iter().map(|entry| entry.end);
+    let mut ends: Vec<String> = entries.map(|end| if strip { without_exhausted(&end) } else { end }).collect();
+    ends.sort();
+    ends
+}
+
+/// Takes URX from the flags.
+fn without_exhausted(end: &str) -> String {
+    let Some((flags, code)) = end.split_once('/') else { return end.to_owned() };
+    let flags: Vec<&str> = flags.split(',').filter(|flag| *flag != "URX").collect();
+    if flags.is_empty() { format!("-/{code}") } else { format!("{}/{code}", flags.join(",")) }
+}
+
+/// All that a reader of a failure wants to know.
+fn observed(case: &Case, site: &Site) -> String {
+    let seen: Vec<usize> = site.upstreams(case.name).iter().map(crate::support::upstream::Upstream::count).collect();
+    format!(
+        "attempts.log: {:?}\nrequests.log: {:?}\nupstreams saw {seen:?} requests; Weir counted {:?}",
+        site.log("attempts.log", &case.path()),
+        site.log("requests.log", &case.path()),
+        Tally::read(site.admin, &case.cluster_name()),
+    )
+}
