@@ -89,7 +89,7 @@ pub fn explanation(reports: &[Report]) -> String {
         let crashes = get.failed_by(Failure::Reset) + get.failed_by(Failure::Refused);
         let _ = writeln!(
             text,
-            "Of {} GETs that failed with Weir, {crashes} met a crashed replica at each of their three\nattempts.",
+            "Of {} GETs that failed with Weir, {crashes} met crashed replicas until their retries\nwere used up.",
             get.failed()
         );
     }
