@@ -138,7 +138,10 @@ impl Vm {
         let explained = std::mem::take(&mut request.explained);
         let (cluster, charged, timeout) = (request.cluster, request.charged, request.per_try_timeout);
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
-        let judge = cluster.filter(|cluster| !self.engine.cluster(*cluster).is_some_and(|cluster| cluster.watched));
+        let watched = cluster.and_then(|cluster| self.engine.cluster(cluster)).is_some_and(|cluster| cluster.watched);
+        // When the client goes away, the attempt's log entry comes after this, also that of a cluster's first attempt.
+        let watched = watched || (flags.client_gone() && self.has_role(Role::Watch));
+        let judge = cluster.filter(|_| !watched);
         let status = if judge.is_some() || !flags.is_empty() { response_code() } else { None };
         // Details cost a host call; nothing depends on them where all went well.
         let trouble = !flags.is_empty() || !explained.is_empty() || status.is_some_and(|status| status >= 400);
