@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::attempt::{ClusterId, Ended, RequestId};
+use crate::cluster::MOST_CLUSTERS;
 use crate::config::{Mode, Role};
 use crate::engine::Engine;
 use crate::host::{self, Metric, MetricKind, Path};
@@ -125,6 +126,13 @@ impl Vm {
         }
         if let Some(metric) = *metric {
             host::increment(metric, by);
+        }
+    }
+
+    /// Forgets the metrics of clusters that the engine forgot, now and then.
+    fn forget_metrics(&mut self) {
+        if self.metrics.len() > 2 * MOST_CLUSTERS {
+            self.metrics.retain(|cluster, _| self.engine.cluster(*cluster).is_some());
         }
     }
 
