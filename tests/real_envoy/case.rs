@@ -95,6 +95,12 @@ impl Case {
         self
     }
 
+    /// Says nothing about Envoy without Weir.
+    pub fn with_weir_only(mut self) -> Self {
+        self.without = false;
+        self
+    }
+
     /// Adds a legal outcome.
     pub fn then(mut self, outcome: Outcome) -> Self {
         self.outcomes.push(outcome);
@@ -166,7 +172,7 @@ impl Scene<'_> {
 pub struct Outcome {
     /// The ends of the attempts as Envoy's upstream log has them, in any order.
     pub attempts: Vec<String>,
-    /// The ends of the requests as Envoy's access log has them, in any order.
+    /// The ends of the requests as Envoy's access log has them, in any order; flags in alphabetical order.
     pub requests: Vec<String>,
     /// The attempts that Weir counts, where it sees each.
     pub signals: Vec<String>,

@@ -69,7 +69,9 @@ pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<
     let legal: Vec<&Outcome> = case.outcomes.iter().filter(|outcome| outcome.is_legal(level, site.version)).collect();
     let outcome = wait::until(wait::LIMIT, || {
         let outcome = legal.iter().find(|outcome| logged(case, &site, outcome));
-        outcome.copied().ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, &site)))
+        outcome
+            .copied()
+            .ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, &site)))
     })?;
     if let Some(seen) = &outcome.seen {
         let counts: Vec<usize> = scene.upstreams.iter().map(crate::support::upstream::Upstream::count).collect();
