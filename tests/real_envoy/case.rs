@@ -95,10 +95,21 @@ impl Case {
         self
     }
 
+    /// Says nothing about Envoy without Weir.
+    pub fn with_weir_only(mut self) -> Self {
+        self.without = false;
+        self
+    }
+
     /// Adds a legal outcome.
     pub fn then(mut self, outcome: Outcome) -> Self {
         self.outcomes.push(outcome);
         self
+    }
+
+    /// Whether Weir has a say in its retries.
+    pub fn has_retries(&self) -> bool {
+        self.policy != "off"
     }
 
     pub fn cluster_name(&self) -> String {
@@ -166,7 +177,7 @@ impl Scene<'_> {
 pub struct Outcome {
     /// The ends of the attempts as Envoy's upstream log has them, in any order.
     pub attempts: Vec<String>,
-    /// The ends of the requests as Envoy's access log has them, in any order.
+    /// The ends of the requests as Envoy's access log has them, in any order; flags in alphabetical order.
     pub requests: Vec<String>,
     /// The attempts that Weir counts, where it sees each.
     pub signals: Vec<String>,
@@ -174,6 +185,8 @@ pub struct Outcome {
     pub alone: Option<Vec<String>>,
     /// The retries that `guard` stops.
     pub vetoes: Vec<String>,
+    /// What the budget says of retries, where it is not that it grants those that are seen.
+    retries: Option<Vec<String>>,
     /// Part of the code details of each request; for Envoy without Weir only.
     pub details: &'static str,
     /// How many requests each upstream sees; unknown unless told.
@@ -190,6 +203,7 @@ impl Outcome {
             signals: words(signals),
             alone: None,
             vetoes: Vec::new(),
+            retries: None,
             details: "",
             seen: None,
             levels: None,
@@ -204,6 +218,12 @@ impl Outcome {
 
     pub fn vetoes(mut self, reasons: &str) -> Self {
         self.vetoes = words(reasons);
+        self
+    }
+
+    /// What the budget says, in words.
+    pub fn budget(mut self, verdicts: &str) -> Self {
+        self.retries = Some(words(verdicts));
         self
     }
 
@@ -231,6 +251,18 @@ impl Outcome {
 
     pub fn is_legal(&self, level: Level, version: Version) -> bool {
         self.levels.is_none_or(|levels| levels.contains(&level)) && (self.versions)(version)
+    }
+
+    /// What the budget is counted to say of retries.
+    pub fn retries(&self, has_retries: bool, level: Level) -> Vec<String> {
+        if let Some(retries) = &self.retries {
+            return retries.clone();
+        }
+        // An attempt that `guard` stopped for safety was no retry.
+        let stopped =
+            if level == Level::Guard { self.vetoes.iter().filter(|veto| *veto == "unsafe").count() } else { 0 };
+        let retries = self.signals.len().saturating_sub(self.requests.len() + stopped);
+        vec!["granted".to_owned(); if has_retries { retries } else { 0 }]
     }
 
     /// The signals that are counted at a level.

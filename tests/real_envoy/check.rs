@@ -24,6 +24,8 @@ struct Counted {
 pub struct Tally {
     pub attempts: Vec<String>,
     pub vetoes: Vec<String>,
+    /// Retries, as `granted` or `denied`.
+    pub retries: Vec<String>,
     pub requests: usize,
 }
 
@@ -39,16 +41,17 @@ impl Tally {
                 continue;
             };
             let count = usize::try_from(*count).unwrap_or(usize::MAX);
-            match name.rsplit_once('.') {
-                Some(("attempts_total.signal", signal)) => {
-                    tally.attempts.extend(std::iter::repeat_n(signal.to_owned(), count));
+            let words = match name.rsplit_once('.') {
+                Some(("requests_total.retry", _)) => {
+                    tally.requests += count;
+                    continue;
                 }
-                Some(("vetoes_total.reason", reason)) => {
-                    tally.vetoes.extend(std::iter::repeat_n(reason.to_owned(), count));
-                }
-                Some(("requests_total.retry", _)) => tally.requests += count,
+                Some(("attempts_total.signal", signal)) => (&mut tally.attempts, signal),
+                Some(("vetoes_total.reason", reason)) => (&mut tally.vetoes, reason),
+                Some(("retries_total.verdict", verdict)) => (&mut tally.retries, verdict),
                 _ => return Err(format!("unknown metric {name}")),
-            }
+            };
+            words.0.extend(std::iter::repeat_n(words.1.to_owned(), count));
         }
         tally.attempts.sort();
         tally.vetoes.sort();
@@ -69,7 +72,9 @@ pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<
     let legal: Vec<&Outcome> = case.outcomes.iter().filter(|outcome| outcome.is_legal(level, site.version)).collect();
     let outcome = wait::until(wait::LIMIT, || {
         let outcome = legal.iter().find(|outcome| logged(case, &site, outcome));
-        outcome.copied().ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, &site)))
+        outcome
+            .copied()
+            .ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, &site)))
     })?;
     if let Some(seen) = &outcome.seen {
         let counts: Vec<usize> = scene.upstreams.iter().map(crate::support::upstream::Upstream::count).collect();
@@ -84,6 +89,7 @@ pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<
     let expected = Tally {
         attempts: outcome.counted(level).to_vec(),
         vetoes: if level == Level::Guard { outcome.vetoes.clone() } else { Vec::new() },
+        retries: outcome.retries(case.has_retries(), level),
         // What Envoy answers itself was never on its way to a cluster.
         requests: if outcome.attempts.is_empty() { 0 } else { outcome.requests.len() },
     };

@@ -114,7 +114,7 @@ impl Site {
 /// An entry of an access log.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Such as `UF,URX/503`; `-/200` and `-/-` where Envoy has no flag, and no code.
+    /// Such as `UF,URX/503`; `-/200` and `-/-` where Envoy has no flag, and no code. Flags stand in alphabetical order.
     pub end: String,
     pub details: String,
 }
@@ -129,7 +129,12 @@ pub fn read_log(file: &Path, path: &str) -> Vec<Entry> {
             let mut words = line.split(' ').skip(1);
             let (flags, code) = (words.next()?, words.next()?);
             let code = if code == "0" { "-" } else { code };
-            Some(Entry { end: format!("{flags}/{code}"), details: words.next().unwrap_or_default().to_owned() })
+            let mut flags: Vec<&str> = flags.split(',').collect();
+            flags.sort_unstable();
+            Some(Entry {
+                end: format!("{}/{code}", flags.join(",")),
+                details: words.next().unwrap_or_default().to_owned(),
+            })
         })
         .collect()
 }

@@ -56,6 +56,7 @@ pub fn stats_config() -> Value {
         label("retry"),
         label("signal"),
         label("reason"),
+        label("verdict"),
         {"tag_name": "weir_cluster", "regex": r"^wasmcustom\.weir_\w+(?:\.\w+\.\w+)?(\.cluster\.(.+))$"},
     ]})
 }

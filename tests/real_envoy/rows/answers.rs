@@ -25,7 +25,8 @@ pub fn rows() -> Vec<Case> {
         ("sidecar_reset", 503, &[("proxy-status", "sidecar; error=connection_terminated")], "reset"),
         ("sidecar_timeout", 503, &[("proxy-status", "sidecar; error=connection_timeout")], "unreachable"),
     ];
-    let mut rows: Vec<Case> = statuses.into_iter().map(|(name, status, headers, signal)| http(name, status, headers, signal)).collect();
+    let mut rows: Vec<Case> =
+        statuses.into_iter().map(|(name, status, headers, signal)| http(name, status, headers, signal)).collect();
     let codes = [
         ("ok", 0, "answered"),
         ("cancelled", 1, "answered"),

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::case::{Case, Outcome, Scene};
 use crate::support::client::Request;
-use crate::support::upstream::{Seen, Step, Upstream, answer, full_backlog, http1, http1_on_headers, on_accept, refuses};
+use crate::support::upstream::{
+    Seen, Step, Upstream, answer, full_backlog, http1, http1_on_headers, on_accept, refuses,
+};
 
 pub fn rows() -> Vec<Case> {
     vec![
@@ -22,7 +24,9 @@ pub fn rows() -> Vec<Case> {
                 {"source_address": {"address": "192.0.2.1", "port_value": 0}}}))
             .then(Outcome::new("UF/-", "UF/503", "local").details("local_connection_failure").seen(&[0])),
         Case::once("tls_to_plaintext")
-            .upstream(|| on_accept(vec![Step::Read, Step::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Step::Hang]))
+            .upstream(|| {
+                on_accept(vec![Step::Read, Step::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Step::Hang])
+            })
             .cluster(tls())
             .then(Outcome::new("UF/-", "UF/503", "unreachable").details("TLS_error")),
         Case::once("tls_to_silence")
@@ -30,10 +34,11 @@ pub fn rows() -> Vec<Case> {
             .cluster(tls())
             .cluster(json!({"connect_timeout": "0.4s"}))
             .then(Outcome::new("UF/-", "UF/503", "unreachable").details("connection_timeout")),
-        Case::once("tls_reset_on_accept")
-            .upstream(|| on_accept(vec![Step::Rst]))
-            .cluster(tls())
-            .then(Outcome::new("UF/-", "UF/503", "unreachable")),
+        Case::once("tls_reset_on_accept").upstream(|| on_accept(vec![Step::Rst])).cluster(tls()).then(Outcome::new(
+            "UF/-",
+            "UF/503",
+            "unreachable",
+        )),
         Case::once("reset_on_accept")
             .upstream(|| on_accept(vec![Step::Rst]))
             // Which of the two depends on whether Envoy saw the connection before its reset.

@@ -2,7 +2,7 @@
 
 use h2::Reason;
 
-use super::connections::visit_gate;
+use super::visit_gate;
 use crate::case::{Case, Outcome};
 use crate::level::Version;
 use crate::support::upstream::{Frame, Reply, frames, http2};
@@ -22,8 +22,14 @@ pub fn rows() -> Vec<Case> {
             .then(Outcome::new("UR/-", "UR/503", "reset").details(reset_details).seen(&[1])),
         // Some version after 1.36 began to tell it apart.
         reset("h2_protocol_error", Reason::PROTOCOL_ERROR)
-            .then(Outcome::new("UPE/-", "UPE/502", "reset").details("protocol_error").with(|version| version > Version(1, 36)))
-            .then(Outcome::new("UR/-", "UR/503", "reset").details(reset_details).with(|version| version < Version(1, 40))),
+            .then(
+                Outcome::new("UPE/-", "UPE/502", "reset")
+                    .details("protocol_error")
+                    .with(|version| version > Version(1, 36)),
+            )
+            .then(
+                Outcome::new("UR/-", "UR/503", "reset").details(reset_details).with(|version| version < Version(1, 40)),
+            ),
         goaway("h2_goaway_excluding", &[Frame::GoAwayExcluding])
             .then(Outcome::new("UR/-", "UR/503", "refused").details("remote_refused_stream_reset").seen(&[1])),
         goaway("h2_goaway_including", &[Frame::GoAwayIncluding, Frame::Close])
@@ -36,7 +42,10 @@ pub fn rows() -> Vec<Case> {
 }
 
 fn reset(name: &'static str, reason: Reason) -> Case {
-    Case::once(name).http2().upstream(move || http2(move |_| Reply::reset(reason))).visit(|scene| scene.post().map(drop))
+    Case::once(name)
+        .http2()
+        .upstream(move || http2(move |_| Reply::reset(reason)))
+        .visit(|scene| scene.post().map(drop))
 }
 
 fn goaway(name: &'static str, script: &'static [Frame]) -> Case {

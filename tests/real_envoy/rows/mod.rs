@@ -8,7 +8,11 @@ mod inside;
 mod timeouts;
 
 use crate::case::Case;
+pub use connections::visit_gate;
 
 pub fn all() -> Vec<Case> {
-    [connections::rows(), http2::rows(), timeouts::rows(), answers::rows(), inside::rows()].into_iter().flatten().collect()
+    [connections::rows(), http2::rows(), timeouts::rows(), answers::rows(), inside::rows()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -52,8 +52,7 @@ pub fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<Step> {
     vec![Step::Send(response(status, headers, body))]
 }
 
-/// The bytes of a whole response.
-pub fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use frames::{Frame, frames};
-pub use http1::{Step, answer, http1, http1_on_headers, on_accept, response};
+pub use http1::{Step, answer, http1, http1_on_headers, on_accept};
 pub use http2::{Reply, http2};
 pub use sockets::{full_backlog, refuses};
 
