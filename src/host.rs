@@ -14,6 +14,7 @@ use std::ptr::{null, null_mut};
 
 /// The statuses that Weir tells apart; all others are failures alike.
 const OK: i32 = 0;
+const CAS_MISMATCH: i32 = 8;
 
 unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> i32;
@@ -326,9 +327,24 @@ pub fn shared(key: &str) -> Shared {
     Shared { value, version }
 }
 
-/// Writes shared data if it still is as [`shared`] saw it, absent included. `false` if another worker was faster, or the host refuses.
-pub fn swap_shared(key: &str, value: &[u8], version: u32) -> bool {
+/// What became of a write to shared data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// It is written.
+    Done,
+    /// Another worker was faster.
+    Conflict,
+    /// The host refuses.
+    Failed,
+}
+
+/// Writes shared data if it still is as [`shared`] saw it, absent included.
+pub fn swap_shared(key: &str, value: &[u8], version: u32) -> Swap {
     let data = if value.is_empty() { null() } else { value.as_ptr() };
     // SAFETY: the host reads key and value during the call.
-    unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), data, value.len(), version) == OK }
+    match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), data, value.len(), version) } {
+        OK => Swap::Done,
+        CAS_MISMATCH => Swap::Conflict,
+        _ => Swap::Failed,
+    }
 }

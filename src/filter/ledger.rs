@@ -4,24 +4,29 @@ use super::Vm;
 use crate::account::Account;
 use crate::attempt::ClusterId;
 use crate::budget::Charge;
-use crate::host;
+use crate::host::{self, Swap};
 use crate::time::Time;
 
-/// How often a swap is tried. Each failure means that another worker's succeeded, so with any sane number of workers this
-/// is never reached.
+/// How often a swap is tried. Each conflict means that another worker's swap succeeded, so with any sane number of workers
+/// this is never reached.
 const TRIES: u32 = 1_000;
 
 impl Vm {
-    /// Asks a cluster's budget for one retry. Without a budget, it is granted.
+    /// Asks a cluster's budget for one retry. Without a budget, it is granted. Should the host refuse to keep the record, the
+    /// answer is what it would have been on the last one.
     pub(super) fn charge(&mut self, cluster: ClusterId) -> Charge {
         let Some((key, account)) = self.account(cluster) else { return Charge::Granted };
         for _ in 0..TRIES {
             let shared = host::shared(&key);
-            let (charge, record) = account.charge(shared.value.as_deref(), Time::from_nanos(host::wall_clock()));
+            let (charge, record) = account.charge(shared.value.as_deref(), now());
             let Some(record) = record else { return charge };
-            if host::swap_shared(&key, &record, shared.version) {
-                account.published();
-                return charge;
+            match host::swap_shared(&key, &record, shared.version) {
+                Swap::Done => {
+                    account.published();
+                    return charge;
+                }
+                Swap::Conflict => {}
+                Swap::Failed => return charge,
             }
         }
         Charge::Denied
@@ -33,11 +38,13 @@ impl Vm {
             let Some((key, account)) = self.account(cluster) else { continue };
             for _ in 0..TRIES {
                 let shared = host::shared(&key);
-                let record = account.publish(shared.value.as_deref(), Time::from_nanos(host::wall_clock()));
-                if host::swap_shared(&key, &record, shared.version) {
-                    account.published();
-                    break;
+                let record = account.publish(shared.value.as_deref(), now());
+                match host::swap_shared(&key, &record, shared.version) {
+                    Swap::Done => account.published(),
+                    Swap::Conflict => continue,
+                    Swap::Failed => {}
                 }
+                break;
             }
         }
     }
@@ -47,4 +54,9 @@ impl Vm {
         let key = ["weir/budget/", &cluster.name].concat();
         Some((key, cluster.account.as_mut()?))
     }
+}
+
+/// Records are stamped with the host's own time, which all workers share (see [`crate::time`]); it is read after the record.
+fn now() -> Time {
+    Time::from_nanos(host::wall_clock())
 }

@@ -2,7 +2,7 @@
 
 use super::Vm;
 use crate::config::{Mode, Role};
-use crate::host::{self, Level};
+use crate::host::{self, Level, Swap};
 
 /// The line last written is kept here, so that one VM writes it for all of them.
 const KEY: &str = "weir/startup";
@@ -38,7 +38,7 @@ impl Vm {
         line.done = true;
         let shared = host::shared(KEY);
         if shared.value.as_deref() != Some(line.text.as_bytes())
-            && host::swap_shared(KEY, line.text.as_bytes(), shared.version)
+            && host::swap_shared(KEY, line.text.as_bytes(), shared.version) != Swap::Conflict
         {
             host::log(Level::Info, &line.text);
         }
