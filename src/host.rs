@@ -16,6 +16,8 @@ use std::ptr::{null, null_mut};
 const OK: i32 = 0;
 const CAS_MISMATCH: i32 = 8;
 
+// Named, since newer compilers no longer take an undefined symbol for an import.
+#[link(wasm_import_module = "env")]
 unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, size: usize) -> i32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> i32;

@@ -29,6 +29,7 @@
 //! All below `filter` and `host` is plain code: no clock, no host call, no global state; it runs and is tested natively.
 #![deny(unsafe_code, missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![deny(clippy::disallowed_methods)]
 
 pub mod account;
 pub mod attempt;

@@ -1,7 +1,7 @@
 //! The functions of the ABI that the module calls, as Envoy answers them.
 //!
-//! The module declares them without naming a Wasm module to import them from. So the linker finds them here, natively and
-//! on wasm32 alike, and a test's Wasm module imports none of them.
+//! Natively the linker finds them here. On wasm32 the module imports them from `env`, as it does in Envoy, and
+//! `tests/node/env.js` forwards each import to the function of that name here.
 
 use super::faults::{Call, Fault, HostCall, status};
 use super::headers::{decode_pairs, encode_pairs};
