@@ -18,9 +18,9 @@ fn everything(mut fails: impl FnMut(&Call) -> Option<Fault> + 'static) {
     host.fault(move |call| {
         let fault = fails(call)?;
         let lie = !matches!(fault, Fault::Status(_));
-        // Nor can it be told whether a retry is paid for by a host whose shared data does not work.
-        let kept_back = [HostCall::GetHeaderPairs, HostCall::GetSharedData, HostCall::SetSharedData];
-        mislead.set(mislead.get() || lie || kept_back.contains(&call.call));
+        // Nor can it be told whether a retry is paid for by a host that keeps the record of it to itself.
+        let kept_back = matches!(call.call, HostCall::GetHeaderPairs | HostCall::GetSharedData);
+        mislead.set(mislead.get() || lie || kept_back);
         Some(fault)
     });
     // A configuration that cannot be read may be refused.
