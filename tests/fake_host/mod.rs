@@ -48,7 +48,7 @@ pub struct Host(());
 pub struct Root(pub u32);
 
 impl Host {
-    /// A host on this thread. The clock stands at some day in 2026, nothing is attached yet.
+    /// A host on this thread. The clock stands, at some day in 2026; nothing is attached yet.
     pub fn new() -> Self {
         // In Node, a test that failed has left its contexts open.
         Self::close_all();

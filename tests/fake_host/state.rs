@@ -35,6 +35,7 @@ pub struct State {
     pub violations: Vec<String>,
     /// Set by the first [`super::Host`]: what never drives the module needs none of its exports to link.
     pub allocate: Option<Allocate>,
+    hosts: u64,
     last_id: u32,
     last_cas: u32,
 }
@@ -202,7 +203,9 @@ impl Context {
 impl State {
     /// Prepares for a new host.
     pub fn begin(&mut self, allocate: Allocate) {
-        self.now = 1_790_000_000_000_000_000;
+        // A day in 2026; each host an hour later, when what an earlier one left in the module is long past.
+        self.hosts += 1;
+        self.now = 1_790_000_000_000_000_000 + self.hosts * 3_600_000_000_000;
         self.allocate = Some(allocate);
         self.faults = Faults::default();
         self.logs.clear();

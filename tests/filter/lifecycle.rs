@@ -74,7 +74,9 @@ fn the_newest_policy_wins_for_all_roots() {
 fn requests_under_way_survive_an_update() {
     let at = Attached::new(Level::Guard);
     let stream = at.host.request(at.decide).cluster("update").begin();
-    let new = at.host.start(r#"{"clusters": [{"match": "update", "retry": null}]}"#);
+    let config =
+        r#"{"clusters": [{"match": "other", "retry": {"maxRetries": 1}}, {"match": "update", "retry": null}]}"#;
+    let new = at.host.start(config);
     let attempt = at.host.attempt(at.guard.unwrap(), &stream, 1).begin();
     assert!(attempt.response(503, []));
     assert!(stream.response(503, []));
@@ -82,6 +84,9 @@ fn requests_under_way_survive_an_update() {
     at.host.stop(at.decide);
     let stream = at.host.request(new).cluster("update").begin();
     assert_eq!(stream.edits(), []);
+    let newer = at.host.start(r#"{"clusters": [{"match": "update", "retry": {"maxRetries": 3}}]}"#);
+    let stream = at.host.request(newer).cluster("update").begin();
+    assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("3"));
 }
 
 #[test]
@@ -114,7 +119,13 @@ fn roles_are_announced_once_when_they_are_settled() {
     let lines = tick(&[watch, decide, guard]);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("decide, watch, guard"), "{lines:?}");
+    let before = host.calls();
     assert_eq!(tick(&[watch, decide, guard]), Vec::<String>::new());
+    assert_eq!(host.calls(), before, "when nothing happens, ticks cost nothing");
+    // A root that is gone has no role.
+    host.stop(guard);
+    let lines = tick(&[watch, decide]);
+    assert!(lines.len() == 1 && !lines[0].contains("guard,") && !lines[0].contains(", guard;"), "{lines:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #[path = "../fake_host/mod.rs"]
 mod fake_host;
 
+mod budget;
 mod decide;
 mod faults;
 mod host;

@@ -52,7 +52,7 @@ fn callback(host: &Host, word: u64) {
         9 => assert!(raw::done(context)),
         10 => raw::delete(context),
         _ => match random.below(3) {
-            0 => host.set_time(random.below(u64::MAX)),
+            0 => host.set_time(host.now() + random.below(7_200_000_000_000) - 3_600_000_000_000),
             1 => host.set_shared("weir/startup", &random.below(1 << 40).to_le_bytes()),
             _ => host.clear_shared(),
         },

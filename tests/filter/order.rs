@@ -168,3 +168,31 @@ fn a_client_that_leaves_takes_only_its_own_attempt() {
     at.tick();
     assert_eq!(attempts(&at.host, cluster), of([("answered", 2)]));
 }
+
+#[test]
+fn all_that_the_routes_timeout_dropped_timed_out() {
+    let at = Attached::new(Level::Watch);
+    let cluster = "hedged into the timeout";
+    let request = at.host.request(at.decide).cluster(cluster).begin();
+    at.attempt_log(&End::of_attempt(&request, 1));
+    at.attempt_log(&End::of_attempt(&request, 2));
+    request.response(504, []);
+    request.end_with(&End::new().flags(UT).code(504).details("response_timeout"));
+    at.tick();
+    assert_eq!(attempts(&at.host, cluster), of([("timeout", 2)]));
+}
+
+#[test]
+fn an_answer_is_not_explained_by_the_next_attempts_end() {
+    let at = Attached::new(Level::Watch);
+    let cluster = "two entries";
+    let request = || at.host.request(at.decide).cluster(cluster).begin();
+    let (one, other) = (request(), request());
+    // Of a request that `decide` does not see the end of, at once followed by one that timed out.
+    at.attempt_log(&End::of_attempt(&one, 1).code(200));
+    at.attempt_log(&End::of_attempt(&other, 1));
+    other.response(504, []);
+    other.end_with(&End::new().flags(UT).code(504).details("response_timeout"));
+    at.tick();
+    assert_eq!(attempts(&at.host, cluster), of([("answered", 1), ("timeout", 1)]));
+}

@@ -142,6 +142,10 @@ fn shadow_counts_vetoes_and_lets_the_retries_go() {
     assert!(second.continued());
     assert_eq!(second.local_reply(), None);
     assert_eq!(vetoes(&at.host, cluster), of([]));
+    // How the first attempt ended says nothing of the third.
+    fail(&at, &request, second, 2, |end| end.flags(UR));
+    at.tick();
+    assert!(send(&at, &request, 3).continued());
     assert_eq!(counts(&at.host, "shadow_vetoes", "reason", cluster), of([("unsafe", 1)]));
 }
 
@@ -157,4 +161,19 @@ fn attempts_of_requests_unknown_to_decide_pass() {
     attempt.end();
     at.attempt_log(&log);
     assert!(late.begin().continued());
+}
+
+#[test]
+fn a_veto_explains_only_the_next_log_entry() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "veto and another";
+    let request = || at.host.request(at.decide).cluster(cluster).method("POST").begin();
+    let one = request();
+    let first = send(&at, &one, 1);
+    fail(&at, &one, first, 1, |end| end.flags(UC));
+    // Its log entry does not come: the access log has a filter, say.
+    send(&at, &one, 2).end();
+    let other = request();
+    at.attempt_log(&End::of_attempt(&other, 1).flags(UC));
+    assert_eq!(attempts(&at.host, cluster), of([("reset", 2)]));
 }

@@ -1,0 +1,202 @@
+//! The retry budget, from the requests that pay in to the retries that are not sent.
+
+use super::fake_host::{End, Fault, Host, HostCall, Stream, flag::*, status};
+use super::{Attached, Level, counts, of};
+use std::collections::BTreeMap;
+use std::time::Duration;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+/// One retry for five requests, and no floor.
+const FIFTH: &str = r#"{"retry": {"maxRetries": 5,
+    "budget": {"percent": 20, "interval": "10s"}, "minRetryRate": {"count": 0, "interval": "1s"}}}"#;
+const SHADOW_FIFTH: &str = r#"{"mode": "shadow", "retry": {"maxRetries": 5,
+    "budget": {"percent": 20, "interval": "10s"}, "minRetryRate": {"count": 0, "interval": "1s"}}}"#;
+
+fn retries(host: &Host, cluster: &str) -> BTreeMap<String, u64> {
+    counts(host, "retries", "verdict", cluster)
+}
+
+fn arrive(at: &Attached, cluster: &str, requests: u32) -> Vec<Stream> {
+    (0..requests).map(|_| at.host.request(at.decide).cluster(cluster).begin()).collect()
+}
+
+/// Lets an attempt of a request be refused, and Envoy try again. Whether `guard` lets it.
+fn retry(at: &Attached, request: &Stream, number: u32) -> bool {
+    at.host.attempt(at.guard.unwrap(), request, number).begin().end();
+    at.attempt_log(&End::of_attempt(request, number).flags(UF).failure_reason("Connection refused"));
+    let next = at.host.attempt(at.guard.unwrap(), request, number + 1).begin();
+    if let Some(reply) = next.local_reply() {
+        assert_eq!((reply.status, reply.grpc_status), (503, 14));
+        assert!(reply.body.contains("budget"), "{}", reply.body);
+        assert_eq!(reply.headers.text("x-envoy-ratelimited").as_deref(), Some("true"), "no hop above shall retry it");
+    }
+    let continued = next.continued();
+    next.end();
+    continued
+}
+
+#[test]
+fn guard_stops_the_retry_that_cannot_be_paid() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let cluster = "budget";
+    let requests = arrive(&at, cluster, 10);
+    let granted: Vec<bool> = requests.iter().map(|request| retry(&at, request, 1)).collect();
+    assert_eq!(granted.iter().filter(|granted| **granted).count(), 2);
+    assert!(granted[0] && granted[1], "the first come");
+    assert_eq!(retries(&at.host, cluster), of([("denied", 8), ("granted", 2)]));
+    // Five more requests pay for one more retry; time gives nothing without requests.
+    let more = arrive(&at, cluster, 5);
+    assert!(retry(&at, &more[0], 1) && !retry(&at, &more[0], 2));
+    at.host.advance(Duration::from_secs(30));
+    assert!(!retry(&at, &more[1], 1));
+}
+
+#[test]
+fn a_floor_pays_where_requests_are_few() {
+    let config =
+        r#"{"retry": {"budget": {"percent": 0, "interval": "10s"}, "minRetryRate": {"count": 3, "interval": "1s"}}}"#;
+    let at = Attached::with(Level::Guard, config);
+    let requests = arrive(&at, "floor", 4);
+    let second = |at: &Attached| requests.iter().filter(|request| retry(at, request, 1)).count();
+    assert_eq!(second(&at), 3);
+    at.host.advance(Duration::from_secs(2));
+    assert_eq!(second(&at), 3);
+}
+
+#[test]
+fn an_answer_that_cannot_be_retried_for_money_reaches_the_client_as_it_is() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let cluster = "budget answered";
+    let requests = arrive(&at, cluster, 5);
+    let answered = |request: &Stream, number| {
+        let attempt = at.host.attempt(at.guard.unwrap(), request, number).begin();
+        assert!(attempt.continued() && attempt.response(503, []));
+        let mark = attempt.response_header("x-envoy-ratelimited");
+        attempt.end();
+        mark
+    };
+    assert_eq!(answered(&requests[0], 1), None);
+    // Its retry is paid for already.
+    assert_eq!(answered(&requests[0], 2).as_deref(), Some("true"), "the retry of the retry is not");
+    assert_eq!(answered(&requests[1], 1).as_deref(), Some("true"));
+    assert!(requests[1].response(503, [("x-envoy-ratelimited", "true")]));
+    assert_eq!(requests[1].response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    assert_eq!(requests[1].property("weir.verdict").as_deref(), Some(&b"retry_budget_exhausted"[..]));
+    assert_eq!(retries(&at.host, cluster), of([("denied", 2), ("granted", 1)]));
+}
+
+#[test]
+fn without_guard_no_permission_is_given_on_an_empty_budget() {
+    let at = Attached::with(Level::Decide, FIFTH);
+    let cluster = "budget of permissions";
+    let requests = arrive(&at, cluster, 6);
+    let permission = |request: &Stream| request.request_header("x-envoy-max-retries");
+    assert_eq!(permission(&requests[3]).as_deref(), Some("0"), "a fifth of four requests is less than one");
+    assert_eq!(permission(&requests[4]).as_deref(), Some("5"));
+    // Envoy used three retries on two of them: more than the fifth, since nobody stopped it.
+    for (request, attempts) in requests.into_iter().zip([1_u64, 1, 1, 1, 3, 2]) {
+        request.response(200, []);
+        request.end_with(&End::new().code(200).property("upstream.request_attempt_count", attempts));
+    }
+    assert_eq!(retries(&at.host, cluster), of([("granted", 3)]));
+    let request = &arrive(&at, cluster, 1)[0];
+    assert_eq!(request.request_header("x-envoy-max-retries").as_deref(), Some("0"));
+    request.set("response.flags", UF).set("response.code", 503).set(
+        "response.code_details",
+        "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
+    );
+    request.response(503, []);
+    assert_eq!(request.response_header("x-envoy-ratelimited").as_deref(), Some("true"), "no hop above shall retry it");
+    assert_eq!(retries(&at.host, cluster), of([("denied", 1), ("granted", 3)]));
+    // What would not have been retried anyway is not marked.
+    let request = &arrive(&at, cluster, 1)[0];
+    request.set("response.code", 200).set("response.code_details", "via_upstream");
+    request.response(200, []);
+    assert_eq!(request.response_header("x-envoy-ratelimited"), None);
+    at.host.advance(Duration::from_secs(30));
+    arrive(&at, cluster, 5);
+    assert_eq!(arrive(&at, cluster, 1)[0].request_header("x-envoy-max-retries").as_deref(), Some("5"));
+}
+
+#[test]
+fn shadow_counts_what_it_would_deny() {
+    let at = Attached::with(Level::Guard, SHADOW_FIFTH);
+    let cluster = "budget in shadow";
+    let requests = arrive(&at, cluster, 5);
+    assert!(requests.iter().all(|request| retry(&at, request, 1)));
+    assert_eq!(retries(&at.host, cluster), of([]));
+    assert_eq!(counts(&at.host, "shadow_retries", "verdict", cluster), of([("denied", 4), ("granted", 1)]));
+}
+
+#[test]
+fn requests_of_the_last_interval_pay_whatever_the_clock_does() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    for (cluster, hours) in [("clock ahead", 1_i64), ("clock back", -1), ("clock back again", -5)] {
+        arrive(&at, cluster, 5);
+        at.host.set_time(at.host.now().wrapping_add_signed(hours * 3_600_000_000_000));
+        let requests = arrive(&at, cluster, 10);
+        let granted = requests.iter().filter(|request| retry(&at, request, 1)).count();
+        assert!((2..=3).contains(&granted), "{cluster}: {granted}");
+    }
+}
+
+#[test]
+fn a_faster_worker_only_delays() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let cluster = "budget contended";
+    let requests = arrive(&at, cluster, 10);
+    let mut swaps = 0;
+    at.host.fault(move |made| {
+        swaps += u32::from(made.call == HostCall::SetSharedData);
+        let slower = made.call == HostCall::SetSharedData && swaps % 4 != 0;
+        slower.then_some(Fault::Status(status::CAS_MISMATCH))
+    });
+    assert_eq!(requests.iter().filter(|request| retry(&at, request, 1)).count(), 2);
+    assert_eq!(retries(&at.host, cluster), of([("denied", 8), ("granted", 2)]));
+}
+
+#[test]
+fn a_record_that_is_none_is_replaced() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let cluster = "budget garbled";
+    for garbage in [&b""[..], b"?", &[0xff; 4096]] {
+        let requests = arrive(&at, cluster, 10);
+        at.tick();
+        let before = at.host.shared_keys();
+        let key = before.iter().find(|key| key.contains(cluster)).expect("a record");
+        at.host.set_shared(key, garbage);
+        assert!(!retry(&at, &requests[0], 1), "nobody remembers the requests");
+        let requests = arrive(&at, cluster, 5);
+        assert!(retry(&at, &requests[0], 1) && !retry(&at, &requests[1], 1));
+        at.host.advance(Duration::from_secs(60));
+    }
+}
+
+/// Threads are workers: each has its own module, and here its own shared data, which this test carries from one to the other.
+#[cfg(not(target_arch = "wasm32"))]
+#[test]
+fn workers_pay_from_one_budget() {
+    let cluster = "budget of all";
+    let records = |host: &Host| -> Vec<_> {
+        let keys = host.shared_keys();
+        keys.into_iter().map(|key| (host.shared(&key).unwrap().0, key)).map(|(value, key)| (key, value)).collect()
+    };
+    let at = Attached::with(Level::Guard, FIFTH);
+    let requests = arrive(&at, cluster, 10);
+    at.tick();
+    let (there, time) = (records(&at.host), at.host.now());
+    let back = std::thread::spawn(move || {
+        let at = Attached::with(Level::Guard, FIFTH);
+        at.host.set_time(time);
+        there.iter().for_each(|(key, value)| at.host.set_shared(key, value));
+        let request = &arrive(&at, cluster, 1)[0];
+        assert!(retry(&at, request, 1), "paid for by the other worker's requests");
+        records(&at.host)
+    });
+    for (key, value) in back.join().unwrap() {
+        at.host.set_shared(&key, &value);
+    }
+    let granted = requests.iter().filter(|request| retry(&at, request, 1)).count();
+    assert_eq!(granted, 1, "eleven requests pay for two retries");
+}
