@@ -24,6 +24,8 @@ struct Counted {
 pub struct Tally {
     pub attempts: Vec<String>,
     pub vetoes: Vec<String>,
+    /// The same in shadow mode.
+    pub shadow_vetoes: Vec<String>,
     /// Retries, as `granted` or `denied`.
     pub retries: Vec<String>,
     pub requests: usize,
@@ -48,7 +50,10 @@ impl Tally {
                 }
                 Some(("attempts_total.signal", signal)) => (&mut tally.attempts, signal),
                 Some(("vetoes_total.reason", reason)) => (&mut tally.vetoes, reason),
+                Some(("shadow_vetoes_total.reason", reason)) => (&mut tally.shadow_vetoes, reason),
                 Some(("retries_total.verdict", verdict)) => (&mut tally.retries, verdict),
+                // Which of the retries that a route made in shadow mode the budget would have paid for.
+                Some(("shadow_retries_total.verdict", _)) => continue,
                 _ => return Err(format!("unknown metric {name}")),
             };
             words.0.extend(std::iter::repeat_n(words.1.to_owned(), count));
@@ -89,6 +94,7 @@ pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<
     let expected = Tally {
         attempts: outcome.counted(level).to_vec(),
         vetoes: if level == Level::Guard { outcome.vetoes.clone() } else { Vec::new() },
+        shadow_vetoes: Vec::new(),
         retries: outcome.retries(case.has_retries(), level),
         // What Envoy answers itself was never on its way to a cluster.
         requests: if outcome.attempts.is_empty() { 0 } else { outcome.requests.len() },
@@ -122,6 +128,9 @@ impl Ledger {
                 complaints.push(format!("{}: Envoy ended before it was told to:\n{}", level.name(), envoy.log_end()));
                 continue;
             }
+            if let Err(error) = announced(level, &envoy.log()) {
+                complaints.push(error);
+            }
             for counted in self.0.lock().expect("no one panics with the lock held").iter() {
                 if counted.level != level {
                     continue;
@@ -138,6 +147,17 @@ impl Ledger {
             }
         }
         complaints
+    }
+}
+
+/// Whether the log has exactly one line of Weir's, and it names the roles that are attached.
+pub fn announced(level: Level, log: &str) -> Result<(), String> {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("[wasm]") && line.contains("weir")).collect();
+    let roles = format!("roles {};", level.name().replace('+', ", "));
+    match (level, lines.as_slice()) {
+        (Level::Without, []) => Ok(()),
+        (Level::Decide | Level::Watch | Level::Guard, [line]) if line.contains(&roles) => Ok(()),
+        _ => Err(format!("{}: expected one line with {roles:?}, found {lines:#?}", level.name())),
     }
 }
 

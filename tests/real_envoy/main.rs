@@ -2,8 +2,9 @@
 //!
 //! Each case of `rows` and `retries` is a trial at each level of attachment, `decide+watch+guard::reset_fresh`. All
 //! cases of a level share one Envoy, and each has its own upstreams, cluster and route there, so they run in parallel
-//! and their counters do not mix. See `support::envoy` for the environment variables.
+//! and their counters do not mix. What needs an Envoy of its own is in `alone`. See `support::envoy` for the environment variables.
 
+mod alone;
 mod case;
 mod check;
 mod level;
@@ -19,6 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 
 use check::Ledger;
 use level::{Level, Sites, Version};
+use support::wait;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -45,6 +47,21 @@ fn main() -> ExitCode {
                 check::run(&cases[index], level, &sites, &ledger).map_err(Into::into)
             }));
         }
+    }
+    for level in Level::WITH_WEIR {
+        let sites = Arc::clone(&sites);
+        // That it remains the only one is looked at when all is over.
+        trials.push(Trial::test(format!("{}::startup_line", level.name()), move || {
+            let site = sites.get(*level)?;
+            wait::until(wait::LIMIT, || {
+                let log = site.envoy.lock().map(|envoy| envoy.log()).unwrap_or_default();
+                check::announced(*level, &log)
+            })
+            .map_err(Into::into)
+        }));
+    }
+    for (name, test) in alone::all() {
+        trials.push(Trial::test(name, move || test().map_err(|error| format!("{error:#}").into())));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let complaints = ledger.audit(&sites);

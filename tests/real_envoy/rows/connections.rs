@@ -1,7 +1,8 @@
 //! Connections that are not made, break, or carry what is no HTTP.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::tls;
 use crate::case::{Case, Outcome, Scene};
 use crate::support::client::Request;
 use crate::support::upstream::{
@@ -27,18 +28,21 @@ pub fn rows() -> Vec<Case> {
             .upstream(|| {
                 on_accept(vec![Step::Read, Step::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Step::Hang])
             })
-            .cluster(tls())
+            .cluster(tls::any())
             .then(Outcome::new("UF/-", "UF/503", "unreachable").details("TLS_error")),
+        Case::once("tls_bad_certificate")
+            .upstream(tls::server)
+            .cluster(tls::client())
+            .then(Outcome::new("UF/-", "UF/503", "unreachable").details("CERTIFICATE_VERIFY_FAILED")),
         Case::once("tls_to_silence")
             .upstream(|| on_accept(vec![Step::Hang]))
-            .cluster(tls())
+            .cluster(tls::any())
             .cluster(json!({"connect_timeout": "0.4s"}))
             .then(Outcome::new("UF/-", "UF/503", "unreachable").details("connection_timeout")),
-        Case::once("tls_reset_on_accept").upstream(|| on_accept(vec![Step::Rst])).cluster(tls()).then(Outcome::new(
-            "UF/-",
-            "UF/503",
-            "unreachable",
-        )),
+        Case::once("tls_reset_on_accept")
+            .upstream(|| on_accept(vec![Step::Rst]))
+            .cluster(tls::any())
+            .then(Outcome::new("UF/-", "UF/503", "unreachable")),
         Case::once("reset_on_accept")
             .upstream(|| on_accept(vec![Step::Rst]))
             // Which of the two depends on whether Envoy saw the connection before its reset.
@@ -73,11 +77,6 @@ pub fn rows() -> Vec<Case> {
 
 const LENGTH: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart";
 const CHUNKS: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
-
-fn tls() -> Value {
-    json!({"transport_socket": {"name": "tls", "typed_config":
-        {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}}})
-}
 
 fn fresh(name: &'static str, end: Step) -> Case {
     Case::once(name)

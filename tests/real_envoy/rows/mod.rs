@@ -6,6 +6,7 @@ mod connections;
 mod http2;
 mod inside;
 mod timeouts;
+mod tls;
 
 use crate::case::Case;
 pub use connections::visit_gate;

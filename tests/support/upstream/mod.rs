@@ -5,6 +5,7 @@ mod http1;
 mod http2;
 mod sockets;
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -45,8 +46,8 @@ pub struct Upstream {
     pub address: SocketAddr,
     record: Arc<Record>,
     serving: Option<AbortHandle>,
-    /// Sockets that only have to exist.
-    _sockets: Vec<socket2::Socket>,
+    /// What only has to exist.
+    _keep: Box<dyn Any + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -104,12 +105,12 @@ impl Upstream {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self { address, record, serving: Some(serving.abort_handle()), _sockets: Vec::new() }
+        Self { address, record, serving: Some(serving.abort_handle()), _keep: Box::new(()) }
     }
 
-    /// An address at which nothing is served; `sockets` keep it so.
-    fn silent(address: SocketAddr, sockets: Vec<socket2::Socket>) -> Self {
-        Self { address, record: Arc::default(), serving: None, _sockets: sockets }
+    /// An address at which something else does what is to be done, for as long as `keep` lives. It records nothing.
+    pub fn elsewhere(address: SocketAddr, keep: impl Any + Send + Sync) -> Self {
+        Self { address, record: Arc::default(), serving: None, _keep: Box::new(keep) }
     }
 
     /// The requests that have arrived so far.

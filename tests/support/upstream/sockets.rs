@@ -15,7 +15,7 @@ use crate::support::ports;
 /// When the machine has no socket left.
 pub fn refuses() -> Upstream {
     let (socket, address) = bound();
-    Upstream::silent(address, vec![socket])
+    Upstream::elsewhere(address, socket)
 }
 
 /// Connections neither succeed nor fail: the queue of those to accept is full, so the kernel drops what asks.
@@ -30,7 +30,7 @@ pub fn full_backlog() -> Upstream {
     while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
         sockets.push(stream.into());
     }
-    Upstream::silent(address, sockets)
+    Upstream::elsewhere(address, sockets)
 }
 
 fn bound() -> (Socket, SocketAddr) {
