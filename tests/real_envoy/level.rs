@@ -147,6 +147,10 @@ fn policy() -> serde_json::Value {
             {"match": "once-*", "retry": {"maxRetries": 0}},
             {"match": "one-*", "retry": {"maxRetries": 1}},
             {"match": "four-*", "retry": {"maxRetries": 4}},
+            // One retry an hour.
+            {"match": "scarce-*", "retry": {
+                "budget": {"percent": 0, "interval": "1h"}, "minRetryRate": {"count": 1, "interval": "1h"},
+            }},
             {"match": "off-*", "retry": null},
             {"match": "pertry-*", "retry": {"perTryTimeout": "400ms"}},
             {"match": "codes-*", "retry": {"statusCodes": [500, 418]}},

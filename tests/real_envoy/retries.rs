@@ -1,6 +1,7 @@
 //! What is retried, what is not, and who says so.
 
 mod bounds;
+mod budget;
 mod grpc;
 mod headers;
 mod pushback;
@@ -11,10 +12,18 @@ use crate::case::Case;
 use crate::support::upstream::{Seen, Step, Upstream, answer, http1};
 
 pub fn all() -> Vec<Case> {
-    [safety::cases(), pushback::cases(), grpc::cases(), bounds::cases(), vetoes::cases(), headers::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        safety::cases(),
+        pushback::cases(),
+        grpc::cases(),
+        bounds::cases(),
+        budget::cases(),
+        vetoes::cases(),
+        headers::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Fails the first request so; answers all others.

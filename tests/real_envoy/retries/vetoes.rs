@@ -34,6 +34,13 @@ pub fn cases() -> Vec<Case> {
             .visit(|scene| scene.post().map(drop))
             .then(Outcome::new("UT/-*3", "UT/504", "timeout*3").alone("timeout").at(Level::UNGUARDED).seen(&[3]))
             .then(Outcome::new("UT/- -/-", "-/503", "timeout local").vetoes("unsafe").at(&[Level::Guard]).seen(&[1])),
+        Case::under("default", "route_retries_timeout_post_h2")
+            .http2()
+            .upstream(|| http2(|_| Reply::hang()))
+            .route(per_try(conditions))
+            .visit(|scene| scene.post().map(drop))
+            .then(Outcome::new("UT/-*3", "UT/504", "timeout*3").alone("timeout").at(Level::UNGUARDED).seen(&[3]))
+            .then(Outcome::new("UT/- -/-", "-/503", "timeout local").vetoes("unsafe").at(&[Level::Guard]).seen(&[1])),
         // The answer that the route would retry reaches the client as it is, without the mark that stopped the retry.
         Case::under("default", "route_retries_error_post")
             .upstream(always(answer(503, &[], "sorry")))
@@ -47,6 +54,13 @@ pub fn cases() -> Vec<Case> {
             })
             .then(Outcome::new("-/503*3", "-/503", "error*3").alone("error").at(Level::UNGUARDED).seen(&[3]))
             .then(Outcome::new("-/503", "-/503", "error").at(&[Level::Guard]).seen(&[1])),
+        // The hole that is left: nothing tells `guard` whether the stream was refused, and a refused one may be retried.
+        Case::under("default", "route_retries_reset_stream_post")
+            .http2()
+            .upstream(|| http2(|_| Reply::reset(Reason::INTERNAL_ERROR)))
+            .route(route_retries(conditions, 2))
+            .visit(|scene| scene.post().map(drop))
+            .then(Outcome::new("UR/-*3", "UR/503", "reset*3").alone("reset").seen(&[3])),
         Case::under("default", "route_retries_reset_stream_grpc")
             .http2()
             .upstream(|| http2(|_| Reply::reset(Reason::REFUSED_STREAM)))
