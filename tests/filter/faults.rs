@@ -18,8 +18,13 @@ fn everything(mut fails: impl FnMut(&Call) -> Option<Fault> + 'static) {
     host.fault(move |call| {
         let fault = fails(call)?;
         let lie = !matches!(fault, Fault::Status(_));
-        // Nor can it be told whether a retry is paid for by a host that keeps the record of it to itself.
-        let kept_back = matches!(call.call, HostCall::GetHeaderPairs | HostCall::GetSharedData);
+        // Nor can it be told what is left of a budget whose record cannot be read, or is always another one.
+        let outrun = matches!(fault, Fault::Status(status::CAS_MISMATCH));
+        let kept_back = match call.call {
+            HostCall::GetHeaderPairs | HostCall::GetSharedData => true,
+            HostCall::SetSharedData => outrun,
+            _ => false,
+        };
         mislead.set(mislead.get() || lie || kept_back);
         Some(fault)
     });
