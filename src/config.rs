@@ -1,5 +1,8 @@
 //! The plugin configuration: JSON in, a validated policy out, or an error that says where and why.
 //!
+//! The JSON is text, or a `google.protobuf.Struct` in protobuf's wire format, which is how Envoy hands a `Struct` in its
+//! own configuration over. No bytes are both.
+//!
 //! Nothing is rounded, guessed or ignored: an unknown field, a wrong type, a value out of range refuses the whole
 //! configuration, since a policy that silently differs from what its author wrote shows only in an outage. Envoy then
 //! keeps what it had.
@@ -15,6 +18,7 @@ mod excerpt;
 mod glob;
 mod json;
 mod overlay;
+mod protobuf;
 mod reader;
 mod retry;
 
@@ -154,7 +158,14 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
         let length = bytes.len();
         return Err(ConfigError(format!("configuration: {length} bytes are too many: expected at most {MAX_BYTES}")));
     }
-    let json: Json = serde_json::from_slice(bytes).map_err(|e| ConfigError(format!("configuration: not JSON: {e}")))?;
+    let json: Json = match serde_json::from_slice(bytes) {
+        Ok(json) => json,
+        Err(error) => match protobuf::decode(bytes) {
+            Some(json) => json,
+            // What is neither was most probably meant to be text.
+            None => return Err(ConfigError(format!("configuration: not JSON: {error}"))),
+        },
+    };
     let root = Reader::root(&json);
 
     let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| (role.name(), role));

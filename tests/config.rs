@@ -1,4 +1,5 @@
-//! The configuration: what is accepted, and what it means. `config/refused.rs` has what is not.
+//! The configuration: what is accepted, and what it means. `config/refused.rs` has what is not, and
+//! `config/structs.rs` the same as protobuf.
 
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use weir::percent::Percent;
 mod fake_host;
 #[path = "config/refused.rs"]
 mod refused;
+#[path = "config/structs.rs"]
+mod structs;
 
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "config/properties.rs"]

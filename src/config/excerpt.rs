@@ -23,6 +23,9 @@ pub(super) fn excerpt(json: &Json) -> String {
 fn fraction(value: f64) -> String {
     const DECIMALS: usize = 9;
     const UNITS: f64 = 1e9;
+    if value.is_nan() {
+        return "NaN".to_owned();
+    }
     if value.abs() >= 1e9 {
         return "a number of more than nine digits".to_owned();
     }

@@ -21,6 +21,15 @@ pub(super) enum Json {
     Object(Vec<(String, Json)>),
 }
 
+impl Json {
+    pub(super) fn number(value: f64) -> Self {
+        // Up to here a double holds every whole number exactly.
+        const EXACT: f64 = (1_u64 << 53) as f64;
+        let whole = value.abs() <= EXACT && value == value.trunc();
+        if whole { Self::Integer(value as i64) } else { Self::Number(value) }
+    }
+}
+
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(JsonVisitor)
@@ -53,10 +62,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-        // Up to here a double holds every whole number exactly.
-        const EXACT: f64 = (1_u64 << 53) as f64;
-        let whole = value.abs() <= EXACT && value == value.trunc();
-        Ok(if whole { Json::Integer(value as i64) } else { Json::Number(value) })
+        Ok(Json::number(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Json, E> {

@@ -140,7 +140,8 @@ impl<'a> Reader<'a> {
         };
         let scale = f64::from(10_u32.saturating_pow(decimals));
         let units = (given * scale).round();
-        if given < f64::from(*range.start()) / scale || given > f64::from(*range.end()) / scale {
+        // NaN, which a `Struct` can hold, is outside of any range.
+        if !(f64::from(*range.start()) / scale..=f64::from(*range.end()) / scale).contains(&given) {
             return Err(self.expecting("is out of range", expected));
         }
         // Both are the double nearest to the same decimal number, or else the decimal number had more digits.

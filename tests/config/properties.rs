@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use weir::config::{Glob, duration, parse};
 
+use super::structs;
+
 /// Names and values that mean something, so that random configurations get past the first field.
 const NAMES: [&str; 19] = [
     "role",
@@ -48,6 +50,34 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// `json` with numbers that are read and printed alike whoever does it: doubles with two decimals.
+fn with_plain_numbers(json: Value) -> Value {
+    match json {
+        Value::Number(number) => {
+            json!((number.as_f64().unwrap_or_default() % 1e6 * 100.0).round() / 100.0)
+        }
+        Value::Array(items) => items.into_iter().map(with_plain_numbers).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, json)| (name, with_plain_numbers(json))).collect(),
+        other => other,
+    }
+}
+
+/// `json` as a protobuf `Value`.
+fn value(json: &Value) -> Vec<u8> {
+    match json {
+        Value::Null => structs::null(),
+        Value::Bool(value) => structs::bool(*value),
+        Value::Number(number) => structs::number(number.as_f64().unwrap()),
+        Value::String(text) => structs::text(text),
+        Value::Array(items) => structs::list(&items.iter().map(value).collect::<Vec<_>>()),
+        Value::Object(fields) => structs::object(&values(fields)),
+    }
+}
+
+fn values(fields: &Map<String, Value>) -> Vec<(&String, Vec<u8>)> {
+    fields.iter().map(|(name, json)| (name, value(json))).collect()
+}
+
 /// The obvious matcher, which tries every run that a star could stand for.
 fn naive(pattern: &[char], name: &[char]) -> bool {
     match pattern.split_first() {
@@ -78,6 +108,23 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes: Vec<u8>) {
         check(&bytes);
+    }
+
+    #[test]
+    fn a_struct_means_what_its_json_means(json in any_json(), near in any::<bool>()) {
+        let json = with_plain_numbers(json);
+        let json = if near { json!({ "retry": json }) } else { json!({ "clusters": [{ "match": "c", "retry": json }] }) };
+        let message = structs::message(&values(json.as_object().unwrap()));
+        prop_assert_eq!(parse(&message), parse(json.to_string().as_bytes()));
+    }
+
+    #[test]
+    fn no_broken_struct_panics(json in any_json(), at: prop::sample::Index, byte: u8, length: prop::sample::Index) {
+        let mut message = structs::message(&[("retry", value(&json))]);
+        check(&message[..length.index(message.len())]);
+        let at = at.index(message.len());
+        message[at] = byte;
+        check(&message);
     }
 
     #[test]
