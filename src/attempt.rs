@@ -15,6 +15,7 @@
 //! for the request that ended may have had no attempt under way.
 
 use crate::signal::{Open, RequestEnd, Signal, Verdict};
+use crate::time::Time;
 
 /// Identifies a cluster for as long as Weir remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,40 +25,47 @@ pub struct ClusterId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u32);
 
-/// An attempt that ended, its signal known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+/// Which attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
     /// Where it was sent.
     pub cluster: ClusterId,
-    /// How it ended.
-    pub signal: Signal,
+    /// The host's address, where it was read.
+    pub host: Option<Box<str>>,
+    /// When it began, by this worker's clock.
+    pub began: Time,
     /// The request it belonged to, where `guard` told.
     pub request: Option<RequestId>,
+}
+
+/// An attempt that ended, its signal known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Which.
+    pub attempt: Attempt,
+    /// How it ended.
+    pub signal: Signal,
 }
 
 /// An attempt that ended, its signal open until more is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Where it was sent.
-    pub cluster: ClusterId,
-    /// The question.
-    pub open: Open,
+    attempt: Attempt,
+    open: Open,
     /// Whether it lasted as long as Envoy had said that it would wait.
-    pub expired: bool,
-    /// The request it belonged to, where `guard` told.
-    pub request: Option<RequestId>,
+    expired: bool,
 }
 
 impl Held {
-    fn end(self, signal: Signal) -> Ended {
-        Ended { cluster: self.cluster, signal, request: self.request }
-    }
-
     /// What it is where the request's end does not tell. A reset stream stays in doubt: its request is not told, so that no
     /// later decision rests on a guess.
     fn settled(self) -> Ended {
-        let ended = self.end(self.open.provisional(self.expired));
-        Ended { request: ended.request.filter(|_| self.open != Open::StreamReset), ..ended }
+        let request = self.attempt.request.filter(|_| self.open != Open::StreamReset);
+        Ended { signal: self.open.provisional(self.expired), attempt: Attempt { request, ..self.attempt } }
+    }
+
+    fn explained(self, end: &RequestEnd<'_>) -> Ended {
+        Ended { signal: self.open.resolve(end), attempt: self.attempt }
     }
 }
 
@@ -82,22 +90,21 @@ impl Attempts {
     /// An attempt's log entry. `request_id` is its `x-request-id` where [`Attempts::needs_request_id`], else empty.
     pub fn attempt_ended(
         &mut self,
-        cluster: ClusterId,
+        attempt: Attempt,
         verdict: Verdict,
         expired: bool,
-        request: Option<RequestId>,
         request_id: &[u8],
         ended: &mut Vec<Ended>,
     ) {
         self.settle_all_but(|open| open == Open::Dropped, ended);
         match verdict {
-            Verdict::Certain(signal) => ended.push(Ended { cluster, signal, request }),
+            Verdict::Certain(signal) => ended.push(Ended { attempt, signal }),
             Verdict::Open(_) if self.client_gone.as_deref() == Some(request_id) => {
-                ended.push(Ended { cluster, signal: Signal::Cancelled, request });
+                ended.push(Ended { attempt, signal: Signal::Cancelled });
             }
             Verdict::Open(open) => {
                 self.client_gone = None;
-                let held = Held { cluster, open, expired, request };
+                let held = Held { attempt, open, expired };
                 if self.held.len() < MOST_HELD { self.held.push(held) } else { ended.push(held.settled()) }
             }
         }
@@ -116,13 +123,13 @@ impl Attempts {
     pub fn request_ended(
         &mut self,
         end: &RequestEnd<'_>,
-        explained: &[Held],
+        explained: Vec<Held>,
         request_id: &[u8],
         ended: &mut Vec<Ended>,
     ) {
         self.client_gone = end.flags.client_gone().then(|| request_id.to_vec());
-        let held = explained.iter().copied().chain(self.held.drain(..));
-        ended.extend(held.map(|held| held.end(held.open.resolve(end))));
+        let held = explained.into_iter().chain(self.held.drain(..));
+        ended.extend(held.map(|held| held.explained(end)));
     }
 
     /// The turn of the event loop is over: nothing more will be known.
@@ -132,12 +139,6 @@ impl Attempts {
     }
 
     fn settle_all_but(&mut self, stays: impl Fn(Open) -> bool, ended: &mut Vec<Ended>) {
-        self.held.retain(|held| {
-            let stay = stays(held.open);
-            if !stay {
-                ended.push(held.settled());
-            }
-            stay
-        });
+        ended.extend(self.held.extract_if(.., |held| !stays(held.open)).map(Held::settled));
     }
 }

@@ -147,10 +147,10 @@ impl Vm {
     /// Counts the attempts that became known, and tells their requests.
     fn count_ended(&mut self) {
         let mut ended = std::mem::take(&mut self.ended);
-        for attempt in ended.drain(..) {
-            self.count(attempt.cluster, Counter::Attempts(attempt.signal));
+        for Ended { attempt, signal } in ended.drain(..) {
+            self.count(attempt.cluster, Counter::Attempts(signal));
             if let Some(request) = attempt.request.and_then(|id| self.request(id)) {
-                request.last_signal = Some(attempt.signal);
+                request.last_signal = Some(signal);
             }
         }
         self.ended = ended;

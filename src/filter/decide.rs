@@ -6,7 +6,7 @@ use super::{
     ATTEMPT_COUNT, BACKEND_LATENCY, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream,
     VERDICT, Vm, grpc_pushback, is_grpc, parse_u32, response_code,
 };
-use crate::attempt::{ClusterId, Ended, Held};
+use crate::attempt::{Attempt, ClusterId, Ended, Held};
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
 use crate::host::{self, Map};
@@ -158,9 +158,10 @@ impl Vm {
             details: details.as_deref().unwrap_or_default(),
         };
         let id = request_id.as_deref().unwrap_or_default();
-        self.engine.attempts.request_ended(&end, &explained, id, &mut self.ended);
+        self.engine.attempts.request_ended(&end, explained, id, &mut self.ended);
         if let (Some(cluster), Some(signal)) = (judge, judge.and_then(|_| end.last_attempt())) {
-            self.ended.push(Ended { cluster, signal, request: None });
+            let attempt = Attempt { cluster, host: None, began: Time::default(), request: None };
+            self.ended.push(Ended { attempt, signal });
             self.observe_latency_of_last(cluster, signal, timeout);
         }
         self.count_ended();

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::decide::{grpc_status, pushed_back};
 use super::{BACKEND_LATENCY, RESPONSE_FLAGS, Vm, parse_u32, response_code};
-use crate::attempt::ClusterId;
+use crate::attempt::{Attempt, ClusterId};
 use crate::host::{self, Map, Path};
-use crate::signal::{Answer, Attempt, Flags, Open, Signal, Verdict};
+use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
+use crate::time::Time;
 
 const FAILURE_REASON: Path = Path("upstream\0transport_failure_reason");
 const DURATION: Path = Path("request\0duration");
@@ -34,14 +35,14 @@ impl Vm {
         } else {
             None
         };
-        self.engine.attempts.attempt_ended(
+        let attempt = Attempt {
             cluster,
-            verdict,
-            expired,
-            guarded.and_then(|attempt| attempt.request),
-            request_id.as_deref().unwrap_or_default(),
-            &mut self.ended,
-        );
+            host: None,
+            began: Time::default(),
+            request: guarded.and_then(|attempt| attempt.request),
+        };
+        let request_id = request_id.as_deref().unwrap_or_default();
+        self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.count_ended();
     }
 
@@ -90,7 +91,7 @@ fn classify() -> Verdict {
         overloaded: status.is_some() && pushed_back(),
         proxy_status: proxy_status.as_deref().unwrap_or_default(),
     };
-    Attempt { flags, answer, failure_reason: failure_reason.as_deref().unwrap_or_default() }.classify()
+    signal::Attempt { flags, answer, failure_reason: failure_reason.as_deref().unwrap_or_default() }.classify()
 }
 
 /// `host-shadow`, or `host-shadow:port`.
