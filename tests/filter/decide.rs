@@ -1,8 +1,9 @@
 //! What `decide` writes into a request, and what it counts.
 
-use super::fake_host::{Edit, HostCall, Request, Stream};
+use super::fake_host::{Edit, End, HostCall, Request, Stream};
 use super::{Attached, Level, SHADOW, of, requests};
 use std::collections::BTreeSet;
+use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -175,4 +176,31 @@ fn a_request_costs_few_host_calls() {
     let returning = [HostCall::GetProperty, HostCall::GetHeader, HostCall::GetHeaderPairs, HostCall::GetSharedData];
     assert!(returning.into_iter().map(spent).sum::<u64>() <= 2, "values from the host cost the most");
     assert!(HostCall::ALL.into_iter().map(spent).sum::<u64>() <= 7);
+}
+
+#[test]
+fn an_adaptive_timeout_follows_what_attempts_take() {
+    let retry =
+        r#""retry": {"perTryTimeout": {"adaptive": {"quantile": 0.9, "factor": 3, "min": "10ms", "max": "1s"}}}"#;
+    for level in [Level::Decide, Level::Watch] {
+        let at = Attached::with(level, &format!("{{{retry}}}"));
+        let cluster = format!("adaptive {level:?}");
+        let timeout = |method| {
+            let stream = begin(&at, &cluster, |request| request.method(method));
+            stream.request_header("x-envoy-upstream-rq-per-try-timeout-ms").map(|ms| ms.parse::<u32>().unwrap())
+        };
+        assert_eq!(timeout("GET"), None, "nothing is known yet");
+        for _ in 0..200 {
+            at.host.advance(Duration::from_millis(5));
+            let stream = begin(&at, &cluster, |request| request);
+            let took = |end: End| end.code(200).property("response.backend_latency", Duration::from_millis(20));
+            stream.response(200, []);
+            at.attempt_log(&took(End::of_attempt(&stream, 1)));
+            stream.end_with(&took(End::new().details("via_upstream")));
+        }
+        assert!(timeout("GET").is_some_and(|ms| (60..=64).contains(&ms)), "{level:?}: {:?}", timeout("GET"));
+        assert_eq!(timeout("POST"), None, "{level:?}: not retried on a timeout");
+        let shadow = at.host.start(&format!(r#"{{"mode": "shadow", {retry}}}"#));
+        assert_eq!(at.host.request(shadow).cluster(&cluster).begin().edits(), [], "{level:?}");
+    }
 }

@@ -80,8 +80,10 @@ fn nothing_is_stopped_where_nothing_fails() {
 
 #[test]
 fn every_call_fails_with_every_status_in_every_phase() {
+    // Node is slow; that the statuses are told apart correctly does not depend on the machine.
+    let statuses: &[i32] = if cfg!(target_arch = "wasm32") { &[1, 2, 10, 99] } else { &status::ALL_BUT_OK };
     for call in HostCall::ALL {
-        for status in status::ALL_BUT_OK {
+        for &status in statuses {
             everything(move |made| (made.call == call).then_some(Fault::Status(status)));
         }
         for phase in PHASES {

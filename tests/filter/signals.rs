@@ -335,3 +335,17 @@ fn mirrored_attempts_count_nowhere() {
     at.tick();
     assert_eq!(attempts(&at.host, cluster), of([]));
 }
+
+#[test]
+fn what_came_through_no_listener_is_mirrored_where_envoy_tells_of_listeners() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "internal";
+    let end = || End::new().cluster(cluster).code(200).request_header(":authority", "upstream.test");
+    let internal = || end().request_header("x-envoy-internal", "true");
+    at.attempt_log(&internal().property("xds.listener_direction", 0));
+    // From here on it is known that this Envoy tells.
+    at.attempt_log(&internal());
+    at.attempt_log(&end());
+    at.tick();
+    assert_eq!(attempts(&at.host, cluster), of([("answered", 2)]));
+}
