@@ -1,0 +1,256 @@
+//! One host's standing: in, or out for a while, or being probed.
+//!
+//! ```text
+//!            detector fires                 ejection time over
+//!   Healthy ------------------> Ejected(n) ----------------------> Probing(n)
+//!   strikes                        ^                                |   |
+//!     ^                            |      any failed probe          |   |
+//!     |                            +----- n+1, time doubles --------+   |
+//!     |   strikes = n+1                                                 |
+//!     +------------ `probe_successes` in a row, or a common failure ----+
+//! ```
+//!
+//! A host is ejected with n = its strikes. They are halved for each tenth of `interval` that passes with answers and
+//! without a failure: silence is no evidence of health. So a host that answers for three seconds after a restart starts
+//! from nothing, and one that fails every few requests is out for longer each time.
+//!
+//! **Who decides.** All workers share one [ejection](Ejection) of a host (see [`crate::exchange`]). Its owner, the worker that
+//! ejected the host, alone probes it, one request at a time; the others follow it out and back.
+//!
+//! **What decides.** A verdict is the end of any attempt on the host that began when its ejection time was over, whether or
+//! not it was meant as a probe. What began before decides nothing. A probe that ends without a verdict gives its slot back,
+//! and so does one of which nothing was heard for ten seconds.
+
+use std::time::Duration;
+
+use crate::detector::{Failure, OutlierPolicy};
+use crate::exchange::{Ejection, WorkerId};
+use crate::random::hash;
+use crate::time::Time;
+
+/// A probe of which nothing is heard for so long is given up.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// When an attempt began is known from its end and its duration, which are measured by different clocks.
+const CLOCK_ERROR: Duration = Duration::from_millis(2);
+/// For so long, only requests that may be repeated whatever happens are used as probes: nobody pays for these.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest exponent that can matter: 2^20 times the shortest ejection is beyond any longest one.
+const MOST_STRIKES: u8 = 20;
+
+/// Whether a host is in or out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It takes requests.
+    In(Health),
+    /// It does not, but for probes.
+    Out(Out),
+}
+
+/// What is held against a host that is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    strikes: u8,
+    /// Since when it is in: attempts that began before say nothing.
+    since: Time,
+    /// When the strikes are next halved.
+    forgiven: Time,
+}
+
+/// A host that is out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Out {
+    /// What all workers know.
+    pub ejection: Ejection,
+    /// Answered probes in a row; only its owner counts.
+    successes: u32,
+    /// The latest of them.
+    succeeded: Time,
+    probe: Option<Probe>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe {
+    number: u64,
+    started: Time,
+}
+
+/// What a verdict on a host that is out comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing, or not yet.
+    None,
+    /// It is out for longer.
+    Extended,
+    /// It comes back.
+    Readmitted,
+}
+
+impl Standing {
+    /// Of a host that nothing is known about.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::In(Health::default())
+    }
+
+    /// Whether it takes no requests but probes.
+    #[must_use]
+    pub const fn is_out(&self) -> bool {
+        matches!(self, Self::Out(_))
+    }
+
+    /// Follows an ejection that all workers share: out, or on.
+    pub fn follow(&mut self, ejection: Ejection) {
+        match self {
+            Self::Out(out) => {
+                if out.ejection.owner != ejection.owner || out.ejection.until != ejection.until {
+                    (out.successes, out.probe) = (0, None);
+                }
+                out.ejection = ejection;
+            }
+            Self::In(_) => *self = Self::Out(Out { ejection, successes: 0, succeeded: Time::default(), probe: None }),
+        }
+    }
+
+    /// Brings a host back; `failed` says whether it was readmitted by its probes or because all others fail as well.
+    pub fn readmit(&mut self, now: Time, interval: Duration, common: bool) {
+        if let Self::Out(out) = self {
+            let strikes = out.ejection.strikes.saturating_add(u8::from(!common)).min(MOST_STRIKES);
+            *self = Self::In(Health { strikes, since: now, forgiven: now.saturating_add(interval / 10) });
+        }
+    }
+
+    /// The host's clock may have stepped back: nothing here is from the future.
+    pub fn clamp(&mut self, now: Time, interval: Duration) {
+        match self {
+            Self::In(health) => {
+                health.since = health.since.min(now);
+                health.forgiven = health.forgiven.min(now.saturating_add(interval));
+            }
+            Self::Out(out) => {
+                out.succeeded = out.succeeded.min(now);
+                out.probe = out.probe.filter(|probe| probe.started <= now && now.since(probe.started) < PROBE_TIMEOUT);
+            }
+        }
+    }
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    /// Whether the end of an attempt that `began` then says something about the host.
+    #[must_use]
+    pub fn concerns(&self, began: Time) -> bool {
+        began.saturating_add(CLOCK_ERROR) >= self.since
+    }
+
+    /// An attempt was answered.
+    pub fn answered(&mut self, now: Time, interval: Duration) {
+        if self.strikes > 0 && now >= self.forgiven {
+            self.strikes /= 2;
+            self.forgiven = now.saturating_add(interval / 10);
+        }
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, now: Time, interval: Duration) {
+        self.forgiven = now.saturating_add(interval / 10);
+    }
+
+    /// The ejection of this host, by a worker that will own it.
+    #[must_use]
+    pub fn eject(
+        &self,
+        address: &str,
+        failure: Failure,
+        owner: WorkerId,
+        policy: &OutlierPolicy,
+        now: Time,
+    ) -> Ejection {
+        Ejection {
+            address: address.into(),
+            failure,
+            strikes: self.strikes,
+            since: now,
+            until: now.saturating_add(ejection_time(policy, self.strikes, address, owner)),
+            owner,
+            beat: now,
+        }
+    }
+}
+
+impl Out {
+    /// Whether the next request should be a probe, sent by this worker. `repeatable` says that it may be retried whatever
+    /// happens to it.
+    ///
+    /// Any other request has to wait: a second after the host is due, so that it is used only where no repeatable ones come
+    /// by, and only for a while if the host just answered a probe. A host that does not run refuses it, and what is refused
+    /// may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the wait is
+    /// twice as long.
+    #[must_use]
+    pub fn wants_probe(&self, me: WorkerId, repeatable: bool, policy: &OutlierPolicy, now: Time) -> bool {
+        let patience = match self.ejection.failure {
+            _ if repeatable => Duration::ZERO,
+            _ if self.successes > 0 => policy.base_ejection_time.min(PATIENCE),
+            Failure::Refused => PATIENCE,
+            _ => PATIENCE * 2,
+        };
+        let due = self.ejection.until.max(self.succeeded).saturating_add(patience);
+        self.ejection.owner == me && now >= due && self.in_flight(now).is_none()
+    }
+
+    fn in_flight(&self, now: Time) -> Option<Probe> {
+        self.probe.filter(|probe| probe.started <= now && now.since(probe.started) < PROBE_TIMEOUT)
+    }
+
+    /// A probe is sent.
+    pub fn probe(&mut self, number: u64, now: Time) {
+        self.probe = Some(Probe { number, started: now });
+    }
+
+    /// A probe is over. Without a verdict, it gives its slot back.
+    pub fn probe_over(&mut self, number: u64) {
+        self.probe = self.probe.filter(|probe| probe.number != number);
+    }
+
+    /// Whether the end of an attempt that `began` then is a verdict, for this worker to take.
+    #[must_use]
+    pub fn concerns(&self, began: Time, me: WorkerId) -> bool {
+        self.ejection.owner == me && began.saturating_add(CLOCK_ERROR) >= self.ejection.until
+    }
+
+    /// An attempt said nothing. If it was the probe, it is over.
+    pub fn no_verdict(&mut self, began: Time) {
+        self.probe = self.probe.filter(|probe| began.saturating_add(CLOCK_ERROR) < probe.started);
+    }
+
+    /// An attempt was answered.
+    pub fn answered(&mut self, began: Time, policy: &OutlierPolicy, now: Time) -> Verdict {
+        self.no_verdict(began);
+        self.successes = self.successes.saturating_add(1);
+        self.succeeded = now;
+        if self.successes >= policy.probe_successes { Verdict::Readmitted } else { Verdict::None }
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, failure: Failure, policy: &OutlierPolicy, now: Time) -> Verdict {
+        let ejection = &mut self.ejection;
+        ejection.failure = failure;
+        ejection.strikes = ejection.strikes.saturating_add(1).min(MOST_STRIKES);
+        ejection.until = now.saturating_add(ejection_time(policy, ejection.strikes, &ejection.address, ejection.owner));
+        (self.successes, self.probe) = (0, None);
+        Verdict::Extended
+    }
+}
+
+/// `base_ejection_time` x 2^n, at most `max_ejection_time`, and up to a quarter more: so that hosts that went at once, and
+/// workers or proxies that saw it, do not come back at once.
+fn ejection_time(policy: &OutlierPolicy, n: u8, address: &str, worker: WorkerId) -> Duration {
+    let time = policy.base_ejection_time.saturating_mul(1 << n.min(MOST_STRIKES)).min(policy.max_ejection_time);
+    let seed = hash(address.as_bytes(), worker.0 ^ u64::from(n).rotate_left(32));
+    let jitter = time / 4;
+    time.saturating_add(jitter.saturating_mul((seed % 1_024) as u32) / 1_024)
+}

@@ -1,0 +1,152 @@
+//! The hosts of a cluster, by address, bounded: the least recently seen is forgotten first, and one that is out last.
+//!
+//! A host costs about 400 bytes, its address included.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Duration;
+
+use crate::detector::Record;
+use crate::ejection::Standing;
+use crate::time::Time;
+
+/// At most this many hosts of a cluster are remembered.
+pub const MOST_HOSTS: usize = 1_000;
+/// The longest address: an IPv6 address with a zone, in brackets, and a port.
+pub const LONGEST_ADDRESS: usize = 80;
+/// A host that was not seen for so long is no longer counted as known.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// What a worker knows of a host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// How its attempts ended.
+    pub record: Record,
+    /// In or out.
+    pub standing: Standing,
+    /// How often Envoy's own balancer picked it.
+    pub picks: Picks,
+    /// When an attempt on it ended last, or its ejection was read.
+    pub seen: Time,
+}
+
+/// How often Envoy's own balancer picked a host: its share of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Picks {
+    /// The picks of this host, old ones halved.
+    pub weight: u32,
+    /// The number of the latest, counted over all hosts of the cluster.
+    pub latest: u64,
+}
+
+/// The hosts of a cluster. In the order of their addresses, so that what is drawn from them depends on nothing else.
+#[derive(Clone, Debug)]
+pub struct Hosts {
+    hosts: BTreeMap<Box<str>, Host>,
+    interval: Duration,
+    most: usize,
+}
+
+impl Hosts {
+    /// None yet, and never more than `most`; their failures count for `interval`.
+    #[must_use]
+    pub const fn new(interval: Duration, most: usize) -> Self {
+        Self { hosts: BTreeMap::new(), interval, most }
+    }
+
+    /// Failures count for another interval from now on; all records start anew.
+    pub fn set_interval(&mut self, interval: Duration) {
+        if self.interval != interval {
+            self.interval = interval;
+            self.hosts.values_mut().for_each(|host| host.record = Record::new(interval));
+        }
+    }
+
+    /// The host at that address, known from now on. `None` if that is no address (see [`is_address`]).
+    pub fn seen(&mut self, address: &str, now: Time) -> Option<&mut Host> {
+        if !self.hosts.contains_key(address) {
+            if !is_address(address) {
+                return None;
+            }
+            if self.hosts.len() >= self.most {
+                self.forget_one();
+            }
+        }
+        let host = match self.hosts.entry(address.into()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Host {
+                record: Record::new(self.interval),
+                standing: Standing::new(),
+                picks: Picks::default(),
+                seen: now,
+            }),
+        };
+        host.seen = now;
+        Some(host)
+    }
+
+    fn forget_one(&mut self) {
+        let least = self.hosts.iter().min_by_key(|(_, host)| (host.standing.is_out(), host.seen));
+        if let Some(address) = least.map(|(address, _)| address.clone()) {
+            self.hosts.remove(&address);
+        }
+    }
+
+    /// A known host.
+    #[must_use]
+    pub fn get(&self, address: &str) -> Option<&Host> {
+        self.hosts.get(address)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, address: &str) -> Option<&mut Host> {
+        self.hosts.get_mut(address)
+    }
+
+    /// All known hosts.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Host)> + Clone {
+        self.hosts.iter().map(|(address, host)| (&**address, host))
+    }
+
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Host)> {
+        self.hosts.iter_mut().map(|(address, host)| (&**address, host))
+    }
+
+    /// The hosts that are in and were seen within the last minute.
+    pub fn present(&self, now: Time) -> impl Iterator<Item = (&str, &Host)> + Clone {
+        self.iter().filter(move |(_, host)| !host.standing.is_out() && now.since(host.seen) < KNOWN_FOR)
+    }
+
+    /// How many hosts the cluster seems to have: those that are present, and those that are out.
+    #[must_use]
+    pub fn known(&self, now: Time) -> usize {
+        self.present(now).count() + self.out()
+    }
+
+    /// How many are out.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.hosts.values().filter(|host| host.standing.is_out()).count()
+    }
+
+    /// How many are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Whether none is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+}
+
+/// Whether it may stand in a list of addresses in a header: an address and a port, in letters, digits and `.:[]%-_`.
+#[must_use]
+pub fn is_address(address: &str) -> bool {
+    address.len() <= LONGEST_ADDRESS
+        && address.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]%-_".contains(&byte))
+        && address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}

@@ -1,0 +1,419 @@
+//! Outlier detection that acts: what one worker knows of the hosts of one cluster, and where it sends requests.
+//!
+//! ```text
+//!   attempt ends ──► detector: worse than the others? ──► change ──► record that all workers share
+//!                                                                          │
+//!   request ◄── steering: list of hosts, or a probe ◄── standing of each ◄─┘
+//! ```
+//!
+//! **What the caller must do.** All times are the host's wall clock as it is ([`Time::from_nanos`]), as in all records.
+//!
+//! 1. Make one of these per cluster, with a [`WorkerId`] from [`claim`](crate::exchange::claim), when the first request for
+//!    the cluster arrives.
+//! 2. When a request arrives and nothing was exchanged for a while ([`is_stale`](Outliers::is_stale)), exchange. Then
+//!    [`route`](Outliers::route) it: put the list, if any, into the header that the cluster's `override_host` policy reads,
+//!    and remove what a client sent there in any case. Remember the [`Route::probe`].
+//! 3. When an attempt ends, say so ([`attempt_ended`](Outliers::attempt_ended)); if that returns `true`, exchange at once.
+//!    Where [`is_calm`](Outliers::is_calm), answered attempts may be sampled, the sample's `weight` telling how many it
+//!    stands for; failures are never sampled.
+//! 4. When a request that carried a probe is over, however it ended, say so ([`probe_over`](Outliers::probe_over)), after
+//!    its attempts if the order can be chosen. A verdict that comes later still counts.
+//! 5. Ten times a second, exchange for each cluster that [had requests](Outliers::has_requests) of late or has something to
+//!    say ([`is_pending`](Outliers::is_pending)):
+//!
+//! ```text
+//!     loop {
+//!         record, version = get_shared_data("weir/ejections/" + cluster)
+//!         now = the host's time                              // after reading the record, see crate::time
+//!         changed = outliers.exchange(record, now)
+//!         if changed is none, or set_shared_data(changed, version) is ok {
+//!             outliers.published()
+//!             break
+//!         }
+//!     }
+//!     events = outliers.take_events()                        // count and log them
+//! ```
+//!
+//! In shadow mode, do all but step 2's header, under a key of its own.
+//!
+//! A worker acts on its own verdict as soon as it exchanged, whether or not the record could be written.
+
+use std::time::Duration;
+
+use crate::detector::{Failure, Outcome, OutlierPolicy, Record, is_common, is_outlier, is_usual};
+use crate::ejection::{Out, Standing, Verdict};
+use crate::exchange::{Change, Ejection, Ejections, WorkerId};
+use crate::hosts::{Hosts, MOST_HOSTS};
+use crate::percent::Percent;
+use crate::signal::Signal;
+use crate::steering::Steering;
+use crate::time::Time;
+
+/// A cluster had requests of late if there was one within this time.
+const RECENTLY: Duration = Duration::from_millis(500);
+/// The record is read at least so often while there are requests.
+const STALE: Duration = Duration::from_secs(1);
+/// At most this many events wait for [`Outliers::take_events`].
+const MOST_EVENTS: usize = 1_000;
+
+/// An attempt that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedAttempt<'a> {
+    /// The address and port of its host; `None` where that is unknown, and then the attempt says nothing.
+    pub host: Option<&'a str>,
+    /// How it ended.
+    pub signal: Signal,
+    /// When it began: now, less its duration.
+    pub began: Time,
+    /// How many answered attempts it stands for; 1 where all are told.
+    pub weight: u32,
+    /// Whether Envoy's own balancer picked the host: the request carried no list, and this was no retry.
+    pub picked: bool,
+}
+
+/// Where to send a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Different addresses, separated by commas: for the first attempt, and for each retry.
+    pub hosts: String,
+    /// Set if the first attempt is a probe: what [`Outliers::probe_over`] wants to know.
+    pub probe: Option<Probe>,
+}
+
+/// A probe, by its number: unique within this worker and cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe(u64);
+
+/// What happened, told once: by the worker that did it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A detector fired, but the host stays in: too many are out, or it is the last.
+    Detected(Box<str>, Failure),
+    /// A host is out, for the first time or again after a failed probe (then its `strikes` are not 0).
+    Ejected(Ejection),
+    /// A probe failed.
+    Extended(Ejection),
+    /// A host is back.
+    Readmitted(Box<str>),
+    /// All are back: those that were in failed as well.
+    AllReadmitted,
+}
+
+/// The hosts of one cluster, as one worker sees them.
+#[derive(Clone, Debug)]
+pub struct Outliers {
+    policy: OutlierPolicy,
+    me: WorkerId,
+    hosts: Hosts,
+    steering: Steering,
+    /// Hosts that are out.
+    out: usize,
+    /// When all were last readmitted, as the record has it.
+    common: Time,
+    /// What the record does not say yet.
+    pending: Vec<Change>,
+    /// Which of it applied to the record that was last seen.
+    applied: Vec<Event>,
+    events: Vec<Event>,
+    probes: u64,
+    requested: Time,
+    exchanged: Time,
+    troubled: Time,
+}
+
+impl Outliers {
+    /// Nothing is known yet.
+    #[must_use]
+    pub const fn new(policy: OutlierPolicy, me: WorkerId) -> Self {
+        Self {
+            policy,
+            me,
+            hosts: Hosts::new(policy.interval, MOST_HOSTS),
+            steering: Steering::new(me.0),
+            out: 0,
+            common: Time::from_nanos(0),
+            pending: Vec::new(),
+            applied: Vec::new(),
+            events: Vec::new(),
+            probes: 0,
+            requested: Time::from_nanos(0),
+            exchanged: Time::from_nanos(0),
+            troubled: Time::from_nanos(0),
+        }
+    }
+
+    /// Puts another policy in force. What was learned stays, but for the records of hosts if the interval is another.
+    pub fn set_policy(&mut self, policy: OutlierPolicy) {
+        self.hosts.set_interval(policy.interval);
+        self.policy = policy;
+    }
+
+    /// How many hosts are known; those that are out among them.
+    #[must_use]
+    pub fn known(&self, now: Time) -> usize {
+        self.hosts.known(now)
+    }
+
+    /// How many are out.
+    #[must_use]
+    pub const fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Whether a host is out.
+    #[must_use]
+    pub fn is_out(&self, address: &str) -> bool {
+        self.hosts.get(address).is_some_and(|host| host.standing.is_out())
+    }
+
+    /// Whether no host is out and none failed within the interval, so that a sample of the answered attempts is enough.
+    #[must_use]
+    pub fn is_calm(&self, now: Time) -> bool {
+        self.out == 0 && now.since(self.troubled) >= self.policy.interval
+    }
+
+    /// Whether the record was not read for a second.
+    #[must_use]
+    pub fn is_stale(&self, now: Time) -> bool {
+        now.since(self.exchanged) >= STALE || self.exchanged > now
+    }
+
+    /// Whether there were requests of late.
+    #[must_use]
+    pub fn has_requests(&self, now: Time) -> bool {
+        now.since(self.requested) < RECENTLY && self.requested <= now
+    }
+
+    /// Whether there is something to say to other workers.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// What happened since this was last asked.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// A request arrives. `None` where Envoy should decide: no host is out, or none is left to list, or it explores.
+    ///
+    /// `repeatable` says that this request is retried whatever happens to its first attempt: its method allows it, and so do
+    /// its route and budget. `retries` is how many retries it may have.
+    pub fn route(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
+        self.requested = now;
+        if self.out == 0 {
+            return None;
+        }
+        let count = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
+        let repeatable = repeatable && retries > 0;
+        if let Some(probed) = self.due(now, repeatable) {
+            let mut list = vec![&*probed];
+            list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1)));
+            if list.len() > 1 {
+                let hosts = list.join(",");
+                self.probes += 1;
+                let number = self.probes;
+                if let Some(out) = self.out_mut(&probed) {
+                    out.probe(number, now);
+                }
+                return Some(Route { hosts, probe: Some(Probe(number)) });
+            }
+        }
+        if self.steering.explores(explore, self.hosts.len(), now) {
+            return None;
+        }
+        let list = self.steering.draw(&self.hosts, count);
+        if list.is_empty() { None } else { Some(Route { hosts: list.join(","), probe: None }) }
+    }
+
+    /// Of the hosts that want a probe from this worker, the one that is due for longest.
+    fn due(&self, now: Time, repeatable: bool) -> Option<Box<str>> {
+        let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
+            Standing::Out(out) if out.wants_probe(self.me, repeatable, &self.policy, now) => {
+                Some((out.ejection.until, address))
+            }
+            _ => None,
+        });
+        due.min().map(|(_, address)| address.into())
+    }
+
+    fn out_mut(&mut self, address: &str) -> Option<&mut Out> {
+        match &mut self.hosts.get_mut(address)?.standing {
+            Standing::Out(out) => Some(out),
+            Standing::In(_) => None,
+        }
+    }
+
+    /// A request that carried a probe is over.
+    pub fn probe_over(&mut self, probe: Probe) {
+        for (_, host) in self.hosts.iter_mut() {
+            if let Standing::Out(out) = &mut host.standing {
+                out.probe_over(probe.0);
+            }
+        }
+    }
+
+    /// An attempt ended. Whether to [exchange](Self::exchange) at once: there is something to say, or reason to ask whether
+    /// another worker knows more.
+    pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
+        let Some(address) = attempt.host else { return false };
+        let Some(host) = self.hosts.seen(address, now) else { return false };
+        let (policy, me) = (&self.policy, self.me);
+        let outcome = Outcome::from(attempt.signal);
+        let mut failed = None;
+        match (&mut host.standing, outcome) {
+            (Standing::In(health), Outcome::Answered) if health.concerns(attempt.began) => {
+                host.record.answered(attempt.weight.max(1));
+                health.answered(now, policy.interval);
+            }
+            (Standing::In(health), Outcome::Failed(failure)) if health.concerns(attempt.began) => {
+                host.record.failed(failure, now);
+                health.failed(now, policy.interval);
+                failed = Some(failure);
+            }
+            (Standing::Out(out), outcome) if out.concerns(attempt.began, me) => {
+                self.verdict(address, outcome, attempt.began, now);
+            }
+            _ => {}
+        }
+        if attempt.picked {
+            self.steering.picked(&mut self.hosts, address);
+        }
+        if let Some(failure) = failed {
+            self.troubled = now;
+            self.judge(address, failure, now);
+        }
+        failed.is_some() || self.is_pending()
+    }
+
+    /// The end of an attempt on a host that this worker probes.
+    fn verdict(&mut self, address: &str, outcome: Outcome, began: Time, now: Time) {
+        // What is usual elsewhere, too, is no fault of this host.
+        let usual = |failure| is_usual(self.others(address, now), failure);
+        let outcome = match outcome {
+            Outcome::Failed(failure) if usual(failure) => Outcome::Answered,
+            outcome => outcome,
+        };
+        let policy = self.policy;
+        let Some(out) = self.out_mut(address) else { return };
+        let verdict = match outcome {
+            Outcome::Answered => out.answered(began, &policy, now),
+            Outcome::Failed(failure) => out.failed(failure, &policy, now),
+            Outcome::Nothing => {
+                out.no_verdict(began);
+                Verdict::None
+            }
+        };
+        let change = match verdict {
+            Verdict::None => return,
+            Verdict::Extended => Change::Extend(out.ejection.clone()),
+            Verdict::Readmitted => Change::Readmit(address.into()),
+        };
+        self.pending.push(change);
+    }
+
+    /// What the other hosts that are in show.
+    fn others<'a>(&'a self, address: &'a str, now: Time) -> impl Iterator<Item = &'a Record> + Clone {
+        self.hosts.present(now).filter(move |(other, _)| *other != address).map(|(_, host)| &host.record)
+    }
+
+    /// An attempt on a host that is in failed.
+    fn judge(&mut self, address: &str, failure: Failure, now: Time) {
+        if self.all_fail(now) {
+            self.pending.push(Change::ReadmitAll);
+            return;
+        }
+        let Some(host) = self.hosts.get(address) else { return };
+        let Standing::In(health) = &host.standing else { return };
+        if !is_outlier(&self.policy, &host.record, failure, self.others(address, now), now) {
+            return;
+        }
+        let most = self.policy.most_out(self.hosts.known(now));
+        if self.out >= most {
+            self.tell(Event::Detected(address.into(), failure));
+        } else {
+            let ejection = health.eject(address, failure, self.me, &self.policy, now);
+            self.pending.push(Change::Eject(ejection, most));
+        }
+    }
+
+    /// Whether some hosts are out, and all that are in fail as well: those that took attempts within the interval, and they
+    /// are at least half of those that are in.
+    fn all_fail(&self, now: Time) -> bool {
+        let present = self.hosts.present(now);
+        let heard = present.clone().filter(|(_, host)| now.since(host.seen) < self.policy.interval);
+        self.out > 0 && heard.clone().count() * 2 >= present.count() && is_common(heard.map(|(_, host)| &host.record))
+    }
+
+    /// Reads the record that all workers share, and returns what to put in its place, if anything.
+    pub fn exchange(&mut self, record: Option<&[u8]>, now: Time) -> Option<Vec<u8>> {
+        let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
+        let mut shared = found.clone();
+        let (me, applied) = (self.me, &mut self.applied);
+        applied.clear();
+        applied.extend(self.pending.iter().filter(|change| shared.apply(change, me, now)).map(Event::from));
+        shared.keep(me, self.has_requests(now), now);
+        self.adopt(&shared, now);
+        if shared == found {
+            return None;
+        }
+        let mut record = Vec::new();
+        shared.encode(&mut record);
+        Some(record)
+    }
+
+    /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing, or it cannot be helped.
+    pub fn published(&mut self) {
+        self.pending.clear();
+        for event in std::mem::take(&mut self.applied) {
+            self.tell(event);
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() < MOST_EVENTS {
+            self.events.push(event);
+        }
+    }
+
+    /// Does as the record says.
+    fn adopt(&mut self, shared: &Ejections, now: Time) {
+        let interval = self.policy.interval;
+        let common = shared.common > self.common;
+        for (address, host) in self.hosts.iter_mut() {
+            if let Standing::Out(out) = &host.standing
+                && shared.of(address).is_none()
+            {
+                if common {
+                    // What is known of it is that it failed.
+                    host.record.failed(out.ejection.failure, now);
+                } else {
+                    host.record = Record::new(interval);
+                }
+                host.standing.readmit(now, interval, common);
+            }
+            host.seen = host.seen.min(now);
+            host.standing.clamp(now, interval);
+        }
+        for ejection in &shared.out {
+            if let Some(host) = self.hosts.seen(&ejection.address, now) {
+                host.standing.follow(ejection.clone());
+            }
+        }
+        (self.common, self.exchanged) = (shared.common, now);
+        self.troubled = self.troubled.min(now);
+        self.out = self.hosts.out();
+        self.steering.steers(self.out > 0, now);
+    }
+}
+
+impl From<&Change> for Event {
+    fn from(change: &Change) -> Self {
+        match change {
+            Change::Eject(ejection, _) => Self::Ejected(ejection.clone()),
+            Change::Extend(ejection) => Self::Extended(ejection.clone()),
+            Change::Readmit(address) => Self::Readmitted(address.clone()),
+            Change::ReadmitAll => Self::AllReadmitted,
+        }
+    }
+}

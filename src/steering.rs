@@ -1,0 +1,117 @@
+//! Lists of hosts for Envoy's `override_host` policy, while some host of a cluster is out.
+//!
+//! The policy sends the n-th attempt of a request to the n-th host of the list in its header, whatever the host's health
+//! and weight. So a list has one host for the first attempt and a different one for each retry, and both come from what
+//! Envoy's own balancer did: each host is drawn with the share that the balancer gave it while it was asked, and a host
+//! that the balancer picks no longer (drained, unhealthy, removed) is listed no longer.
+//!
+//! **Shares** are counted in picks, not in seconds: when there are 64 for each host, all are halved. So in calm times they
+//! follow the balancer within a second or so, and in a long ejection, when few requests are left to the balancer, they
+//! stay as exact as they were. A host is listed until the balancer has made so many picks without it that four would have
+//! been its own.
+//!
+//! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
+//! most, and no more than it takes for each host to be picked every two seconds. Such a request may meet a host that is
+//! out, which costs it a retry; so in the first five seconds, while what the calm taught is fresh, there are half as many.
+
+use std::time::Duration;
+
+use crate::hosts::{Host, Hosts};
+use crate::percent::Percent;
+use crate::random::Random;
+use crate::time::Time;
+
+/// Picks that are remembered for each host, at most; on average half to all of it.
+const MEMORY: u64 = 64;
+/// A host that would have been picked so many times, but was not, is not there.
+const MISSED: u64 = 4;
+/// While so long ago nothing was steered, half the exploring will do.
+const CALM: Duration = Duration::from_secs(5);
+/// How often each host should be picked by Envoy's balancer.
+const EXPLORE_EACH: Duration = Duration::from_secs(2);
+
+/// Draws the lists of one cluster.
+#[derive(Clone, Debug)]
+pub struct Steering {
+    random: Random,
+    /// Picks of Envoy's own balancer so far.
+    picks: u64,
+    /// Those that are remembered: the sum over the hosts.
+    weight: u64,
+    /// Since when some host is out.
+    since: Option<Time>,
+    explored: Time,
+}
+
+impl Steering {
+    /// Nothing is known yet. Workers that draw different lists have different seeds.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), picks: 0, weight: 0, since: None, explored: Time::from_nanos(0) }
+    }
+
+    /// Envoy's balancer picked a host, as far as this attempt tells: one that carried no list, and was no retry.
+    pub fn picked(&mut self, hosts: &mut Hosts, address: &str) {
+        self.picks += 1;
+        if self.weight >= MEMORY * hosts.len() as u64 {
+            // What is odd is rounded by chance, so that no share is rounded away.
+            let random = &mut self.random;
+            hosts.iter_mut().for_each(|(_, host)| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
+            self.weight = hosts.iter().map(|(_, host)| u64::from(host.picks.weight)).sum();
+        }
+        if let Some(host) = hosts.get_mut(address) {
+            host.picks.weight = host.picks.weight.saturating_add(1);
+            host.picks.latest = self.picks;
+            self.weight += 1;
+        }
+    }
+
+    /// Whether Envoy's balancer still picks that host, so that it may be listed.
+    #[must_use]
+    pub fn is_picked(&self, host: &Host) -> bool {
+        let weight = u64::from(host.picks.weight);
+        let missed = self.picks.saturating_sub(host.picks.latest);
+        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(self.weight)
+    }
+
+    /// Some host is out, or none.
+    pub fn steers(&mut self, some_out: bool, now: Time) {
+        self.since = if some_out { Some(self.since.unwrap_or(now).min(now)) } else { None };
+        self.explored = self.explored.min(now);
+    }
+
+    /// Whether the next request should be left to Envoy's balancer.
+    pub fn explores(&mut self, percent: Percent, hosts: usize, now: Time) -> bool {
+        let whole = u64::from(Percent::MAX.basis_points());
+        if self.random.below(whole) >= u64::from(percent.basis_points()) {
+            return false;
+        }
+        let calm = self.since.is_some_and(|since| now.since(since) < CALM);
+        let pause = EXPLORE_EACH / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX) * if calm { 2 } else { 1 };
+        let explores = now.since(self.explored) >= pause;
+        if explores {
+            self.explored = now;
+        }
+        explores
+    }
+
+    /// Draws `count` different hosts that are in, or as many as there are: each with its share among those that are left.
+    pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize) -> Vec<&'a str> {
+        let listed = hosts.iter().filter(|(_, host)| !host.standing.is_out() && self.is_picked(host));
+        let mut urn: Vec<_> = listed.map(|(address, host)| (address, u64::from(host.picks.weight))).collect();
+        let mut total: u64 = urn.iter().map(|(_, weight)| weight).sum();
+        let mut drawn = Vec::new();
+        while drawn.len() < count && !urn.is_empty() {
+            let mut ticket = self.random.below(total);
+            let position = urn.iter().position(|(_, weight)| {
+                let found = ticket < *weight;
+                ticket = ticket.saturating_sub(*weight);
+                found
+            });
+            let (address, weight) = urn.swap_remove(position.unwrap_or_default());
+            total -= weight;
+            drawn.push(address);
+        }
+        drawn
+    }
+}
