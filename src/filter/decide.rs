@@ -13,7 +13,6 @@ use crate::host::{self, Map};
 use crate::metrics::{Counter, Grant};
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
-use crate::time::Time;
 
 /// Steers Envoy's `override_host` policy; never for clients to set.
 const HOSTS: &str = "x-weir-hosts";
@@ -198,7 +197,7 @@ impl Vm {
             return;
         }
         self.count_grant(cluster, Grant::Granted, retries);
-        let now = Time::from_nanos(host::wall_clock());
+        let now = self.wall_clock();
         if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
             account.retried(retries, now);
         }
