@@ -57,6 +57,7 @@ impl Vm {
         self.engine.attempts.settle(&mut self.ended);
         self.count_ended();
         let now = self.now();
+        let wall_clock = self.wall_clock;
         let cluster = self.routed_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
         let view = view(keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()), keys.is_some());
@@ -73,7 +74,7 @@ impl Vm {
             idempotency_key: view.idempotency_key,
             attempt: view.attempt,
         };
-        let admission = self.engine.admit(cluster, &request, now);
+        let admission = self.engine.admit(cluster, &request, now, wall_clock);
         for (name, value) in admission.headers {
             host::set_header(Map::Request, name, value);
         }
