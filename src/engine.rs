@@ -113,8 +113,9 @@ impl Engine {
         self.clusters.iter().filter(|(_, cluster)| pending(cluster)).map(|(id, _)| id).collect()
     }
 
-    /// A request for a cluster arrives.
-    pub fn admit(&mut self, id: ClusterId, request: &Request<'_>, now: Time) -> Admission<'_> {
+    /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's
+    /// shared record goes by (see [`crate::time`]).
+    pub fn admit(&mut self, id: ClusterId, request: &Request<'_>, now: Time, wall_clock: Time) -> Admission<'_> {
         let off = Admission { class: Class::Off, plan: None, denied: false, headers: &[], per_try_timeout: None };
         let Some(cluster) = self.clusters.get_mut(id) else { return off };
         let Some(Some(retry)) = self.retries.get(cluster.policy) else { return off };
@@ -122,9 +123,9 @@ impl Engine {
         let denied = match &mut cluster.account {
             None => false,
             Some(account) => {
-                account.arrive(now);
+                account.arrive(wall_clock);
                 // Where `guard` charges each retry when it happens, a permission costs nothing.
-                plan != Plan::Nothing && !cluster.guarded && !account.affords(now)
+                plan != Plan::Nothing && !cluster.guarded && !account.affords(wall_clock)
             }
         };
         let admission = Admission { class: Class::of(&retry.policy, request), plan: Some(plan), denied, ..off };

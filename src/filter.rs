@@ -44,6 +44,8 @@ struct Vm {
     engine: Engine,
     metrics: HashMap<ClusterId, [Option<Metric>; Counter::COUNT]>,
     clock: Clock,
+    /// What the host's clock told last.
+    wall_clock: Time,
     startup: startup::Line,
     /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
     last_attempt: Option<guard::AttemptEnd>,
@@ -108,7 +110,15 @@ impl Vm {
 
     /// The time, for what this worker keeps to itself.
     fn now(&mut self) -> Time {
-        self.clock.read(host::wall_clock())
+        let wall = self.wall_clock();
+        self.clock.read(wall.as_nanos())
+    }
+
+    /// The host's own time, for what workers share; the last it told, should it ever not tell. Zero instead would look like
+    /// a step back of many years, and the next reading like a step ahead.
+    fn wall_clock(&mut self) -> Time {
+        self.wall_clock = host::wall_clock().map_or(self.wall_clock, Time::from_nanos);
+        self.wall_clock
     }
 
     fn count(&mut self, cluster: ClusterId, counter: Counter) {

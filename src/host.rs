@@ -14,6 +14,7 @@ use std::ptr::{null, null_mut};
 
 /// The statuses that Weir tells apart; all others are failures alike.
 const OK: i32 = 0;
+const NOT_FOUND: i32 = 1;
 const CAS_MISMATCH: i32 = 8;
 
 // Named, since newer compilers no longer take an undefined symbol for an import.
@@ -128,12 +129,12 @@ pub fn log(level: Level, message: &str) {
     unsafe { proxy_log(level as u32, message.as_ptr(), message.len()) };
 }
 
-/// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. Zero if the host has none.
+/// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. `None` if the host has none.
 #[must_use]
-pub fn wall_clock() -> u64 {
+pub fn wall_clock() -> Option<u64> {
     let mut nanos = 0;
     // SAFETY: the host writes one u64.
-    if unsafe { proxy_get_current_time_nanoseconds(&mut nanos) } == OK { nanos } else { 0 }
+    (unsafe { proxy_get_current_time_nanoseconds(&mut nanos) } == OK && nanos > 0).then_some(nanos)
 }
 
 /// Asks for `proxy_on_tick` on the current root context every `period` milliseconds.
@@ -316,17 +317,20 @@ pub struct Shared {
 /// one; zero would overwrite whatever is there.
 const ABSENT: u32 = u32::MAX;
 
-/// Reads shared data: one store for all VMs with the same `vm_id`, which survives their reloads.
+/// Reads shared data: one store for all VMs with the same `vm_id`, which survives their reloads. `None` if the host refuses.
 #[must_use]
-pub fn shared(key: &str) -> Shared {
-    let mut version = 0;
-    // SAFETY: the host reads the key and writes an address from `allocate`, a size and a u32.
-    let value =
-        returned(|data, size| unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut version) });
-    if value.is_none() {
-        version = ABSENT;
+pub fn shared(key: &str) -> Option<Shared> {
+    let (mut version, mut status) = (0, OK);
+    let value = returned(|data, size| {
+        // SAFETY: the host reads the key and writes an address from `allocate`, a size and a u32.
+        status = unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut version) };
+        status
+    });
+    match (value, status) {
+        (Some(value), _) => Some(Shared { value: Some(value), version }),
+        (None, NOT_FOUND) => Some(Shared { value: None, version: ABSENT }),
+        (None, _) => None,
     }
-    Shared { value, version }
 }
 
 /// What became of a write to shared data.

@@ -13,7 +13,6 @@ use crate::host::{self, Map};
 use crate::metrics::{Counter, Grant};
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
-use crate::time::Time;
 
 /// Steers Envoy's `override_host` policy; never for clients to set.
 const HOSTS: &str = "x-weir-hosts";
@@ -58,6 +57,7 @@ impl Vm {
         self.engine.attempts.settle(&mut self.ended);
         self.count_ended();
         let now = self.now();
+        let wall_clock = self.wall_clock;
         let cluster = self.routed_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
         let view = view(keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()), keys.is_some());
@@ -74,7 +74,7 @@ impl Vm {
             idempotency_key: view.idempotency_key,
             attempt: view.attempt,
         };
-        let admission = self.engine.admit(cluster, &request, now);
+        let admission = self.engine.admit(cluster, &request, now, wall_clock);
         for (name, value) in admission.headers {
             host::set_header(Map::Request, name, value);
         }
@@ -199,7 +199,7 @@ impl Vm {
             return;
         }
         self.count_grant(cluster, Grant::Granted, retries);
-        let now = Time::from_nanos(host::wall_clock());
+        let now = self.wall_clock();
         if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
             account.retried(retries, now);
         }

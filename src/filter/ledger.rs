@@ -13,12 +13,15 @@ const TRIES: u32 = 1_000;
 
 impl Vm {
     /// Asks a cluster's budget for one retry. Without a budget, it is granted. Should the host refuse to keep the record, the
-    /// answer is what it would have been on the last one.
+    /// answer is what it would have been on the last one; and should it refuse to show it, what this worker knows must do.
     pub(super) fn charge(&mut self, cluster: ClusterId) -> Charge {
+        let last = self.wall_clock;
         let Some((key, account)) = self.account(cluster) else { return Charge::Granted };
+        let mut charge = Charge::Denied;
         for _ in 0..TRIES {
-            let shared = host::shared(&key);
-            let (charge, record) = account.charge(shared.value.as_deref(), now());
+            let Some(shared) = host::shared(&key) else { return charge_unseen(account, now(last)) };
+            let (answer, record) = account.charge(shared.value.as_deref(), now(last));
+            charge = answer;
             let Some(record) = record else { return charge };
             match host::swap_shared(&key, &record, shared.version) {
                 Swap::Done => {
@@ -29,16 +32,17 @@ impl Vm {
                 Swap::Failed => return charge,
             }
         }
-        Charge::Denied
+        charge
     }
 
     /// Writes down what arrived here since the last time, so that it counts in all workers.
     pub(super) fn publish_accounts(&mut self) {
+        let last = self.wall_clock;
         for cluster in self.engine.pending_accounts() {
             let Some((key, account)) = self.account(cluster) else { continue };
             for _ in 0..TRIES {
-                let shared = host::shared(&key);
-                let record = account.publish(shared.value.as_deref(), now());
+                let Some(shared) = host::shared(&key) else { return };
+                let record = account.publish(shared.value.as_deref(), now(last));
                 match host::swap_shared(&key, &record, shared.version) {
                     Swap::Done => account.published(),
                     Swap::Conflict => continue,
@@ -56,7 +60,17 @@ impl Vm {
     }
 }
 
+/// A retry on a budget whose record nobody sees.
+fn charge_unseen(account: &mut Account, now: Time) -> Charge {
+    if !account.affords(now) {
+        return Charge::Denied;
+    }
+    account.retried(1, now);
+    Charge::Granted
+}
+
 /// Records are stamped with the host's own time, which all workers share (see [`crate::time`]); it is read after the record.
-fn now() -> Time {
-    Time::from_nanos(host::wall_clock())
+/// `last` is what to take if the host does not tell.
+fn now(last: Time) -> Time {
+    host::wall_clock().map_or(last, Time::from_nanos)
 }

@@ -3,7 +3,6 @@
 use super::{ContextId, Vm};
 use crate::config::{self, Role};
 use crate::host::{self, Level};
-use crate::time::Time;
 
 /// Ten times a second: how soon a worker writes down what no further event explains.
 const TICK_MILLISECONDS: u32 = 100;
@@ -28,7 +27,8 @@ impl Vm {
         };
         self.roots.insert(root, Root { role: Some(config.role) });
         if let Some(policy) = config.policy {
-            self.engine.reconfigure(policy, Time::from_nanos(host::wall_clock()));
+            let now = self.wall_clock();
+            self.engine.reconfigure(policy, now);
         }
         host::set_tick_period(TICK_MILLISECONDS);
         true

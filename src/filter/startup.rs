@@ -36,7 +36,7 @@ impl Vm {
             return;
         }
         line.done = true;
-        let shared = host::shared(KEY);
+        let Some(shared) = host::shared(KEY) else { return };
         if shared.value.as_deref() != Some(line.text.as_bytes())
             && host::swap_shared(KEY, line.text.as_bytes(), shared.version) != Swap::Conflict
         {

@@ -88,8 +88,20 @@ fn an_answer_that_cannot_be_retried_for_money_reaches_the_client_as_it_is() {
 
 #[test]
 fn without_guard_no_permission_is_given_on_an_empty_budget() {
+    permissions("budget of permissions", 0);
+}
+
+#[test]
+fn permissions_do_not_depend_on_the_clock() {
+    permissions("budget of permissions, clock ahead", 1);
+    permissions("budget of permissions, clock back", -1);
+}
+
+/// `decide` alone, after the host's clock has stepped so many hours.
+fn permissions(cluster: &str, hours: i64) {
     let at = Attached::with(Level::Decide, FIFTH);
-    let cluster = "budget of permissions";
+    arrive(&at, "before the step", 1);
+    at.host.set_time(at.host.now().wrapping_add_signed(hours * 3_600_000_000_000));
     let requests = arrive(&at, cluster, 6);
     let permission = |request: &Stream| request.request_header("x-envoy-max-retries");
     assert_eq!(permission(&requests[3]).as_deref(), Some("0"), "a fifth of four requests is less than one");

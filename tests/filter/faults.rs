@@ -18,14 +18,7 @@ fn everything(mut fails: impl FnMut(&Call) -> Option<Fault> + 'static) {
     host.fault(move |call| {
         let fault = fails(call)?;
         let lie = !matches!(fault, Fault::Status(_));
-        // Nor can it be told what is left of a budget whose record cannot be read, or is always another one.
-        let outrun = matches!(fault, Fault::Status(status::CAS_MISMATCH));
-        let kept_back = match call.call {
-            HostCall::GetHeaderPairs | HostCall::GetSharedData => true,
-            HostCall::SetSharedData => outrun,
-            _ => false,
-        };
-        mislead.set(mislead.get() || lie || kept_back);
+        mislead.set(mislead.get() || lie || call.call == HostCall::GetHeaderPairs);
         Some(fault)
     });
     // A configuration that cannot be read may be refused.
