@@ -32,8 +32,10 @@ pub struct Attempt {
     pub cluster: ClusterId,
     /// The host's address, where it was read.
     pub host: Option<Box<str>>,
-    /// When it began, by this worker's clock.
+    /// When it began, by the host's clock.
     pub began: Time,
+    /// How many answered attempts it stands for, where only a sample of them is read.
+    pub weight: u32,
     /// The request it belonged to, where `guard` told.
     pub request: Option<RequestId>,
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::account::Account;
 use crate::attempt::ClusterId;
 use crate::latency::Latency;
+use crate::outlier::Outliers;
 
 /// At most this many clusters are remembered.
 pub const MOST_CLUSTERS: usize = 1_000;
@@ -24,6 +25,16 @@ pub struct Cluster {
     pub account: Option<Account>,
     /// How long attempts take, where an adaptive timeout depends on it.
     pub latency: Option<Latency>,
+    /// Its hosts, where outlier detection is on: from the first request on.
+    pub outliers: Option<Outliers>,
+    /// Answered attempts, of whose hosts a sample is read.
+    pub attempts: u32,
+    /// Requests, of whose hosts a sample is read.
+    pub requests: u32,
+    /// Requests in a row that did not go where they were steered.
+    pub astray: u32,
+    /// How many hosts were out when that was last told.
+    pub told_out: usize,
     last_used: u64,
 }
 
@@ -62,6 +73,11 @@ impl Clusters {
             guarded: false,
             account: None,
             latency: None,
+            outliers: None,
+            attempts: 0,
+            requests: 0,
+            astray: 0,
+            told_out: 0,
             last_used: self.uses,
         };
         self.ids.insert(name.into(), id);
@@ -93,7 +109,7 @@ impl Clusters {
     }
 
     /// The same, to change them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Cluster> {
-        self.known.values_mut()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
+        self.known.iter_mut().map(|(id, cluster)| (*id, cluster))
     }
 }

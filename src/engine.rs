@@ -7,8 +7,10 @@ use std::time::Duration;
 use crate::account::Account;
 use crate::attempt::{Attempts, ClusterId};
 use crate::cluster::{Cluster, Clusters};
-use crate::config::{Mode, PerTryTimeout, Policy, RetryPolicy};
+use crate::config::{Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
+use crate::detector::OutlierPolicy;
 use crate::latency::{AdaptiveTimeout, Latency};
+use crate::outlier::Outliers;
 use crate::retry::{Class, Header, Plan, Request, RetryHeaders};
 use crate::time::Time;
 
@@ -64,9 +66,14 @@ impl Engine {
     /// Puts another policy in force; what was learned stays.
     pub fn reconfigure(&mut self, policy: Policy, now: Time) {
         self.retries = compile(&policy);
-        for cluster in self.clusters.iter_mut() {
+        let outlier_policies: Vec<_> = policy.clusters().map(|cluster| cluster.outlier_detection).collect();
+        for (_, cluster) in self.clusters.iter_mut() {
             cluster.policy = policy.index_for(&cluster.name);
             equip(cluster, &self.retries, now);
+            match outlier_policies.get(cluster.policy).copied().flatten() {
+                Some(policy) => cluster.outliers.iter_mut().for_each(|outliers| outliers.set_policy(policy)),
+                None => cluster.outliers = None,
+            }
         }
         self.policy = policy;
     }
@@ -104,6 +111,36 @@ impl Engine {
     pub fn retry_policy(&self, id: ClusterId) -> Option<&RetryPolicy> {
         let policy = self.clusters.get(id)?.policy;
         Some(&self.retries.get(policy)?.as_ref()?.policy)
+    }
+
+    /// The outlier detection of a cluster; `None` where it is off or the cluster was forgotten.
+    #[must_use]
+    pub fn outlier_policy(&self, id: ClusterId) -> Option<OutlierPolicy> {
+        let policy = self.clusters.get(id)?.policy;
+        self.policy.clusters().nth(policy)?.outlier_detection
+    }
+
+    /// How requests are steered; `None` where that is off.
+    #[must_use]
+    pub fn steering(&self) -> Option<&SteeringPolicy> {
+        self.policy.steering.as_ref()
+    }
+
+    /// The clusters whose hosts other workers may know more about, or shall hear of.
+    #[must_use]
+    pub fn clusters_to_exchange(&self, now: Time) -> Vec<ClusterId> {
+        let due = |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending();
+        let due = |cluster: &Cluster| cluster.outliers.as_ref().is_some_and(due);
+        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
+    }
+
+    /// The clusters of which another number of hosts is out than when this was last asked, and that number.
+    pub fn changed_out_counts(&mut self) -> Vec<(ClusterId, usize)> {
+        let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
+            let out = cluster.outliers.as_ref().map_or(0, Outliers::out);
+            (std::mem::replace(&mut cluster.told_out, out) != out).then_some((id, out))
+        };
+        self.clusters.iter_mut().filter_map(changed).collect()
     }
 
     /// The clusters whose accounts have something to write into the shared record.

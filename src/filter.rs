@@ -6,6 +6,7 @@
 //! Nothing here may panic, and whatever cannot be known is left alone: the request goes on as if Weir were not there.
 
 mod decide;
+mod ejections;
 mod exports;
 mod guard;
 mod ledger;
@@ -21,8 +22,9 @@ use crate::attempt::{ClusterId, Ended, RequestId};
 use crate::cluster::MOST_CLUSTERS;
 use crate::config::{Mode, Role};
 use crate::engine::Engine;
+use crate::exchange::WorkerId;
 use crate::host::{self, Metric, MetricKind, Path};
-use crate::metrics::{Counter, Grant};
+use crate::metrics::{Counter, Grant, hosts_out};
 use crate::time::{Clock, Time};
 
 /// A context's number.
@@ -51,6 +53,10 @@ struct Vm {
     last_attempt: Option<guard::AttemptEnd>,
     /// Whether this Envoy tells `watch` which listener an attempt came through.
     listeners_told: bool,
+    /// This worker among those that share records; claimed with the first request.
+    worker: Option<WorkerId>,
+    /// Whether any request was steered, so that attempts may carry the steering header.
+    steered: bool,
     /// Attempts whose signal became known in the current callback.
     ended: Vec<Ended>,
 }
@@ -146,6 +152,13 @@ impl Vm {
         }
     }
 
+    fn gauge_out(&mut self, cluster: ClusterId, out: usize) {
+        let Some(cluster) = self.engine.cluster(cluster) else { return };
+        if let Some(metric) = host::define_metric(MetricKind::Gauge, &hosts_out(&cluster.name)) {
+            host::record(metric, out as u64);
+        }
+    }
+
     fn count_grant(&mut self, cluster: ClusterId, grant: Grant, by: u32) {
         let counter = match self.engine.mode() {
             Mode::Enforce => Counter::Retries(grant),
@@ -162,15 +175,18 @@ impl Vm {
             if let Some(request) = attempt.request.and_then(|id| self.request(id)) {
                 request.last_signal = Some(signal);
             }
+            self.judge(&attempt, signal);
         }
         self.ended = ended;
     }
 }
 
 const CLUSTER_NAME: Path = Path("xds\0cluster_name");
+const UPSTREAM_ADDRESS: Path = Path("upstream\0address");
 const RESPONSE_FLAGS: Path = Path("response\0flags");
 const RESPONSE_CODE: Path = Path("response\0code");
 const RESPONSE_DETAILS: Path = Path("response\0code_details");
+const DURATION: Path = Path("request\0duration");
 const BACKEND_LATENCY: Path = Path("response\0backend_latency");
 const ATTEMPT_COUNT: Path = Path("upstream\0request_attempt_count");
 

@@ -54,6 +54,7 @@ unsafe extern "C" {
     ) -> i32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> i32;
     fn proxy_increment_metric(id: u32, by: i64) -> i32;
+    fn proxy_record_metric(id: u32, value: u64) -> i32;
     fn proxy_get_shared_data(
         key: *const u8,
         key_size: usize,
@@ -119,6 +120,8 @@ fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> i32) -> Option<Bytes>
 pub enum Level {
     /// What an operator reads once.
     Info = 2,
+    /// What an operator should look at.
+    Warn = 3,
     /// What keeps Weir from working.
     Error = 4,
 }
@@ -284,6 +287,8 @@ pub fn send_local_reply(reply: &LocalReply<'_>) -> bool {
 pub enum MetricKind {
     /// Only goes up.
     Counter = 0,
+    /// Goes up and down.
+    Gauge = 1,
 }
 
 /// A metric of the process, shared by all workers.
@@ -302,6 +307,12 @@ pub fn define_metric(kind: MetricKind, name: &str) -> Option<Metric> {
 pub fn increment(metric: Metric, by: i64) {
     // SAFETY: no pointers.
     unsafe { proxy_increment_metric(metric.0, by) };
+}
+
+/// Sets a gauge.
+pub fn record(metric: Metric, value: u64) {
+    // SAFETY: no pointers.
+    unsafe { proxy_record_metric(metric.0, value) };
 }
 
 /// What shared data holds under a key, with the number that a compare-and-swap needs.

@@ -4,6 +4,7 @@
 //! `envoy/envoy.yaml`) turn them into Prometheus' `weir_attempts_total{weir_signal="reset",weir_cluster="orders"}`. The
 //! cluster comes last, so that it may contain dots. The values of all other labels are fixed sets.
 
+use crate::detector::Failure;
 use crate::retry::Class;
 use crate::signal::Signal;
 
@@ -51,6 +52,20 @@ impl Grant {
     }
 }
 
+/// A host went out, or should have, for this failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejected(pub Failure);
+
+/// How many hosts of a cluster are out now: a gauge's name.
+#[must_use]
+pub fn hosts_out(cluster: &str) -> String {
+    ["weir_hosts_out.cluster.", &printable(cluster)].concat()
+}
+
+fn printable(cluster: &str) -> String {
+    cluster.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+}
+
 /// Something counted per cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
@@ -62,6 +77,16 @@ pub enum Counter {
     Retries(Grant),
     /// The same in shadow mode, where denied ones happened as well.
     ShadowRetries(Grant),
+    /// Ejections, those after a failed probe included.
+    Ejections(Ejected),
+    /// Outliers that stayed in, since too many hosts were out.
+    Detected(Ejected),
+    /// Hosts that came back.
+    Readmissions,
+    /// Requests that were sent to a host that is out, to see whether it answers again.
+    Probes,
+    /// 1 for each time that steered requests were found not to obey.
+    Astray,
     /// Retries that Envoy would have made and `guard` stopped.
     Vetoes(Veto),
     /// The same in shadow mode, where they went on.
@@ -72,10 +97,12 @@ const CLASSES: usize = Class::ALL.len();
 const SIGNALS: usize = Signal::ALL.len();
 const VETOES: usize = Veto::ALL.len();
 const GRANTS: usize = Grant::ALL.len();
+const EJECTIONS: usize = CLASSES + SIGNALS + 2 * VETOES + 2 * GRANTS;
+const FAILURES: usize = Failure::ALL.len();
 
 impl Counter {
     /// How many there are for each cluster.
-    pub const COUNT: usize = CLASSES + SIGNALS + 2 * VETOES + 2 * GRANTS;
+    pub const COUNT: usize = EJECTIONS + 2 * FAILURES + 3;
 
     /// Position among them, below [`Counter::COUNT`].
     #[must_use]
@@ -87,21 +114,36 @@ impl Counter {
             Self::ShadowVetoes(veto) => CLASSES + SIGNALS + VETOES + veto as usize,
             Self::Retries(grant) => CLASSES + SIGNALS + 2 * VETOES + grant as usize,
             Self::ShadowRetries(grant) => CLASSES + SIGNALS + 2 * VETOES + GRANTS + grant as usize,
+            Self::Ejections(Ejected(failure)) => EJECTIONS + failure as usize,
+            Self::Detected(Ejected(failure)) => EJECTIONS + FAILURES + failure as usize,
+            Self::Readmissions => EJECTIONS + 2 * FAILURES,
+            Self::Probes => EJECTIONS + 2 * FAILURES + 1,
+            Self::Astray => EJECTIONS + 2 * FAILURES + 2,
         }
     }
 
     /// The metric's name for a cluster.
     #[must_use]
     pub fn name(self, cluster: &str) -> String {
-        let (metric, label, value) = match self {
-            Self::Requests(class) => ("requests", "retry", class.name()),
-            Self::Attempts(signal) => ("attempts", "signal", signal.name()),
-            Self::Retries(grant) => ("retries", "verdict", grant.name()),
-            Self::ShadowRetries(grant) => ("shadow_retries", "verdict", grant.name()),
-            Self::Vetoes(veto) => ("vetoes", "reason", veto.name()),
-            Self::ShadowVetoes(veto) => ("shadow_vetoes", "reason", veto.name()),
+        let (metric, label) = match self {
+            Self::Requests(class) => ("requests", Some(("retry", class.name()))),
+            Self::Attempts(signal) => ("attempts", Some(("signal", signal.name()))),
+            Self::Retries(grant) => ("retries", Some(("verdict", grant.name()))),
+            Self::ShadowRetries(grant) => ("shadow_retries", Some(("verdict", grant.name()))),
+            Self::Ejections(Ejected(failure)) => ("ejections", Some(("reason", failure.name()))),
+            Self::Detected(Ejected(failure)) => ("ejections_withheld", Some(("reason", failure.name()))),
+            Self::Readmissions => ("readmissions", None),
+            Self::Probes => ("probes", None),
+            Self::Astray => ("steering_disobeyed", None),
+            Self::Vetoes(veto) => ("vetoes", Some(("reason", veto.name()))),
+            Self::ShadowVetoes(veto) => ("shadow_vetoes", Some(("reason", veto.name()))),
         };
-        let cluster: String = cluster.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
-        ["weir_", metric, "_total.", label, ".", value, ".cluster.", &cluster].concat()
+        let mut name = ["weir_", metric, "_total"].concat();
+        if let Some((label, value)) = label {
+            [".", label, ".", value].iter().for_each(|part| name.push_str(part));
+        }
+        name.push_str(".cluster.");
+        name.push_str(&printable(cluster));
+        name
     }
 }

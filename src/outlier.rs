@@ -244,6 +244,13 @@ impl Outliers {
         }
     }
 
+    /// Envoy's own balancer picked a host, for a request that carried no list; where [`EndedAttempt::picked`] cannot tell.
+    pub fn picked(&mut self, address: &str, now: Time) {
+        if self.hosts.seen(address, now).is_some() {
+            self.steering.picked(&mut self.hosts, address);
+        }
+    }
+
     /// A request that carried a probe is over.
     pub fn probe_over(&mut self, probe: Probe) {
         for (_, host) in self.hosts.iter_mut() {

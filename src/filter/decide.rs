@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
+use super::ejections::Steered;
 use super::{
     ATTEMPT_COUNT, BACKEND_LATENCY, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream,
     VERDICT, Vm, grpc_pushback, is_grpc, parse_u32, response_code,
 };
-use crate::attempt::{Attempt, ClusterId, Ended, Held};
+use crate::attempt::{ClusterId, Ended, Held};
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
 use crate::host::{self, Map};
 use crate::metrics::{Counter, Grant};
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
-
-/// Steers Envoy's `override_host` policy; never for clients to set.
-const HOSTS: &str = "x-weir-hosts";
 
 /// What `decide` knows about a request.
 #[derive(Debug, Default)]
@@ -34,6 +32,8 @@ pub(super) struct Request {
     denied: bool,
     /// `guard` marked the response to end the retries; the client shall not see it.
     pub(super) unmark: bool,
+    /// Where it was sent.
+    pub(super) steered: Steered,
     /// The adaptive timeout that each of its attempts got.
     per_try_timeout: Option<Duration>,
     /// Attempts that its end explains.
@@ -47,6 +47,8 @@ struct View {
     grpc: bool,
     idempotency_key: bool,
     attempt: u32,
+    /// Whether the client sent the steering header, which is not for clients to set.
+    hosts: bool,
     /// Headers to take away from what the client sent.
     remove: Vec<&'static str>,
 }
@@ -60,11 +62,19 @@ impl Vm {
         let wall_clock = self.wall_clock;
         let cluster = self.routed_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
-        let view = view(keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()), keys.is_some());
+        let hosts = self.engine.steering().map(|steering| steering.header.clone());
+        let view = view(
+            keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()),
+            keys.is_some(),
+            hosts.as_deref().unwrap_or_default(),
+        );
         let enforce = self.engine.mode() == Mode::Enforce;
         if enforce {
             for name in &view.remove {
                 host::remove_header(Map::Request, name);
+            }
+            if let (true, Some(hosts)) = (view.hosts, &hosts) {
+                host::remove_header(Map::Request, hosts);
             }
         }
         let Some(cluster) = cluster else { return };
@@ -83,10 +93,14 @@ impl Vm {
         }
         let Admission { class, plan, denied, per_try_timeout, .. } = admission;
         self.count(cluster, Counter::Requests(class));
+        let (steered, list) = self.steer(cluster, plan, denied);
+        if let (true, Some(list), Some(hosts)) = (enforce, &list, &hosts) {
+            host::set_header(Map::Request, hosts, list);
+        }
         if self.has_role(Role::Guard) {
             host::set_property(REQUEST, &context.to_le_bytes());
         }
-        let request = Request { cluster: Some(cluster), plan, denied, per_try_timeout, ..Request::default() };
+        let request = Request { cluster: Some(cluster), plan, denied, per_try_timeout, steered, ..Request::default() };
         self.streams.insert(context, Stream::Decide(request));
     }
 
@@ -160,13 +174,14 @@ impl Vm {
         let id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.request_ended(&end, explained, id, &mut self.ended);
         if let (Some(cluster), Some(signal)) = (judge, judge.and_then(|_| end.last_attempt())) {
-            let attempt = Attempt { cluster, host: None, began: Time::default(), request: None };
+            let attempt = self.attempt(cluster, signal == Signal::Answered, None);
             self.ended.push(Ended { attempt, signal });
             self.observe_latency_of_last(cluster, signal, timeout);
         }
         self.count_ended();
         if let Some(cluster) = cluster {
             self.retries_happened(cluster, charged);
+            self.steered_request_ends(context);
         }
     }
 
@@ -218,7 +233,7 @@ fn answer(status: Option<u16>) -> Answer<'static> {
 }
 
 /// Reads what Weir needs to know of a request.
-fn view(idempotency_keys: &[String], governed: bool) -> View {
+fn view(idempotency_keys: &[String], governed: bool, hosts: &str) -> View {
     let mut view = View { attempt: 1, ..View::default() };
     let Some(headers) = host::headers(Map::Request) else { return view };
     let mut trusted = false;
@@ -229,7 +244,7 @@ fn view(idempotency_keys: &[String], governed: bool) -> View {
             b"content-type" => view.grpc = is_grpc(value),
             b"x-envoy-attempt-count" => view.attempt = parse_u32(value).unwrap_or(1),
             b"x-envoy-internal" => trusted = value == b"true",
-            b"x-weir-hosts" => view.remove.push(HOSTS),
+            name if name == hosts.as_bytes() => view.hosts = true,
             _ => {
                 control.extend(retry::CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name));
                 if idempotency_keys.iter().any(|key| key.as_bytes() == name) && !value.is_empty() {

@@ -49,6 +49,9 @@ impl Vm {
         if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
             attempt.number = number;
         }
+        if let (true, Some(steering)) = (self.steered, self.engine.steering()) {
+            host::remove_header(Map::Request, &steering.header);
+        }
         if number < 2 {
             return CONTINUE;
         }

@@ -39,6 +39,7 @@ impl Vm {
         self.engine.attempts.settle(&mut self.ended);
         self.count_ended();
         self.publish_accounts();
+        self.exchange_all();
         self.forget_metrics();
         self.announce();
     }

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use super::decide::{grpc_status, pushed_back};
-use super::{BACKEND_LATENCY, RESPONSE_FLAGS, Vm, parse_u32, response_code};
-use crate::attempt::{Attempt, ClusterId};
+use super::{BACKEND_LATENCY, DURATION, RESPONSE_FLAGS, Vm, parse_u32, response_code};
+use crate::attempt::ClusterId;
 use crate::host::{self, Map, Path};
 use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
-use crate::time::Time;
 
 const FAILURE_REASON: Path = Path("upstream\0transport_failure_reason");
-const DURATION: Path = Path("request\0duration");
 const LISTENER_DIRECTION: Path = Path("xds\0listener_direction");
 
 impl Vm {
@@ -35,12 +33,8 @@ impl Vm {
         } else {
             None
         };
-        let attempt = Attempt {
-            cluster,
-            host: None,
-            began: Time::default(),
-            request: guarded.and_then(|attempt| attempt.request),
-        };
+        let request = guarded.and_then(|attempt| attempt.request);
+        let attempt = self.attempt(cluster, verdict == Verdict::Open(Open::Answered(Signal::Answered)), request);
         let request_id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.count_ended();

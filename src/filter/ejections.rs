@@ -1,0 +1,246 @@
+//! Outlier detection in Envoy: who is told what ended where, the record that workers share, and where requests are steered.
+
+use super::{ATTEMPT_COUNT, ContextId, DURATION, Stream, UPSTREAM_ADDRESS, Vm};
+use crate::attempt::{Attempt, ClusterId, RequestId};
+use crate::config::Mode;
+use crate::exchange::{WorkerId, claim};
+use crate::host::{self, Level, Swap};
+use crate::metrics::{Counter, Ejected};
+use crate::outlier::{EndedAttempt, Event, Outliers, Probe};
+use crate::retry::Plan;
+use crate::signal::Signal;
+use crate::time::Time;
+
+/// How many ids were claimed so far.
+const WORKERS: &str = "weir/workers";
+/// How often a swap is tried; see `ledger.rs`.
+const TRIES: u32 = 1_000;
+/// Of a calm cluster's answered attempts, one in so many is read.
+const SAMPLE: u32 = 8;
+/// A cluster is taken not to obey the steering header when so many steered requests in a row went elsewhere.
+const MOST_ASTRAY: u32 = 20;
+
+/// What steering did to a request.
+#[derive(Debug, Default)]
+pub(super) struct Steered {
+    /// The probe that its first attempt is.
+    pub(super) probe: Option<Probe>,
+    /// The host that its first attempt should go to; empty where Envoy chooses.
+    pub(super) first: Box<str>,
+}
+
+impl Vm {
+    /// A request arrives: where to send it. Returns what goes into the steering header.
+    pub(super) fn steer(&mut self, cluster: ClusterId, plan: Option<Plan>, denied: bool) -> (Steered, Option<String>) {
+        let unsteered = (Steered::default(), None);
+        let now = self.wall_clock;
+        let Some(explore) = self.engine.steering().map(|steering| steering.explore_percent) else { return unsteered };
+        let retries = match (plan, self.engine.retry_policy(cluster)) {
+            (Some(plan), Some(policy)) if plan != Plan::Nothing && !denied => policy.max_retries,
+            _ => 0,
+        };
+        let Some(outliers) = self.outliers(cluster) else { return unsteered };
+        if outliers.is_stale(now) {
+            self.exchange(cluster);
+        }
+        let Some(state) = self.engine.cluster_mut(cluster) else { return unsteered };
+        // Nobody pays for a probe if the request is retried whatever happens: its plan allows it, and so does the budget.
+        let affordable = state.account.as_mut().is_none_or(|account| account.affords(now));
+        let repeatable = affordable && plan.is_some_and(Plan::repeats);
+        let Some(outliers) = &mut state.outliers else { return unsteered };
+        let Some(route) = outliers.route(now, repeatable, retries, explore) else { return unsteered };
+        self.steered = true;
+        if route.probe.is_some() {
+            self.count(cluster, Counter::Probes);
+        }
+        let first = route.hosts.split(',').next().unwrap_or_default().into();
+        (Steered { probe: route.probe, first }, Some(route.hosts))
+    }
+
+    /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.
+    fn outliers(&mut self, cluster: ClusterId) -> Option<&mut Outliers> {
+        let policy = self.engine.outlier_policy(cluster)?;
+        let me = match self.worker {
+            Some(me) => me,
+            None => *self.worker.insert(claim_worker()),
+        };
+        let state = self.engine.cluster_mut(cluster)?;
+        Some(state.outliers.get_or_insert_with(|| Outliers::new(policy, me)))
+    }
+
+    /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know. Called for
+    /// an attempt's log entry, and at the end of a request for its last attempt, which then seems to have begun with the
+    /// request: early rather than late.
+    pub(super) fn attempt(&mut self, cluster: ClusterId, answered: bool, request: Option<RequestId>) -> Attempt {
+        let now = self.wall_clock();
+        let host = self.host_of_attempt(cluster, answered, now);
+        // When it began matters only after an ejection, and then nothing is sampled.
+        let lasted = match host {
+            Some((_, 1)) => host::property_u64(DURATION).unwrap_or_default(),
+            _ => 0,
+        };
+        let began = Time::from_nanos(now.as_nanos().saturating_sub(lasted));
+        let weight = host.as_ref().map_or(1, |(_, weight)| *weight);
+        Attempt { cluster, host: host.map(|(host, _)| host), began, weight, request }
+    }
+
+    /// The current attempt's host, as far as that is worth its cost, and how many answered attempts it stands for.
+    fn host_of_attempt(&mut self, cluster: ClusterId, answered: bool, now: Time) -> Option<(Box<str>, u32)> {
+        let state = self.engine.cluster_mut(cluster)?;
+        let calm = state.outliers.as_ref()?.is_calm(now);
+        let weight = if answered && calm {
+            state.attempts = state.attempts.wrapping_add(1);
+            if state.attempts % SAMPLE != 0 {
+                return None;
+            }
+            SAMPLE
+        } else {
+            1
+        };
+        let address = host::property(UPSTREAM_ADDRESS)?;
+        Some((std::str::from_utf8(&address).ok()?.into(), weight))
+    }
+
+    /// An attempt's signal is known.
+    pub(super) fn judge(&mut self, attempt: &Attempt, signal: Signal) {
+        if attempt.host.is_none() {
+            return;
+        }
+        let now = self.wall_clock();
+        let Some(state) = self.engine.cluster_mut(attempt.cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        let ended = EndedAttempt {
+            host: attempt.host.as_deref(),
+            signal,
+            began: attempt.began,
+            weight: attempt.weight,
+            picked: false,
+        };
+        if outliers.attempt_ended(&ended, now) {
+            self.exchange(attempt.cluster);
+        }
+    }
+
+    /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned.
+    pub(super) fn steered_request_ends(&mut self, context: ContextId) {
+        let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
+        let Some(cluster) = request.cluster else { return };
+        let steered = std::mem::take(&mut request.steered);
+        let now = self.wall_clock();
+        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        if let Some(probe) = steered.probe {
+            outliers.probe_over(probe);
+        }
+        if steered.first.is_empty() && outliers.is_calm(now) {
+            state.requests = state.requests.wrapping_add(1);
+            if state.requests % SAMPLE != 0 {
+                return;
+            }
+        }
+        if host::property_u64(ATTEMPT_COUNT) != Some(1) {
+            return;
+        }
+        let Some(address) = host::property(UPSTREAM_ADDRESS) else { return };
+        let Ok(address) = std::str::from_utf8(&address) else { return };
+        if steered.first.is_empty() {
+            outliers.picked(address, now);
+        } else if *steered.first == *address {
+            state.astray = 0;
+        } else {
+            state.astray += 1;
+            if state.astray == MOST_ASTRAY && self.engine.mode() == Mode::Enforce {
+                self.warn_of_advisory(cluster);
+            }
+        }
+    }
+
+    fn warn_of_advisory(&mut self, cluster: ClusterId) {
+        let Some(state) = self.engine.cluster(cluster) else { return };
+        let line = format!(
+            "weir: cluster {}: requests do not go where they are steered: give it the load balancing policy override_host \
+             with the steering header, or ejections are advisory",
+            state.name,
+        );
+        host::log(Level::Warn, &line);
+        self.count(cluster, Counter::Astray);
+    }
+
+    /// Exchanges what is known about a cluster's hosts with the other workers.
+    pub(super) fn exchange(&mut self, cluster: ClusterId) {
+        let shadow = self.engine.mode() == Mode::Shadow;
+        let last = self.wall_clock;
+        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        let key = [if shadow { "weir/shadow-ejections/" } else { "weir/ejections/" }, &state.name].concat();
+        for _ in 0..TRIES {
+            let Some(shared) = host::shared(&key) else { break };
+            let now = host::wall_clock().map_or(last, Time::from_nanos);
+            let Some(record) = outliers.exchange(shared.value.as_deref(), now) else { break };
+            if host::swap_shared(&key, &record, shared.version) != Swap::Conflict {
+                break;
+            }
+        }
+        outliers.published();
+        let events = outliers.take_events();
+        if events.is_empty() {
+            return;
+        }
+        let (out, known) = (outliers.out(), outliers.known(last));
+        for event in events {
+            self.tell(cluster, &event, out, known);
+        }
+    }
+
+    /// Ten times a second: all clusters that have something to say or to hear.
+    pub(super) fn exchange_all(&mut self) {
+        let now = self.wall_clock();
+        for cluster in self.engine.clusters_to_exchange(now) {
+            self.exchange(cluster);
+        }
+        for (cluster, out) in self.engine.changed_out_counts() {
+            self.gauge_out(cluster, out);
+        }
+    }
+
+    /// Counts and logs what happened to a host.
+    fn tell(&mut self, cluster: ClusterId, event: &Event, out: usize, known: usize) {
+        let name = self.engine.cluster(cluster).map_or("", |cluster| &cluster.name);
+        let (counter, line) = match event {
+            Event::Detected(host, failure) => (
+                Counter::Detected(Ejected(*failure)),
+                format!("host {host} is an outlier ({}), but {out} of {known} are out already", failure.name()),
+            ),
+            Event::Ejected(ejection) | Event::Extended(ejection) => (
+                Counter::Ejections(Ejected(ejection.failure)),
+                format!(
+                    "host {} ejected for {} ms ({}, strike {}): {out} of {known} are out",
+                    ejection.address,
+                    ejection.until.since(ejection.since).as_millis(),
+                    ejection.failure.name(),
+                    ejection.strikes,
+                ),
+            ),
+            Event::Readmitted(host) => {
+                (Counter::Readmissions, format!("host {host} answers again: {out} of {known} are out"))
+            }
+            Event::AllReadmitted => (Counter::Readmissions, "all hosts fail alike, so none is out".to_owned()),
+        };
+        host::log(Level::Info, &format!("weir: cluster {name}: {line}"));
+        self.count(cluster, counter);
+    }
+}
+
+/// Claims an id that no other worker has. Without shared data there are no others to mistake it for.
+fn claim_worker() -> WorkerId {
+    let mut id = WorkerId::default();
+    for _ in 0..TRIES {
+        let Some(shared) = host::shared(WORKERS) else { break };
+        let record;
+        (id, record) = claim(shared.value.as_deref());
+        if host::swap_shared(WORKERS, &record, shared.version) != Swap::Conflict {
+            break;
+        }
+    }
+    id
+}
