@@ -8,36 +8,42 @@
 //! keeps what it had.
 //!
 //! - `role` says which of the three places the module is attached at. The policy belongs to `decide`.
-//! - `retry` is [`RetryPolicy`]; `null` switches retries by this module off.
-//! - `clusters` overrides it for clusters by name: the first entry that matches wins. An entry's objects are laid over the
-//!   top-level ones field by field; lists and all else are replaced. What the top level switched off with `null` and an
-//!   entry switches on again starts from the defaults.
+//! - `retry` is [`RetryPolicy`], `outlierDetection` is [`OutlierPolicy`] and `steering` is [`SteeringPolicy`]; `null`
+//!   switches a section off, and a single detector, too.
+//! - `clusters` overrides `retry` and `outlierDetection` for clusters by name: the first entry that matches wins. An entry's
+//!   objects are laid over the top-level ones field by field; lists and all else are replaced. What the top level switched
+//!   off with `null` and an entry switches on again starts from the defaults.
 
 pub mod duration;
 mod excerpt;
 mod glob;
 mod json;
+mod outlier;
 mod overlay;
 mod protobuf;
 mod reader;
 mod retry;
+mod steering;
 
 use std::fmt;
 
 pub use glob::Glob;
 pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
+pub use steering::SteeringPolicy;
 
 use json::Json;
 use overlay::RetrySettings;
 use reader::Reader;
+
+use crate::detector::OutlierPolicy;
 
 /// Most bytes a configuration may have.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Most entries in `clusters`.
 pub const MAX_CLUSTERS: usize = 1_000;
 
-/// Sections that later versions bring. Whoever writes one counts on it, so it must not pass as a mere misspelling.
-const NOT_YET: [&str; 3] = ["outlierDetection", "circuitBreaker", "steering"];
+/// A section that a later version brings. Whoever writes it counts on it, so it must not pass as a mere misspelling.
+const NOT_YET: &str = "circuitBreaker";
 
 /// What one attachment of the module is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +92,9 @@ pub enum Mode {
 pub struct Policy {
     /// Whether it takes effect.
     pub mode: Mode,
+    /// How requests are steered away from hosts that are out; `None` where `"steering": null` switched it off, so that
+    /// outliers are only reported.
+    pub steering: Option<SteeringPolicy>,
     everywhere: ClusterPolicy,
     overrides: Vec<(Glob, ClusterPolicy)>,
 }
@@ -95,12 +104,18 @@ pub struct Policy {
 pub struct ClusterPolicy {
     /// Retries by this module; `None` where `"retry": null` switched them off.
     pub retry: Option<RetryPolicy>,
+    /// Outlier detection; `None` where `"outlierDetection": null` switched it off.
+    pub outlier_detection: Option<OutlierPolicy>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        let everywhere = ClusterPolicy { retry: Some(RetryPolicy::default()) };
-        Self { mode: Mode::default(), everywhere, overrides: Vec::new() }
+        Self {
+            mode: Mode::default(),
+            steering: Some(SteeringPolicy::default()),
+            everywhere: Settings::default().finish(),
+            overrides: Vec::new(),
+        }
     }
 }
 
@@ -183,17 +198,22 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
 
 fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
     refuse_later_sections(root)?;
-    root.only(&["clusters", "mode", "retry", "role"])?;
+    root.only(&["clusters", "mode", "outlierDetection", "retry", "role", "steering"])?;
 
     let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
     let mode = root.field("mode").map_or(Ok(Mode::default()), |mode| mode.word(&modes))?;
-    let everywhere = retry_settings(root, Some(RetrySettings::default()))?;
+    let mut steering = Some(SteeringPolicy::default());
+    section(root, "steering", &mut steering, SteeringPolicy::overlay)?;
+    let everywhere = Settings::default().overlay(root)?;
 
     let mut overrides: Vec<(Glob, ClusterPolicy)> = Vec::new();
     if let Some(clusters) = root.field("clusters") {
         for entry in clusters.items(MAX_CLUSTERS)? {
             refuse_later_sections(&entry)?;
-            entry.only(&["match", "retry"])?;
+            if let Some(steering) = entry.field("steering") {
+                return Err(steering.error("not for single clusters: it stands at the top level, for all of them"));
+            }
+            entry.only(&["match", "outlierDetection", "retry"])?;
             let pattern = entry.required("match")?;
             let glob = Glob::new(pattern.text()?);
             if glob.as_str().is_empty() {
@@ -202,29 +222,56 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
             if overrides.iter().any(|(earlier, _)| *earlier == glob) {
                 return Err(pattern.refuse("stands in an earlier entry, and the first match wins: remove one of them"));
             }
-            overrides.push((glob, cluster_policy(retry_settings(&entry, everywhere.clone())?)));
+            overrides.push((glob, everywhere.clone().overlay(&entry)?.finish()));
         }
     }
-    Ok(Policy { mode, everywhere: cluster_policy(everywhere), overrides })
+    Ok(Policy { mode, steering, everywhere: everywhere.finish(), overrides })
 }
 
-/// The `retry` section of `object`, laid over `base`; `None` is off.
-fn retry_settings(object: &Reader<'_>, base: Option<RetrySettings>) -> Result<Option<RetrySettings>, ConfigError> {
-    let Some(retry) = object.field("retry") else { return Ok(base) };
-    if retry.is_null() {
-        return Ok(None);
+/// What becomes a [`ClusterPolicy`], and can still be overridden; `None` is off.
+#[derive(Clone)]
+struct Settings {
+    retry: Option<RetrySettings>,
+    outlier_detection: Option<OutlierPolicy>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { retry: Some(RetrySettings::default()), outlier_detection: Some(OutlierPolicy::default()) }
     }
-    let mut settings = base.unwrap_or_default();
-    settings.overlay(&retry)?;
-    Ok(Some(settings))
 }
 
-fn cluster_policy(retry: Option<RetrySettings>) -> ClusterPolicy {
-    ClusterPolicy { retry: retry.map(RetrySettings::finish) }
+impl Settings {
+    fn overlay(mut self, object: &Reader<'_>) -> Result<Self, ConfigError> {
+        section(object, "retry", &mut self.retry, RetrySettings::overlay)?;
+        section(object, "outlierDetection", &mut self.outlier_detection, outlier::overlay)?;
+        Ok(self)
+    }
+
+    fn finish(self) -> ClusterPolicy {
+        ClusterPolicy { retry: self.retry.map(RetrySettings::finish), outlier_detection: self.outlier_detection }
+    }
+}
+
+/// Lays the section `name` of `object`, if it has one, over `settings`.
+fn section<T: Default>(
+    object: &Reader<'_>,
+    name: &str,
+    settings: &mut Option<T>,
+    overlay: fn(&mut T, &Reader<'_>) -> Result<(), ConfigError>,
+) -> Result<(), ConfigError> {
+    match object.field(name) {
+        None => Ok(()),
+        Some(section) if section.is_null() => {
+            *settings = None;
+            Ok(())
+        }
+        Some(section) => overlay(settings.get_or_insert_default(), &section),
+    }
 }
 
 fn refuse_later_sections(object: &Reader<'_>) -> Result<(), ConfigError> {
-    match NOT_YET.iter().find_map(|name| object.field(name)) {
+    match object.field(NOT_YET) {
         Some(section) => Err(section.error("not in this version of Weir; remove it")),
         None => Ok(()),
     }

@@ -1,5 +1,5 @@
-//! The configuration: what is accepted, and what it means. `config/refused.rs` has what is not, and
-//! `config/structs.rs` the same as protobuf.
+//! The configuration: what is accepted, and what it means; for outlier detection and steering, `config/outlier.rs`.
+//! `config/refused.rs` has what is not, and `config/structs.rs` the same as protobuf.
 
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use weir::percent::Percent;
 
 // The crate links only with a host beside it.
 mod fake_host;
+#[path = "config/outlier.rs"]
+mod outlier;
 #[path = "config/refused.rs"]
 mod refused;
 #[path = "config/structs.rs"]
@@ -59,13 +61,27 @@ const ALL_DEFAULTS: &str = r#"{
     "perTryTimeout": null,
     "alreadyRetried": "unprocessed"
   },
+  "outlierDetection": {
+    "interval": "10s",
+    "refused": { "count": 1, "percent": 0 },
+    "reset": { "count": 3, "percent": 10 },
+    "timeout": { "count": 5, "percent": 30 },
+    "error": { "count": 5, "percent": 50 },
+    "baseEjectionTime": "250ms",
+    "maxEjectionTime": "30s",
+    "maxEjectionPercent": 50,
+    "probeSuccesses": 2
+  },
+  "steering": { "header": "x-weir-hosts", "explorePercent": 5 },
   "clusters": []
 }"#;
 
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let everything = policy(ALL_DEFAULTS);
-    for short in ["", " \n\t\r", "{}", r#"{"role": "decide"}"#, r#"{"retry": {}}"#, r#"{"retry": {"budget": {}}}"#] {
+    let empty_sections = r#"{"outlierDetection": {"reset": {}}, "steering": {}}"#;
+    let empty_budget = r#"{"retry": {"budget": {}}}"#;
+    for short in ["", " \n\t\r", "{}", r#"{"role": "decide"}"#, r#"{"retry": {}}"#, empty_budget, empty_sections] {
         assert_eq!(policy(short), everything, "for {short:?}");
     }
     assert_eq!(everything, Policy::default());

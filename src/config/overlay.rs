@@ -10,8 +10,8 @@ use crate::latency::AdaptiveTimeout;
 use crate::percent::Percent;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Most items in a list of codes, and of names.
 const MAX_CODES: usize = 200;
@@ -104,7 +104,7 @@ fn overlay_budget(base: Option<BudgetPolicy>, budget: &Reader<'_>) -> Result<Opt
     budget.only(&["interval", "percent"])?;
     let mut result = base.unwrap_or_default();
     if let Some(share) = budget.field("percent") {
-        result.percent = percent(share.decimal(2, 0..=10_000, "a number from 0 to 100")?);
+        result.percent = percentage(&share)?;
     }
     if let Some(interval) = budget.field("interval") {
         result.interval = interval.duration(SECOND..=HOUR)?;
@@ -160,8 +160,13 @@ fn per_try_timeout(base: Option<PerTryTimeout>, timeout: &Reader<'_>) -> Result<
     Ok(Some(PerTryTimeout::Adaptive(AdaptiveTimeout { quantile, factor_percent, min, max })))
 }
 
+/// A percentage with at most two decimals.
+pub(super) fn percentage(share: &Reader<'_>) -> Result<Percent, ConfigError> {
+    Ok(percent(share.decimal(2, 0..=10_000, "a number from 0 to 100")?))
+}
+
 /// From basis points that were checked to be at most 10,000.
-fn percent(basis_points: u32) -> Percent {
+pub(super) fn percent(basis_points: u32) -> Percent {
     Percent::from_basis_points(basis_points).unwrap_or(Percent::MAX)
 }
 
@@ -204,7 +209,7 @@ fn grpc_code(item: &Reader<'_>) -> Result<GrpcCode, ConfigError> {
     item.word(&GrpcCode::ALL.map(|code| (code.name(), code)))
 }
 
-fn header_name(item: &Reader<'_>) -> Result<String, ConfigError> {
+pub(super) fn header_name(item: &Reader<'_>) -> Result<String, ConfigError> {
     if item.text()?.starts_with(':') {
         return Err(item.expecting("is a pseudo-header", "the name of a header field"));
     }

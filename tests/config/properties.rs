@@ -7,7 +7,7 @@ use weir::config::{Glob, duration, parse};
 use super::structs;
 
 /// Names and values that mean something, so that random configurations get past the first field.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 26] = [
     "role",
     "mode",
     "retry",
@@ -26,6 +26,13 @@ const NAMES: [&str; 19] = [
     "quantile",
     "min",
     "factor",
+    "outlierDetection",
+    "reset",
+    "error",
+    "baseEjectionTime",
+    "maxEjectionPercent",
+    "probeSuccesses",
+    "header",
     "steering",
 ];
 const WORDS: [&str; 9] = ["decide", "watch", "shadow", "10s", "1h", "99999h", "*", "GET", "unavailable"];
@@ -102,6 +109,7 @@ proptest! {
     fn no_json_panics(json in any_json()) {
         check(json.to_string().as_bytes());
         check(json!({ "retry": json }).to_string().as_bytes());
+        check(json!({ "outlierDetection": json }).to_string().as_bytes());
         check(json!({ "clusters": [{ "match": "c", "retry": json }] }).to_string().as_bytes());
     }
 

@@ -14,7 +14,7 @@ pub fn refusal(json: &str) -> String {
 }
 
 #[track_caller]
-fn refuses(table: &[(&str, &str)]) {
+pub fn refuses(table: &[(&str, &str)]) {
     for (json, expected) in table {
         assert_eq!(refusal(json), *expected, "for {json}");
     }
@@ -83,7 +83,7 @@ fn too_much() {
 fn unknown_fields() {
     let of_retry = "expected one of alreadyRetried, budget, grpcStatusCodes, idempotencyKeyHeaders, idempotentMethods, \
                     maxRetries, minRetryRate, perTryTimeout, statusCodes";
-    let top = "unknown field; expected one of clusters, mode, retry, role";
+    let top = "unknown field; expected one of clusters, mode, outlierDetection, retry, role, steering";
     let table = [
         (
             r#"{"retry": {"maxRetrys": 1}}"#,
@@ -112,7 +112,7 @@ fn unknown_fields() {
         ),
         (
             r#"{"clusters": [{"match": "a", "mode": "shadow"}]}"#,
-            "clusters[0].mode: unknown field; expected one of match, retry".to_owned(),
+            "clusters[0].mode: unknown field; expected one of match, outlierDetection, retry".to_owned(),
         ),
     ];
     for (json, expected) in &table {
@@ -125,12 +125,11 @@ fn unknown_fields() {
 #[test]
 fn sections_of_later_versions() {
     refuses(&[
-        (r#"{"outlierDetection": {}}"#, "outlierDetection: not in this version of Weir; remove it"),
+        (r#"{"circuitBreaker": {}}"#, "circuitBreaker: not in this version of Weir; remove it"),
         (r#"{"circuitBreaker": null}"#, "circuitBreaker: not in this version of Weir; remove it"),
-        (r#"{"steering": {"header": "x"}}"#, "steering: not in this version of Weir; remove it"),
         (
-            r#"{"clusters": [{"match": "a"}, {"match": "b", "outlierDetection": {}}]}"#,
-            "clusters[1].outlierDetection: not in this version of Weir; remove it",
+            r#"{"clusters": [{"match": "a"}, {"match": "b", "circuitBreaker": {}}]}"#,
+            "clusters[1].circuitBreaker: not in this version of Weir; remove it",
         ),
     ]);
 }
