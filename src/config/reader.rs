@@ -133,11 +133,7 @@ impl<'a> Reader<'a> {
         range: RangeInclusive<u32>,
         expected: &str,
     ) -> Result<u32, ConfigError> {
-        let given = match self.json {
-            Json::Integer(value) => *value as f64,
-            Json::Number(value) => *value,
-            _ => return Err(self.expecting("is not a number", expected)),
-        };
+        let Some(given) = self.number() else { return Err(self.expecting("is not a number", expected)) };
         let scale = f64::from(10_u32.saturating_pow(decimals));
         let units = (given * scale).round();
         // NaN, which a `Struct` can hold, is outside of any range.
@@ -149,6 +145,24 @@ impl<'a> Reader<'a> {
             return Err(self.expecting(&format!("has more than {decimals} decimals"), expected));
         }
         Ok(units as u32)
+    }
+
+    /// A number; also one in a string if it has a decimal point, since that is what Envoy puts into a `Struct` where its YAML
+    /// says 0.5 (it keeps whole numbers).
+    fn number(&self) -> Option<f64> {
+        let from_yaml;
+        let json = match self.json {
+            Json::Text(text) if text.contains('.') => {
+                from_yaml = serde_json::from_slice(text.as_bytes()).ok()?;
+                &from_yaml
+            }
+            json => json,
+        };
+        match json {
+            Json::Integer(value) => Some(*value as f64),
+            Json::Number(value) => Some(*value),
+            _ => None,
+        }
     }
 
     /// A duration within `range`.

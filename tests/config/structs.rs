@@ -138,6 +138,34 @@ fn errors_are_those_of_json() {
 }
 
 #[test]
+fn numbers_with_decimals_arrive_as_text_from_yaml() {
+    let adaptive = object(&[("quantile", text("0.95")), ("factor", text("2.50"))]);
+    let share = object(&[("percent", text("12.5"))]);
+    let retry = object(&[("budget", share), ("perTryTimeout", object(&[("adaptive", adaptive)]))]);
+    let json =
+        r#"{"retry": {"budget": {"percent": 12.5}, "perTryTimeout": {"adaptive": {"quantile": 0.95, "factor": 2.5}}}}"#;
+    means(&message(&[("retry", retry)]), json);
+    let refused = [
+        ("20", r#""20" is not a number"#),
+        ("1.2.3", r#""1.2.3" is not a number"#),
+        (".5", r#"".5" is not a number"#),
+        ("0.5%", r#""0.5%" is not a number"#),
+        ("[0.5]", r#""[0.5]" is not a number"#),
+        ("100.5", r#""100.5" is out of range"#),
+        ("-0.5", r#""-0.5" is out of range"#),
+        ("0.125", r#""0.125" has more than 2 decimals"#),
+    ];
+    for (given, problem) in refused {
+        let message = message(&[("retry", object(&[("budget", object(&[("percent", text(given))]))]))]);
+        let expected = format!("retry.budget.percent: {problem}: expected a number from 0 to 100");
+        assert_eq!(refusal(&message), expected);
+    }
+    // Where text is expected, it stays text.
+    let clusters = list(&[object(&[("match", text("1.5")), ("retry", null())])]);
+    means(&message(&[("clusters", clusters)]), r#"{"clusters": [{"match": "1.5", "retry": null}]}"#);
+}
+
+#[test]
 fn unknown_fields_of_the_messages_are_skipped() {
     // One of each wire type: numbers 15 (varint, fixed64, bytes, fixed32) and 1000 (varint).
     let others = b"\x78\xff\x01\x79........\x7a\x03...\x7d....\xc0\x3e\x01".to_vec();
