@@ -22,7 +22,7 @@ impl Vm {
     /// Writes the line, once per set of roles and mode.
     pub(super) fn announce(&mut self) {
         let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| self.has_role(role));
-        let text = line(roles, self.engine.mode());
+        let text = line(roles, self.engine.mode(), self.engine.steering().is_some());
         let line = &mut self.startup;
         if line.text != text {
             *line = Line { text, ..Line::default() };
@@ -45,7 +45,7 @@ impl Vm {
     }
 }
 
-fn line([decide, watch, guard]: [bool; 3], mode: Mode) -> String {
+fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: bool) -> String {
     let mut roles = Vec::new();
     roles.extend(decide.then_some("decide"));
     roles.extend(watch.then_some("watch"));
@@ -59,9 +59,20 @@ fn line([decide, watch, guard]: [bool; 3], mode: Mode) -> String {
         (false, ..) => "left to the routes (attach role decide)",
         (_, _, Mode::Shadow) => "decided and counted, not carried out (mode shadow)",
         (_, true, _) => {
-            "safe by method and signal; pushback and unsafe retries of the routes' own policies are stopped"
+            "safe by method and signal, each charged to the budget; pushback and unsafe ones of the routes' own are stopped"
         }
-        (_, false, _) => "safe by method and signal (attach role guard to stop pushback and the routes' own policies)",
+        (_, false, _) => {
+            "safe by method and signal, on permission (attach role guard to charge each, and to stop the routes' own)"
+        }
     };
-    format!("weir {}: roles {}; signals {signals}; retries {retries}", env!("CARGO_PKG_VERSION"), roles.join(", "))
+    let hosts = match (decide, steering) {
+        (false, _) => "left to Envoy (attach role decide)",
+        (true, false) => "judged, not steered around (steering is off)",
+        (true, true) => "steered around while they are out, in clusters with the policy override_host",
+    };
+    format!(
+        "weir {}: roles {}; signals {signals}; retries {retries}; hosts {hosts}",
+        env!("CARGO_PKG_VERSION"),
+        roles.join(", ")
+    )
 }

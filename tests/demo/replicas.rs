@@ -95,9 +95,20 @@ impl Replica {
         self.live(None).await
     }
 
+    /// Its port again. While it was down, somebody's client socket may have taken it for a moment.
+    async fn listen(&self) -> io::Result<TcpListener> {
+        for _ in 0..50 {
+            match TcpListener::bind(self.address).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => sleep(Duration::from_millis(10)).await,
+                result => return result,
+            }
+        }
+        TcpListener::bind(self.address).await
+    }
+
     /// From one restart to the next: answers, resets from the first time on, and is gone at the second.
     async fn live(self: &Arc<Self>, crash: Option<(Instant, Instant)>) -> io::Result<()> {
-        let listener = TcpListener::bind(self.address).await?;
+        let listener = self.listen().await?;
         let (resetting, heard) = watch::channel(false);
         let mut connections = JoinSet::new();
         let serve = async {
