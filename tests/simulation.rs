@@ -30,6 +30,7 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         policy: OutlierPolicy::default(),
         explore: Percent::from_basis_points(500).unwrap(),
         protected: true,
+        avoids_previous: false,
         timeout: Duration::from_millis(500),
     }
 }
@@ -52,13 +53,16 @@ fn the_incident() {
     println!("retries only: {}", before.line());
     let report = sum((0..100).map(|seed| incident(seed, 60, 4)));
     println!("weir:         {}", report.line());
-    for percent in [7_500, 10_000] {
-        let policy = OutlierPolicy {
+    for (percent, reset, avoids_previous) in
+        [(5_000, 3, true), (10_000, 3, false), (10_000, 3, true), (10_000, 2, true), (10_000, 1, true)]
+    {
+        let mut policy = OutlierPolicy {
             max_ejection_percent: Percent::from_basis_points(percent).unwrap(),
             ..OutlierPolicy::default()
         };
-        let report = sum((0..100).map(|seed| Setup { policy, ..incident(seed, 60, 4) }));
-        println!("max {percent}:     {}", report.line());
+        policy.reset.count = reset;
+        let report = sum((0..100).map(|seed| Setup { policy, avoids_previous, ..incident(seed, 60, 4) }));
+        println!("max {percent}, reset {reset}, previous {avoids_previous}: {}", report.line());
     }
     assert!(report.get_success() >= 0.999);
     assert!(report.attempts_per_request() <= 1.03);

@@ -29,6 +29,8 @@ pub struct Report {
     pub probes: u64,
     pub most_out: usize,
     pub out_at_end: usize,
+    /// GETs and POSTs that failed, by how many replicas were fine when they came.
+    pub failed: [[u64; 5]; 2],
     bad_attempts: Vec<Vec<Duration>>,
     answers: Vec<Vec<Duration>>,
     pub ejected_at: Vec<Vec<Duration>>,
@@ -44,17 +46,20 @@ impl Report {
         self.all.1 += 1;
         self.attempts += u64::from(served);
         self.probes += u64::from(probe);
-        if state != State::Fine {
+        if state != State::Fine && served {
             self.bad_attempts[host].push(at);
         }
     }
 
-    pub fn request(&mut self, get: bool, served: bool, answered: bool, host: usize, probe: bool, at: Duration) {
+    pub fn request(&mut self, get: bool, fine: usize, answered: bool, host: usize, probe: bool, at: Duration) {
         self.all.0 += 1;
         if answered && !probe {
             self.answers[host].push(at);
         }
-        if served {
+        if !answered {
+            self.failed[usize::from(!get)][fine.min(4)] += 1;
+        }
+        if fine > 0 {
             self.requests += 1;
             let kind = if get { &mut self.gets } else { &mut self.posts };
             kind.0 += 1;
@@ -92,6 +97,9 @@ impl Report {
         self.attempts += other.attempts;
         self.per_outage.extend(other.per_outage);
         self.back.extend(other.back);
+        for (sum, more) in self.failed.iter_mut().flatten().zip(other.failed.iter().flatten()) {
+            *sum += more;
+        }
         self.ejections += other.ejections;
         self.wrong += other.wrong;
         self.readmissions += other.readmissions;
@@ -124,7 +132,7 @@ impl Report {
         format!(
             "GET {:.3}% POST {:.3}% attempts/request {:.4}; per outage ({}): median {half}, mean {:.1}, p99 {most}; back \
              after {back:.0?}, p99 {late:.0?}; ejections {}, wrong {}, failed probes {}, probes {}, detected {}, all \
-             readmitted {}",
+             readmitted {}; failed by fine {:?}",
             100.0 * self.get_success(),
             100.0 * self.post_success(),
             self.attempts_per_request(),
@@ -136,6 +144,7 @@ impl Report {
             self.probes,
             self.detected,
             self.all_readmitted,
+            self.failed,
         )
     }
 }

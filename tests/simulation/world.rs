@@ -38,6 +38,8 @@ pub struct Setup {
     pub explore: Percent,
     /// `false` leaves all to Envoy's balancer.
     pub protected: bool,
+    /// Whether the balancer avoids hosts that the request already tried (Envoy's `previous_hosts`).
+    pub avoids_previous: bool,
     /// The per-try timeout: what hangs for so long fails.
     pub timeout: Duration,
 }
@@ -52,8 +54,9 @@ struct Request {
     worker: usize,
     get: bool,
     /// Whether some replica was fine when it came.
-    served: bool,
+    fine: usize,
     list: Vec<usize>,
+    tried: Vec<usize>,
     probe: Option<Probe>,
     attempts: u32,
     host: usize,
@@ -160,8 +163,9 @@ impl World {
         self.requests.push(Request {
             worker,
             get,
-            served: self.setup.replicas.iter().any(|replica| replica.state(elapsed) == State::Fine),
+            fine: self.setup.replicas.iter().filter(|replica| replica.state(elapsed) == State::Fine).count(),
             list,
+            tried: Vec::new(),
             probe: route.and_then(|route| route.probe),
             attempts: 0,
             host: 0,
@@ -173,14 +177,20 @@ impl World {
 
     fn starts(&mut self, number: usize) {
         let (now, elapsed) = (self.now, self.elapsed());
-        let any = self.random.below(self.setup.replicas.len() as u64) as usize;
+        let mut any = self.random.below(self.setup.replicas.len() as u64) as usize;
+        for _ in 0..5 {
+            if self.setup.avoids_previous && self.requests[number].tried.contains(&any) {
+                any = self.random.below(self.setup.replicas.len() as u64) as usize;
+            }
+        }
         let request = &mut self.requests[number];
         let listed = request.list.get(request.attempts as usize).copied();
         request.host = listed.unwrap_or(any);
         request.picked = request.list.is_empty() && request.attempts == 0;
         request.began = now;
+        request.tried.push(request.host);
         request.attempts += 1;
-        let (host, served, probe) = (request.host, request.served, request.probe.is_some() && request.attempts == 1);
+        let (host, served, probe) = (request.host, request.fine > 0, request.probe.is_some() && request.attempts == 1);
         let state = self.setup.replicas[host].state(elapsed);
         self.report.attempt(host, served, probe, state, elapsed);
         let takes = self.micros(2_000, 8_000);
@@ -202,7 +212,7 @@ impl World {
     fn ends(&mut self, number: usize, signal: Signal) {
         let request = &self.requests[number];
         let (worker, host, get, attempts) = (request.worker, request.host, request.get, request.attempts);
-        let (served, probe) = (request.served, request.probe);
+        let (fine, probe) = (request.fine, request.probe);
         let address = address(host);
         let ended =
             EndedAttempt { host: Some(&address), signal, began: request.began, weight: 1, picked: request.picked };
@@ -224,7 +234,7 @@ impl World {
             self.workers[worker].probe_over(probe);
         }
         let elapsed = self.elapsed();
-        self.report.request(get, served, answered, host, attempts == 1 && probe.is_some(), elapsed);
+        self.report.request(get, fine, answered, host, attempts == 1 && probe.is_some(), elapsed);
     }
 
     fn exchange(&mut self, worker: usize) {
