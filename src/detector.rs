@@ -212,6 +212,12 @@ impl Record {
         self.any() & 1 == 0
     }
 
+    /// Whether the latest attempt was not answered at all.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        (self.any() & !self.bits(Failure::Error)) & 1 != 0
+    }
+
     /// Whether the last three attempts failed, or all, if there were fewer.
     fn is_in_trouble(&self) -> bool {
         self.attempts > 0 && self.any().trailing_ones() >= TROUBLE.min(self.attempts)
@@ -259,7 +265,8 @@ pub fn is_outlier<'a>(
     LENGTHS.iter().any(|&length| {
         let (failed, attempts) = host.last(failure, length);
         let failed = failed.min(recent);
-        if failed < count {
+        // A count beyond what the bits hold: then the interval has it, and the share is that of the last 64.
+        if failed < count && length < u64::BITS {
             return false;
         }
         let others = share(others.clone(), failure, length);

@@ -46,7 +46,7 @@ use crate::exchange::{Change, Ejection, Ejections, WorkerId};
 use crate::hosts::{Hosts, MOST_HOSTS};
 use crate::percent::Percent;
 use crate::signal::Signal;
-use crate::steering::Steering;
+use crate::steering::{SUSPICION, Steering};
 use crate::time::Time;
 
 /// A cluster had requests of late if there was one within this time.
@@ -118,7 +118,9 @@ pub struct Outliers {
     probes: u64,
     requested: Time,
     exchanged: Time,
+    /// When an attempt failed last, and when one was not answered at all.
     troubled: Time,
+    broken: Time,
 }
 
 impl Outliers {
@@ -139,6 +141,7 @@ impl Outliers {
             requested: Time::from_nanos(0),
             exchanged: Time::from_nanos(0),
             troubled: Time::from_nanos(0),
+            broken: Time::from_nanos(0),
         }
     }
 
@@ -195,20 +198,22 @@ impl Outliers {
         std::mem::take(&mut self.events)
     }
 
-    /// A request arrives. `None` where Envoy should decide: no host is out, or none is left to list, or it explores.
+    /// A request arrives. `None` where Envoy should decide: no host is out, or none is left to list, or it explores. (If no
+    /// host is out but one is suspect, a request that could not be repeated is led around it: see [`crate::steering`].)
     ///
     /// `repeatable` says that this request is retried whatever happens to its first attempt: its method allows it, and so do
     /// its route and budget. `retries` is how many retries it may have.
     pub fn route(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
         self.requested = now;
-        if self.out == 0 {
+        let repeatable = repeatable && retries > 0;
+        let wary = !repeatable && now.since(self.broken) < SUSPICION;
+        if self.out == 0 && !wary {
             return None;
         }
         let count = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
-        let repeatable = repeatable && retries > 0;
         if let Some(probed) = self.due(now, repeatable) {
             let mut list = vec![&*probed];
-            list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1)));
+            list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1), repeatable, now));
             if list.len() > 1 {
                 let hosts = list.join(",");
                 self.probes += 1;
@@ -219,10 +224,13 @@ impl Outliers {
                 return Some(Route { hosts, probe: Some(Probe(number)) });
             }
         }
-        if self.steering.explores(explore, self.hosts.len(), now) {
+        if self.out > 0 && self.steering.explores(explore, self.hosts.len(), now) {
             return None;
         }
-        let list = self.steering.draw(&self.hosts, count);
+        let mut list = self.steering.draw(&self.hosts, count, !wary, now);
+        if list.is_empty() && wary && self.out > 0 {
+            list = self.steering.draw(&self.hosts, count, true, now);
+        }
         if list.is_empty() { None } else { Some(Route { hosts: list.join(","), probe: None }) }
     }
 
@@ -288,6 +296,9 @@ impl Outliers {
         }
         if let Some(failure) = failed {
             self.troubled = now;
+            if failure != Failure::Error {
+                self.broken = now;
+            }
             self.judge(address, failure, now);
         }
         failed.is_some() || self.is_pending()
@@ -409,6 +420,7 @@ impl Outliers {
         }
         (self.common, self.exchanged) = (shared.common, now);
         self.troubled = self.troubled.min(now);
+        self.broken = self.broken.min(now);
         self.out = self.hosts.out();
         self.steering.steers(self.out > 0, now);
     }

@@ -10,6 +10,9 @@
 //! stay as exact as they were. A host is listed until the balancer has made so many picks without it that four would have
 //! been its own.
 //!
+//! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a quarter of
+//! a second. Requests that could not be repeated avoid it; those that can be find out.
+//!
 //! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
 //! most, and no more than it takes for each host to be picked every two seconds. Such a request may meet a host that is
 //! out, which costs it a retry; so in the first five seconds, while what the calm taught is fresh, there are half as many.
@@ -29,6 +32,13 @@ const MISSED: u64 = 4;
 const CALM: Duration = Duration::from_secs(5);
 /// How often each host should be picked by Envoy's balancer.
 const EXPLORE_EACH: Duration = Duration::from_secs(2);
+
+/// A host is suspect for so long, if it answers no request before.
+pub const SUSPICION: Duration = Duration::from_millis(250);
+
+fn is_suspect(host: &Host, now: Time) -> bool {
+    host.record.is_broken() && now.since(host.seen) < SUSPICION
+}
 
 /// Draws the lists of one cluster.
 #[derive(Clone, Debug)]
@@ -96,8 +106,11 @@ impl Steering {
     }
 
     /// Draws `count` different hosts that are in, or as many as there are: each with its share among those that are left.
-    pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize) -> Vec<&'a str> {
-        let listed = hosts.iter().filter(|(_, host)| !host.standing.is_out() && self.is_picked(host));
+    /// Suspects are drawn only if `trusting`.
+    pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize, trusting: bool, now: Time) -> Vec<&'a str> {
+        let listed = hosts.iter().filter(|(_, host)| {
+            !host.standing.is_out() && self.is_picked(host) && (trusting || !is_suspect(host, now))
+        });
         let mut urn: Vec<_> = listed.map(|(address, host)| (address, u64::from(host.picks.weight))).collect();
         let mut total: u64 = urn.iter().map(|(_, weight)| weight).sum();
         let mut drawn = Vec::new();

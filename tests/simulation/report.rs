@@ -1,0 +1,160 @@
+//! What came of it.
+
+use std::time::Duration;
+
+use super::replica::{Replica, State};
+
+/// Counts of one run, or of several added up.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// While some replica was fine: GETs and POSTs, all and answered.
+    pub gets: (u64, u64),
+    pub posts: (u64, u64),
+    /// The same, requests and their attempts.
+    pub requests: u64,
+    pub attempts: u64,
+    /// Requests and attempts in all.
+    pub all: (u64, u64),
+    /// For each outage that ended: attempts on the replica, from the first to the last moment of it.
+    pub per_outage: Vec<u64>,
+    /// For each: how long after it until the replica answered a request again that was no probe.
+    pub back: Vec<Duration>,
+    pub ejections: u64,
+    /// Of replicas that were fine.
+    pub wrong: u64,
+    pub readmissions: u64,
+    pub all_readmitted: u64,
+    pub detected: u64,
+    pub failed_probes: u64,
+    pub probes: u64,
+    pub most_out: usize,
+    pub out_at_end: usize,
+    /// GETs and POSTs that failed, by how many replicas were fine when they came.
+    pub failed: [[u64; 5]; 2],
+    bad_attempts: Vec<Vec<Duration>>,
+    answers: Vec<Vec<Duration>>,
+    pub ejected_at: Vec<Vec<Duration>>,
+}
+
+impl Report {
+    pub fn new(replicas: usize, _workers: usize) -> Self {
+        let each = vec![Vec::new(); replicas];
+        Self { bad_attempts: each.clone(), answers: each.clone(), ejected_at: each, ..Self::default() }
+    }
+
+    pub fn attempt(&mut self, host: usize, served: bool, probe: bool, state: State, at: Duration) {
+        self.all.1 += 1;
+        self.attempts += u64::from(served);
+        self.probes += u64::from(probe);
+        if state != State::Fine && served {
+            self.bad_attempts[host].push(at);
+        }
+    }
+
+    pub fn request(&mut self, get: bool, fine: usize, answered: bool, host: usize, probe: bool, at: Duration) {
+        self.all.0 += 1;
+        if answered && !probe {
+            self.answers[host].push(at);
+        }
+        if !answered {
+            self.failed[usize::from(!get)][fine.min(4)] += 1;
+        }
+        if fine > 0 {
+            self.requests += 1;
+            let kind = if get { &mut self.gets } else { &mut self.posts };
+            kind.0 += 1;
+            kind.1 += u64::from(answered);
+        }
+    }
+
+    pub fn ejected(&mut self, host: usize, was_fine: bool, at: Duration) {
+        self.ejections += 1;
+        self.wrong += u64::from(was_fine);
+        self.ejected_at[host].push(at);
+    }
+
+    pub fn readmitted(&mut self, _host: usize, _at: Duration) {
+        self.readmissions += 1;
+    }
+
+    /// Looks at what happened around each outage.
+    pub fn outages(&mut self, replicas: &[Replica], lasts: Duration) {
+        for (host, replica) in replicas.iter().enumerate() {
+            for (from, to) in replica.outages(lasts) {
+                let within = |at: &&Duration| **at >= from && **at < to;
+                self.per_outage.push(self.bad_attempts[host].iter().filter(within).count() as u64);
+                self.back.extend(self.answers[host].iter().find(|at| **at >= to).map(|at| *at - to));
+            }
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        let pair = |sum: &mut (u64, u64), more: (u64, u64)| *sum = (sum.0 + more.0, sum.1 + more.1);
+        pair(&mut self.gets, other.gets);
+        pair(&mut self.posts, other.posts);
+        pair(&mut self.all, other.all);
+        self.requests += other.requests;
+        self.attempts += other.attempts;
+        self.per_outage.extend(other.per_outage);
+        self.back.extend(other.back);
+        for (sum, more) in self.failed.iter_mut().flatten().zip(other.failed.iter().flatten()) {
+            *sum += more;
+        }
+        self.ejections += other.ejections;
+        self.wrong += other.wrong;
+        self.readmissions += other.readmissions;
+        self.all_readmitted += other.all_readmitted;
+        self.detected += other.detected;
+        self.failed_probes += other.failed_probes;
+        self.probes += other.probes;
+        self.most_out = self.most_out.max(other.most_out);
+    }
+
+    pub fn get_success(&self) -> f64 {
+        share(self.gets)
+    }
+
+    pub fn post_success(&self) -> f64 {
+        share(self.posts)
+    }
+
+    pub fn attempts_per_request(&self) -> f64 {
+        self.attempts as f64 / self.requests.max(1) as f64
+    }
+
+    /// The quantiles of attempts per outage and of the time to be back.
+    pub fn quantiles(&self, quantile: f64) -> (u64, Duration) {
+        (at(&self.per_outage, quantile), at(&self.back, quantile))
+    }
+
+    pub fn line(&self) -> String {
+        let ((half, back), (most, late)) = (self.quantiles(0.5), self.quantiles(0.99));
+        format!(
+            "GET {:.3}% POST {:.3}% attempts/request {:.4}; per outage ({}): median {half}, mean {:.1}, p99 {most}; back \
+             after {back:.0?}, p99 {late:.0?}; ejections {}, wrong {}, failed probes {}, probes {}, detected {}, all \
+             readmitted {}; failed by fine {:?}",
+            100.0 * self.get_success(),
+            100.0 * self.post_success(),
+            self.attempts_per_request(),
+            self.per_outage.len(),
+            self.per_outage.iter().sum::<u64>() as f64 / self.per_outage.len().max(1) as f64,
+            self.ejections,
+            self.wrong,
+            self.failed_probes,
+            self.probes,
+            self.detected,
+            self.all_readmitted,
+            self.failed,
+        )
+    }
+}
+
+fn share((all, answered): (u64, u64)) -> f64 {
+    answered as f64 / all.max(1) as f64
+}
+
+fn at<T: Copy + Ord + Default>(values: &[T], quantile: f64) -> T {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    sorted.get((quantile * sorted.len() as f64) as usize).or(sorted.last()).copied().unwrap_or_default()
+}

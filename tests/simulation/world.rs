@@ -1,0 +1,281 @@
+//! Some proxy workers in front of some replicas, in virtual time: the code under test unchanged, all else as simple as it
+//! can be without being wrong about what matters here.
+//!
+//! - A request goes to a random worker. Its attempts follow the list, then a balancer that picks at random.
+//! - Retries as in the safety table: what was refused always, what broke off or hung only for a GET; at most two, after
+//!   Envoy's back-off, if the budget pays.
+//! - A replica that starts to break connections breaks those that it holds.
+//! - Workers exchange when the code asks for it, and ten times a second, each at another moment.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use weir::budget::{Budget, BudgetPolicy};
+use weir::detector::OutlierPolicy;
+use weir::exchange::WorkerId;
+use weir::outlier::{EndedAttempt, Event, Outliers, Probe};
+use weir::percent::Percent;
+use weir::random::Random;
+use weir::signal::Signal;
+use weir::time::Time;
+
+use super::replica::{Replica, State};
+use super::report::Report;
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub seed: u64,
+    pub replicas: Vec<Replica>,
+    pub workers: usize,
+    /// Requests per second.
+    pub rate: u64,
+    /// Percent.
+    pub gets: u64,
+    pub lasts: Duration,
+    pub policy: OutlierPolicy,
+    pub explore: Percent,
+    /// `false` leaves all to Envoy's balancer.
+    pub protected: bool,
+    /// Whether the balancer avoids hosts that the request already tried (Envoy's `previous_hosts`).
+    pub avoids_previous: bool,
+    /// The per-try timeout: what hangs for so long fails.
+    pub timeout: Duration,
+}
+
+/// Where the clock starts.
+const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
+const TICK: Duration = Duration::from_millis(100);
+const RETRIES: u32 = 2;
+
+#[derive(Debug)]
+struct Request {
+    worker: usize,
+    get: bool,
+    /// Whether some replica was fine when it came.
+    fine: usize,
+    list: Vec<usize>,
+    tried: Vec<usize>,
+    probe: Option<Probe>,
+    attempts: u32,
+    host: usize,
+    began: Time,
+    picked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Arrives,
+    Starts(usize),
+    Ends(usize, u8),
+    Ticks(usize),
+}
+
+/// See the module.
+pub struct World {
+    setup: Setup,
+    random: Random,
+    now: Time,
+    queue: BinaryHeap<Reverse<(Time, u64, What)>>,
+    queued: u64,
+    workers: Vec<Outliers>,
+    record: Option<Vec<u8>>,
+    budget: Budget,
+    requests: Vec<Request>,
+    pub report: Report,
+}
+
+impl World {
+    /// Runs it from start to end.
+    pub fn run(setup: Setup) -> Report {
+        let worker = |id| Outliers::new(setup.policy, WorkerId(setup.seed.wrapping_mul(1_000) + id as u64 + 1));
+        let mut world = Self {
+            random: Random::new(setup.seed),
+            now: START,
+            queue: BinaryHeap::new(),
+            queued: 0,
+            workers: (0..setup.workers).map(worker).collect(),
+            record: None,
+            budget: Budget::new(BudgetPolicy::default()),
+            requests: Vec::new(),
+            report: Report::new(setup.replicas.len(), setup.workers),
+            setup,
+        };
+        world.queue(Duration::ZERO, What::Arrives);
+        for worker in 0..world.setup.workers {
+            world.queue(Duration::from_millis(37 * worker as u64 % 100), What::Ticks(worker));
+        }
+        while let Some(Reverse((time, _, what))) = world.queue.pop() {
+            if time.since(START) >= world.setup.lasts {
+                break;
+            }
+            world.now = time;
+            match what {
+                What::Arrives => world.arrives(),
+                What::Starts(request) => world.starts(request),
+                What::Ends(request, signal) => world.ends(request, Signal::ALL[usize::from(signal)]),
+                What::Ticks(worker) => {
+                    if world.workers[worker].has_requests(time) || world.workers[worker].is_pending() {
+                        world.exchange(worker);
+                    }
+                    world.queue(TICK, What::Ticks(worker));
+                }
+            }
+            world.observe();
+        }
+        let elapsed = world.setup.lasts;
+        world.report.outages(&world.setup.replicas, elapsed);
+        world.report
+    }
+
+    fn queue(&mut self, after: Duration, what: What) {
+        self.queued += 1;
+        self.queue.push(Reverse((self.now.saturating_add(after), self.queued, what)));
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.now.since(START)
+    }
+
+    fn micros(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_micros(from + self.random.below(to - from))
+    }
+
+    fn arrives(&mut self) {
+        let gap = 2_000_000 / self.setup.rate.max(1);
+        let gap = self.micros(0, gap.max(1));
+        self.queue(gap, What::Arrives);
+        self.budget.deposit(self.now);
+        let worker = self.random.below(self.setup.workers as u64) as usize;
+        let get = self.random.below(100) < self.setup.gets;
+        let (now, elapsed) = (self.now, self.elapsed());
+        if self.workers[worker].is_stale(now) && self.setup.protected {
+            self.exchange(worker);
+        }
+        let outliers = &mut self.workers[worker];
+        let route = if self.setup.protected { outliers.route(now, get, RETRIES, self.setup.explore) } else { None };
+        let list: Vec<usize> = route.iter().flat_map(|route| route.hosts.split(',')).map(index).collect();
+        let mut distinct = list.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), list.len(), "a list names a host twice");
+        self.requests.push(Request {
+            worker,
+            get,
+            fine: self.setup.replicas.iter().filter(|replica| replica.state(elapsed) == State::Fine).count(),
+            list,
+            tried: Vec::new(),
+            probe: route.and_then(|route| route.probe),
+            attempts: 0,
+            host: 0,
+            began: now,
+            picked: false,
+        });
+        self.starts(self.requests.len() - 1);
+    }
+
+    fn starts(&mut self, number: usize) {
+        let (now, elapsed) = (self.now, self.elapsed());
+        let mut any = self.random.below(self.setup.replicas.len() as u64) as usize;
+        for _ in 0..5 {
+            if self.setup.avoids_previous && self.requests[number].tried.contains(&any) {
+                any = self.random.below(self.setup.replicas.len() as u64) as usize;
+            }
+        }
+        let request = &mut self.requests[number];
+        let listed = request.list.get(request.attempts as usize).copied();
+        request.host = listed.unwrap_or(any);
+        request.picked = request.list.is_empty() && request.attempts == 0;
+        request.began = now;
+        request.tried.push(request.host);
+        request.attempts += 1;
+        let (host, served, probe) = (request.host, request.fine > 0, request.probe.is_some() && request.attempts == 1);
+        let state = self.setup.replicas[host].state(elapsed);
+        self.report.attempt(host, served, probe, state, elapsed);
+        let takes = self.micros(2_000, 8_000);
+        let (takes, signal) = match state {
+            State::Fine => match self.setup.replicas[host].breaks_within(elapsed, takes) {
+                Some(after) => (after, Signal::Reset),
+                None => (takes, Signal::Answered),
+            },
+            State::Resets => (self.micros(500, 4_000), Signal::Reset),
+            State::Refuses => (self.micros(100, 600), Signal::Refused),
+            State::Hangs => (self.setup.timeout, Signal::Timeout),
+            State::Mixed(signal, percent) => {
+                (takes, if self.random.below(100) < percent { signal } else { Signal::Answered })
+            }
+        };
+        self.queue(takes, What::Ends(number, signal.index() as u8));
+    }
+
+    fn ends(&mut self, number: usize, signal: Signal) {
+        let request = &self.requests[number];
+        let (worker, host, get, attempts) = (request.worker, request.host, request.get, request.attempts);
+        let (fine, probe) = (request.fine, request.probe);
+        let address = address(host);
+        let ended =
+            EndedAttempt { host: Some(&address), signal, began: request.began, weight: 1, picked: request.picked };
+        if self.setup.protected && self.workers[worker].attempt_ended(&ended, self.now) {
+            self.exchange(worker);
+        }
+        let answered = signal == Signal::Answered;
+        let repeats = match signal {
+            Signal::Answered => false,
+            Signal::Refused => true,
+            _ => get,
+        };
+        if repeats && attempts <= RETRIES && self.budget.try_withdraw(self.now) {
+            let back_off = self.micros(0, 25_000 * ((1 << attempts) - 1));
+            self.queue(back_off, What::Starts(number));
+            return;
+        }
+        if let Some(probe) = probe {
+            self.workers[worker].probe_over(probe);
+        }
+        let elapsed = self.elapsed();
+        self.report.request(get, fine, answered, host, attempts == 1 && probe.is_some(), elapsed);
+    }
+
+    fn exchange(&mut self, worker: usize) {
+        let outliers = &mut self.workers[worker];
+        if let Some(record) = outliers.exchange(self.record.as_deref(), self.now) {
+            self.record = Some(record);
+        }
+        outliers.published();
+        let elapsed = self.now.since(START);
+        for event in outliers.take_events() {
+            match event {
+                Event::Ejected(ejection) => {
+                    let host = index(&ejection.address);
+                    self.report.ejected(host, self.setup.replicas[host].was_fine(elapsed), elapsed);
+                }
+                Event::Readmitted(address) => self.report.readmitted(index(&address), elapsed),
+                Event::AllReadmitted => self.report.all_readmitted += 1,
+                Event::Detected(..) => self.report.detected += 1,
+                Event::Extended(_) => self.report.failed_probes += 1,
+            }
+        }
+    }
+
+    /// What must hold at all times.
+    fn observe(&mut self) {
+        let hosts = self.setup.replicas.len();
+        for outliers in &self.workers {
+            assert!(outliers.out() < hosts, "all hosts are out");
+            let most = self.setup.policy.most_out(hosts);
+            assert!(outliers.out() <= most, "{} of {hosts} are out", outliers.out());
+            self.report.most_out = self.report.most_out.max(outliers.out());
+        }
+        self.report.out_at_end = self.workers.iter().map(Outliers::out).max().unwrap_or_default();
+    }
+}
+
+fn address(host: usize) -> String {
+    format!("10.0.{}.{}:8080", host / 256, host % 256)
+}
+
+fn index(address: &str) -> usize {
+    let mut numbers = address.split([':', '.']).skip(2).map(|number| number.parse::<usize>().unwrap());
+    numbers.next().unwrap() * 256 + numbers.next().unwrap()
+}
