@@ -33,12 +33,17 @@ pub use headers::{Headers, decode_pairs, encode_pairs, malformed_pairs};
 pub use state::{Edit, LocalReply, LogLine, Map, Phase, Value};
 pub use stream::{Attempt, Request, Stream};
 
-use state::{Context, Shared, with};
+use state::{Context, with};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 // The module's exported functions come from here.
 use weir as _;
+
+/// Writes shared data as another worker would; for rules that decide on faults (see [`Host::fault`]), which have no host.
+pub fn write_shared(key: &str, value: &[u8]) {
+    with(|state| state.set_shared(key.as_bytes(), value));
+}
 
 /// One Envoy worker with one VM, driven by a test.
 pub struct Host(());
@@ -150,7 +155,7 @@ impl Host {
 
     /// Writes shared data as another worker would.
     pub fn set_shared(&self, key: &str, value: &[u8]) {
-        with(|state| state.set_shared(key.as_bytes(), value));
+        write_shared(key, value);
     }
 
     /// Forgets shared data, as Envoy does when the last VM of a `vm_id` goes.

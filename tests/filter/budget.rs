@@ -1,6 +1,6 @@
 //! The retry budget, from the requests that pay in to the retries that are not sent.
 
-use super::fake_host::{End, Fault, Host, HostCall, Stream, flag::*, status};
+use super::fake_host::{End, Fault, Host, HostCall, Stream, flag::*, status, write_shared};
 use super::{Attached, Level, counts, of};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,8 +45,15 @@ fn guard_stops_the_retry_that_cannot_be_paid() {
     assert_eq!(granted.iter().filter(|granted| **granted).count(), 2);
     assert!(granted[0] && granted[1], "the first come");
     assert_eq!(retries(&at.host, cluster), of([("denied", 8), ("granted", 2)]));
+    // Where each retry is charged, a permission costs nothing, and what was charged is not charged again at the end.
+    let more = &arrive(&at, cluster, 1)[0];
+    assert_eq!(more.request_header("x-envoy-max-retries").as_deref(), Some("5"));
+    for request in requests {
+        request.end_with(&End::new().code(503).details("via_upstream").property("upstream.request_attempt_count", 2));
+    }
+    assert_eq!(retries(&at.host, cluster), of([("denied", 8), ("granted", 2)]));
     // Five more requests pay for one more retry; time gives nothing without requests.
-    let more = arrive(&at, cluster, 5);
+    let more = arrive(&at, cluster, 4);
     assert!(retry(&at, &more[0], 1) && !retry(&at, &more[0], 2));
     at.host.advance(Duration::from_secs(30));
     assert!(!retry(&at, &more[1], 1));
@@ -120,6 +127,7 @@ fn permissions(cluster: &str, hours: i64) {
     );
     request.response(503, []);
     assert_eq!(request.response_header("x-envoy-ratelimited").as_deref(), Some("true"), "no hop above shall retry it");
+    assert_eq!(request.response_header("retry-after").as_deref(), Some("1"));
     assert_eq!(retries(&at.host, cluster), of([("denied", 1), ("granted", 3)]));
     // What would not have been retried anyway is not marked.
     let request = &arrive(&at, cluster, 1)[0];
@@ -132,6 +140,46 @@ fn permissions(cluster: &str, hours: i64) {
 }
 
 #[test]
+fn no_retry_is_paid_for_that_envoy_does_not_make() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let cluster = "budget at the end";
+    let request = &arrive(&at, cluster, 5)[0];
+    let last = at.host.attempt(at.guard.unwrap(), request, 6).header("x-envoy-attempt-count", "6").begin();
+    let counted = retries(&at.host, cluster);
+    assert!(last.response(503, []));
+    assert_eq!(last.edits(), []);
+    assert_eq!(retries(&at.host, cluster), counted);
+}
+
+#[test]
+fn grpc_clients_learn_of_an_empty_budget_in_their_own_words() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let request = at.host.request(at.decide).cluster("budget of gRPC").method("POST");
+    let request = request.header("content-type", "application/grpc").begin();
+    let reply = at.host.attempt(at.guard.unwrap(), &request, 2).begin().local_reply().expect("a veto");
+    assert_eq!(reply.grpc_status, 14);
+    assert_eq!(reply.headers.text("grpc-retry-pushback-ms").as_deref(), Some("-1"));
+}
+
+#[test]
+fn the_first_record_of_another_worker_is_not_overwritten() {
+    let at = Attached::with(Level::Guard, FIFTH);
+    let cluster = "budget of two firsts";
+    let requests = arrive(&at, cluster, 5);
+    let mut written = false;
+    at.host.fault(move |made| {
+        if made.call == HostCall::SetSharedData && !std::mem::replace(&mut written, true) {
+            write_shared(&made.key, b"another worker's");
+        }
+        None
+    });
+    let swaps = || at.host.calls().get(&HostCall::SetSharedData).copied().unwrap_or_default();
+    let before = swaps();
+    assert!(retry(&at, &requests[0], 1));
+    assert_eq!(swaps() - before, 2, "one that loses, and one that wins");
+}
+
+#[test]
 fn shadow_counts_what_it_would_deny() {
     let at = Attached::with(Level::Guard, SHADOW_FIFTH);
     let cluster = "budget in shadow";
@@ -139,6 +187,11 @@ fn shadow_counts_what_it_would_deny() {
     assert!(requests.iter().all(|request| retry(&at, request, 1)));
     assert_eq!(retries(&at.host, cluster), of([]));
     assert_eq!(counts(&at.host, "shadow_retries", "verdict", cluster), of([("denied", 4), ("granted", 1)]));
+    // An answer that is retried counts once, too: when it is.
+    let attempt = at.host.attempt(at.guard.unwrap(), &requests[0], 2).begin();
+    assert!(attempt.response(503, []));
+    attempt.end();
+    assert_eq!(counts(&at.host, "shadow_retries", "verdict", cluster), of([("denied", 5), ("granted", 1)]));
 }
 
 #[test]
