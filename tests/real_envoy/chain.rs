@@ -1,0 +1,1 @@
+use crate::alone::Test; pub fn tests() -> Vec<Test> { Vec::new() } pub fn cases() -> Vec<crate::case::Case> { Vec::new() }
