@@ -13,9 +13,9 @@ mod level;
 mod retries;
 mod rows;
 mod stage;
-mod timeouts;
 #[path = "../support/mod.rs"]
 mod support;
+mod timeouts;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let cases: Arc<Vec<_>> = Arc::new([rows::all(), retries::all(), budget::cases(), chain::cases()].into_iter().flatten().collect());
+    let cases: Arc<Vec<_>> =
+        Arc::new([rows::all(), retries::all(), budget::cases(), chain::cases()].into_iter().flatten().collect());
     let sites = Arc::new(Sites::new(version, Arc::clone(&cases)));
     let ledger = Arc::new(Ledger::default());
     let mut trials = Vec::new();

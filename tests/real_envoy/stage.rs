@@ -266,7 +266,12 @@ pub fn summary(words: &[String]) -> String {
 
 pub fn counts(tally: &Tally) -> String {
     let Tally { attempts, vetoes, retries, requests, .. } = tally;
-    format!("{requests} requests, attempts {}, vetoes {}, retries {}", summary(attempts), summary(vetoes), summary(retries))
+    format!(
+        "{requests} requests, attempts {}, vetoes {}, retries {}",
+        summary(attempts),
+        summary(vetoes),
+        summary(retries)
+    )
 }
 
 /// How many of the words are this one.

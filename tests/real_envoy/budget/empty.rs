@@ -12,8 +12,8 @@ use crate::check::Tally;
 use crate::stage::{Logged, Setup, Stage, times};
 use crate::support::bootstrap::{self, Attach};
 use crate::support::client::{self, Request, Response};
-use crate::support::upstream::{Reply, Upstream, http2, refuses};
 use crate::support::client_h2;
+use crate::support::upstream::{Reply, Upstream, http2, refuses};
 
 pub const TESTS: &[Test] = &[
     ("budget::empty_answer", answer),
@@ -42,6 +42,7 @@ impl Spent {
         let before = upstream.count();
         exchange(stage.address, prime)?;
         stage.wait_tally("spent", "a granted retry", |tally| tally.retries == ["granted"])?;
+        stage.requests(&prime.path, 1)?;
         ensure!(matches!(upstream.count() - before, 0 | 2), "the upstream saw {}", upstream.count() - before);
         Ok(Self { stage, upstream })
     }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{obedient, retries, share};
 use crate::alone::Test;
-use crate::stage::{Setup, Stage, summary, times};
+use crate::check::Tally;
+use crate::stage::{Setup, Stage, counts, summary, times};
 use crate::support::bootstrap::Attach;
 use crate::support::client::{Request, Response};
 use crate::support::upstream::Upstream;
@@ -54,10 +55,8 @@ enum Failure {
 fn exact(workers: u32) -> Result<()> {
     let failures = [("reset", Failure::Reset), ("refused", Failure::Refused), ("503", Failure::Error)];
     let budgets = budgets();
-    let overrides: Vec<Value> = budgets
-        .iter()
-        .map(|budget| json!({"match": format!("{}-*", budget.name), "retry": budget.retry}))
-        .collect();
+    let overrides: Vec<Value> =
+        budgets.iter().map(|budget| json!({"match": format!("{}-*", budget.name), "retry": budget.retry})).collect();
     let mut setup = Setup::new(Attach::GUARD, json!({"clusters": overrides})).workers(workers);
     let mut scenes = Vec::new();
     for budget in &budgets {
@@ -90,19 +89,22 @@ fn run(stage: &Stage, cluster: &str, budget: &Budget, failure: Failure, upstream
     }
     ensure!(upstream.count() == ANSWERED, "the upstream saw {} requests", upstream.count());
 
-    let path = format!("/{cluster}/{}", match failure {
-        Failure::Reset => "gated-reset",
-        Failure::Refused => "refused",
-        Failure::Error => "gated-503",
-    });
+    let path = format!(
+        "/{cluster}/{}",
+        match failure {
+            Failure::Reset => "gated-reset",
+            Failure::Refused => "refused",
+            Failure::Error => "gated-503",
+        }
+    );
     let mut upstream = Some(upstream);
     if let Failure::Refused = failure {
         upstream = None;
-        stage.wait_for("the connections are gone", |stage| match stage
-            .stat(&format!("cluster.{cluster}.upstream_cx_active"))
-        {
-            0 => Ok(()),
-            count => Err(format!("{count} are left")),
+        stage.wait_for("the connections are gone", |stage| {
+            match stage.stat(&format!("cluster.{cluster}.upstream_cx_active")) {
+                0 => Ok(()),
+                count => Err(format!("{count} are left")),
+            }
         })?;
     }
     for client in &mut clients {
@@ -144,22 +146,26 @@ fn run(stage: &Stage, cluster: &str, budget: &Budget, failure: Failure, upstream
     // An answer that is not retried ends the request. Else the retry ends before it is sent, unless it was known when the
     // request arrived that there would be none.
     let sent = FAILING + granted;
-    let stopped = stage.wait_for("attempts", |stage| {
+    stage.wait_for("what is logged and counted", |stage| {
         let ends: Vec<String> = stage.attempts(&path).into_iter().map(|entry| entry.end).collect();
         let stopped = times(&ends, "-/-");
-        let whole = times(&ends, end) == sent && ends.len() == sent + stopped && stopped <= denied;
-        if whole { Ok(stopped) } else { Err(format!("{}, not {sent} {end}", summary(&ends))) }
-    })?;
-    let what = format!("{sent} {signal}, {stopped} local, {granted} granted, {denied} denied");
-    stage.wait_tally(cluster, &what, |tally| {
-        tally.requests == ANSWERED + FAILING
+        let tally = Tally::read(stage.envoy().admin, cluster)?;
+        let whole = times(&ends, end) == sent
+            && ends.len() == sent + stopped
+            && stopped <= denied
+            && tally.requests == ANSWERED + FAILING
             && times(&tally.attempts, signal) == sent
             && times(&tally.attempts, "local") == stopped
             && times(&tally.attempts, "answered") == ANSWERED
             && tally.attempts.len() == ANSWERED + sent + stopped
             && times(&tally.retries, "granted") == granted
             && times(&tally.retries, "denied") == denied
-            && tally.vetoes.is_empty()
+            && tally.vetoes.is_empty();
+        if whole {
+            return Ok(());
+        }
+        let (ends, tally) = (summary(&ends), counts(&tally));
+        Err(format!("{sent} {end}, {granted} granted and {denied} denied, but logged {ends}, and counted {tally}"))
     })?;
     let logged = stage.requests(&path, FAILING)?;
     let verdicts = logged.iter().filter(|request| request.verdict == "retry_budget_exhausted").count();
