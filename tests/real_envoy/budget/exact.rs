@@ -17,7 +17,11 @@ use crate::support::bootstrap::Attach;
 use crate::support::client::{Request, Response};
 use crate::support::upstream::Upstream;
 
-pub const TESTS: &[Test] = &[("budget::exact_2_workers", || exact(2)), ("budget::exact_4_workers", || exact(4))];
+pub const TESTS: &[Test] = &[
+    ("budget::exact_2_workers", || exact(2)),
+    ("budget::exact_4_workers", || exact(4)),
+    ("budget::fresh_worker", fresh_worker),
+];
 
 const ANSWERED: usize = 80;
 const FAILING: usize = 120;
@@ -78,7 +82,38 @@ fn exact(workers: u32) -> Result<()> {
     Ok(())
 }
 
+/// What a worker knows by itself is not what there is: one that has seen no request yet can spend what the others' requests
+/// pay for.
+fn fresh_worker() -> Result<()> {
+    for wish in ["503", "reset"] {
+        let upstream = obedient();
+        let setup = Setup::new(Attach::GUARD, json!({"retry": share(20.0, 0)})).workers(2);
+        let stage = setup.cluster("orders", upstream.address).start()?;
+        // Connections go to the worker that has the fewest.
+        let (mut one, mut other) = (stage.connect()?, stage.connect()?);
+        for _ in 0..ANSWERED {
+            one.exchange(&Request::get("/orders/ok"))?;
+        }
+        let failing = Request::get(&format!("/orders/{wish}"));
+        // With its first retry, a worker tells of its requests.
+        one.exchange(&failing)?;
+        ensure!(retries(&upstream) == 1, "{wish}: the first worker retried {} times", retries(&upstream));
+        for count in 1..=5 {
+            let response = other.exchange(&failing)?;
+            ensure!(retries(&upstream) == 1 + count, "{wish}: failure {count} was not retried: {response:?}");
+        }
+        stage.wait_tally("orders", "six granted", |tally| tally.retries == vec!["granted"; 6])?;
+    }
+    Ok(())
+}
+
 fn run(stage: &Stage, cluster: &str, budget: &Budget, failure: Failure, upstream: Upstream) -> Result<()> {
+    // Connections are dealt out by how many each worker has, and those of before may still be closing.
+    let open = format!("listener.127.0.0.1_{}.downstream_cx_active", stage.address.port());
+    stage.wait_for("the clients before are gone", |stage| match stage.stat(&open) {
+        0 => Ok(()),
+        count => Err(format!("{count} are left")),
+    })?;
     let mut clients = Vec::new();
     for _ in 0..FAILING {
         clients.push(stage.connect()?);
