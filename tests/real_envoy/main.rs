@@ -5,13 +5,17 @@
 //! and their counters do not mix. What needs an Envoy of its own is in `alone`. See `support::envoy` for the environment variables.
 
 mod alone;
+mod budget;
 mod case;
+mod chain;
 mod check;
 mod level;
 mod retries;
 mod rows;
+mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+mod timeouts;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,7 +37,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let cases: Arc<Vec<_>> = Arc::new([rows::all(), retries::all()].into_iter().flatten().collect());
+    let cases: Arc<Vec<_>> =
+        Arc::new([rows::all(), retries::all(), budget::cases(), chain::cases()].into_iter().flatten().collect());
     let sites = Arc::new(Sites::new(version, Arc::clone(&cases)));
     let ledger = Arc::new(Ledger::default());
     let mut trials = Vec::new();
@@ -60,7 +65,7 @@ fn main() -> ExitCode {
             .map_err(Into::into)
         }));
     }
-    for (name, test) in alone::all() {
+    for (name, test) in [alone::all(), budget::tests(), chain::tests(), timeouts::tests()].concat() {
         trials.push(Trial::test(name, move || test().map_err(|error| format!("{error:#}").into())));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

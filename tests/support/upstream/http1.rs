@@ -16,6 +16,8 @@ pub enum Step {
     Read,
     /// Waits until the test opens the gate.
     Gate,
+    /// Takes so long.
+    Wait(Duration),
     /// Neither reads nor writes any more. The peer has to end it.
     Hang,
     /// Ends the connection in order.
@@ -95,6 +97,7 @@ async fn run(stream: &mut TcpStream, steps: &[Step], record: &Record) -> bool {
                 }
             }
             Step::Gate => record.gate.pass().await,
+            Step::Wait(duration) => tokio::time::sleep(*duration).await,
             Step::Hang => {
                 // Envoy's end of the connection tells when nobody waits any more.
                 let mut ignored = [0; 4096];

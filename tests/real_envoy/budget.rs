@@ -1,0 +1,60 @@
+//! Retry budgets: what they grant, to the last retry, and what happens when they are empty.
+
+mod empty;
+mod exact;
+mod pushback;
+mod reload;
+mod settings;
+mod unguarded;
+
+use serde_json::{Value, json};
+
+use crate::alone::Test;
+use crate::case::Case;
+use crate::support::upstream::{Seen, Step, Upstream, answer, http1};
+
+pub fn tests() -> Vec<Test> {
+    [empty::TESTS, exact::TESTS, reload::TESTS, settings::TESTS, unguarded::TESTS].concat()
+}
+
+pub fn cases() -> Vec<Case> {
+    pushback::cases()
+}
+
+/// Which attempt of its request reached the upstream, from 1.
+fn attempt(seen: &Seen) -> u32 {
+    seen.header("x-envoy-attempt-count").and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// How many retries reached the upstream.
+fn retries(upstream: &Upstream) -> usize {
+    upstream.seen().iter().filter(|seen| attempt(seen) > 1).count()
+}
+
+/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate.
+fn obedient() -> Upstream {
+    http1(|seen| {
+        let wish = seen.path.rsplit('/').next().unwrap_or_default();
+        let (gated, wish) = wish.strip_prefix("gated-").map_or((false, wish), |wish| (true, wish));
+        let mut steps = match wish {
+            "reset" => vec![Step::Rst],
+            "hang" => vec![Step::Hang],
+            "503" => answer(503, &[("x-upstream", "yes")], "sorry"),
+            _ => answer(200, &[], ""),
+        };
+        if gated && attempt(seen) == 1 {
+            steps.insert(0, Step::Gate);
+        }
+        steps
+    })
+}
+
+/// A retry section with this share over an hour, so that nothing is forgotten while a test runs, this floor, and one
+/// retry per request.
+fn share(percent: f64, floor: u32) -> Value {
+    json!({
+        "maxRetries": 1,
+        "budget": {"percent": percent, "interval": "1h"},
+        "minRetryRate": {"count": floor, "interval": "1h"},
+    })
+}

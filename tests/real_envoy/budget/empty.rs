@@ -1,0 +1,193 @@
+//! What the client, the hop above and the operator get when the budget cannot pay for a retry.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use h2::Reason;
+use serde_json::{Value, json};
+
+use super::{obedient, share};
+use crate::alone::Test;
+use crate::check::Tally;
+use crate::stage::{Logged, Setup, Stage, times};
+use crate::support::bootstrap::{self, Attach};
+use crate::support::client::{self, Request, Response};
+use crate::support::client_h2;
+use crate::support::upstream::{Reply, Upstream, http2, refuses};
+
+pub const TESTS: &[Test] = &[
+    ("budget::empty_answer", answer),
+    ("budget::empty_failure", failure),
+    ("budget::empty_grpc", grpc),
+    ("budget::empty_unlike_upstream_failure", unlike_upstream_failure),
+    ("budget::nothing", nothing),
+];
+
+const VERDICT: &str = "retry_budget_exhausted";
+const DETAILS: &str = "weir_retry_budget_exhausted";
+
+/// One Envoy, and a cluster whose budget is one retry, which is spent. So `guard` is the one to say no.
+struct Spent {
+    stage: Stage,
+    upstream: Upstream,
+}
+
+impl Spent {
+    fn start(upstream: Upstream, http2: bool, prime: &Request) -> Result<Self> {
+        let mut retry = share(0.0, 1);
+        bootstrap::merge(&mut retry, &json!({"grpcStatusCodes": ["unavailable"], "perTryTimeout": "300ms"}));
+        let protocol = if http2 { bootstrap::http2() } else { Value::Null };
+        let setup = Setup::new(Attach::GUARD, json!({"retry": retry}));
+        let stage = setup.cluster_with("spent", upstream.address, &protocol, &Value::Null).start()?;
+        let before = upstream.count();
+        exchange(stage.address, prime)?;
+        stage.wait_tally("spent", "a granted retry", |tally| tally.retries == ["granted"])?;
+        stage.requests(&prime.path, 1)?;
+        ensure!(matches!(upstream.count() - before, 0 | 2), "the upstream saw {}", upstream.count() - before);
+        Ok(Self { stage, upstream })
+    }
+
+    /// Makes a request that fails once. Returns what the client and the access log got.
+    fn fail(&self, request: &Request) -> Result<(Response, Logged)> {
+        let (seen, denied) = (self.upstream.count(), self.denied()?);
+        let logged = self.stage.all_requests(&request.path).len();
+        let response = exchange(self.stage.address, request)?;
+        let entry = self.stage.requests(&request.path, logged + 1)?.pop().context("an entry")?;
+        self.stage.wait_tally("spent", "one more denied", |tally| times(&tally.retries, "denied") == denied + 1)?;
+        // Nothing at all, where connections are refused.
+        let seen = self.upstream.count() - seen;
+        ensure!(seen <= 1, "the upstream saw {seen} attempts");
+        Ok((response, entry))
+    }
+
+    fn denied(&self) -> Result<usize> {
+        let tally = Tally::read(self.stage.envoy().admin, "spent").map_err(anyhow::Error::msg)?;
+        Ok(times(&tally.retries, "denied"))
+    }
+}
+
+fn exchange(envoy: SocketAddr, request: &Request) -> Result<Response> {
+    let grpc = request.headers.iter().any(|(_, value)| value == "application/grpc");
+    if grpc { client_h2::exchange(envoy, request) } else { client::exchange(envoy, request) }
+}
+
+fn get(path: &str) -> Request {
+    Request::get(&format!("/spent/{path}"))
+}
+
+/// A response that would have been retried reaches the client as it is, but for the mark.
+fn answer() -> Result<()> {
+    let spent = Spent::start(obedient(), false, &get("503"))?;
+    for method in ["GET", "HEAD", "PUT"] {
+        let (response, logged) = spent.fail(&Request::new(method, "/spent/503"))?;
+        let whole = response.status == 503
+            && response.header("x-upstream") == Some("yes")
+            && (method == "HEAD" || response.text() == "sorry");
+        ensure!(whole, "{method}: not the upstream's: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some(), "{method}: not marked: {response:?}");
+        ensure!(response.header("retry-after").is_none(), "{method}: the upstream said no such thing: {response:?}");
+        ensure!((logged.code, logged.details.as_str()) == (503, "via_upstream"), "{method}: {logged:?}");
+        ensure!(logged.verdict == VERDICT, "{method}: {logged:?}");
+    }
+    // What is not to be retried anyway has nothing to do with the budget.
+    let denied = spent.denied()?;
+    for request in [Request::post("/spent/503"), get("ok")] {
+        let response = spent.stage.connect()?.exchange(&request)?;
+        ensure!(response.header("x-envoy-ratelimited").is_none(), "{} is marked: {response:?}", request.method);
+    }
+    ensure!(spent.denied()? == denied, "counted as denied");
+    Ok(())
+}
+
+/// Where there was no response, Weir gives one, and says why.
+fn failure() -> Result<()> {
+    let check = |(response, logged): (Response, Logged), what: &str| -> Result<()> {
+        ensure!(response.status == 503, "{what}: {response:?}");
+        let text = response.text();
+        let explained = what == "HEAD" || (text.contains("retry budget") && text.lines().count() == 1);
+        ensure!(explained, "{what}: {response:?}");
+        ensure!(response.header("retry-after") == Some("1"), "{what}: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some(), "{what}: {response:?}");
+        ensure!((logged.code, logged.details.as_str()) == (503, DETAILS), "{what}: {logged:?}");
+        ensure!(logged.verdict == VERDICT, "{what}: {logged:?}");
+        Ok(())
+    };
+    let spent = Spent::start(obedient(), false, &get("reset"))?;
+    check(spent.fail(&get("reset"))?, "GET, reset")?;
+    check(spent.fail(&Request::new("HEAD", "/spent/reset"))?, "HEAD")?;
+    check(spent.fail(&Request::post("/spent/reset").header("idempotency-key", "7"))?, "keyed POST, reset")?;
+    check(spent.fail(&get("hang"))?, "GET, timeout")?;
+    let spent = Spent::start(refuses(), false, &get("refused"))?;
+    check(spent.fail(&get("refused"))?, "GET, refused")?;
+    check(spent.fail(&Request::post("/spent/refused"))?, "POST, refused")
+}
+
+/// gRPC knows no `retry-after`; a negative pushback says the same.
+fn grpc() -> Result<()> {
+    let upstream = http2(|seen| {
+        let unavailable = Reply::grpc_trailers_only(14).header("grpc-message", "sorry");
+        if seen.path.ends_with("refused") { Reply::reset(Reason::REFUSED_STREAM) } else { unavailable }
+    });
+    let call = |path: &str| Request::grpc(&format!("/spent/{path}"));
+    let spent = Spent::start(upstream, true, &call("refused"))?;
+    let check = |(response, logged): (Response, Logged), what: &str| -> Result<()> {
+        ensure!((response.status, response.header("grpc-status")) == (200, Some("14")), "{what}: {response:?}");
+        let message = response.header("grpc-message").unwrap_or_default();
+        ensure!(message.contains("retry budget"), "{what}: {response:?}");
+        ensure!(response.header("grpc-retry-pushback-ms") == Some("-1"), "{what}: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some(), "{what}: {response:?}");
+        ensure!(response.header("content-type") == Some("application/grpc"), "{what}: {response:?}");
+        ensure!((logged.code, logged.grpc_status.as_str()) == (200, "14"), "{what}: {logged:?}");
+        ensure!((logged.details.as_str(), logged.verdict.as_str()) == (DETAILS, VERDICT), "{what}: {logged:?}");
+        Ok(())
+    };
+    check(spent.fail(&call("refused"))?, "REFUSED_STREAM")?;
+
+    let (response, logged) = spent.fail(&call("unavailable"))?;
+    let whole = (response.status, response.header("grpc-status"), response.header("grpc-message"));
+    ensure!(whole == (200, Some("14"), Some("sorry")), "not the upstream's: {response:?}");
+    ensure!(response.header("x-envoy-ratelimited").is_some(), "not marked: {response:?}");
+    ensure!((logged.details.as_str(), logged.verdict.as_str()) == ("via_upstream", VERDICT), "{logged:?}");
+
+    let spent = Spent::start(refuses(), true, &call("refused"))?;
+    check(spent.fail(&call("refused"))?, "connection refused")
+}
+
+/// The access log tells apart what the upstream did alone.
+fn unlike_upstream_failure() -> Result<()> {
+    let upstream = obedient();
+    let policy = json!({"retry": share(100.0, 100)});
+    let stage = Setup::new(Attach::GUARD, policy).cluster("rich", upstream.address).start()?;
+    for (path, details) in [
+        ("/rich/503", "via_upstream"),
+        ("/rich/reset", "upstream_reset_before_response_started{connection_termination}"),
+        ("/rich/ok", "via_upstream"),
+    ] {
+        let response = stage.get(path)?;
+        ensure!(response.header("x-envoy-ratelimited").is_none(), "{path}: {response:?}");
+        let logged = stage.requests(path, 1)?.remove(0);
+        ensure!((logged.details.as_str(), logged.verdict.as_str()) == (details, "-"), "{path}: {logged:?}");
+    }
+    ensure!(upstream.count() == 5, "the upstream saw {} requests", upstream.count());
+    Ok(())
+}
+
+/// Of a budget of nothing, `decide` knows before `guard` has seen a single retry. What the client gets is much the same,
+/// and it is counted once.
+fn nothing() -> Result<()> {
+    let upstream = obedient();
+    let policy = json!({"retry": share(0.0, 0)});
+    let stage = Setup::new(Attach::GUARD, policy).cluster("none", upstream.address).start()?;
+    for (count, path) in (1..).zip(["/none/503", "/none/reset"]) {
+        let response = stage.get(path)?;
+        ensure!(response.status == 503, "{path}: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some(), "{path}: not marked: {response:?}");
+        let retry_after = response.header("retry-after");
+        ensure!(retry_after == (path == "/none/reset").then_some("1"), "{path}: {response:?}");
+        ensure!(upstream.count() == count, "{path}: the upstream saw {} attempts", upstream.count());
+        let logged = stage.requests(path, 1)?.remove(0);
+        ensure!(logged.verdict == VERDICT, "{path}: {logged:?}");
+        stage.wait_tally("none", "as many denied", |tally| tally.retries == vec!["denied"; count])?;
+    }
+    Ok(())
+}

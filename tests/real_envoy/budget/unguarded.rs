@@ -1,0 +1,145 @@
+//! Without `guard`, a request that arrives while the budget has something left is permitted all its retries. So what is
+//! granted too much is bounded by the requests that were on their way, and once they are through, nothing more is.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::{obedient, retries, share};
+use crate::alone::Test;
+use crate::stage::{Setup, Stage, times};
+use crate::support::bootstrap::{self, Attach};
+use crate::support::client::{Connection, Request, Response};
+use crate::support::upstream::Upstream;
+
+pub const TESTS: &[Test] = &[
+    ("budget::decide_in_turn", || both(in_turn)),
+    ("budget::decide_at_once", || both(at_once)),
+    ("budget::decide_workers", || both(workers)),
+];
+
+const ANSWERED: usize = 100;
+const MAX_RETRIES: usize = 3;
+/// Percent.
+const SHARE: usize = 20;
+
+fn both(test: fn(Attach) -> Result<()>) -> Result<()> {
+    test(Attach::DECIDE).context("decide")?;
+    test(Attach::WATCH).context("decide+watch")
+}
+
+fn start(attach: Attach, workers: u32) -> Result<(Stage, Upstream)> {
+    let upstream = obedient();
+    let mut retry = share(20.0, 0);
+    bootstrap::merge(&mut retry, &json!({"maxRetries": MAX_RETRIES}));
+    let setup = Setup::new(attach, json!({"retry": retry})).workers(workers);
+    Ok((setup.cluster("orders", upstream.address).start()?, upstream))
+}
+
+fn send(client: &mut Connection, wish: &str, times: usize) -> Result<Vec<Response>> {
+    (0..times).map(|_| client.exchange(&Request::get(&format!("/orders/{wish}")))).collect()
+}
+
+fn marked(responses: &[Response]) -> usize {
+    responses.iter().filter(|response| response.header("x-envoy-ratelimited").is_some()).count()
+}
+
+/// Counters and the access log agree with what the upstream and the clients saw.
+fn account(stage: &Stage, upstream: &Upstream, failed: usize, denied: usize) -> Result<()> {
+    let granted = retries(upstream);
+    stage.wait_tally("orders", &format!("{granted} granted, {denied} denied"), |tally| {
+        times(&tally.retries, "granted") == granted && times(&tally.retries, "denied") == denied
+    })?;
+    for logged in stage.requests("/orders/", ANSWERED + failed)? {
+        ensure!(matches!(logged.verdict.as_str(), "-" | "retry_budget_exhausted"), "{logged:?}");
+    }
+    let logged = stage.requests("/orders/", ANSWERED + failed)?;
+    let verdicts = logged.iter().filter(|request| request.verdict == "retry_budget_exhausted").count();
+    ensure!(verdicts == denied, "{verdicts} of {denied} denials are in the access log");
+    Ok(())
+}
+
+/// One after another: at most the rest of one request's retries too much.
+fn in_turn(attach: Attach) -> Result<()> {
+    const FAILING: usize = 100;
+    let (stage, upstream) = start(attach, 1)?;
+    let mut client = stage.connect()?;
+    send(&mut client, "ok", ANSWERED)?;
+    let mut responses = send(&mut client, "503", FAILING / 2)?;
+    responses.extend(send(&mut client, "reset", FAILING / 2)?);
+    let (least, retries) = ((ANSWERED + FAILING) * SHARE / 100, retries(&upstream));
+    let most = least + MAX_RETRIES - 1;
+    ensure!((least..=most).contains(&retries), "{retries} retries, not {least} to {most}");
+    for response in &responses {
+        ensure!(response.status == 503, "{response:?}");
+        let answered = response.text() == "sorry";
+        let marked = response.header("x-envoy-ratelimited").is_some();
+        // Weir says when to come back only where the upstream did not speak for itself.
+        ensure!(response.header("retry-after").is_some() == (marked && !answered), "{response:?}");
+    }
+    account(&stage, &upstream, FAILING, marked(&responses))
+}
+
+/// All at once: each has its permission. Then nobody has, until requests have made up for it.
+fn at_once(attach: Attach) -> Result<()> {
+    const AT_ONCE: usize = 40;
+    let (stage, upstream) = start(attach, 1)?;
+    let mut clients = Vec::new();
+    for _ in 0..AT_ONCE {
+        clients.push(stage.connect()?);
+    }
+    send(&mut clients[0], "ok", ANSWERED)?;
+    for client in &mut clients {
+        client.send(&Request::get("/orders/gated-503"))?;
+    }
+    upstream.wait_for(ANSWERED + AT_ONCE).map_err(anyhow::Error::msg)?;
+    (0..AT_ONCE).for_each(|_| upstream.open_gate());
+    let mut burst = Vec::new();
+    for client in &mut clients {
+        let mut response = client.read_head()?;
+        client.read_body(&mut response)?;
+        burst.push(response);
+    }
+    let spent = retries(&upstream);
+    ensure!(spent == AT_ONCE * MAX_RETRIES, "{spent} retries of {AT_ONCE} permitted requests");
+    ensure!(marked(&burst) == 0, "marked although retried");
+    // From here on the budget has nothing: 120 retries are a share of 600 requests.
+    let after = send(&mut clients[0], "503", 50)?;
+    ensure!(retries(&upstream) == spent, "{} retries more than there were", retries(&upstream) - spent);
+    ensure!(marked(&after) == after.len(), "{} of {} are marked", marked(&after), after.len());
+    account(&stage, &upstream, AT_ONCE + after.len(), after.len())
+}
+
+/// What one worker spends, the others learn from the shared record.
+fn workers(attach: Attach) -> Result<()> {
+    let (stage, upstream) = start(attach, 2)?;
+    // Connections go to the worker that has the fewest.
+    let (mut one, mut other) = (stage.connect()?, stage.connect()?);
+    send(&mut one, "ok", ANSWERED / 2)?;
+    send(&mut other, "ok", ANSWERED / 2)?;
+    let mut responses = Vec::new();
+    let spend = |client: &mut Connection, responses: &mut Vec<Response>| {
+        stage.wait_for("a worker stops", |_| {
+            let response = send(client, "503", 1).map_err(|error| format!("{error:#}"))?;
+            responses.extend(response);
+            if marked(&responses[responses.len() - 1..]) == 1 { Ok(()) } else { Err("retried".to_owned()) }
+        })
+    };
+    // Each spends what it knows of, at least its own share.
+    spend(&mut one, &mut responses)?;
+    spend(&mut other, &mut responses)?;
+    // By now the other has spent as well, which the first learns as soon as it has told of its requests. Then the budget
+    // of both holds: whatever is granted is covered by all requests.
+    stage.wait_for("both know all", |_| {
+        let before = (retries(&upstream), responses.len());
+        for client in [&mut one, &mut other] {
+            responses.extend(send(client, "503", 5).map_err(|error| format!("{error:#}"))?);
+        }
+        let more = retries(&upstream) - before.0;
+        if more == 0 { Ok(()) } else { Err(format!("{more} retries more")) }
+    })?;
+    let (requests, retries) = (ANSWERED + responses.len(), retries(&upstream));
+    // Each worker may have taken what it did not know to be spent: at most the whole share once more.
+    let most = 2 * (requests * SHARE / 100 + MAX_RETRIES - 1);
+    ensure!(retries <= most, "{retries} retries of {requests} requests, more than {most}");
+    account(&stage, &upstream, responses.len(), marked(&responses))
+}
