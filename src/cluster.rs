@@ -19,8 +19,9 @@ pub struct Cluster {
     pub policy: usize,
     /// Whether `watch` sees this cluster's attempts, so that `decide` need not judge the last one.
     pub watched: bool,
-    /// Whether `guard` sees this cluster's attempts, so that it charges each retry and `decide` need not.
-    pub guarded: bool,
+    /// Whether `guard` sees this cluster's attempts, so that it charges each retry and `decide` need not; `None` while no
+    /// retry has told.
+    pub guarded: Option<bool>,
     /// The retry budget, where there is one.
     pub account: Option<Account>,
     /// How long attempts take, where an adaptive timeout depends on it.
@@ -70,7 +71,7 @@ impl Clusters {
             name: name.into(),
             policy,
             watched: false,
-            guarded: false,
+            guarded: None,
             account: None,
             latency: None,
             outliers: None,

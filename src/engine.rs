@@ -32,8 +32,8 @@ pub struct Admission<'a> {
     pub class: Class,
     /// What may be retried; `None` where the retry section is off.
     pub plan: Option<Plan>,
-    /// Whether the budget is empty, so that nothing is retried although the plan allows it.
-    pub denied: bool,
+    /// What might have been retried if the budget were not empty.
+    pub denied: Option<Plan>,
     /// The request headers that say so to Envoy. Empty in shadow mode and where the section is off.
     pub headers: &'a [Header],
     /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
@@ -152,8 +152,18 @@ impl Engine {
 
     /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's
     /// shared record goes by (see [`crate::time`]).
-    pub fn admit(&mut self, id: ClusterId, request: &Request<'_>, now: Time, wall_clock: Time) -> Admission<'_> {
-        let off = Admission { class: Class::Off, plan: None, denied: false, headers: &[], per_try_timeout: None };
+    ///
+    /// `guarded` says whether this VM has a `guard` at all: until a retry tells whether it sees this cluster, it is trusted to
+    /// charge each retry when it happens, and then a permission costs nothing.
+    pub fn admit(
+        &mut self,
+        id: ClusterId,
+        request: &Request<'_>,
+        guarded: bool,
+        now: Time,
+        wall_clock: Time,
+    ) -> Admission<'_> {
+        let off = Admission { class: Class::Off, plan: None, denied: None, headers: &[], per_try_timeout: None };
         let Some(cluster) = self.clusters.get_mut(id) else { return off };
         let Some(Some(retry)) = self.retries.get(cluster.policy) else { return off };
         let plan = Plan::of(&retry.policy, request);
@@ -161,17 +171,19 @@ impl Engine {
             None => false,
             Some(account) => {
                 account.arrive(wall_clock);
-                // Where `guard` charges each retry when it happens, a permission costs nothing.
-                plan != Plan::Nothing && !cluster.guarded && !account.affords(wall_clock)
+                plan != Plan::Nothing && !cluster.guarded.unwrap_or(guarded) && !account.affords(wall_clock)
             }
         };
+        let denied = denied.then_some(plan);
         let admission = Admission { class: Class::of(&retry.policy, request), plan: Some(plan), denied, ..off };
         if self.policy.mode == Mode::Shadow {
             return admission;
         }
-        let observed = cluster.latency.as_mut().filter(|_| plan.repeats() && !denied);
+        let plan = if denied.is_some() { Plan::Nothing } else { plan };
+        let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
         Admission {
-            headers: retry.headers.of(if denied { Plan::Nothing } else { plan }),
+            plan: Some(plan),
+            headers: retry.headers.of(plan),
             per_try_timeout: retry
                 .adaptive
                 .zip(observed)

@@ -28,8 +28,8 @@ pub(super) struct Request {
     pub(super) charged: u32,
     /// The next retry is charged already.
     pub(super) prepaid: bool,
-    /// The budget was empty when it arrived, so nothing is retried.
-    denied: bool,
+    /// The budget was empty when it arrived, so nothing is retried; else this might have been.
+    denied: Option<Plan>,
     /// `guard` marked the response to end the retries; the client shall not see it.
     pub(super) unmark: bool,
     /// Where it was sent.
@@ -84,7 +84,8 @@ impl Vm {
             idempotency_key: view.idempotency_key,
             attempt: view.attempt,
         };
-        let admission = self.engine.admit(cluster, &request, now, wall_clock);
+        let guarded = self.has_role(Role::Guard);
+        let admission = self.engine.admit(cluster, &request, guarded, now, wall_clock);
         for (name, value) in admission.headers {
             host::set_header(Map::Request, name, value);
         }
@@ -93,11 +94,11 @@ impl Vm {
         }
         let Admission { class, plan, denied, per_try_timeout, .. } = admission;
         self.count(cluster, Counter::Requests(class));
-        let (steered, list) = self.steer(cluster, plan, denied);
+        let (steered, list) = self.steer(cluster, plan);
         if let (true, Some(list), Some(hosts)) = (enforce, &list, &hosts) {
             host::set_header(Map::Request, hosts, list);
         }
-        if self.has_role(Role::Guard) {
+        if guarded {
             host::set_property(REQUEST, &context.to_le_bytes());
         }
         let request = Request { cluster: Some(cluster), plan, denied, per_try_timeout, steered, ..Request::default() };
@@ -113,16 +114,16 @@ impl Vm {
         if std::mem::take(&mut request.unmark) {
             host::remove_header(Map::Response, RATE_LIMITED);
         }
-        if request.denied {
-            self.denied_response(context);
+        if let Some(plan) = request.denied {
+            self.denied_response(context, plan);
         }
     }
 
     /// Response headers of a request whose retries the budget could not pay for. If it is one that would have been retried,
     /// it is marked, so that no hop above retries it.
-    fn denied_response(&mut self, context: ContextId) {
+    fn denied_response(&mut self, context: ContextId, plan: Plan) {
         let Some(Stream::Decide(request)) = self.streams.get(&context) else { return };
-        let (Some(cluster), Some(plan)) = (request.cluster, request.plan) else { return };
+        let Some(cluster) = request.cluster else { return };
         let Some(policy) = self.engine.retry_policy(cluster) else { return };
         let details = host::property(RESPONSE_DETAILS);
         let end = RequestEnd {
@@ -205,7 +206,7 @@ impl Vm {
     /// Charges the retries of a request after the fact, where no `guard` charged them as they happened.
     fn retries_happened(&mut self, cluster: ClusterId, charged: u32) {
         let Some(state) = self.engine.cluster(cluster) else { return };
-        if state.guarded || state.account.is_none() {
+        if state.guarded == Some(true) || state.account.is_none() {
             return;
         }
         let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
@@ -215,7 +216,9 @@ impl Vm {
         }
         self.count_grant(cluster, Grant::Granted, retries);
         let now = self.wall_clock();
-        if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
+        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        state.guarded = Some(false);
+        if let Some(account) = &mut state.account {
             account.retried(retries, now);
         }
     }

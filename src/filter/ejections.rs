@@ -31,12 +31,12 @@ pub(super) struct Steered {
 
 impl Vm {
     /// A request arrives: where to send it. Returns what goes into the steering header.
-    pub(super) fn steer(&mut self, cluster: ClusterId, plan: Option<Plan>, denied: bool) -> (Steered, Option<String>) {
+    pub(super) fn steer(&mut self, cluster: ClusterId, plan: Option<Plan>) -> (Steered, Option<String>) {
         let unsteered = (Steered::default(), None);
         let now = self.wall_clock;
         let Some(explore) = self.engine.steering().map(|steering| steering.explore_percent) else { return unsteered };
         let retries = match (plan, self.engine.retry_policy(cluster)) {
-            (Some(plan), Some(policy)) if plan != Plan::Nothing && !denied => policy.max_retries,
+            (Some(plan), Some(policy)) if plan != Plan::Nothing => policy.max_retries,
             _ => 0,
         };
         let Some(outliers) = self.outliers(cluster) else { return unsteered };

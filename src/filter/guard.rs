@@ -57,7 +57,7 @@ impl Vm {
         }
         let Some(request) = self.governed() else { return CONTINUE };
         if let Some(cluster) = self.engine.cluster_mut(request.cluster) {
-            cluster.guarded = true;
+            cluster.guarded.get_or_insert(true);
         }
         if self.forbidden(&request) {
             self.count_veto(request.cluster, Veto::Unsafe);
