@@ -1,6 +1,7 @@
 //! Tests that need an Envoy of their own.
 
 mod configuration;
+mod crowd;
 mod metrics;
 mod shadow;
 mod update;
@@ -18,7 +19,7 @@ use crate::support::upstream::Upstream;
 pub type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 pub fn all() -> Vec<Test> {
-    [configuration::TESTS, metrics::TESTS, shadow::TESTS, update::TESTS].concat()
+    [configuration::TESTS, crowd::TESTS, metrics::TESTS, shadow::TESTS, update::TESTS].concat()
 }
 
 /// An Envoy with one listener, one route and one cluster, `upstream`.
