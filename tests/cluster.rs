@@ -1,0 +1,257 @@
+//! The clusters that a worker knows: never more than a thousand, and what was learned of them outlives a new policy.
+
+use std::time::Duration;
+
+use property::{Digits, for_all};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use weir::attempt::ClusterId;
+use weir::cluster::{Clusters, MOST_CLUSTERS};
+use weir::config::{Config, Mode, Policy, parse};
+use weir::engine::Engine;
+use weir::percent::Percent;
+use weir::retry::{Class, Plan, Request};
+use weir::time::Time;
+
+// The crate links only with a host beside it.
+mod fake_host;
+mod property;
+
+/// Some moment in 2026.
+const NOW: Time = Time::from_nanos(1_770_000_000_000_000_000);
+
+#[test]
+fn a_cluster_is_found_by_its_name() {
+    let mut clusters = Clusters::default();
+    assert_eq!(clusters.find("orders"), None);
+    let orders = clusters.add("orders", 3);
+    let payments = clusters.add("payments", 4);
+    assert_ne!(orders, payments);
+    assert_eq!(clusters.find("orders"), Some(orders));
+    assert_eq!(clusters.find("payments"), Some(payments));
+    assert_eq!(clusters.find("Orders"), None);
+    let cluster = clusters.get(orders).unwrap();
+    assert_eq!((&*cluster.name, cluster.policy, cluster.watched, cluster.guarded), ("orders", 3, false, false));
+    assert!(cluster.account.is_none() && cluster.latency.is_none() && cluster.outliers.is_none());
+    clusters.get_mut(payments).unwrap().watched = true;
+    assert!(clusters.get(payments).unwrap().watched && !clusters.get(orders).unwrap().watched);
+    clusters.iter_mut().for_each(|(_, cluster)| cluster.guarded = true);
+    let mut all: Vec<_> = clusters.iter().map(|(id, cluster)| (id, &*cluster.name, cluster.guarded)).collect();
+    all.sort_by_key(|(id, ..)| id.0);
+    assert_eq!(all, [(orders, "orders", true), (payments, "payments", true)]);
+}
+
+#[test]
+fn a_thousand_and_the_least_recently_used_goes() {
+    assert_eq!(MOST_CLUSTERS, 1_000);
+    let mut clusters = Clusters::default();
+    let first: Vec<_> = (0..1_000).map(|number| clusters.add(&format!("first {number}"), 0)).collect();
+    assert_eq!(clusters.iter().count(), 1_000);
+    // All but every tenth are used again; to look at one is no use.
+    for (number, id) in first.iter().enumerate() {
+        if number % 10 == 0 {
+            assert!(clusters.get(*id).is_some() && clusters.get_mut(*id).is_some());
+        } else {
+            assert_eq!(clusters.find(&format!("first {number}")), Some(*id));
+        }
+    }
+    for number in 0..100 {
+        clusters.add(&format!("second {number}"), 0);
+        assert_eq!(clusters.iter().count(), 1_000);
+        // In the order of their last use.
+        let known: Vec<_> = first.iter().map(|id| clusters.get(*id).is_some()).collect();
+        let expected: Vec<_> = (0..1_000).map(|first| first % 10 != 0 || first / 10 > number).collect();
+        assert_eq!(known, expected, "after {number} more");
+    }
+    assert_eq!(clusters.find("first 0"), None);
+    assert_eq!(clusters.find("first 1"), Some(first[1]));
+}
+
+#[test]
+fn a_forgotten_id_never_comes_back() {
+    let mut clusters = Clusters::default();
+    let orders = clusters.add("orders", 0);
+    let mut ids = vec![orders];
+    for number in 0..5_000 {
+        ids.push(clusters.add(&format!("another {number}"), 0));
+    }
+    assert_eq!(clusters.find("orders"), None);
+    let again = clusters.add("orders", 1);
+    assert_ne!(again, orders);
+    assert!(clusters.get(orders).is_none() && clusters.get_mut(orders).is_none());
+    assert_eq!(clusters.get(again).unwrap().policy, 1);
+    ids.push(again);
+    ids.sort_unstable_by_key(|id| id.0);
+    ids.dedup();
+    assert_eq!(ids.len(), 5_002, "each was given once");
+}
+
+/// Against a list in the order of use.
+#[test]
+fn any_order_of_uses() {
+    for_all(10, 200, |numbers| {
+        let mut clusters = Clusters::default();
+        let mut known: Vec<(String, ClusterId)> = Vec::new();
+        let mut forgotten: Vec<ClusterId> = Vec::new();
+        let mut next = 0;
+        for digits in numbers {
+            let mut digits = Digits(*digits);
+            // Many new ones, then some that may be known.
+            for _ in 0..digits.below(40) {
+                next += 1;
+                let name = format!("cluster {next}");
+                assert_eq!(clusters.find(&name), None);
+                known.push((name.clone(), clusters.add(&name, 0)));
+                if known.len() > MOST_CLUSTERS {
+                    forgotten.push(known.remove(0).1);
+                }
+            }
+            for _ in 0..digits.below(20) {
+                let name = format!("cluster {}", digits.below(next + 2));
+                let position = known.iter().position(|(known, _)| *known == name);
+                assert_eq!(clusters.find(&name), position.map(|position| known[position].1), "{name}");
+                if let Some(position) = position {
+                    let used = known.remove(position);
+                    known.push(used);
+                }
+            }
+            assert_eq!(clusters.iter().count(), known.len());
+            assert!(forgotten.iter().rev().take(50).all(|id| clusters.get(*id).is_none()));
+        }
+        for (name, id) in &known {
+            assert_eq!(clusters.get(*id).map(|cluster| &*cluster.name), Some(name.as_str()));
+        }
+        assert!(forgotten.iter().all(|id| clusters.get(*id).is_none()));
+    });
+}
+
+fn policy(json: &str) -> Policy {
+    match parse(json.as_bytes()) {
+        Ok(Config { policy: Some(policy), .. }) => policy,
+        other => panic!("{json}: {other:?}"),
+    }
+}
+
+const GET: Request<'static> = Request { method: b"GET", grpc: false, idempotency_key: false, attempt: 1 };
+
+#[test]
+fn an_engine_forgets_too() {
+    let mut engine = Engine::default();
+    let orders = engine.cluster_id("orders");
+    assert_eq!(engine.cluster_id("orders"), orders);
+    assert_eq!(engine.admit(orders, &GET, NOW, NOW).class, Class::Idempotent);
+    for number in 0..1_000 {
+        engine.cluster_id(&format!("another {number}"));
+    }
+    // A request that was under way since before is left alone.
+    assert!(engine.cluster(orders).is_none() && engine.cluster_mut(orders).is_none());
+    assert!(engine.retry_policy(orders).is_none() && engine.outlier_policy(orders).is_none());
+    let admission = engine.admit(orders, &GET, NOW, NOW);
+    assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, false));
+    assert!(admission.headers.is_empty() && admission.per_try_timeout.is_none());
+    assert!(!engine.pending_accounts().contains(&orders), "what it had not published is gone with it");
+    let again = engine.cluster_id("orders");
+    assert_ne!(again, orders);
+    assert!(!engine.cluster(again).unwrap().account.as_ref().unwrap().pending());
+}
+
+/// A budget of which one retry is left for each ten requests, and an adaptive timeout.
+const LEARNING: &str = r#"{"retry": {
+    "budget": {"percent": 10}, "minRetryRate": null, "perTryTimeout": {"adaptive": {"quantile": 0.9, "min": "1ms"}}
+}}"#;
+
+/// An engine that has learned that: of 200 requests for "orders", 5 retries are left; its attempts take 40 ms.
+fn learned() -> (Engine, ClusterId) {
+    let mut engine = Engine::new(policy(LEARNING));
+    let orders = engine.cluster_id("orders");
+    // First, since admission keeps what it found for a while.
+    let latency = engine.cluster_mut(orders).unwrap().latency.as_mut().unwrap();
+    (0..200).for_each(|_| latency.record(NOW, Duration::from_millis(40)));
+    for _ in 0..200 {
+        engine.admit(orders, &GET, NOW, NOW);
+    }
+    let cluster = engine.cluster_mut(orders).unwrap();
+    cluster.watched = true;
+    cluster.guarded = true;
+    cluster.account.as_mut().unwrap().retried(15, NOW);
+    (engine, orders)
+}
+
+/// How many retries the cluster's budget still has.
+fn left(engine: &mut Engine, id: ClusterId) -> u32 {
+    let account = engine.cluster_mut(id).unwrap().account.as_mut().unwrap();
+    let mut account = account.clone();
+    let mut left = 0;
+    while account.affords(NOW) {
+        account.retried(1, NOW);
+        left += 1;
+    }
+    left
+}
+
+fn quantile(engine: &mut Engine, id: ClusterId) -> Option<Duration> {
+    engine.cluster_mut(id).unwrap().latency.as_mut().unwrap().quantile(NOW, Percent::from_basis_points(9_000).unwrap())
+}
+
+#[test]
+fn a_new_policy_keeps_what_was_learned() {
+    let (mut engine, orders) = learned();
+    assert_eq!(left(&mut engine, orders), 5);
+    let observed = quantile(&mut engine, orders).unwrap();
+    let timeout = engine.admit(orders, &GET, NOW, NOW).per_try_timeout;
+    assert_eq!(timeout, Some(observed * 3));
+
+    let others = [
+        LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\""),
+        LEARNING.replace("0.9", "0.9, \"factor\": 5"),
+        // Another entry of the list, so another index.
+        LEARNING.replace("{\"retry\"", r#"{"clusters": [{"match": "x*", "retry": null}, {"match": "ord*"}], "retry""#),
+    ];
+    for json in others {
+        let (mut engine, orders) = learned();
+        engine.reconfigure(policy(&json), NOW);
+        assert_eq!(engine.cluster_id("orders"), orders, "{json}");
+        let cluster = engine.cluster(orders).unwrap();
+        assert!(cluster.watched && cluster.guarded, "{json}");
+        assert!(cluster.account.as_ref().unwrap().pending(), "what is not published yet still will be: {json}");
+        assert_eq!(engine.pending_accounts(), [orders]);
+        assert_eq!(left(&mut engine, orders), 5, "{json}");
+        assert_eq!(quantile(&mut engine, orders), Some(observed), "{json}");
+    }
+}
+
+#[test]
+fn a_new_policy_is_in_force_at_once() {
+    let (mut engine, orders) = learned();
+    engine.reconfigure(policy(&LEARNING.replace("10}", "20}")), NOW);
+    assert_eq!(left(&mut engine, orders), 25, "20 percent of the requests already counted");
+    engine.reconfigure(policy(&LEARNING.replace("0.9,", "0.9, \"factor\": 5,")), NOW);
+    let observed = quantile(&mut engine, orders).unwrap();
+    assert_eq!(engine.admit(orders, &GET, NOW, NOW).per_try_timeout, Some(observed * 5));
+
+    let entries = r#"{"clusters": [{"match": "pay*", "retry": {"maxRetries": 0}}, {"match": "ord*", "retry": null}]}"#;
+    engine.reconfigure(policy(entries), NOW);
+    let payments = engine.cluster_id("payments");
+    let other = engine.cluster_id("other");
+    assert_eq!(engine.admit(payments, &GET, NOW, NOW).plan, Some(Plan::Nothing));
+    assert_eq!(engine.admit(other, &GET, NOW, NOW).plan, Some(Plan::Repeatable));
+    let off = engine.admit(orders, &GET, NOW, NOW);
+    assert_eq!((off.class, off.plan, off.headers.len()), (Class::Off, None, 0));
+    assert!(engine.retry_policy(orders).is_none() && engine.cluster(orders).unwrap().account.is_none());
+    // What was switched off is not kept for later.
+    engine.reconfigure(policy(LEARNING), NOW);
+    assert_eq!(left(&mut engine, orders), 0);
+    assert_eq!(quantile(&mut engine, orders), None);
+    assert!(engine.cluster(orders).unwrap().watched, "but the attachments are as they were");
+}
+
+#[test]
+fn shadow_mode_writes_nothing() {
+    let (mut engine, orders) = learned();
+    let plan = engine.admit(orders, &GET, NOW, NOW).plan;
+    assert!(!engine.admit(orders, &GET, NOW, NOW).headers.is_empty());
+    engine.reconfigure(policy(&LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\"")), NOW);
+    assert_eq!(engine.mode(), Mode::Shadow);
+    let shadow = engine.admit(orders, &GET, NOW, NOW);
+    assert_eq!((shadow.plan, shadow.headers.len(), shadow.per_try_timeout), (plan, 0, None));
+}
