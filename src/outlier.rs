@@ -224,7 +224,7 @@ impl Outliers {
                 return Some(Route { hosts, probe: Some(Probe(number)) });
             }
         }
-        if self.out > 0 && self.steering.explores(explore, self.hosts.len(), now) {
+        if self.out > 0 && self.steering.explores(explore, self.hosts.len(), repeatable, now) {
             return None;
         }
         let mut list = self.steering.draw(&self.hosts, count, !wary, now);
