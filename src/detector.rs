@@ -11,7 +11,8 @@
 //!
 //! Attempts, not seconds, because a share over seconds is slow where it matters: a host that took 600 requests in the last
 //! ten seconds and now resets each would need 60 resets to show 10 percent. Over its last 30 attempts it needs two or three. And
-//! the same lengths on both sides, because what starts to fail everywhere shows everywhere after as many attempts.
+//! the others over as many, because what starts to fail everywhere shows everywhere after as many attempts; and also over their
+//! last 64, because a few attempts may all have been lucky ones.
 //!
 //! The aggregate of the others hides a case: three of four hosts dead after a total outage. Each of them is hardly above
 //! the rest. So a host also is an outlier if its last eight attempts all failed and another's last eight were all answered.
@@ -275,8 +276,10 @@ pub fn is_outlier<'a>(
         if failed < count && length < u64::BITS {
             return false;
         }
-        let others = share(others.clone(), failure, length);
-        is_above((failed, attempts), others, percent) && is_beyond_chance((failed, attempts), others)
+        [length, u64::BITS].iter().all(|&length| {
+            let others = share(others.clone(), failure, length);
+            is_above((failed, attempts), others, percent) && is_beyond_chance((failed, attempts), others)
+        })
     })
 }
 

@@ -115,11 +115,12 @@ fn a_total_outage() {
     }
 }
 
-/// What each host shows now and then, or half of the time, makes none an outlier for long.
+/// What each host shows makes none an outlier, once there was enough to see that. (In five runs of 20 s.)
 #[test]
 fn failures_everywhere() {
     let (refused, error, reset) = (Signal::Refused, Signal::Error, Signal::Reset);
-    for (signal, percent, most) in [(error, 30, 0), (error, 100, 0), (reset, 1, 6), (reset, 20, 20), (refused, 20, 20)]
+    for (signal, percent, most) in
+        [(error, 30, 10), (error, 100, 0), (reset, 1, 25), (reset, 20, 20), (refused, 20, 20)]
     {
         for replicas in [2, 4, 50] {
             let report = sum((0..5).map(|seed| {
@@ -127,7 +128,7 @@ fn failures_everywhere() {
                 Setup { rate: 500, ..setup(seed, 20, all) }
             }));
             println!("{signal:?} {percent} {replicas}: {}", report.line());
-            assert!(report.ejections <= 5 * (most + most * replicas as u64 / 10), "{signal:?} {percent} {replicas}");
+            assert!(report.ejections <= most * replicas as u64, "{signal:?} {percent} {replicas}");
         }
     }
 }
