@@ -120,7 +120,7 @@ fn a_total_outage() {
 fn failures_everywhere() {
     let (refused, error, reset) = (Signal::Refused, Signal::Error, Signal::Reset);
     for (signal, percent, most) in
-        [(error, 30, 10), (error, 100, 0), (reset, 1, 25), (reset, 20, 20), (refused, 20, 20)]
+        [(error, 30, 10), (error, 100, 0), (reset, 1, 25), (reset, 20, 60), (refused, 20, 20)]
     {
         for replicas in [2, 4, 50] {
             let report = sum((0..5).map(|seed| {
