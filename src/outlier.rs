@@ -10,7 +10,7 @@
 //!
 //! 1. Make one of these per cluster, with a [`WorkerId`] from [`claim`](crate::exchange::claim), when the first request for
 //!    the cluster arrives.
-//! 2. When a request arrives and nothing was exchanged for a while ([`is_stale`](Outliers::is_stale)), exchange. Then
+//! 2. When a request arrives and nothing was exchanged of late ([`is_stale`](Outliers::is_stale)), exchange. Then
 //!    [`route`](Outliers::route) it: put the list, if any, into the header that the cluster's `override_host` policy reads,
 //!    and remove what a client sent there in any case. Remember the [`Route::probe`].
 //! 3. When an attempt ends, say so ([`attempt_ended`](Outliers::attempt_ended)); if that returns `true`, exchange at once.
@@ -51,8 +51,9 @@ use crate::time::Time;
 
 /// A cluster had requests of late if there was one within this time.
 const RECENTLY: Duration = Duration::from_millis(500);
-/// The record is read at least so often while there are requests.
-const STALE: Duration = Duration::from_secs(1);
+/// The record is read at most so often because a request arrives. In eight workers with 30 requests a second each, this
+/// saves four attempts on a replica that is down, of 15; and per request it costs less than the microsecond of a read.
+const STALE: Duration = Duration::from_millis(20);
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -175,7 +176,7 @@ impl Outliers {
         self.out == 0 && now.since(self.troubled) >= self.policy.interval
     }
 
-    /// Whether the record was not read for a second.
+    /// Whether the record was not read for a while, so that another worker may have ejected a host since.
     #[must_use]
     pub fn is_stale(&self, now: Time) -> bool {
         now.since(self.exchanged) >= STALE || self.exchanged > now
@@ -224,7 +225,7 @@ impl Outliers {
                 return Some(Route { hosts, probe: Some(Probe(number)) });
             }
         }
-        if self.out > 0 && self.steering.explores(explore, self.hosts.len(), now) {
+        if self.out > 0 && self.steering.explores(explore, self.hosts.len(), repeatable, now) {
             return None;
         }
         let mut list = self.steering.draw(&self.hosts, count, !wary, now);

@@ -90,14 +90,16 @@ impl Steering {
         self.explored = self.explored.min(now);
     }
 
-    /// Whether the next request should be left to Envoy's balancer.
-    pub fn explores(&mut self, percent: Percent, hosts: usize, now: Time) -> bool {
+    /// Whether the next request should be left to Envoy's balancer: one that is not `repeatable` only where no other comes.
+    pub fn explores(&mut self, percent: Percent, hosts: usize, repeatable: bool, now: Time) -> bool {
         let whole = u64::from(Percent::MAX.basis_points());
         if self.random.below(whole) >= u64::from(percent.basis_points()) {
             return false;
         }
         let calm = self.since.is_some_and(|since| now.since(since) < CALM);
-        let pause = EXPLORE_EACH / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX) * if calm { 2 } else { 1 };
+        let pause = EXPLORE_EACH / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX)
+            * if calm { 2 } else { 1 }
+            * if repeatable { 1 } else { 4 };
         let explores = now.since(self.explored) >= pause;
         if explores {
             self.explored = now;

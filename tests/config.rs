@@ -64,12 +64,12 @@ const ALL_DEFAULTS: &str = r#"{
   "outlierDetection": {
     "interval": "10s",
     "refused": { "count": 1, "percent": 0 },
-    "reset": { "count": 3, "percent": 10 },
+    "reset": { "count": 2, "percent": 10 },
     "timeout": { "count": 5, "percent": 30 },
     "error": { "count": 5, "percent": 50 },
     "baseEjectionTime": "250ms",
     "maxEjectionTime": "30s",
-    "maxEjectionPercent": 50,
+    "maxEjectionPercent": 100,
     "probeSuccesses": 2
   },
   "steering": { "header": "x-weir-hosts", "explorePercent": 5 },

@@ -5,6 +5,7 @@ use std::time::Duration;
 use weir::detector::OutlierPolicy;
 use weir::percent::Percent;
 use weir::random::Random;
+use weir::signal::Signal;
 
 // The crate links only with a host beside it.
 mod fake_host;
@@ -15,7 +16,7 @@ mod report;
 #[path = "simulation/world.rs"]
 mod world;
 
-use replica::Replica;
+use replica::{Replica, State};
 use report::Report;
 use world::{Setup, World};
 
@@ -30,7 +31,7 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         policy: OutlierPolicy::default(),
         explore: Percent::from_basis_points(500).unwrap(),
         protected: true,
-        avoids_previous: false,
+        avoids_previous: true,
         timeout: Duration::from_millis(500),
     }
 }
@@ -47,22 +48,106 @@ fn sum(setups: impl Iterator<Item = Setup>) -> Report {
     sum
 }
 
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
 #[test]
 fn the_incident() {
-    let before = sum((0..20).map(|seed| Setup { protected: false, ..incident(seed, 60, 4) }));
-    println!("retries only: {}", before.line());
-    let report = sum((0..100).map(|seed| incident(seed, 60, 4)));
-    println!("weir:         {}", report.line());
-    for (percent, reset, avoids_previous) in [(5_000, 3, true), (10_000, 3, true), (10_000, 2, true), (10_000, 1, true)]
-    {
-        let mut policy = OutlierPolicy {
-            max_ejection_percent: Percent::from_basis_points(percent).unwrap(),
-            ..OutlierPolicy::default()
-        };
-        policy.reset.count = reset;
-        let report = sum((0..100).map(|seed| Setup { policy, avoids_previous, ..incident(seed, 60, 4) }));
-        println!("max {percent}, reset {reset}, previous {avoids_previous}: {}", report.line());
-    }
+    let report = sum((0..40).map(|seed| incident(seed, 60, 4)));
+    println!("{}", report.line());
+    let (attempts, back) = report.quantiles(0.5);
     assert!(report.get_success() >= 0.999);
+    assert!(report.post_success() >= 0.995);
     assert!(report.attempts_per_request() <= 1.03);
+    assert!(attempts <= 8);
+    assert!(back <= Duration::from_millis(1_500));
+    assert_eq!(report.wrong, 0, "a host that was fine was ejected");
+}
+
+/// What the defaults are measured against.
+#[test]
+fn the_incident_under_other_policies() {
+    let run = |name: &str, change: &dyn Fn(&mut Setup)| {
+        let report = sum((0..40).map(|seed| {
+            let mut setup = incident(seed, 60, 4);
+            change(&mut setup);
+            setup
+        }));
+        println!("{name}: {}", report.line());
+        report
+    };
+    let none = run("retries only", &|setup| setup.protected = false);
+    assert!(none.get_success() < 0.95);
+    let bound = Percent::from_basis_points(5_000).unwrap();
+    let half = run("at most half out", &|setup| setup.policy.max_ejection_percent = bound);
+    assert!(half.get_success() > 0.997 && half.attempts_per_request() < 1.08);
+    let three = run("three resets", &|setup| setup.policy.reset.count = 3);
+    assert!(three.get_success() > 0.999);
+    let posts = run("POST only", &|setup| setup.gets = 0);
+    assert!(posts.post_success() > 0.99 && posts.quantiles(0.5).1 < seconds(3));
+    run("without previous_hosts", &|setup| setup.avoids_previous = false);
+    run("eight workers", &|setup| setup.workers = 8);
+}
+
+#[test]
+fn other_sizes() {
+    for (replicas, rate) in [(2, 100), (3, 50), (10, 500), (50, 1_000)] {
+        let report = sum((0..5).map(|seed| Setup { rate, ..incident(seed, 30, replicas) }));
+        println!("{replicas} replicas, {rate}/s: {}", report.line());
+        assert!(report.get_success() >= 0.995);
+        assert!(report.attempts_per_request() <= 1.05);
+        assert_eq!(report.wrong, 0);
+    }
+}
+
+/// All fail, then all are fine: nobody stays out for what the others did as well.
+#[test]
+fn a_total_outage() {
+    for (replicas, state) in [(2, State::Refuses), (4, State::Refuses), (4, State::Resets), (20, State::Refuses)] {
+        for seed in 0..10 {
+            let all = vec![Replica::between(seconds(5), seconds(12), state); replicas];
+            let report = World::run(setup(seed, 14, all));
+            let late = report.back.iter().max().copied().unwrap_or_default();
+            assert!(late < Duration::from_millis(1_000), "{replicas} {state:?} {seed}: {}", report.line());
+            assert_eq!(report.out_at_end, 0);
+        }
+    }
+}
+
+/// What each host shows makes none an outlier, once there was enough to see that. (In five runs of 20 s.)
+#[test]
+fn failures_everywhere() {
+    let (refused, error, reset) = (Signal::Refused, Signal::Error, Signal::Reset);
+    for (signal, percent, most) in
+        [(error, 30, 10), (error, 100, 0), (reset, 1, 25), (reset, 20, 60), (refused, 20, 20)]
+    {
+        for replicas in [2, 4, 50] {
+            let report = sum((0..5).map(|seed| {
+                let all = vec![Replica::always(State::Mixed(signal, percent)); replicas];
+                Setup { rate: 500, ..setup(seed, 20, all) }
+            }));
+            println!("{signal:?} {percent} {replicas}: {}", report.line());
+            assert!(report.ejections <= most * replicas as u64, "{signal:?} {percent} {replicas}");
+        }
+    }
+}
+
+/// One host of some fails six of ten times, or hangs: it is out within a handful, and back when it is fine.
+#[test]
+fn one_bad_host() {
+    let states = [State::Mixed(Signal::Reset, 60), State::Mixed(Signal::Error, 60), State::Hangs, State::Refuses];
+    for replicas in [2, 4, 50, 500] {
+        for state in states {
+            let report = sum((0..4).map(|seed| {
+                let mut all = vec![Replica::always(State::Fine); replicas];
+                all[0] = Replica::between(seconds(4), seconds(9), state);
+                Setup { rate: 50 * replicas.min(40) as u64, ..setup(seed, 20, all) }
+            }));
+            println!("{replicas} {state:?}: {}", report.line());
+            assert_eq!(report.wrong, 0);
+            let (attempts, _) = report.quantiles(0.99);
+            assert!(attempts <= 60, "{attempts} attempts on it");
+        }
+    }
 }

@@ -33,12 +33,12 @@ fn defaults() {
     let expected = OutlierPolicy {
         interval: millis(10_000),
         refused: detector(1, 0),
-        reset: detector(3, 1_000),
+        reset: detector(2, 1_000),
         timeout: detector(5, 3_000),
         error: detector(5, 5_000),
         base_ejection_time: millis(250),
         max_ejection_time: millis(30_000),
-        max_ejection_percent: percent(5_000),
+        max_ejection_percent: percent(10_000),
         probe_successes: 2,
     };
     assert_eq!(outliers("{}"), expected);

@@ -1,0 +1,129 @@
+//! What workers tell each other: the record of ejections, and who owns them.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use weir::detector::{Failure, OutlierPolicy};
+use weir::exchange::{Change, Ejection, Ejections, WorkerId, claim};
+use weir::time::Time;
+
+// The crate links only with a host beside it.
+mod fake_host;
+
+const NOW: Time = Time::from_nanos(1_800_000_000_000_000_000);
+const ONE: WorkerId = WorkerId(1);
+const TWO: WorkerId = WorkerId(2);
+
+fn after(millis: u64) -> Time {
+    NOW.saturating_add(Duration::from_millis(millis))
+}
+
+fn ejection(address: &str, owner: WorkerId) -> Ejection {
+    Ejection {
+        address: address.into(),
+        failure: Failure::Reset,
+        strikes: 3,
+        since: NOW,
+        until: after(500),
+        owner,
+        beat: NOW,
+    }
+}
+
+fn two() -> Ejections {
+    Ejections { out: vec![ejection("10.0.0.1:80", ONE), ejection("[::1]:443", TWO)], common: NOW }
+}
+
+fn encoded(ejections: &Ejections) -> Vec<u8> {
+    let mut record = Vec::new();
+    ejections.encode(&mut record);
+    record
+}
+
+fn decoded(record: &[u8], now: Time) -> Option<Ejections> {
+    Ejections::decode(record, &OutlierPolicy::default(), now)
+}
+
+#[test]
+fn a_record_comes_back_as_it_was() {
+    assert_eq!(decoded(&encoded(&two()), NOW), Some(two()));
+}
+
+#[test]
+fn after_a_step_back_nothing_is_out_for_longer_than_the_longest_ejection() {
+    let earlier = Time::from_nanos(NOW.as_nanos() - 3_600_000_000_000);
+    let ejections = decoded(&encoded(&two()), earlier).unwrap();
+    for ejection in &ejections.out {
+        assert!(ejection.until.since(earlier) <= Duration::from_secs(38) && ejection.since <= earlier);
+        // Its owner speaks, or somebody else takes over.
+        assert!(earlier.since(ejection.beat) > Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn an_ejection_applies_once_and_within_the_cap() {
+    let mut all = Ejections::default();
+    assert!(all.apply(&Change::Eject(ejection("a:1", ONE), 2), ONE, NOW));
+    assert!(!all.apply(&Change::Eject(ejection("a:1", TWO), 2), TWO, NOW), "out already");
+    assert!(all.apply(&Change::Eject(ejection("b:1", TWO), 2), TWO, NOW));
+    assert!(!all.apply(&Change::Eject(ejection("c:1", TWO), 2), TWO, NOW), "too many");
+    assert_eq!(all.of("a:1").unwrap().owner, ONE);
+}
+
+#[test]
+fn only_the_owner_decides() {
+    let mut all = two();
+    assert!(!all.apply(&Change::Readmit("10.0.0.1:80".into()), TWO, NOW));
+    assert!(!all.apply(&Change::Extend(ejection("10.0.0.1:80", TWO)), TWO, NOW));
+    assert_eq!(all, two());
+    assert!(all.apply(&Change::Readmit("10.0.0.1:80".into()), ONE, NOW));
+    assert!(all.of("10.0.0.1:80").is_none());
+}
+
+#[test]
+fn a_silent_owner_is_replaced_by_one_with_requests() {
+    let mut all = two();
+    all.keep(TWO, true, after(900));
+    assert_eq!(all.of("10.0.0.1:80").unwrap().owner, ONE);
+    all.keep(TWO, false, after(5_000));
+    assert_eq!(all.of("10.0.0.1:80").unwrap().owner, ONE);
+    all.keep(TWO, true, after(5_000));
+    assert_eq!(all.of("10.0.0.1:80").unwrap().owner, TWO);
+    all.keep(ONE, true, after(5_100));
+    assert_eq!(all.of("10.0.0.1:80").unwrap().owner, TWO);
+}
+
+#[test]
+fn a_host_that_no_probe_reaches_is_forgotten() {
+    let mut all = two();
+    all.keep(ONE, true, after(70_000));
+    assert_eq!(all.out, []);
+}
+
+#[test]
+fn each_worker_claims_another_id() {
+    let (one, record) = claim(None);
+    let (two, _) = claim(Some(&record));
+    assert_ne!(one, two);
+    assert_eq!(claim(Some(b"nonsense")).0, one);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_survived(record: Vec<u8>, now: u64) {
+        let _ = decoded(&record, Time::from_nanos(now));
+        let _ = claim(Some(&record));
+    }
+
+    #[test]
+    fn any_change_of_a_record_is_survived(at in 0..200usize, byte: u8, cut in 0..200usize) {
+        let mut record = encoded(&two());
+        let at = at % record.len();
+        record[at] = byte;
+        record.truncate(record.len().saturating_sub(cut));
+        if let Some(ejections) = decoded(&record, NOW) {
+            let again = decoded(&encoded(&ejections), NOW);
+            prop_assert_eq!(again, Some(ejections));
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Detectors, ejections and probes, through what the filter calls.
+
+use std::time::Duration;
+
+use weir::detector::{Failure, OutlierPolicy};
+use weir::exchange::WorkerId;
+use weir::outlier::{EndedAttempt, Event, Outliers, Route};
+use weir::percent::Percent;
+use weir::signal::Signal;
+use weir::time::Time;
+
+// The crate links only with a host beside it.
+mod fake_host;
+
+/// Workers in front of hosts a:1, b:1, c:1, ...; time is in milliseconds.
+struct Bench {
+    now: Time,
+    record: Option<Vec<u8>>,
+    workers: Vec<Outliers>,
+    events: Vec<Event>,
+}
+
+const HOSTS: [&str; 4] = ["a:1", "b:1", "c:1", "d:1"];
+
+impl Bench {
+    /// All hosts have answered a few requests of each worker.
+    fn new(workers: u64, hosts: usize) -> Self {
+        let worker = |id| Outliers::new(OutlierPolicy::default(), WorkerId(id + 1));
+        let mut bench = Self {
+            now: Time::from_nanos(1_800_000_000_000_000_000),
+            record: None,
+            workers: (0..workers).map(worker).collect(),
+            events: Vec::new(),
+        };
+        for worker in 0..workers as usize {
+            bench.route(worker, true);
+            for _ in 0..10 {
+                HOSTS[..hosts].iter().for_each(|host| bench.ends(worker, host, Signal::Answered));
+            }
+        }
+        bench
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now.saturating_add(Duration::from_millis(millis));
+        (0..self.workers.len()).for_each(|worker| self.exchange(worker));
+    }
+
+    fn exchange(&mut self, worker: usize) {
+        let worker = &mut self.workers[worker];
+        if let Some(record) = worker.exchange(self.record.as_deref(), self.now) {
+            self.record = Some(record);
+        }
+        worker.published();
+        self.events.extend(worker.take_events());
+    }
+
+    fn began(&mut self, worker: usize, host: &str, signal: Signal, began: Time) {
+        let attempt = EndedAttempt { host: Some(host), signal, began, weight: 1, picked: true };
+        if self.workers[worker].attempt_ended(&attempt, self.now) {
+            self.exchange(worker);
+        }
+    }
+
+    fn ends(&mut self, worker: usize, host: &str, signal: Signal) {
+        self.began(worker, host, signal, self.now);
+    }
+
+    fn route(&mut self, worker: usize, repeatable: bool) -> Option<Route> {
+        self.workers[worker].route(self.now, repeatable, 2, Percent::default())
+    }
+
+    fn out(&self, worker: usize) -> Vec<&str> {
+        HOSTS.into_iter().filter(|host| self.workers[worker].is_out(host)).collect()
+    }
+
+    /// Until a probe goes out.
+    fn probe(&mut self, worker: usize) -> Route {
+        for _ in 0..1_000 {
+            if let Some(route) = self.route(worker, true).filter(|route| route.probe.is_some()) {
+                return route;
+            }
+            self.pass(50);
+        }
+        panic!("no probe");
+    }
+}
+
+#[test]
+fn one_refusal_ejects() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    assert_eq!(bench.out(0), ["a:1"]);
+    assert!(matches!(&bench.events[..], [Event::Ejected(ejection)] if ejection.failure == Failure::Refused));
+}
+
+#[test]
+fn a_stray_reset_among_answers_does_not() {
+    let mut bench = Bench::new(1, 4);
+    for _ in 0..50 {
+        bench.ends(0, "a:1", Signal::Reset);
+        for _ in 0..100 {
+            HOSTS.iter().for_each(|host| bench.ends(0, host, Signal::Answered));
+        }
+    }
+    assert_eq!(bench.events, []);
+}
+
+#[test]
+fn the_last_host_stays() {
+    let mut bench = Bench::new(1, 2);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.ends(0, "b:1", Signal::Refused);
+    assert_eq!(bench.out(0), ["a:1"]);
+    bench.ends(0, "b:1", Signal::Refused);
+    assert_eq!(bench.out(0), [""; 0], "now all fail alike");
+}
+
+#[test]
+fn what_says_nothing_counts_for_nothing() {
+    let mut bench = Bench::new(1, 4);
+    for signal in [Signal::Cancelled, Signal::Local, Signal::Pushback] {
+        (0..100).for_each(|_| bench.ends(0, "a:1", signal));
+    }
+    assert_eq!(bench.events, []);
+}
+
+#[test]
+fn others_follow_out_and_back_and_only_the_owner_probes() {
+    let mut bench = Bench::new(2, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.pass(100);
+    assert_eq!(bench.out(1), ["a:1"]);
+    let probe = bench.probe(0);
+    assert!(probe.hosts.starts_with("a:1,") && probe.hosts.split(',').count() == 3, "{}", probe.hosts);
+    assert!(bench.route(1, true).unwrap().probe.is_none());
+    assert!(bench.route(0, true).unwrap().probe.is_none(), "one at a time");
+    bench.ends(0, "a:1", Signal::Answered);
+    assert_eq!(bench.out(0), ["a:1"], "two answers bring it back");
+    assert!(bench.probe(0).hosts.starts_with("a:1,"));
+    bench.ends(0, "a:1", Signal::Answered);
+    assert_eq!(bench.out(0), [""; 0]);
+    bench.pass(100);
+    assert_eq!(bench.out(1), [""; 0]);
+    assert_eq!(bench.route(0, true), None);
+}
+
+#[test]
+fn a_failed_probe_doubles_the_time() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    for strikes in 1..5 {
+        bench.probe(0);
+        bench.ends(0, "a:1", Signal::Refused);
+        let Some(Event::Extended(ejection)) = bench.events.last() else { panic!("{:?}", bench.events) };
+        assert_eq!(ejection.strikes, strikes);
+        let time = ejection.until.since(bench.now);
+        let base = Duration::from_millis(250 << strikes);
+        assert!(time >= base && time <= base * 5 / 4, "{time:?}");
+    }
+}
+
+#[test]
+fn what_began_before_decides_nothing() {
+    let mut bench = Bench::new(1, 4);
+    let before = bench.now;
+    bench.pass(100);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.probe(0);
+    for signal in [Signal::Answered, Signal::Answered, Signal::Reset] {
+        bench.began(0, "a:1", signal, before);
+    }
+    assert_eq!(bench.out(0), ["a:1"]);
+    assert_eq!(bench.events.len(), 1);
+}
+
+#[test]
+fn a_probe_without_a_verdict_gives_its_slot_back() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    let probe = bench.probe(0).probe.unwrap();
+    assert!(bench.route(0, true).unwrap().probe.is_none());
+    bench.workers[0].probe_over(probe);
+    assert!(bench.route(0, true).unwrap().probe.is_some());
+    bench.ends(0, "a:1", Signal::Cancelled);
+    assert!(bench.route(0, true).unwrap().probe.is_some());
+    bench.pass(11_000);
+    assert!(bench.route(0, true).unwrap().probe.is_some(), "and one that is lost, too");
+}
+
+#[test]
+fn requests_that_cannot_be_repeated_probe_only_after_a_while() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.pass(400);
+    assert!(bench.route(0, false).unwrap().probe.is_none());
+    bench.pass(1_000);
+    assert!(bench.route(0, false).unwrap().probe.is_some());
+}
+
+#[test]
+fn a_suspect_is_avoided_by_what_cannot_be_repeated() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Reset);
+    assert_eq!(bench.route(0, true), None);
+    for _ in 0..100 {
+        assert!(!bench.route(0, false).unwrap().hosts.contains("a:1"));
+    }
+    bench.ends(0, "a:1", Signal::Answered);
+    bench.pass(300);
+    assert_eq!(bench.route(0, false), None);
+}
+
+#[test]
+fn another_worker_takes_over() {
+    let mut bench = Bench::new(2, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    // The first worker gets no requests from now on.
+    assert!(bench.probe(1).hosts.starts_with("a:1,"));
+}
+
+#[test]
+fn a_fresh_worker_knows_of_every_ejection() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.workers.push(Outliers::new(OutlierPolicy::default(), WorkerId(9)));
+    bench.exchange(1);
+    assert_eq!(bench.out(1), ["a:1"]);
+}
+
+#[test]
+fn nonsense_is_no_host() {
+    let mut bench = Bench::new(1, 4);
+    for address in ["", "a", "a,b:1", "a b:1", "a\r\n:1", ":1", "a:b", "a:99999", "/tmp/pipe", &"a".repeat(100)] {
+        (0..10).for_each(|_| bench.ends(0, address, Signal::Refused));
+    }
+    assert_eq!((bench.workers[0].known(bench.now), bench.events.len()), (4, 0));
+}
+
+#[test]
+fn hosts_that_come_and_go_leave_memory_flat() {
+    let mut bench = Bench::new(1, 1);
+    (0..10_000).for_each(|host| bench.ends(0, &format!("10.0.{}.{}:80", host / 256, host % 256), Signal::Answered));
+    assert!(bench.workers[0].known(bench.now) <= weir::hosts::MOST_HOSTS);
+}
+
+#[test]
+fn a_clock_that_steps_back_an_hour_keeps_nobody_out() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.now = Time::from_nanos(bench.now.as_nanos() - 3_600_000_000_000);
+    bench.probe(0);
+    bench.ends(0, "a:1", Signal::Answered);
+    bench.probe(0);
+    bench.ends(0, "a:1", Signal::Answered);
+    assert_eq!(bench.out(0), [""; 0]);
+}

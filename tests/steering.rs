@@ -1,0 +1,105 @@
+//! Lists of hosts: different ones, in the shares that Envoy's balancer gave them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use weir::detector::OutlierPolicy;
+use weir::exchange::WorkerId;
+use weir::outlier::{EndedAttempt, Outliers};
+use weir::percent::Percent;
+use weir::random::Random;
+use weir::signal::Signal;
+use weir::time::Time;
+
+// The crate links only with a host beside it.
+mod fake_host;
+
+const NOW: Time = Time::from_nanos(1_800_000_000_000_000_000);
+
+fn after(millis: u64) -> Time {
+    NOW.saturating_add(Duration::from_millis(millis))
+}
+
+fn pick(outliers: &mut Outliers, host: &str, signal: Signal, now: Time) {
+    let attempt = EndedAttempt { host: Some(host), signal, began: now, weight: 1, picked: true };
+    outliers.attempt_ended(&attempt, now);
+}
+
+/// Hosts with these weights, and one more that is out.
+fn outliers(seed: u64, weights: &[(&str, u64)], random: &mut Random) -> Outliers {
+    let mut outliers = Outliers::new(OutlierPolicy::default(), WorkerId(seed));
+    let total = weights.iter().map(|(_, weight)| weight).sum();
+    for _ in 0..5_000 {
+        let mut ticket = random.below(total);
+        let chosen = weights.iter().find(|(_, weight)| {
+            let found = ticket < *weight;
+            ticket = ticket.saturating_sub(*weight);
+            found
+        });
+        pick(&mut outliers, chosen.unwrap().0, Signal::Answered, NOW);
+    }
+    outliers.route(NOW, true, 2, Percent::default());
+    pick(&mut outliers, "out:1", Signal::Refused, NOW);
+    outliers.exchange(None, NOW);
+    outliers.published();
+    assert!(outliers.is_out("out:1"));
+    outliers
+}
+
+#[test]
+fn shares_survive() {
+    let weights = [("a:1", 1), ("b:1", 2), ("c:1", 3), ("d:1", 10)];
+    let (seeds, draws) = (400, 25);
+    let mut random = Random::new(7);
+    let mut drawn: BTreeMap<String, u64> = BTreeMap::new();
+    for seed in 0..seeds {
+        let mut outliers = outliers(seed, &weights, &mut random);
+        for _ in 0..draws {
+            let route = outliers.route(NOW, true, 2, Percent::default()).unwrap();
+            let list: Vec<_> = route.hosts.split(',').collect();
+            assert_eq!(list.len(), 3);
+            assert!(list[0] != list[1] && list[1] != list[2] && list[0] != list[2]);
+            assert!(!list.contains(&"out:1"));
+            *drawn.entry(list[0].to_owned()).or_default() += 1;
+        }
+    }
+    let total = (seeds * draws) as f64;
+    for (host, weight) in weights {
+        let (share, expected) = (drawn[host] as f64 / total, weight as f64 / 16.0);
+        assert!((share - expected).abs() < 0.02, "{host}: {share} instead of {expected}");
+    }
+}
+
+#[test]
+fn hosts_that_the_balancer_leaves_leave_the_list_and_new_ones_enter() {
+    let mut random = Random::new(1);
+    let mut outliers = outliers(1, &[("a:1", 1), ("b:1", 1), ("c:1", 1)], &mut random);
+    for number in 0..60 {
+        pick(&mut outliers, ["a:1", "b:1", "new:1"][number % 3], Signal::Answered, after(10));
+    }
+    let lists: String =
+        (0..100).filter_map(|_| outliers.route(after(20), true, 2, Percent::default())).map(|r| r.hosts).collect();
+    assert!(lists.contains("new:1") && !lists.contains("c:1"));
+}
+
+#[test]
+fn a_share_is_left_to_the_balancer_but_no_more_than_needed() {
+    let mut random = Random::new(1);
+    let mut outliers = outliers(1, &[("a:1", 1), ("b:1", 1), ("c:1", 1)], &mut random);
+    let percent = Percent::from_basis_points(500).unwrap();
+    let mut unsteered = |from: u64, to: u64| {
+        (from..to).filter(|millis| outliers.route(after(*millis), true, 2, percent).is_none()).count()
+    };
+    let early = unsteered(0, 5_000);
+    assert!((2..=6).contains(&early), "{early}");
+    let late = unsteered(5_000, 15_000);
+    assert!((10..=21).contains(&late), "{late}");
+}
+
+#[test]
+fn as_many_hosts_as_there_are() {
+    let mut random = Random::new(1);
+    let mut outliers = outliers(1, &[("a:1", 1), ("b:1", 1)], &mut random);
+    assert_eq!(outliers.route(NOW, true, 9, Percent::default()).unwrap().hosts.len(), "a:1,b:1".len());
+    assert_eq!(outliers.route(NOW, true, 0, Percent::default()).unwrap().hosts.len(), "a:1".len());
+}
