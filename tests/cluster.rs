@@ -31,14 +31,14 @@ fn a_cluster_is_found_by_its_name() {
     assert_eq!(clusters.find("payments"), Some(payments));
     assert_eq!(clusters.find("Orders"), None);
     let cluster = clusters.get(orders).unwrap();
-    assert_eq!((&*cluster.name, cluster.policy, cluster.watched, cluster.guarded), ("orders", 3, false, false));
+    assert_eq!((&*cluster.name, cluster.policy, cluster.watched, cluster.guarded), ("orders", 3, false, None));
     assert!(cluster.account.is_none() && cluster.latency.is_none() && cluster.outliers.is_none());
     clusters.get_mut(payments).unwrap().watched = true;
     assert!(clusters.get(payments).unwrap().watched && !clusters.get(orders).unwrap().watched);
-    clusters.iter_mut().for_each(|(_, cluster)| cluster.guarded = true);
+    clusters.iter_mut().for_each(|(_, cluster)| cluster.guarded = Some(true));
     let mut all: Vec<_> = clusters.iter().map(|(id, cluster)| (id, &*cluster.name, cluster.guarded)).collect();
     all.sort_by_key(|(id, ..)| id.0);
-    assert_eq!(all, [(orders, "orders", true), (payments, "payments", true)]);
+    assert_eq!(all, [(orders, "orders", Some(true)), (payments, "payments", Some(true))]);
 }
 
 #[test]
@@ -139,15 +139,15 @@ fn an_engine_forgets_too() {
     let mut engine = Engine::default();
     let orders = engine.cluster_id("orders");
     assert_eq!(engine.cluster_id("orders"), orders);
-    assert_eq!(engine.admit(orders, &GET, NOW, NOW).class, Class::Idempotent);
+    assert_eq!(engine.admit(orders, &GET, false, NOW, NOW).class, Class::Idempotent);
     for number in 0..1_000 {
         engine.cluster_id(&format!("another {number}"));
     }
     // A request that was under way since before is left alone.
     assert!(engine.cluster(orders).is_none() && engine.cluster_mut(orders).is_none());
     assert!(engine.retry_policy(orders).is_none() && engine.outlier_policy(orders).is_none());
-    let admission = engine.admit(orders, &GET, NOW, NOW);
-    assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, false));
+    let admission = engine.admit(orders, &GET, false, NOW, NOW);
+    assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, None));
     assert!(admission.headers.is_empty() && admission.per_try_timeout.is_none());
     assert!(!engine.pending_accounts().contains(&orders), "what it had not published is gone with it");
     let again = engine.cluster_id("orders");
@@ -168,11 +168,11 @@ fn learned() -> (Engine, ClusterId) {
     let latency = engine.cluster_mut(orders).unwrap().latency.as_mut().unwrap();
     (0..200).for_each(|_| latency.record(NOW, Duration::from_millis(40)));
     for _ in 0..200 {
-        engine.admit(orders, &GET, NOW, NOW);
+        engine.admit(orders, &GET, false, NOW, NOW);
     }
     let cluster = engine.cluster_mut(orders).unwrap();
     cluster.watched = true;
-    cluster.guarded = true;
+    cluster.guarded = Some(true);
     cluster.account.as_mut().unwrap().retried(15, NOW);
     (engine, orders)
 }
@@ -198,7 +198,7 @@ fn a_new_policy_keeps_what_was_learned() {
     let (mut engine, orders) = learned();
     assert_eq!(left(&mut engine, orders), 5);
     let observed = quantile(&mut engine, orders).unwrap();
-    let timeout = engine.admit(orders, &GET, NOW, NOW).per_try_timeout;
+    let timeout = engine.admit(orders, &GET, false, NOW, NOW).per_try_timeout;
     assert_eq!(timeout, Some(observed * 3));
 
     let others = [
@@ -212,7 +212,7 @@ fn a_new_policy_keeps_what_was_learned() {
         engine.reconfigure(policy(&json), NOW);
         assert_eq!(engine.cluster_id("orders"), orders, "{json}");
         let cluster = engine.cluster(orders).unwrap();
-        assert!(cluster.watched && cluster.guarded, "{json}");
+        assert!(cluster.watched && cluster.guarded == Some(true), "{json}");
         assert!(cluster.account.as_ref().unwrap().pending(), "what is not published yet still will be: {json}");
         assert_eq!(engine.pending_accounts(), [orders]);
         assert_eq!(left(&mut engine, orders), 5, "{json}");
@@ -227,15 +227,15 @@ fn a_new_policy_is_in_force_at_once() {
     assert_eq!(left(&mut engine, orders), 25, "20 percent of the requests already counted");
     engine.reconfigure(policy(&LEARNING.replace("0.9,", "0.9, \"factor\": 5,")), NOW);
     let observed = quantile(&mut engine, orders).unwrap();
-    assert_eq!(engine.admit(orders, &GET, NOW, NOW).per_try_timeout, Some(observed * 5));
+    assert_eq!(engine.admit(orders, &GET, false, NOW, NOW).per_try_timeout, Some(observed * 5));
 
     let entries = r#"{"clusters": [{"match": "pay*", "retry": {"maxRetries": 0}}, {"match": "ord*", "retry": null}]}"#;
     engine.reconfigure(policy(entries), NOW);
     let payments = engine.cluster_id("payments");
     let other = engine.cluster_id("other");
-    assert_eq!(engine.admit(payments, &GET, NOW, NOW).plan, Some(Plan::Nothing));
-    assert_eq!(engine.admit(other, &GET, NOW, NOW).plan, Some(Plan::Repeatable));
-    let off = engine.admit(orders, &GET, NOW, NOW);
+    assert_eq!(engine.admit(payments, &GET, false, NOW, NOW).plan, Some(Plan::Nothing));
+    assert_eq!(engine.admit(other, &GET, false, NOW, NOW).plan, Some(Plan::Repeatable));
+    let off = engine.admit(orders, &GET, false, NOW, NOW);
     assert_eq!((off.class, off.plan, off.headers.len()), (Class::Off, None, 0));
     assert!(engine.retry_policy(orders).is_none() && engine.cluster(orders).unwrap().account.is_none());
     // What was switched off is not kept for later.
@@ -248,10 +248,10 @@ fn a_new_policy_is_in_force_at_once() {
 #[test]
 fn shadow_mode_writes_nothing() {
     let (mut engine, orders) = learned();
-    let plan = engine.admit(orders, &GET, NOW, NOW).plan;
-    assert!(!engine.admit(orders, &GET, NOW, NOW).headers.is_empty());
+    let plan = engine.admit(orders, &GET, false, NOW, NOW).plan;
+    assert!(!engine.admit(orders, &GET, false, NOW, NOW).headers.is_empty());
     engine.reconfigure(policy(&LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\"")), NOW);
     assert_eq!(engine.mode(), Mode::Shadow);
-    let shadow = engine.admit(orders, &GET, NOW, NOW);
+    let shadow = engine.admit(orders, &GET, false, NOW, NOW);
     assert_eq!((shadow.plan, shadow.headers.len(), shadow.per_try_timeout), (plan, 0, None));
 }
