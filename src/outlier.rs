@@ -407,7 +407,8 @@ impl Outliers {
                     // What is known of it is that it failed.
                     host.record.failed(out.ejection.failure, now);
                 } else {
-                    host.record = Record::new(interval);
+                    // What it did before stays known: else others would be held to a record that is clean for being short.
+                    host.record.answered(self.policy.probe_successes);
                 }
                 host.standing.readmit(now, interval, common);
             }
