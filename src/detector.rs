@@ -7,7 +7,7 @@
 //! - their share is at least `percent` percentage points above the share that the other hosts that are in show over as many
 //!   of their own last attempts (strictly above where `percent` is 0), and
 //! - the difference is no chance: with `e` the number that the others' share would mean here, it is more than four standard
-//!   deviations, `count > e + 4 sqrt(e)`. Where the others show nothing, `e` is 0 and the first failures decide.
+//!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`. Where the others show nothing, `e` is 0 and the first failures decide.
 //!
 //! Attempts, not seconds, because a share over seconds is slow where it matters: a host that took 600 requests in the last
 //! ten seconds and now resets each would need 60 resets to show 10 percent. Over its last 30 attempts it needs two or three. And
@@ -31,11 +31,11 @@ use crate::window::Window;
 
 /// When a host is an outlier, and what happens to it then.
 ///
-/// Two defaults come from the incident in `tests/simulation.rs`: four replicas that crash-loop, a quarter of the time each. At
-/// most 50 percent out cost 1.06 attempts per request and 99.83 percent of GETs answered, since the third host that is down
-/// keeps its share of the traffic; without that bound it is 1.013 and 99.94. And two resets instead of three save two attempts
-/// in each outage, 8.1 instead of 9.6, while a stray reset in a thousand has a second one within twenty attempts in one case
-/// of fifty, and then costs a quarter of a second.
+/// Two defaults come from the incident in `tests/simulation.rs`: four replicas that crash-loop, a quarter of the time each. With
+/// at most 50 percent out, a third host that is down keeps its share of the traffic: 1.058 attempts per request, 36 of them on
+/// a replica while it is down, and 99.80 percent of GETs answered; without that bound 1.012, 8 and 99.95. And two resets
+/// instead of three save two attempts on each replica that goes down, while of stray resets, one in a thousand attempts, one
+/// in fifty has a second one within twenty attempts, and costs a quarter of a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutlierPolicy {
     /// Failures count for so long. Default: 10 s.
@@ -313,10 +313,10 @@ fn is_above((failed, attempts): (u64, u64), others: (u64, u64), by: Percent) -> 
     above > 0 && above * whole >= u64::from(by.basis_points()) * attempts * others.1
 }
 
-/// failed > e + 4 sqrt(e), with e = attempts x the others' share.
+/// failed > e + 4 sqrt(e + e'), with e = attempts x the others' share, and e' for how well e is known: e x attempts / the others'.
 fn is_beyond_chance((failed, attempts): (u64, u64), others: (u64, u64)) -> bool {
     let others = (others.0, others.1.max(1));
     let expected = others.0 * attempts;
     let above = (failed * others.1).saturating_sub(expected);
-    above > 0 && above * above > 16 * expected * others.1
+    above > 0 && above * above > 16 * expected * (others.1 + attempts)
 }

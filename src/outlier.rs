@@ -52,7 +52,7 @@ use crate::time::Time;
 /// A cluster had requests of late if there was one within this time.
 const RECENTLY: Duration = Duration::from_millis(500);
 /// The record is read at most so often because a request arrives. In eight workers with 30 requests a second each, this
-/// saves four attempts on a replica that is down, of 15; and per request it costs less than the microsecond of a read.
+/// saves two attempts on a replica that goes down, of 15; and per request it costs less than the microsecond of a read.
 const STALE: Duration = Duration::from_millis(20);
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
