@@ -11,15 +11,17 @@ use crate::alone::Test;
 use crate::stage::{Setup, Stage, back_off, times};
 use crate::support::bootstrap::{self, Attach, Listener};
 use crate::support::client::{Connection, Request, Response};
+use crate::support::client_h2;
 use crate::support::envoy::Launch;
 use crate::support::ports;
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Upstream, refuses};
 
 pub const TESTS: &[Test] = &[
     ("budget::decide_in_turn", || both(in_turn)),
     ("budget::decide_at_once", || both(at_once)),
     ("budget::decide_workers", || both(workers)),
     ("budget::decide_beside_guard", beside_guard),
+    ("budget::decide_grpc", || both(grpc)),
 ];
 
 const ANSWERED: usize = 100;
@@ -147,6 +149,21 @@ fn workers(attach: Attach) -> Result<()> {
     let most = 2 * (requests * SHARE / 100 + MAX_RETRIES - 1);
     ensure!(retries <= most, "{retries} retries of {requests} requests, more than {most}");
     account(&stage, &upstream, responses.len(), marked(&responses))
+}
+
+/// What tells an HTTP client not to come back at once, a gRPC client does not know.
+fn grpc(attach: Attach) -> Result<()> {
+    let upstream = refuses();
+    let setup = Setup::new(attach, json!({"retry": share(0.0, 0)}));
+    let stage =
+        setup.cluster_with("orders", upstream.address, &bootstrap::http2(), &serde_json::Value::Null).start()?;
+    let response = client_h2::exchange(stage.address, &Request::grpc("/orders/refused"))?;
+    ensure!((response.status, response.header("grpc-status")) == (200, Some("14")), "{response:?}");
+    ensure!(response.header("x-envoy-ratelimited").is_some(), "{response:?}");
+    ensure!(response.header("grpc-retry-pushback-ms") == Some("-1"), "{response:?}");
+    let logged = stage.requests("/orders/", 1)?.remove(0);
+    ensure!(logged.verdict == "retry_budget_exhausted", "{logged:?}");
+    Ok(())
 }
 
 /// One listener has `guard`, the other has not, and both send to the same cluster: one budget for both.
