@@ -5,6 +5,7 @@ mod exact;
 mod pushback;
 mod reload;
 mod settings;
+mod steady;
 mod unguarded;
 
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::case::Case;
 use crate::support::upstream::{Seen, Step, Upstream, answer, http1};
 
 pub fn tests() -> Vec<Test> {
-    [empty::TESTS, exact::TESTS, reload::TESTS, settings::TESTS, unguarded::TESTS].concat()
+    [empty::TESTS, exact::TESTS, reload::TESTS, settings::TESTS, steady::TESTS, unguarded::TESTS].concat()
 }
 
 pub fn cases() -> Vec<Case> {

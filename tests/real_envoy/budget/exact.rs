@@ -20,6 +20,7 @@ use crate::support::upstream::Upstream;
 pub const TESTS: &[Test] = &[
     ("budget::exact_2_workers", || exact(2)),
     ("budget::exact_4_workers", || exact(4)),
+    ("budget::exact_without_watch", without_watch),
     ("budget::fresh_worker", fresh_worker),
 ];
 
@@ -79,6 +80,25 @@ fn exact(workers: u32) -> Result<()> {
         let name = format!("listener.127.0.0.1_{}.worker_{worker}.downstream_cx_total", stage.address.port());
         ensure!(stage.stat(&name) > 0, "worker {worker} had nothing to do");
     }
+    Ok(())
+}
+
+/// `guard` needs no `watch` for it.
+fn without_watch() -> Result<()> {
+    let upstream = obedient();
+    let attach = Attach { decide: true, watch: false, guard: true };
+    let setup = Setup::new(attach, json!({"retry": share(20.0, 0)}));
+    let stage = setup.cluster("orders", upstream.address).start()?;
+    let mut client = stage.connect()?;
+    for (wish, requests) in [("ok", 50), ("503", 50), ("ok", 50), ("reset", 50)] {
+        for _ in 0..requests {
+            client.exchange(&Request::get(&format!("/orders/{wish}")))?;
+        }
+    }
+    ensure!(retries(&upstream) == 40, "{} retries of 200 requests", retries(&upstream));
+    stage.wait_tally("orders", "40 granted, 60 denied", |tally| {
+        times(&tally.retries, "granted") == 40 && times(&tally.retries, "denied") == 60
+    })?;
     Ok(())
 }
 

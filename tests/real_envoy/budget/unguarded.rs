@@ -1,20 +1,27 @@
 //! Without `guard`, a request that arrives while the budget has something left is permitted all its retries. So what is
 //! granted too much is bounded by the requests that were on their way, and once they are through, nothing more is.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{obedient, retries, share};
 use crate::alone::Test;
-use crate::stage::{Setup, Stage, times};
-use crate::support::bootstrap::{self, Attach};
+use crate::stage::{Setup, Stage, back_off, times};
+use crate::support::bootstrap::{self, Attach, Listener};
 use crate::support::client::{Connection, Request, Response};
-use crate::support::upstream::Upstream;
+use crate::support::client_h2;
+use crate::support::envoy::Launch;
+use crate::support::ports;
+use crate::support::upstream::{Upstream, refuses};
 
 pub const TESTS: &[Test] = &[
     ("budget::decide_in_turn", || both(in_turn)),
     ("budget::decide_at_once", || both(at_once)),
     ("budget::decide_workers", || both(workers)),
+    ("budget::decide_beside_guard", beside_guard),
+    ("budget::decide_grpc", || both(grpc)),
 ];
 
 const ANSWERED: usize = 100;
@@ -142,4 +149,54 @@ fn workers(attach: Attach) -> Result<()> {
     let most = 2 * (requests * SHARE / 100 + MAX_RETRIES - 1);
     ensure!(retries <= most, "{retries} retries of {requests} requests, more than {most}");
     account(&stage, &upstream, responses.len(), marked(&responses))
+}
+
+/// What tells an HTTP client not to come back at once, a gRPC client does not know.
+fn grpc(attach: Attach) -> Result<()> {
+    let upstream = refuses();
+    let setup = Setup::new(attach, json!({"retry": share(0.0, 0)}));
+    let stage =
+        setup.cluster_with("orders", upstream.address, &bootstrap::http2(), &serde_json::Value::Null).start()?;
+    let response = client_h2::exchange(stage.address, &Request::grpc("/orders/refused"))?;
+    ensure!((response.status, response.header("grpc-status")) == (200, Some("14")), "{response:?}");
+    ensure!(response.header("x-envoy-ratelimited").is_some(), "{response:?}");
+    ensure!(response.header("grpc-retry-pushback-ms") == Some("-1"), "{response:?}");
+    let logged = stage.requests("/orders/", 1)?.remove(0);
+    ensure!(logged.verdict == "retry_budget_exhausted", "{logged:?}");
+    Ok(())
+}
+
+/// One listener has `guard`, the other has not, and both send to the same cluster: one budget for both.
+fn beside_guard() -> Result<()> {
+    let upstream = obedient();
+    let policy = json!({"retry": share(20.0, 0)});
+    let (with, without) = (ports::free(), ports::free());
+    let listener = |name, address: SocketAddr, attach| {
+        let mut route = bootstrap::route("/", "orders");
+        bootstrap::merge(&mut route, &back_off());
+        let (port, policy) = (address.port(), &policy);
+        bootstrap::listener(Listener {
+            name,
+            port,
+            attach,
+            policy,
+            routes: vec![route],
+            logs: None,
+            manager: serde_json::Value::Null,
+        })
+    };
+    let listeners = [listener("with", with, Attach::GUARD), listener("without", without, Attach::WATCH)];
+    let clusters = [bootstrap::cluster("orders", &[upstream.address])];
+    let _envoy = Launch::json(bootstrap::bootstrap(&listeners, &clusters)).start()?;
+    let mut clients = [Connection::open(with)?, Connection::open(without)?];
+    send(&mut clients[0], "ok", ANSWERED)?;
+    let mut requests = ANSWERED;
+    for turn in 0..4 {
+        send(&mut clients[turn % 2], "503", 50)?;
+        requests += 50;
+        // With one retry per request, not even a permission is too much.
+        let (retries, most) = (retries(&upstream), requests * SHARE / 100);
+        ensure!(retries == most, "{retries} retries of {requests} requests, not {most}");
+    }
+    Ok(())
 }
