@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use crate::case::{Case, Outcome, Scene};
 use crate::level::{Level, Site, Sites};
 use crate::support::admin::Admin;
+use crate::support::upstream::Upstream;
 use crate::support::wait;
 
 /// What was counted, case by case, to be looked at again when all is over.
@@ -66,24 +67,32 @@ impl Tally {
 /// Runs a case at a level.
 pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<(), String> {
     let site = sites.get(level)?;
+    let result = visit(case, &site, ledger);
+    // Hundreds of cases have theirs; a process may not have that many files open.
+    site.upstreams(case.name).iter().for_each(Upstream::stop);
+    result
+}
+
+fn visit(case: &Case, site: &Site, ledger: &Ledger) -> Result<(), String> {
+    let level = site.level;
     let scene = Scene {
         case,
         level,
         envoy: SocketAddr::from((Ipv4Addr::LOCALHOST, site.port)),
         upstreams: site.upstreams(case.name),
     };
-    (case.visit)(&scene).map_err(|error| format!("{error:#}\n{}", observed(case, &site)))?;
+    (case.visit)(&scene).map_err(|error| format!("{error:#}\n{}", observed(case, site)))?;
     let legal: Vec<&Outcome> = case.outcomes.iter().filter(|outcome| outcome.is_legal(level, site.version)).collect();
     let outcome = wait::until(wait::LIMIT, || {
-        let outcome = legal.iter().find(|outcome| logged(case, &site, outcome));
+        let outcome = legal.iter().find(|outcome| logged(case, site, outcome));
         outcome
             .copied()
-            .ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, &site)))
+            .ok_or_else(|| format!("Envoy's logs fit no legal outcome.\n{}\nlegal: {legal:#?}", observed(case, site)))
     })?;
     if let Some(seen) = &outcome.seen {
-        let counts: Vec<usize> = scene.upstreams.iter().map(crate::support::upstream::Upstream::count).collect();
+        let counts: Vec<usize> = scene.upstreams.iter().map(Upstream::count).collect();
         if counts != *seen {
-            return Err(format!("the upstreams saw {counts:?} requests, not {seen:?}\n{}", observed(case, &site)));
+            return Err(format!("the upstreams saw {counts:?} requests, not {seen:?}\n{}", observed(case, site)));
         }
     }
     if level == Level::Without {
@@ -112,7 +121,7 @@ pub fn run(case: &Case, level: Level, sites: &Sites, ledger: &Ledger) -> Result<
             });
             return Ok(());
         }
-        Err(format!("Weir counted   {tally:?},\nbut should have {expected:?}\n{}", observed(case, &site)))
+        Err(format!("Weir counted   {tally:?},\nbut should have {expected:?}\n{}", observed(case, site)))
     })
 }
 
@@ -191,7 +200,7 @@ fn without_exhausted(end: &str) -> String {
 
 /// All that a reader of a failure wants to know.
 fn observed(case: &Case, site: &Site) -> String {
-    let seen: Vec<usize> = site.upstreams(case.name).iter().map(crate::support::upstream::Upstream::count).collect();
+    let seen: Vec<usize> = site.upstreams(case.name).iter().map(Upstream::count).collect();
     format!(
         "attempts.log: {:?}\nrequests.log: {:?}\nupstreams saw {seen:?} requests; Weir counted {:?}",
         site.log("attempts.log", &case.path()),

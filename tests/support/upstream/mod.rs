@@ -131,6 +131,13 @@ impl Upstream {
         })
     }
 
+    /// Serves no longer, and closes all connections. What it saw stays known.
+    pub fn stop(&self) {
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+    }
+
     /// Lets one script go on that waits at [`Step::Gate`] or [`Reply::gate`].
     pub fn open_gate(&self) {
         self.record.gate.0.add_permits(1);
@@ -139,8 +146,6 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if let Some(serving) = &self.serving {
-            serving.abort();
-        }
+        self.stop();
     }
 }
