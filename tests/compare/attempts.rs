@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Its cluster, when it began, which attempt of its request it was, flags, code.
+/// Its cluster, when it began, which attempt of its request it was, flags, code, path.
 pub const FORMAT: &str = concat!(
     "%UPSTREAM_CLUSTER_RAW% %START_TIME(%s.%6f)% %REQ(X-ENVOY-ATTEMPT-COUNT)% ",
-    "%RESPONSE_FLAGS% %RESPONSE_CODE%\n"
+    "%RESPONSE_FLAGS% %RESPONSE_CODE% %REQ(:PATH)%\n"
 );
 
 #[derive(Clone, Copy, Debug)]
@@ -66,4 +66,11 @@ pub fn read(path: &Path, cluster: &str) -> Result<Vec<Attempt>> {
             Err(error) => Some(Err(error)),
         })
         .collect()
+}
+
+/// The lines of one request, as they are.
+pub fn of_request(path: &Path, cluster: &str, number: u64) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let end = format!(" /{cluster}/{number}");
+    text.lines().filter(|line| line.ends_with(&end)).collect::<Vec<_>>().join("; ")
 }

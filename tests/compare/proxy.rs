@@ -38,6 +38,8 @@ impl Proxy {
         });
         // Every worker gets its share of the connections.
         listener["enable_reuse_port"] = json!(true);
+        // On a busy machine many connections wait to be accepted; those that find no place would try for minutes.
+        listener["tcp_backlog_size"] = json!(4096);
         log_attempts(&mut listener, &directory.path().join(LOG));
         let clusters: Vec<Value> = clusters.iter().map(|(name, hosts)| cluster(name, hosts, policy)).collect();
         let envoy =

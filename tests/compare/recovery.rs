@@ -135,24 +135,7 @@ async fn everyone() -> Result<Vec<(Policy, Vec<u64>, u64)>> {
         trials.push(prepare(policy, &hangs).await?);
     }
     let start = Instant::now() + Duration::from_millis(200);
-    let trials: Vec<_> = trials
-        .into_iter()
-        .map(|(proxy, hosts)| {
-            let load = Load {
-                target: proxy.listener,
-                cluster: "orders",
-                method: Method::GET,
-                rate: RATE,
-                count: RATE * LENGTH,
-                patience: Duration::from_secs(5),
-            };
-            let trial = async move {
-                let outcomes = load.run(start).await;
-                (proxy.policy, goodput(&outcomes), hosts.iter().map(Host::arrived).sum())
-            };
-            tokio::spawn(trial)
-        })
-        .collect();
+    let trials: Vec<_> = trials.into_iter().map(|(proxy, hosts)| tokio::spawn(trial(proxy, hosts, start))).collect();
     sleep_until(start + Duration::from_secs(CALM)).await;
     switch.send_replace(true);
     sleep_until(start + Duration::from_secs(CALM + OUTAGE)).await;
@@ -162,6 +145,19 @@ async fn everyone() -> Result<Vec<(Policy, Vec<u64>, u64)>> {
         done.push(trial.await?);
     }
     Ok(done)
+}
+
+async fn trial(proxy: Proxy, hosts: Vec<Host<Service>>, start: Instant) -> (Policy, Vec<u64>, u64) {
+    let load = Load {
+        target: proxy.listener,
+        cluster: "orders",
+        method: Method::GET,
+        rate: RATE,
+        count: RATE * LENGTH,
+        patience: Duration::from_secs(5),
+    };
+    let outcomes = load.run(start).await;
+    (proxy.policy, goodput(&outcomes), hosts.iter().map(Host::arrived).sum())
 }
 
 fn goodput(outcomes: &[Outcome]) -> Vec<u64> {

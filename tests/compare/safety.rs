@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+use super::attempts;
 use super::books::Books;
 use super::finding::{self, Finding};
 use super::host::{Application, Host, Reset};
@@ -18,7 +19,7 @@ use super::policy::Policy;
 use super::proxy::Proxy;
 
 const POSTS: u64 = 10_000;
-const RATE: u64 = 500;
+const RATE: u64 = 250;
 const HOSTS: usize = 8;
 const WORKERS: u32 = 2;
 
@@ -56,6 +57,8 @@ struct Storm {
     policy: Policy,
     answered: u64,
     twice: u64,
+    /// Envoy's log of the attempts of one of them.
+    example: Option<String>,
     books: Books,
 }
 
@@ -65,8 +68,8 @@ pub fn run(runtime: &Runtime, seed: u64) -> Result<Finding> {
     let mut broken = Vec::new();
     for storm in runtime.block_on(everyone(seed))? {
         broken.extend(storm.books.mistakes(0));
-        if storm.policy == Policy::Weir && storm.twice > 0 {
-            broken.push(format!("{} POSTs were processed twice", storm.twice));
+        if let (true, Some(example)) = (storm.policy.is_weir(), &storm.example) {
+            broken.push(format!("{}: {} POSTs processed twice, such as {example}", storm.policy.name(), storm.twice));
         }
         rows.push((
             storm.policy,
@@ -135,11 +138,19 @@ async fn storm(proxy: Proxy, service: Arc<Service>, hosts: Vec<Host<Service>>, s
     let outcomes = load.run(start).await;
     let policy = proxy.policy;
     let arrived = hosts.iter().map(Host::arrived).sum();
-    let books = tokio::task::spawn_blocking(move || Books::close(&proxy, "orders", POSTS, arrived)).await??;
+    let mut twice: Vec<u64> =
+        service.processed().into_iter().filter(|(_, times)| *times > 1).map(|(number, _)| number).collect();
+    twice.sort_unstable();
+    let closing = tokio::task::spawn_blocking(move || {
+        let first = twice.first().map(|number| attempts::of_request(&proxy.log(), "orders", *number));
+        Books::close(&proxy, "orders", POSTS, arrived).map(|books| (books, twice.len() as u64, first))
+    });
+    let (books, twice, example) = closing.await??;
     Ok(Storm {
         policy,
         answered: outcomes.iter().filter(|outcome| outcome.answered()).count() as u64,
-        twice: service.processed().values().filter(|times| **times > 1).count() as u64,
+        twice,
+        example,
         books,
     })
 }
