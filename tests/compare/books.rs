@@ -95,7 +95,12 @@ impl Books {
         equal("attempts that arrived, attempts sent in Envoy's log", self.arrived, sent, lost);
         // Envoy counts an attempt as soon as it has a connection, and only then asks `guard`.
         let connected = (self.arrived..=self.arrived + vetoed + lost).contains(&self.envoy.connected);
-        equal("attempts that arrived, upstream_rq_total", self.arrived, self.envoy.connected, if connected { u64::MAX } else { 0 });
+        equal(
+            "attempts that arrived, upstream_rq_total",
+            self.arrived,
+            self.envoy.connected,
+            if connected { u64::MAX } else { 0 },
+        );
         match self.policy {
             Policy::Weir => {
                 equal("Weir's attempts, Envoy's log", self.weir.attempts, self.attempts.len() as u64, 0);

@@ -93,7 +93,8 @@ fn verdict(findings: &[(&'static str, Finding)]) -> String {
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let processor =
+        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     match processor {
         Some(name) => format!("{cores} cores ({name})"),
         None => format!("{cores} cores"),

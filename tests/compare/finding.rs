@@ -32,7 +32,8 @@ impl fmt::Display for Finding {
         let label = self.rows.iter().map(|(policy, _)| policy.name().len()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
-                let cells = self.rows.iter().filter_map(|(_, cells)| cells.get(column)).map(|cell| cell.chars().count());
+                let cells =
+                    self.rows.iter().filter_map(|(_, cells)| cells.get(column)).map(|cell| cell.chars().count());
                 cells.chain([self.columns[column].chars().count()]).max().unwrap_or(0)
             })
             .collect();

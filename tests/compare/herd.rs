@@ -30,13 +30,8 @@ const WORKERS: u32 = 4;
 const BUDGET: u64 = (ANSWERED + HERD) / 5;
 
 /// None of the three that retry no resets, and so have no herd.
-const POLICIES: [(Policy, usize); 5] = [
-    (Policy::RetryOn, 3),
-    (Policy::Budget, 3),
-    (Policy::BudgetInterval, 3),
-    (Policy::Decide, 3),
-    (Policy::Weir, 5),
-];
+const POLICIES: [(Policy, usize); 5] =
+    [(Policy::RetryOn, 3), (Policy::Budget, 3), (Policy::BudgetInterval, 3), (Policy::Decide, 3), (Policy::Weir, 5)];
 
 const CLUSTERS: [&str; 5] = ["herd0", "herd1", "herd2", "herd3", "herd4"];
 
@@ -159,7 +154,9 @@ async fn herd(proxy: &Arc<Proxy>, cluster: &'static str, upstream: &Upstream) ->
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, gathered).await.with_context(|| format!("the upstream holds only {} of {HERD}", upstream.held()))?;
+    timeout(PATIENCE, gathered)
+        .await
+        .with_context(|| format!("the upstream holds only {} of {HERD}", upstream.held()))?;
     sleep(WRITTEN_DOWN).await;
 
     // Envoy is stopped meanwhile, and so meets all resets at once, however long the kernel takes over them.

@@ -48,12 +48,7 @@ pub struct Host<A> {
 impl<A: Application> Host<A> {
     /// One that is down: refuses connections.
     pub fn new(application: &Arc<A>) -> Self {
-        Self {
-            address: ports::free(),
-            application: Arc::clone(application),
-            arrived: Arc::default(),
-            serving: None,
-        }
+        Self { address: ports::free(), application: Arc::clone(application), arrived: Arc::default(), serving: None }
     }
 
     /// Goes up.
@@ -63,7 +58,8 @@ impl<A: Application> Host<A> {
     pub async fn open(&mut self) -> io::Result<()> {
         if self.serving.is_none() {
             let listener = TcpListener::bind(self.address).await?;
-            self.serving = Some(tokio::spawn(accept(listener, Arc::clone(&self.application), Arc::clone(&self.arrived))));
+            self.serving =
+                Some(tokio::spawn(accept(listener, Arc::clone(&self.application), Arc::clone(&self.arrived))));
         }
         Ok(())
     }

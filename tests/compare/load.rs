@@ -52,8 +52,7 @@ impl Load {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         // A client that repeats requests by itself would spoil every count.
-        let client: HttpClient =
-            Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build(connector);
+        let client: HttpClient = Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build(connector);
         let mut requests = JoinSet::new();
         let mut outcomes = Vec::new();
         for number in 0..self.count {

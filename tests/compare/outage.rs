@@ -103,7 +103,8 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         setting: format!(
             "{RATE} GETs a second, {HOSTS} hosts. All hosts refuse connections for {OUTAGE} s, later all reset them, later all\n\
              answer 503; {CALM} s of calm before each. mean: over the {OUTAGE} s; 1 s: the worst second; {} s: the worst {} s.",
-            policy::WEIR_INTERVAL_SECONDS, policy::WEIR_INTERVAL_SECONDS,
+            policy::WEIR_INTERVAL_SECONDS,
+            policy::WEIR_INTERVAL_SECONDS,
         ),
         columns: vec!["refused mean", "1 s", "10 s", "reset mean", "1 s", "10 s", "503 mean", "1 s", "10 s"],
         rows,
@@ -127,7 +128,11 @@ fn promise(phase: Phase, cost: Cost) -> Option<String> {
     let floor = policy::WEIR_FLOOR_PER_SECOND / RATE as f64;
     let bound = share + floor + ROUNDING;
     (cost.interval > bound).then(|| {
-        format!("{}: {:.3} attempts per request over the interval, {bound:.3} is the bound", phase.name(), cost.interval)
+        format!(
+            "{}: {:.3} attempts per request over the interval, {bound:.3} is the bound",
+            phase.name(),
+            cost.interval
+        )
     })
 }
 

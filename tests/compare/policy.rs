@@ -60,9 +60,7 @@ impl Policy {
     pub fn explained(self) -> &'static str {
         match self {
             Self::None => "",
-            Self::Istio => {
-                "2 retries on connect-failure,refused-stream,unavailable,cancelled; max_retries 4294967295"
-            }
+            Self::Istio => "2 retries on connect-failure,refused-stream,unavailable,cancelled; max_retries 4294967295",
             Self::Istio123 => "the same, and on 503",
             Self::RetryOn => "2 retries on 5xx,reset,connect-failure; max_retries 4294967295",
             Self::Budget => {

@@ -23,7 +23,12 @@ pub struct Proxy {
 impl Proxy {
     /// One cluster for each of `clusters`, reached by a path that begins with its name; `timeouts` goes into each route's
     /// action.
-    pub fn start(policy: Policy, workers: u32, clusters: &[(String, Vec<SocketAddr>)], timeouts: &Value) -> Result<Self> {
+    pub fn start(
+        policy: Policy,
+        workers: u32,
+        clusters: &[(String, Vec<SocketAddr>)],
+        timeouts: &Value,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("weir-compare-").tempdir()?;
         let port = ports::free();
         let routes = clusters.iter().map(|(name, _)| route(name, policy, timeouts)).collect();
@@ -42,8 +47,10 @@ impl Proxy {
         listener["tcp_backlog_size"] = json!(4096);
         log_attempts(&mut listener, &directory.path().join(LOG));
         let clusters: Vec<Value> = clusters.iter().map(|(name, hosts)| cluster(name, hosts, policy)).collect();
-        let envoy =
-            Launch::json(bootstrap::bootstrap(&[listener], &clusters)).concurrency(workers).log_level("warn").start()?;
+        let envoy = Launch::json(bootstrap::bootstrap(&[listener], &clusters))
+            .concurrency(workers)
+            .log_level("warn")
+            .start()?;
         Ok(Self { policy, listener: port, envoy, directory })
     }
 

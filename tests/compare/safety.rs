@@ -102,10 +102,8 @@ async fn everyone(seed: u64) -> Result<Vec<Storm>> {
         trials.push(prepare(policy, seed).await?);
     }
     let start = Instant::now() + Duration::from_millis(200);
-    let trials: Vec<_> = trials
-        .into_iter()
-        .map(|(proxy, service, hosts)| tokio::spawn(storm(proxy, service, hosts, start)))
-        .collect();
+    let trials: Vec<_> =
+        trials.into_iter().map(|(proxy, service, hosts)| tokio::spawn(storm(proxy, service, hosts, start))).collect();
     let mut storms = Vec::new();
     for trial in trials {
         storms.push(trial.await??);
