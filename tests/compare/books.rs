@@ -79,6 +79,11 @@ impl Books {
         self.count(|attempt| attempt.is_retry() && attempt.end != End::Vetoed)
     }
 
+    /// TCP connections that the hosts refused.
+    pub fn refused_connections(&self) -> u64 {
+        self.envoy.refused_connections
+    }
+
     /// Where they do not agree. `lost` is how many attempts may have been sent to a host just when it went down.
     pub fn mistakes(&self, lost: u64) -> Vec<String> {
         let mut mistakes = Vec::new();
@@ -139,6 +144,15 @@ impl Books {
         }
         numbers
     }
+}
+
+/// Whether as many attempts arrived as Envoy had a connection for. Those that `guard` stopped may have had one.
+pub fn connected(proxy: &Proxy, cluster: &str, arrived: u64) -> Result<Option<String>> {
+    let stats = proxy.envoy.admin.stats(&format!("cluster[.]{cluster}([.]upstream_rq_|$)"))?;
+    let connected = stat(&stats, &format!("cluster.{cluster}.upstream_rq_total"));
+    let stopped = stat(&stats, &format!("wasmcustom.weir_attempts_total.signal.local.cluster.{cluster}"));
+    let agree = (arrived..=arrived + stopped).contains(&connected);
+    Ok((!agree).then(|| format!("{}: {arrived} attempts arrived, upstream_rq_total: {connected}", proxy.policy.name())))
 }
 
 fn stat(stats: &Stats, name: &str) -> u64 {

@@ -62,7 +62,8 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         title: "Herd: retries that reach the upstream",
         setting: format!(
             "{ANSWERED} GETs were answered; then {HERD} more wait for their answers, over {WORKERS} workers, and the upstream\n\
-             resets them all at once, and every retry. 20 percent of {} are {BUDGET}. Each number is one repetition.",
+             resets them all at once (Envoy is stopped meanwhile, so that it meets all resets in the same moment), and\n\
+             then every retry. 20 percent of {} are {BUDGET}. Each number is one repetition.",
             ANSWERED + HERD
         ),
         columns: vec!["retries"],
@@ -70,8 +71,8 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         notes: vec![
             finding::legend(&POLICIES.map(|(policy, _)| policy)),
             format!(
-                "  Without guard, each of the {HERD} has leave for 2 retries from when it arrived, while the budget was full:\n\
-                 \x20 that is the bound. (Istio's default retries no resets.)"
+                "  Weir promises: {BUDGET}, all of it and not one more. decide alone cannot: it gave each of the {HERD} leave for two\n\
+                 \x20 retries when it arrived, while there was budget left; that is its bound. (Istio's default retries no resets.)"
             ),
         ],
         broken,

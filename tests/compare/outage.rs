@@ -75,6 +75,8 @@ struct Cost {
     mean: f64,
     /// In the worst second, counted from the start of the outage.
     second: f64,
+    /// The same without the first second.
+    later: f64,
     /// In the worst stretch as long as Weir's interval, wherever it ends.
     interval: f64,
 }
@@ -83,17 +85,22 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
     let mut rows = Vec::new();
     let mut numbers = Vec::new();
     let mut broken = Vec::new();
+    let mut later: f64 = 0.0;
     for (policy, books, began) in runtime.block_on(everyone())? {
         let costs = Phase::ALL.map(|phase| cost(&books.attempts, began, phase));
         // One connection per host and worker may be in use when the hosts go down.
         broken.extend(books.mistakes(u64::from(WORKERS) * HOSTS as u64 * 4));
         if policy == Policy::Weir {
             broken.extend(Phase::ALL.into_iter().zip(costs).filter_map(|(phase, cost)| promise(phase, cost)));
+            later = costs.iter().map(|cost| cost.later).fold(0.0, f64::max);
         }
-        rows.push((policy, costs.iter().flat_map(|cost| [cost.mean, cost.second, cost.interval]).map(two).collect()));
+        let connects = books.refused_connections() as f64 / (RATE * OUTAGE) as f64;
+        let cells = costs.iter().flat_map(|cost| [cost.mean, cost.second, cost.interval]).chain([connects]);
+        rows.push((policy, cells.map(|number| format!("{number:.2}")).collect()));
         numbers.push(json!({
             "policy": policy.name().trim(),
             "attemptsPerRequest": Phase::ALL.iter().zip(costs).map(|(phase, cost)| to_json(*phase, cost)).collect::<Vec<_>>(),
+            "connectsPerRequestWhileRefused": connects,
             "perSecond": per_second(&books.attempts, began),
             "books": books.to_json(),
         }));
@@ -102,41 +109,61 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         title: "Outage: attempts per request",
         setting: format!(
             "{RATE} GETs a second, {HOSTS} hosts. All hosts refuse connections for {OUTAGE} s, later all reset them, later all\n\
-             answer 503; {CALM} s of calm before each. mean: over the {OUTAGE} s; 1 s: the worst second; {} s: the worst {} s.",
-            policy::WEIR_INTERVAL_SECONDS,
-            policy::WEIR_INTERVAL_SECONDS,
+             answer 503; {CALM} s of calm before each. mean: over the {OUTAGE} s; 1 s: the worst second; 10 s: the worst ten,\n\
+             wherever they begin; connects: TCP connections tried for each request while all hosts refuse.",
         ),
-        columns: vec!["refused mean", "1 s", "10 s", "reset mean", "1 s", "10 s", "503 mean", "1 s", "10 s"],
+        columns: vec![
+            "refused mean",
+            "1 s",
+            "10 s",
+            "reset mean",
+            "1 s",
+            "10 s",
+            "503 mean",
+            "1 s",
+            "10 s",
+            "connects",
+        ],
         rows,
-        notes: vec![finding::legend(&Policy::ALL)],
+        notes: vec![
+            finding::legend(&Policy::ALL),
+            format!(
+                "  Weir promises: in any {} s at most {:.2} attempts per request, which are 1, {} percent, and the floor of {} retries\n\
+                 \x20 a second. It does not promise it of a single second: what a calm interval left unspent may go in the\n\
+                 \x20 first one. In all later seconds there were at most {later:.2}.",
+                policy::WEIR_INTERVAL_SECONDS,
+                bound(),
+                policy::WEIR_PERCENT,
+                policy::WEIR_FLOOR_PER_SECOND,
+            ),
+        ],
         broken,
         numbers: Value::Array(numbers),
     })
 }
 
-fn two(number: f64) -> String {
-    format!("{number:.2}")
-}
-
 fn to_json(phase: Phase, cost: Cost) -> Value {
-    json!({"outage": phase.name(), "mean": cost.mean, "worstSecond": cost.second, "worstInterval": cost.interval})
-}
-
-/// What Weir promises, if it does not hold.
-fn promise(phase: Phase, cost: Cost) -> Option<String> {
-    let share = 1.0 + policy::WEIR_PERCENT / 100.0;
-    let floor = policy::WEIR_FLOOR_PER_SECOND / RATE as f64;
-    let bound = share + floor + ROUNDING;
-    (cost.interval > bound).then(|| {
-        format!(
-            "{}: {:.3} attempts per request over the interval, {bound:.3} is the bound",
-            phase.name(),
-            cost.interval
-        )
+    json!({
+        "outage": phase.name(), "mean": cost.mean, "worstSecond": cost.second, "worstSecondAfterTheFirst": cost.later,
+        "worstInterval": cost.interval,
     })
 }
 
-/// A retry is granted up to a back-off before it begins.
+/// What Weir promises: attempts per request over its interval. A retry is granted if either the share or the floor allows
+/// it, so after the share went at once, the floor goes on.
+fn bound() -> f64 {
+    1.0 + policy::WEIR_PERCENT / 100.0 + policy::WEIR_FLOOR_PER_SECOND / RATE as f64
+}
+
+/// The promise, if it does not hold.
+fn promise(phase: Phase, cost: Cost) -> Option<String> {
+    (cost.interval > bound() + ROUNDING).then(|| {
+        let seconds = policy::WEIR_INTERVAL_SECONDS;
+        format!("{}: {:.3} attempts per request over {seconds} s, not {:.2}", phase.name(), cost.interval, bound())
+    })
+}
+
+/// A retry is granted up to a back-off before it begins, and time is cut into tenths of a second.
 const ROUNDING: f64 = 0.01;
 
 /// All policies at once, on the same schedule.
@@ -238,9 +265,11 @@ fn cost(attempts: &[Attempt], began: Duration, phase: Phase) -> Cost {
     let first = phase.begins() as usize * STEPS_PER_SECOND;
     let outage = first..first + OUTAGE as usize * STEPS_PER_SECOND;
     let length = policy::WEIR_INTERVAL_SECONDS * STEPS_PER_SECOND;
+    let seconds: Vec<f64> = steps[outage.clone()].chunks(STEPS_PER_SECOND).map(ratio).collect();
     Cost {
         mean: ratio(&steps[outage.clone()]),
-        second: steps[outage.clone()].chunks(STEPS_PER_SECOND).map(ratio).fold(0.0, f64::max),
+        second: seconds.iter().copied().fold(0.0, f64::max),
+        later: seconds.iter().copied().skip(1).fold(0.0, f64::max),
         interval: outage.map(|end| ratio(&steps[end + 1 - length..=end])).fold(0.0, f64::max),
     }
 }

@@ -90,7 +90,12 @@ pub fn run(runtime: &Runtime, seed: u64) -> Result<Finding> {
         ),
         columns: vec!["processed twice", "answered", "retries"],
         rows,
-        notes: vec![finding::legend(&Policy::ALL)],
+        notes: vec![
+            finding::legend(&Policy::ALL),
+            "  Weir promises: none. What it retries is what was refused; a POST that was reset fails, since nobody but the host\n\
+             \x20 knows whether it was processed."
+                .to_owned(),
+        ],
         broken,
         numbers: Value::Array(numbers),
     })
