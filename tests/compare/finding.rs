@@ -63,3 +63,14 @@ pub fn legend(policies: &[Policy]) -> String {
     let explained = policies.iter().filter(|policy| !policy.explained().is_empty());
     explained.map(|policy| format!("  {}: {}", policy.name().trim(), policy.explained())).collect::<Vec<_>>().join("\n")
 }
+
+/// A note where the machine was too busy for all requests to reach Envoy.
+pub fn unsent(policy: Policy, sent: u64, arrived: u64) -> Option<String> {
+    (arrived < sent).then(|| {
+        format!(
+            "  (This machine is too busy: {} of {sent} requests did not reach {}.)",
+            sent - arrived,
+            policy.name().trim()
+        )
+    })
+}

@@ -24,9 +24,9 @@ pub enum Policy {
 }
 
 /// Weir's defaults, which the promises are about.
-pub const WEIR_PERCENT: f64 = 20.0;
+pub const WEIR_PERCENT: u64 = 20;
 pub const WEIR_INTERVAL_SECONDS: usize = 10;
-pub const WEIR_FLOOR_PER_SECOND: f64 = 10.0;
+pub const WEIR_FLOOR_PER_SECOND: u64 = 10;
 
 const ON_ALL: &str = "5xx,reset,connect-failure";
 const ISTIO_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";

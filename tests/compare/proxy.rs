@@ -54,6 +54,12 @@ impl Proxy {
         Ok(Self { policy, listener: port, envoy, directory })
     }
 
+    /// Requests that reached it. On a machine that is too busy some clients do not get through in time.
+    pub fn requests(&self) -> Result<u64> {
+        const REQUESTS: &str = "http.compare.downstream_rq_total";
+        Ok(self.envoy.admin.stats(&format!("^{REQUESTS}$"))?.get(REQUESTS).copied().unwrap_or(0))
+    }
+
     pub fn log(&self) -> PathBuf {
         self.directory.path().join(LOG)
     }

@@ -66,7 +66,14 @@ pub fn run(runtime: &Runtime, seed: u64) -> Result<Finding> {
     let mut rows = Vec::new();
     let mut numbers = Vec::new();
     let mut broken = Vec::new();
+    let mut notes = vec![
+        finding::legend(&Policy::ALL),
+        "  Weir promises: none. What it retries is what was refused; a POST that was reset fails, since nobody but the host\n\
+         \x20 knows whether it was processed."
+            .to_owned(),
+    ];
     for storm in runtime.block_on(everyone(seed))? {
+        notes.extend(finding::unsent(storm.policy, POSTS, storm.books.requests));
         broken.extend(storm.books.mistakes(0));
         if let (true, Some(example)) = (storm.policy.is_weir(), &storm.example) {
             broken.push(format!("{}: {} POSTs processed twice, such as {example}", storm.policy.name(), storm.twice));
@@ -90,12 +97,7 @@ pub fn run(runtime: &Runtime, seed: u64) -> Result<Finding> {
         ),
         columns: vec!["processed twice", "answered", "retries"],
         rows,
-        notes: vec![
-            finding::legend(&Policy::ALL),
-            "  Weir promises: none. What it retries is what was refused; a POST that was reset fails, since nobody but the host\n\
-             \x20 knows whether it was processed."
-                .to_owned(),
-        ],
+        notes,
         broken,
         numbers: Value::Array(numbers),
     })
@@ -136,7 +138,7 @@ async fn storm(proxy: Proxy, service: Arc<Service>, hosts: Vec<Host<Service>>, s
         method: Method::POST,
         rate: RATE,
         count: POSTS,
-        patience: Duration::from_secs(20),
+        patience: Duration::from_secs(60),
     };
     let outcomes = load.run(start).await;
     let policy = proxy.policy;
@@ -146,7 +148,8 @@ async fn storm(proxy: Proxy, service: Arc<Service>, hosts: Vec<Host<Service>>, s
     twice.sort_unstable();
     let closing = tokio::task::spawn_blocking(move || {
         let first = twice.first().map(|number| attempts::of_request(&proxy.log(), "orders", *number));
-        Books::close(&proxy, "orders", POSTS, arrived).map(|books| (books, twice.len() as u64, first))
+        let books = Books::close(&proxy, "orders", proxy.requests()?, arrived)?;
+        anyhow::Ok((books, twice.len() as u64, first))
     });
     let (books, twice, example) = closing.await??;
     Ok(Storm {
