@@ -16,6 +16,8 @@ Usage: ./build.sh [COMMAND]
 
   (none)          build target/weir.wasm, the module that Envoy loads
   demo [ARG...]   show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
+  compare [ARG...]
+                  measure Weir beside the retries of Envoy and Istio: outage, herd, safety, recovery; or those named
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
@@ -366,6 +368,15 @@ run_demo() {
         cargo run --release --example demo -- "$@"
 }
 
+run_compare() {
+    build_module
+    install_envoy
+    # A thousand requests at once need four thousand sockets; some systems allow 256 unless asked.
+    ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo run --release --example compare -- "$@"
+}
+
 run_lints() {
     need cargo
     need_component fmt
@@ -395,6 +406,7 @@ if (($#)); then shift; fi
 case $command in
     module) build_module ;;
     demo) run_demo "$@" ;;
+    compare) run_compare "$@" ;;
     test) run_tests "$@" ;;
     lint) run_lints ;;
     envoy) run_envoy "$@" ;;

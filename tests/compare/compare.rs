@@ -1,0 +1,106 @@
+//! Weir beside what Envoy and Istio bring along, in real Envoys: what retries cost in an outage, when everything fails at
+//! once, in a reset storm, and after an overload. Each comparison sends the same requests on the same schedule through
+//! every policy.
+//!
+//! Fails if Weir does not keep what it promises; never because of how fast the machine is.
+
+// The launcher of Envoy and the composition of its bootstrap are what is used of it.
+#[allow(unused_imports)]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attempts;
+mod books;
+mod finding;
+mod herd;
+mod host;
+mod load;
+mod options;
+mod outage;
+mod policy;
+mod proxy;
+mod recovery;
+mod safety;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tokio::time::Instant;
+
+use finding::Finding;
+use options::{Comparison, Options};
+
+fn main() -> ExitCode {
+    let outcome = Options::from_arguments(std::env::args().skip(1)).and_then(|options| match options {
+        Some(options) => run(&options),
+        None => Ok(true),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("compare: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether Weir kept its promises.
+fn run(options: &Options) -> Result<bool> {
+    let envoy = support::envoy::version()?;
+    let machine = machine();
+    println!("Envoy {envoy}, {machine}, `{}`", options.command());
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
+    let mut findings = Vec::new();
+    for comparison in &options.comparisons {
+        let began = Instant::now();
+        let finding = match comparison {
+            Comparison::Outage => outage::run(&runtime)?,
+            Comparison::Herd => herd::run(&runtime)?,
+            Comparison::Safety => safety::run(&runtime, options.seed)?,
+            Comparison::Recovery => recovery::run(&runtime)?,
+        };
+        println!("\n{finding}\n(took {} s)", whole_seconds(began.elapsed()));
+        findings.push((comparison.name(), finding));
+    }
+    if let Some(path) = &options.json {
+        let results: serde_json::Map<_, _> =
+            findings.iter().map(|(name, finding)| ((*name).to_owned(), finding.to_json())).collect();
+        let document = json!({
+            "envoy": envoy, "machine": machine, "command": options.command(), "seed": options.seed, "comparisons": results,
+        });
+        let text = serde_json::to_string_pretty(&document)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("\n{}", verdict(&findings));
+    Ok(findings.iter().all(|(_, finding)| finding.broken.is_empty()))
+}
+
+fn verdict(findings: &[(&'static str, Finding)]) -> String {
+    let broken: Vec<String> = findings
+        .iter()
+        .flat_map(|(name, finding)| finding.broken.iter().map(move |promise| format!("{name}: {promise}")))
+        .collect();
+    if broken.is_empty() {
+        "Weir kept every promise above, and all counts add up.".to_owned()
+    } else {
+        format!("NOT KEPT:\n  {}", broken.join("\n  "))
+    }
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor =
+        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    match processor {
+        Some(name) => format!("{cores} cores ({name})"),
+        None => format!("{cores} cores"),
+    }
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_millis() as u64 + 500) / 1000
+}

@@ -1,0 +1,122 @@
+//! An upstream host: an HTTP server that can be down, and that runs an application which may break off instead of
+//! answering.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::load::NUMBER;
+use super::support::ports;
+
+/// What the application does with requests.
+pub trait Application: Send + Sync + 'static {
+    /// The status to answer with, or `Err` to reset the connection.
+    fn answer(&self, number: u64, attempt: u64) -> impl Future<Output = Result<StatusCode, Reset>> + Send;
+}
+
+/// The connection is reset: a RST, as when a process dies.
+#[derive(Debug)]
+pub struct Reset;
+
+impl std::fmt::Display for Reset {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("reset")
+    }
+}
+
+impl std::error::Error for Reset {}
+
+pub struct Host<A> {
+    pub address: SocketAddr,
+    application: Arc<A>,
+    arrived: Arc<AtomicU64>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl<A: Application> Host<A> {
+    /// One that is down: refuses connections.
+    pub fn new(application: &Arc<A>) -> Self {
+        Self { address: ports::free(), application: Arc::clone(application), arrived: Arc::default(), serving: None }
+    }
+
+    /// Goes up.
+    ///
+    /// # Errors
+    /// When its port is taken by somebody else.
+    pub async fn open(&mut self) -> io::Result<()> {
+        if self.serving.is_none() {
+            let listener = TcpListener::bind(self.address).await?;
+            self.serving =
+                Some(tokio::spawn(accept(listener, Arc::clone(&self.application), Arc::clone(&self.arrived))));
+        }
+        Ok(())
+    }
+
+    /// Goes down: resets its connections, and refuses new ones.
+    pub async fn close(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            let _ = serving.await;
+        }
+    }
+
+    /// Attempts that arrived so far.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+}
+
+impl<A> Drop for Host<A> {
+    fn drop(&mut self) {
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+    }
+}
+
+async fn accept<A: Application>(listener: TcpListener, application: Arc<A>, arrived: Arc<AtomicU64>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+                connections.spawn(serve(stream, Arc::clone(&application), Arc::clone(&arrived)));
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// One connection, until either side ends it. Whenever this side does, it is with a RST: SO_LINGER of zero.
+async fn serve<A: Application>(stream: TcpStream, application: Arc<A>, arrived: Arc<AtomicU64>) {
+    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request: Request<Incoming>| {
+        let application = Arc::clone(&application);
+        arrived.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+            let (number, attempt) = (header(NUMBER).unwrap_or(0), header("x-envoy-attempt-count").unwrap_or(1));
+            if request.into_body().collect().await.is_err() {
+                return Err(Reset);
+            }
+            let status = application.answer(number, attempt).await?;
+            let mut response = Response::new(Full::<Bytes>::default());
+            *response.status_mut() = status;
+            Ok(response)
+        }
+    });
+    // A service that fails makes hyper drop the connection without an answer.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}

@@ -1,0 +1,123 @@
+//! What retries, in each row of a comparison.
+
+use serde_json::{Value, json};
+
+use super::support::bootstrap::Attach;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    None,
+    /// Istio's default since 1.24.
+    Istio,
+    /// Istio's default up to 1.23: 503 as well.
+    Istio123,
+    /// What is usually written into a VirtualService, under Istio's limits.
+    RetryOn,
+    /// Envoy's `retry_budget`.
+    Budget,
+    /// The same over an interval.
+    BudgetInterval,
+    /// Weir, where only an HTTP filter can be attached.
+    Decide,
+    /// Weir at all three places.
+    Weir,
+}
+
+/// Weir's defaults, which the promises are about.
+pub const WEIR_PERCENT: u64 = 20;
+pub const WEIR_INTERVAL_SECONDS: usize = 10;
+pub const WEIR_FLOOR_PER_SECOND: u64 = 10;
+
+const ON_ALL: &str = "5xx,reset,connect-failure";
+const ISTIO_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+
+impl Policy {
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Istio,
+        Self::Istio123,
+        Self::RetryOn,
+        Self::Budget,
+        Self::BudgetInterval,
+        Self::Decide,
+        Self::Weir,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "no retries",
+            Self::Istio => "Istio's default (1.24)",
+            Self::Istio123 => "Istio's default (to 1.23)",
+            Self::RetryOn => "Istio, 5xx and resets",
+            Self::Budget => "Envoy retry_budget",
+            Self::BudgetInterval => "  with budget_interval",
+            Self::Decide => "Weir, decide alone",
+            Self::Weir => "Weir",
+        }
+    }
+
+    /// What the name stands for, in Envoy's words.
+    pub fn explained(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Istio => "2 retries on connect-failure,refused-stream,unavailable,cancelled; max_retries 4294967295",
+            Self::Istio123 => "the same, and on 503",
+            Self::RetryOn => "2 retries on 5xx,reset,connect-failure; max_retries 4294967295",
+            Self::Budget => {
+                "2 retries on 5xx,reset,connect-failure; budget_percent 20, min_retry_concurrency 3 (Envoy's defaults)"
+            }
+            Self::BudgetInterval => "the same, and budget_interval 10s",
+            Self::Decide => "at its defaults, where only an HTTP filter can be attached",
+            Self::Weir => "decide, watch and guard, at their defaults: 20 percent of the requests of 10 s",
+        }
+    }
+
+    pub fn is_weir(self) -> bool {
+        matches!(self, Self::Decide | Self::Weir)
+    }
+
+    pub fn attach(self) -> Attach {
+        match self {
+            Self::Weir => Attach::GUARD,
+            Self::Decide => Attach::DECIDE,
+            _ => Attach::NOWHERE,
+        }
+    }
+
+    /// The route's `retry_policy`. All retries go to another host, as Istio has it.
+    pub fn retry_policy(self) -> Value {
+        let previous_hosts = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+        let mut policy = json!({
+            "retry_host_predicate":
+                [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous_hosts}}],
+            "host_selection_retry_max_attempts": 5,
+        });
+        let retry_on = match self {
+            Self::None => return Value::Null,
+            Self::Decide | Self::Weir => return policy,
+            Self::Istio | Self::Istio123 => ISTIO_ON,
+            Self::RetryOn | Self::Budget | Self::BudgetInterval => ON_ALL,
+        };
+        policy["retry_on"] = json!(retry_on);
+        policy["num_retries"] = json!(2);
+        if self == Self::Istio123 {
+            policy["retriable_status_codes"] = json!([503]);
+        }
+        policy
+    }
+
+    /// The cluster's circuit breaker: what limits retries, and nothing else in the way.
+    pub fn thresholds(self) -> Value {
+        let mut thresholds = json!({
+            "max_connections": u32::MAX, "max_pending_requests": u32::MAX, "max_requests": u32::MAX,
+            "max_retries": u32::MAX,
+        });
+        if matches!(self, Self::Budget | Self::BudgetInterval) {
+            thresholds["retry_budget"] = json!({"budget_percent": {"value": 20}, "min_retry_concurrency": 3});
+        }
+        if self == Self::BudgetInterval {
+            thresholds["retry_budget"]["budget_interval"] = json!("10s");
+        }
+        thresholds
+    }
+}
