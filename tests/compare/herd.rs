@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -93,7 +93,8 @@ impl Herd {
         self.books.retries()
     }
 
-    /// The budget, to the last retry. Weir's floor grants more only where the herd takes longer than the floor's interval.
+    /// The budget, to the last retry. Only where the herd takes longer than the floor's interval, on a machine that is too
+    /// busy, the floor grants some more.
     fn kept(&self) -> bool {
         let floor = policy::WEIR_FLOOR_PER_SECOND * self.over_within.as_secs();
         (BUDGET..=BUDGET + floor).contains(&self.retries())
@@ -115,7 +116,10 @@ async fn herds(policy: Policy, repetitions: usize) -> Result<Vec<Herd>> {
     let mut clusters = Vec::new();
     for (cluster, upstream) in &upstreams {
         let address = ports::free();
-        serving.spawn(upstream.clone().serve(TcpListener::bind(address).await?));
+        // Room for every connection that a herd can ask for at once; one that is turned away asks again after a second.
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(address)?;
+        serving.spawn(upstream.clone().serve(socket.listen(4096)?));
         clusters.push(((*cluster).to_owned(), vec![address]));
     }
     let proxy =

@@ -76,7 +76,7 @@ fn route(cluster: &str, policy: Policy, timeouts: &Value) -> Value {
 
 fn cluster(name: &str, hosts: &[SocketAddr], policy: Policy) -> Value {
     let mut cluster = bootstrap::cluster(name, hosts);
-    merge(&mut cluster, &json!({"circuit_breakers": {"thresholds": [policy.thresholds()]}, "connect_timeout": "1s"}));
+    merge(&mut cluster, &json!({"circuit_breakers": {"thresholds": [policy.thresholds()]}}));
     cluster
 }
 

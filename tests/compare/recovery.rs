@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::books;
 use super::finding::{self, Finding};
@@ -42,11 +42,16 @@ const BACK_SECONDS: usize = 3;
 
 /// A queue, and threads that take from it. What is in it is worked on, whether or not somebody still waits.
 struct Service {
-    queue: mpsc::Sender<oneshot::Sender<()>>,
+    queue: mpsc::Sender<Job>,
+}
+
+struct Job {
+    arrived: Instant,
+    done: oneshot::Sender<()>,
 }
 
 impl Service {
-    fn start(hangs: &watch::Receiver<bool>) -> Arc<Self> {
+    fn start(hangs: &watch::Receiver<Option<Instant>>) -> Arc<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let jobs = Arc::new(tokio::sync::Mutex::new(jobs));
         for _ in 0..THREADS {
@@ -56,22 +61,23 @@ impl Service {
     }
 }
 
-async fn thread(jobs: Arc<tokio::sync::Mutex<mpsc::Receiver<oneshot::Sender<()>>>>, mut hangs: watch::Receiver<bool>) {
+/// Takes a job as soon as it is free, by the clock: a machine that is late with everything has the same capacity.
+async fn thread(jobs: Arc<tokio::sync::Mutex<mpsc::Receiver<Job>>>, mut hangs: watch::Receiver<Option<Instant>>) {
+    let mut free = Instant::now();
     loop {
         let job = jobs.lock().await.recv().await;
         let Some(job) = job else { return };
-        if hangs.wait_for(|hangs| !hangs).await.is_err() {
-            return;
-        }
-        sleep(WORK).await;
-        let _ = job.send(());
+        let Ok(hung_until) = hangs.wait_for(Option::is_some).await.map(|until| until.unwrap_or(free)) else { return };
+        free = free.max(job.arrived).max(hung_until) + WORK;
+        sleep_until(free).await;
+        let _ = job.done.send(());
     }
 }
 
 impl Application for Service {
     async fn answer(&self, _: u64, _: u64) -> Result<StatusCode, Reset> {
         let (done, answer) = oneshot::channel();
-        if self.queue.try_send(done).is_err() {
+        if self.queue.try_send(Job { arrived: Instant::now(), done }).is_err() {
             return Ok(StatusCode::SERVICE_UNAVAILABLE);
         }
         answer.await.map(|()| StatusCode::OK).map_err(|_| Reset)
@@ -140,7 +146,8 @@ fn recovered(goodput: &[u64]) -> Option<usize> {
 
 /// All policies at once, on the same schedule.
 async fn everyone() -> Result<Vec<Outcomes>> {
-    let (switch, hangs) = watch::channel(false);
+    // Since when the hosts are well; `None` while they hang.
+    let (switch, hangs) = watch::channel(Some(Instant::now()));
     let mut trials = Vec::new();
     for policy in Policy::ALL {
         trials.push(prepare(policy, &hangs).await?);
@@ -148,9 +155,9 @@ async fn everyone() -> Result<Vec<Outcomes>> {
     let start = Instant::now() + Duration::from_millis(200);
     let trials: Vec<_> = trials.into_iter().map(|(proxy, hosts)| tokio::spawn(trial(proxy, hosts, start))).collect();
     sleep_until(start + Duration::from_secs(CALM)).await;
-    switch.send_replace(true);
+    switch.send_replace(None);
     sleep_until(start + Duration::from_secs(CALM + OUTAGE)).await;
-    switch.send_replace(false);
+    switch.send_replace(Some(Instant::now()));
     let mut done = Vec::new();
     for trial in trials {
         done.push(trial.await??);
@@ -194,7 +201,7 @@ fn goodput(outcomes: &[Outcome]) -> Vec<u64> {
     seconds
 }
 
-async fn prepare(policy: Policy, hangs: &watch::Receiver<bool>) -> Result<(Proxy, Vec<Host<Service>>)> {
+async fn prepare(policy: Policy, hangs: &watch::Receiver<Option<Instant>>) -> Result<(Proxy, Vec<Host<Service>>)> {
     let mut hosts: Vec<_> = (0..HOSTS).map(|_| Host::new(&Service::start(hangs))).collect();
     for host in &mut hosts {
         host.open().await?;
