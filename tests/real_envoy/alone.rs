@@ -24,7 +24,8 @@ pub fn all() -> Vec<Test> {
 
 /// An Envoy with one listener, one route and one cluster, `upstream`.
 struct Simple {
-    envoy: Envoy,
+    /// It ends with this.
+    _envoy: Envoy,
     address: SocketAddr,
 }
 
@@ -34,7 +35,7 @@ impl Simple {
         let listener = listener("simple", address.port(), attach, policy);
         let cluster = bootstrap::cluster("upstream", &[upstream.address]);
         let envoy = Launch::json(bootstrap::bootstrap(&[listener], &[cluster])).start()?;
-        Ok(Self { envoy, address })
+        Ok(Self { _envoy: envoy, address })
     }
 }
 

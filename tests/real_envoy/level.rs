@@ -25,8 +25,6 @@ pub enum Level {
 impl Level {
     pub const ALL: [Self; 4] = [Self::Without, Self::Decide, Self::Watch, Self::Guard];
     pub const WITH_WEIR: &'static [Self] = &[Self::Decide, Self::Watch, Self::Guard];
-    /// Those at which every attempt is counted.
-    pub const WATCHED: &'static [Self] = &[Self::Watch, Self::Guard];
     /// Those at which nothing looks at an attempt before it is retried.
     pub const UNGUARDED: &'static [Self] = &[Self::Decide, Self::Watch];
 
@@ -167,8 +165,11 @@ fn policy() -> serde_json::Value {
 pub struct Sites {
     version: Version,
     cases: Arc<Vec<Case>>,
-    slots: [Mutex<Option<Result<Arc<Site>, String>>>; 4],
+    slots: [Mutex<Option<Started>>; 4],
 }
+
+/// What became of starting an Envoy.
+type Started = Result<Arc<Site>, String>;
 
 impl Sites {
     pub fn new(version: Version, cases: Arc<Vec<Case>>) -> Self {
