@@ -18,7 +18,9 @@ use crate::support::upstream::{Reply, Upstream, http2, refuses};
 pub const TESTS: &[Test] = &[
     ("budget::empty_answer", answer),
     ("budget::empty_failure", failure),
-    ("budget::empty_grpc", grpc),
+    ("budget::empty_grpc", || grpc(1)),
+    // By a client or a hop that is itself at its second attempt.
+    ("budget::empty_grpc_again", || grpc(2)),
     ("budget::empty_unlike_upstream_failure", unlike_upstream_failure),
     ("budget::nothing", nothing),
 ];
@@ -123,12 +125,13 @@ fn failure() -> Result<()> {
 }
 
 /// gRPC knows no `retry-after`; a negative pushback says the same.
-fn grpc() -> Result<()> {
+fn grpc(attempt: u32) -> Result<()> {
     let upstream = http2(|seen| {
         let unavailable = Reply::grpc_trailers_only(14).header("grpc-message", "sorry");
         if seen.path.ends_with("refused") { Reply::reset(Reason::REFUSED_STREAM) } else { unavailable }
     });
-    let call = |path: &str| Request::grpc(&format!("/spent/{path}"));
+    let call =
+        |path: &str| Request::grpc(&format!("/spent/{path}")).header("x-envoy-attempt-count", &attempt.to_string());
     let spent = Spent::start(upstream, true, &call("refused"))?;
     let check = |(response, logged): (Response, Logged), what: &str| -> Result<()> {
         ensure!((response.status, response.header("grpc-status")) == (200, Some("14")), "{what}: {response:?}");
@@ -143,11 +146,14 @@ fn grpc() -> Result<()> {
     };
     check(spent.fail(&call("refused"))?, "REFUSED_STREAM")?;
 
-    let (response, logged) = spent.fail(&call("unavailable"))?;
-    let whole = (response.status, response.header("grpc-status"), response.header("grpc-message"));
-    ensure!(whole == (200, Some("14"), Some("sorry")), "not the upstream's: {response:?}");
-    ensure!(response.header("x-envoy-ratelimited").is_some(), "not marked: {response:?}");
-    ensure!((logged.details.as_str(), logged.verdict.as_str()) == ("via_upstream", VERDICT), "{logged:?}");
+    // Of what is a retry already, an answer is not to be retried anyway.
+    if attempt == 1 {
+        let (response, logged) = spent.fail(&call("unavailable"))?;
+        let whole = (response.status, response.header("grpc-status"), response.header("grpc-message"));
+        ensure!(whole == (200, Some("14"), Some("sorry")), "not the upstream's: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some(), "not marked: {response:?}");
+        ensure!((logged.details.as_str(), logged.verdict.as_str()) == ("via_upstream", VERDICT), "{logged:?}");
+    }
 
     let spent = Spent::start(refuses(), true, &call("refused"))?;
     check(spent.fail(&call("refused"))?, "connection refused")
