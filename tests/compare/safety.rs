@@ -67,7 +67,6 @@ pub fn run(runtime: &Runtime, seed: u64) -> Result<Finding> {
     let mut numbers = Vec::new();
     let mut broken = Vec::new();
     let mut notes = vec![
-        finding::legend(&Policy::ALL),
         "  Weir promises: none. What it retries is what was refused; a POST that was reset fails, since nobody but the host\n\
          \x20 knows whether it was processed."
             .to_owned(),
