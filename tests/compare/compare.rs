@@ -52,6 +52,7 @@ fn run(options: &Options) -> Result<bool> {
     let envoy = support::envoy::version()?;
     let machine = machine();
     println!("Envoy {envoy}, {machine}, `{}`", options.command());
+    println!("\n{}", finding::legend());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
     let mut findings = Vec::new();
     for comparison in &options.comparisons {

@@ -59,9 +59,13 @@ impl fmt::Display for Finding {
 }
 
 /// The rows' names, spelled out.
-pub fn legend(policies: &[Policy]) -> String {
-    let explained = policies.iter().filter(|policy| !policy.explained().is_empty());
-    explained.map(|policy| format!("  {}: {}", policy.name().trim(), policy.explained())).collect::<Vec<_>>().join("\n")
+pub fn legend() -> String {
+    let width = Policy::ALL.iter().map(|policy| policy.name().len()).max().unwrap_or(0);
+    let explained = Policy::ALL.iter().filter(|policy| !policy.explained().is_empty());
+    explained
+        .map(|policy| format!("  {:<width$}  {}", policy.name(), policy.explained()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A note where the machine was too busy for all requests to reach Envoy.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::books::Books;
-use super::finding::{self, Finding};
+use super::finding::Finding;
 use super::load::Load;
 use super::policy::{self, Policy};
 use super::proxy::Proxy;
@@ -70,13 +70,10 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         ),
         columns: vec!["retries"],
         rows,
-        notes: vec![
-            finding::legend(&POLICIES.map(|(policy, _)| policy)),
-            format!(
-                "  Weir promises: {BUDGET}, all of it and not one more. decide alone cannot: it gave each of the {HERD} leave for two\n\
+        notes: vec![format!(
+            "  Weir promises: {BUDGET}, all of it and not one more. decide alone cannot: it gave each of the {HERD} leave for two\n\
                  \x20 retries when it arrived, while there was budget left; that is its bound. (Istio's default retries no resets.)"
-            ),
-        ],
+        )],
         broken,
         numbers: Value::Array(numbers),
     })

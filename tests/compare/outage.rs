@@ -114,18 +114,15 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
             "books": books.to_json(),
         }));
     }
-    let mut notes = vec![
-        finding::legend(&Policy::ALL),
-        format!(
-            "  Weir promises: in any {} s, retries are at most {} percent of the requests, and the floor of {} a second on top:\n\
+    let mut notes = vec![format!(
+        "  Weir promises: in any {} s, retries are at most {} percent of the requests, and the floor of {} a second on top:\n\
              \x20 at this load {:.2} attempts per request. It does not promise it of a single second: what a calm interval left\n\
              \x20 unspent may go in the first one. In all later seconds there were at most {later:.2}.",
-            policy::WEIR_INTERVAL_SECONDS,
-            policy::WEIR_PERCENT,
-            policy::WEIR_FLOOR_PER_SECOND,
-            1.0 + policy::WEIR_PERCENT as f64 / 100.0 + policy::WEIR_FLOOR_PER_SECOND as f64 / RATE as f64,
-        ),
-    ];
+        policy::WEIR_INTERVAL_SECONDS,
+        policy::WEIR_PERCENT,
+        policy::WEIR_FLOOR_PER_SECOND,
+        1.0 + policy::WEIR_PERCENT as f64 / 100.0 + policy::WEIR_FLOOR_PER_SECOND as f64 / RATE as f64,
+    )];
     notes.extend(unsent);
     Ok(Finding {
         title: "Outage: attempts per request",

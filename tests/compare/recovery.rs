@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::books;
-use super::finding::{self, Finding};
+use super::finding::Finding;
 use super::host::{Application, Host, Reset};
 use super::load::{Load, Outcome};
 use super::policy::Policy;
@@ -123,14 +123,11 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         ),
         columns: vec!["back after s", "answered in the first 10 s", "in 40 s", "attempts per request"],
         rows,
-        notes: vec![
-            finding::legend(&Policy::ALL),
-            format!(
-                "  Nothing is promised here; it follows from the rest. At 80 percent of what the hosts can do, 20 percent more are\n\
+        notes: vec![format!(
+            "  Nothing is promised here; it follows from the rest. At 80 percent of what the hosts can do, 20 percent more are\n\
                  \x20 96: the queues shorten, if slowly. Where retries are more than that, the queues stay full, whatever is\n\
                  \x20 answered comes after {PER_TRY}, and so is retried."
-            ),
-        ],
+        )],
         broken,
         numbers: Value::Array(numbers),
     })
