@@ -291,21 +291,29 @@ fn stream_refused_and_retried() {
     assert_eq!(worker.out_in_doubt(), [(4, Reset)]);
 }
 
-/// `guard` would take it for certain that the first request was perhaps processed, and veto its retry.
+/// Were it told, `guard` would take it for certain that the request was perhaps processed, and veto a safe retry.
 #[test]
-#[ignore = "a known bug: `Held::explained` tells the request of a stream reset"]
 fn a_retried_stream_reset_is_not_told_by_another_requests_end() {
-    for end in [client_gone(), timed_out(), refused(), end(NO_FLAGS, "direct_response")] {
-        let mut worker = Worker::default();
-        worker.logged(1, Open(StreamReset));
-        worker.request_ends_with(&end, Vec::new(), "other");
-        worker.out_in_doubt();
-
-        worker.logged(2, Open(StreamReset));
-        let explained = worker.response_starts();
-        worker.request_ends_with(&end, explained, "other");
-        worker.out_in_doubt();
+    for end in [client_gone(), timed_out(), answered(), end(NO_FLAGS, "direct_response")] {
+        retried_stream_reset_and_another_end(&end);
     }
+}
+
+#[test]
+#[ignore = "known: the other request's own stream was reset too, mid body, and is taken for this one"]
+fn a_retried_stream_reset_is_not_told_by_another_stream_resets_end() {
+    retried_stream_reset_and_another_end(&refused());
+}
+
+fn retried_stream_reset_and_another_end(end: &RequestEnd<'_>) {
+    let mut worker = Worker::default();
+    worker.logged(1, Open(StreamReset));
+    worker.request_ends_with(end, Vec::new(), "other");
+    assert_eq!(worker.out_in_doubt().len(), 1);
+    worker.logged(2, Open(StreamReset));
+    let explained = worker.response_starts();
+    worker.request_ends_with(end, explained, "other");
+    assert_eq!(worker.out_in_doubt().len(), 1);
 }
 
 #[test]
