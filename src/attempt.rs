@@ -14,7 +14,7 @@
 //! it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
 //! for the request that ended may have had no attempt under way.
 
-use crate::signal::{Flags, Open, RequestEnd, Signal, Verdict};
+use crate::signal::{Open, RequestEnd, Signal, Verdict};
 use crate::time::Time;
 
 /// Identifies a cluster for as long as Weir remembers it.
@@ -68,7 +68,7 @@ impl Held {
 
     fn explained(self, end: &RequestEnd<'_>) -> Ended {
         // A reset stream that Envoy retries is explained by no end; the next one may be another request's.
-        if self.open == Open::StreamReset && !end.flags.any(Flags::REMOTE_RESET) {
+        if self.open == Open::StreamReset && !end.stream_reset() {
             return self.settled();
         }
         Ended { signal: self.open.resolve(end), attempt: self.attempt }

@@ -110,12 +110,6 @@ impl Plan {
         matches!(self, Self::Repeatable | Self::GrpcRepeatable)
     }
 
-    /// Whether the request's content is gRPC, if the plan tells.
-    #[must_use]
-    pub const fn grpc(self) -> bool {
-        matches!(self, Self::Grpc | Self::GrpcRepeatable)
-    }
-
     /// Whether the safety table lets an attempt that ended so be followed by another.
     #[must_use]
     pub fn permits(self, policy: &RetryPolicy, signal: Signal, answer: &Answer<'_>) -> bool {

@@ -288,6 +288,12 @@ impl RequestEnd<'_> {
         self.flags.any(Flags::LATE) || contains(self.details, b"max_duration_timeout")
     }
 
+    /// Whether the upstream reset the stream before it answered (UR), which ended the request.
+    #[must_use]
+    pub fn stream_reset(&self) -> bool {
+        self.flags.any(Flags::REMOTE_RESET) && contains(self.details, b"upstream_reset_before_response_started")
+    }
+
     /// How the last attempt ended, where no `watch` tells; `None` when there was no attempt.
     #[must_use]
     pub fn last_attempt(&self) -> Option<Signal> {

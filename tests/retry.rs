@@ -158,7 +158,6 @@ fn what_a_plan_permits() {
 #[test]
 fn what_a_plan_says_of_itself() {
     assert_eq!(PLANS.map(Plan::repeats), [false, false, true, false, true]);
-    assert_eq!(PLANS.map(Plan::grpc), [false, false, false, true, true]);
     let names = Class::ALL.map(|class| (class as usize, class.name()));
     assert_eq!(names, [(0, "idempotent"), (1, "unsafe"), (2, "grpc"), (3, "off")]);
 }

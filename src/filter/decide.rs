@@ -26,6 +26,10 @@ pub(super) struct Request {
     pub(super) last_signal: Option<Signal>,
     /// Retries that `guard` charged.
     pub(super) charged: u32,
+    /// Whether `guard` saw one of its retries, and so charged them all.
+    pub(super) guarded: bool,
+    /// Whether its content is gRPC.
+    pub(super) grpc: bool,
     /// The next retry is charged already.
     pub(super) prepaid: bool,
     /// The budget was empty when it arrived, so nothing is retried; else this might have been.
@@ -101,7 +105,15 @@ impl Vm {
         if guarded {
             host::set_property(REQUEST, &context.to_le_bytes());
         }
-        let request = Request { cluster: Some(cluster), plan, denied, per_try_timeout, steered, ..Request::default() };
+        let request = Request {
+            cluster: Some(cluster),
+            plan,
+            denied,
+            per_try_timeout,
+            steered,
+            grpc: view.grpc,
+            ..Request::default()
+        };
         self.streams.insert(context, Stream::Decide(request));
     }
 
@@ -123,6 +135,7 @@ impl Vm {
     /// it is marked, so that no hop above retries it.
     fn denied_response(&mut self, context: ContextId, plan: Plan) {
         let Some(Stream::Decide(request)) = self.streams.get(&context) else { return };
+        let grpc = request.grpc;
         let Some(cluster) = request.cluster else { return };
         let Some(policy) = self.engine.retry_policy(cluster) else { return };
         let details = host::property(RESPONSE_DETAILS);
@@ -141,7 +154,8 @@ impl Vm {
         }
         host::set_header(Map::Response, RATE_LIMITED, "true");
         if !matches!(signal, Signal::Error | Signal::Answered) {
-            host::set_header(Map::Response, "retry-after", "1");
+            let (name, value) = come_back_later(grpc);
+            host::set_header(Map::Response, name, value);
         }
         host::set_property(VERDICT, b"retry_budget_exhausted");
     }
@@ -151,7 +165,8 @@ impl Vm {
         self.last_attempt = None;
         let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
         let explained = std::mem::take(&mut request.explained);
-        let (cluster, charged, timeout) = (request.cluster, request.charged, request.per_try_timeout);
+        let (cluster, timeout) = (request.cluster, request.per_try_timeout);
+        let (charged, guarded) = (request.charged, request.guarded);
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
         let watched = cluster.and_then(|cluster| self.engine.cluster(cluster)).is_some_and(|cluster| cluster.watched);
         // When the client goes away, the attempt's log entry comes after this, also that of a cluster's first attempt.
@@ -181,7 +196,9 @@ impl Vm {
         }
         self.count_ended();
         if let Some(cluster) = cluster {
-            self.retries_happened(cluster, charged);
+            if !guarded {
+                self.retries_happened(cluster, charged);
+            }
             self.steered_request_ends(context);
         }
     }
@@ -206,7 +223,7 @@ impl Vm {
     /// Charges the retries of a request after the fact, where no `guard` charged them as they happened.
     fn retries_happened(&mut self, cluster: ClusterId, charged: u32) {
         let Some(state) = self.engine.cluster(cluster) else { return };
-        if state.guarded == Some(true) || state.account.is_none() {
+        if state.account.is_none() {
             return;
         }
         let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
@@ -222,6 +239,11 @@ impl Vm {
             account.retried(retries, now);
         }
     }
+}
+
+/// The header that tells a client not to try again at once; in gRPC a negative pushback says so (gRFC A6).
+pub(super) const fn come_back_later(grpc: bool) -> (&'static str, &'static str) {
+    if grpc { ("grpc-retry-pushback-ms", "-1") } else { ("retry-after", "1") }
 }
 
 /// What a response says, without the cause that a sidecar may state.

@@ -1,6 +1,6 @@
 //! Role `guard`: every attempt before it is sent, and its response headers. The last word on a retry.
 
-use super::decide::pushed_back;
+use super::decide::{come_back_later, pushed_back};
 use super::{ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, Stream, VERDICT, Vm, is_grpc, parse_u32};
 use crate::attempt::{ClusterId, RequestId};
 use crate::budget::Charge;
@@ -40,6 +40,7 @@ struct Governed {
     id: RequestId,
     cluster: ClusterId,
     plan: Plan,
+    grpc: bool,
 }
 
 impl Vm {
@@ -59,6 +60,9 @@ impl Vm {
         if let Some(cluster) = self.engine.cluster_mut(request.cluster) {
             cluster.guarded.get_or_insert(true);
         }
+        if let Some(request) = self.request(request.id) {
+            request.guarded = true;
+        }
         if self.forbidden(&request) {
             self.count_veto(request.cluster, Veto::Unsafe);
             return self.veto(context, "unsafe_retry", UNSAFE, &[]);
@@ -67,13 +71,9 @@ impl Vm {
         if prepaid || self.charge_retry(&request) == Charge::Granted {
             return CONTINUE;
         }
-        // No hop above shall retry it either; in gRPC a negative pushback says so (gRFC A6).
-        let headers: &[_] = if request.plan.grpc() {
-            &[(RATE_LIMITED, "true"), ("grpc-retry-pushback-ms", "-1")]
-        } else {
-            &[(RATE_LIMITED, "true"), ("retry-after", "1")]
-        };
-        self.veto(context, "retry_budget_exhausted", EXHAUSTED, headers)
+        // No hop above shall retry it either.
+        let headers = [(RATE_LIMITED, "true"), come_back_later(request.grpc)];
+        self.veto(context, "retry_budget_exhausted", EXHAUSTED, &headers)
     }
 
     /// Whether the safety table forbids this retry, which then is the route's own policy at work. What an attempt with an
@@ -169,7 +169,7 @@ impl Vm {
     fn governed(&mut self) -> Option<Governed> {
         let id = request_id()?;
         let request = self.request(id)?;
-        Some(Governed { id, cluster: request.cluster?, plan: request.plan? })
+        Some(Governed { id, cluster: request.cluster?, plan: request.plan?, grpc: request.grpc })
     }
 
     fn count_veto(&mut self, cluster: ClusterId, veto: Veto) {

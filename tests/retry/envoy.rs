@@ -129,7 +129,7 @@ fn answers_are_retried_just_where_permitted() {
         let grpc = (0..=17).flat_map(|grpc| [200, 404, 429, 503].map(|status| (status, Some(grpc))));
         for (status, grpc_status) in statuses.chain(grpc) {
             // Only gRPC has a grpc-status, and only then does `signal` look at it.
-            if grpc_status.is_some() && !plan.grpc() {
+            if grpc_status.is_some() && !matches!(plan, Plan::Grpc | Plan::GrpcRepeatable) {
                 continue;
             }
             let answer = Answer { status: Some(status), grpc_status, ..Answer::default() };
@@ -148,7 +148,7 @@ fn answers_are_retried_just_where_permitted() {
 fn pushbacks_that_only_guard_can_stop() {
     each_plan(|policy, plan, router| {
         for (status, grpc_status) in [(503, None), (502, None), (404, None), (200, Some(14)), (200, Some(8))] {
-            if grpc_status.is_some() && !plan.grpc() {
+            if grpc_status.is_some() && !matches!(plan, Plan::Grpc | Plan::GrpcRepeatable) {
                 continue;
             }
             let plain = Answer { status: Some(status), grpc_status, ..Answer::default() };
