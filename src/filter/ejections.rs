@@ -18,7 +18,8 @@ const WORKERS: &str = "weir/workers";
 const TRIES: u32 = 1_000;
 /// Of a calm cluster's answered attempts, one in so many is read, by chance.
 const SAMPLE: u32 = 8;
-/// A cluster is taken not to obey the steering header when so many steered requests in a row went elsewhere.
+/// A cluster is taken not to obey the steering header when so many more steered requests went elsewhere than where they
+/// should. Some go there by chance, so it cannot be that many in a row.
 const MOST_ASTRAY: u32 = 20;
 
 /// What steering did to a request.
@@ -147,11 +148,15 @@ impl Vm {
         if steered.first.is_empty() {
             outliers.picked(address, now);
         } else if *steered.first == *address {
-            state.astray = 0;
+            state.astray = state.astray.saturating_sub(1);
         } else {
             state.astray += 1;
-            if state.astray == MOST_ASTRAY && self.engine.mode() == Mode::Enforce {
-                self.warn_of_advisory(cluster);
+            if state.astray == MOST_ASTRAY {
+                // Told again only if it obeyed for a while meanwhile.
+                state.astray = 10 * MOST_ASTRAY;
+                if self.engine.mode() == Mode::Enforce {
+                    self.warn_of_advisory(cluster);
+                }
             }
         }
     }
