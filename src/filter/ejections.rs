@@ -140,7 +140,9 @@ impl Vm {
                 return;
             }
         }
-        if host::property_u64(ATTEMPT_COUNT) != Some(1) {
+        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
+        // nothing else from it. Of a list, only its first host is compared.
+        if !steered.first.is_empty() && host::property_u64(ATTEMPT_COUNT) != Some(1) {
             return;
         }
         let Some(address) = host::property(UPSTREAM_ADDRESS) else { return };
