@@ -84,7 +84,10 @@ impl Steering {
     pub fn is_picked(&self, host: &Host) -> bool {
         let weight = u64::from(host.picks.weight);
         let missed = self.picks.saturating_sub(host.picks.latest);
-        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(self.weight)
+        // Its share before it was missed: what was picked since then is in the sum as well, and would make a host with four
+        // picks or fewer stay for good.
+        let before = self.weight.saturating_sub(missed).max(weight);
+        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(before)
     }
 
     /// Some host is out, or none.
