@@ -32,7 +32,7 @@ pub struct Cluster {
     pub attempts: u32,
     /// Requests, of whose hosts a sample is read.
     pub requests: u32,
-    /// Requests in a row that did not go where they were steered.
+    /// How many more requests went elsewhere than where they were steered.
     pub astray: u32,
     /// How many hosts were out when that was last told.
     pub told_out: usize,

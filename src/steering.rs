@@ -28,6 +28,9 @@ use crate::time::Time;
 const MEMORY: u64 = 64;
 /// A host that would have been picked so many times, but was not, is not there.
 const MISSED: u64 = 4;
+/// With fewer picks than this for each host, there may be hosts that were not met yet, and the shares are guesses: a worker
+/// that starts while a host is out would send everything to the first that answers. So half the requests explore.
+const FEW: u64 = 4;
 /// While so long ago nothing was steered, half the exploring will do.
 const CALM: Duration = Duration::from_secs(5);
 /// How often each host should be picked by Envoy's balancer.
@@ -81,7 +84,10 @@ impl Steering {
     pub fn is_picked(&self, host: &Host) -> bool {
         let weight = u64::from(host.picks.weight);
         let missed = self.picks.saturating_sub(host.picks.latest);
-        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(self.weight)
+        // Its share before it was missed: what was picked since then is in the sum as well, and would make a host with four
+        // picks or fewer stay for good.
+        let before = self.weight.saturating_sub(missed).max(weight);
+        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(before)
     }
 
     /// Some host is out, or none.
@@ -92,6 +98,9 @@ impl Steering {
 
     /// Whether the next request should be left to Envoy's balancer: one that is not `repeatable` only where no other comes.
     pub fn explores(&mut self, percent: Percent, hosts: usize, repeatable: bool, now: Time) -> bool {
+        if percent > Percent::default() && self.picks < FEW.saturating_mul(hosts as u64) {
+            return self.random.below(2) == 0;
+        }
         let whole = u64::from(Percent::MAX.basis_points());
         if self.random.below(whole) >= u64::from(percent.basis_points()) {
             return false;

@@ -7,6 +7,7 @@ use crate::exchange::{WorkerId, claim};
 use crate::host::{self, Level, Swap};
 use crate::metrics::{Counter, Ejected};
 use crate::outlier::{EndedAttempt, Event, Outliers, Probe};
+use crate::random::hash;
 use crate::retry::Plan;
 use crate::signal::Signal;
 use crate::time::Time;
@@ -15,9 +16,10 @@ use crate::time::Time;
 const WORKERS: &str = "weir/workers";
 /// How often a swap is tried; see `ledger.rs`.
 const TRIES: u32 = 1_000;
-/// Of a calm cluster's answered attempts, one in so many is read.
+/// Of a calm cluster's answered attempts, one in so many is read, by chance.
 const SAMPLE: u32 = 8;
-/// A cluster is taken not to obey the steering header when so many steered requests in a row went elsewhere.
+/// A cluster is taken not to obey the steering header when so many more steered requests went elsewhere than where they
+/// should. Some go there by chance, so it cannot be that many in a row.
 const MOST_ASTRAY: u32 = 20;
 
 /// What steering did to a request.
@@ -90,7 +92,7 @@ impl Vm {
         let calm = state.outliers.as_ref()?.is_calm(now);
         let weight = if answered && calm {
             state.attempts = state.attempts.wrapping_add(1);
-            if state.attempts % SAMPLE != 0 {
+            if !is_sampled(state.attempts) {
                 return None;
             }
             SAMPLE
@@ -134,11 +136,13 @@ impl Vm {
         }
         if steered.first.is_empty() && outliers.is_calm(now) {
             state.requests = state.requests.wrapping_add(1);
-            if state.requests % SAMPLE != 0 {
+            if !is_sampled(state.requests) {
                 return;
             }
         }
-        if host::property_u64(ATTEMPT_COUNT) != Some(1) {
+        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
+        // nothing else from it. Of a list, only its first host is compared.
+        if !steered.first.is_empty() && host::property_u64(ATTEMPT_COUNT) != Some(1) {
             return;
         }
         let Some(address) = host::property(UPSTREAM_ADDRESS) else { return };
@@ -146,11 +150,15 @@ impl Vm {
         if steered.first.is_empty() {
             outliers.picked(address, now);
         } else if *steered.first == *address {
-            state.astray = 0;
+            state.astray = state.astray.saturating_sub(1);
         } else {
             state.astray += 1;
-            if state.astray == MOST_ASTRAY && self.engine.mode() == Mode::Enforce {
-                self.warn_of_advisory(cluster);
+            if state.astray == MOST_ASTRAY {
+                // Told again only if it obeyed for a while meanwhile.
+                state.astray = 10 * MOST_ASTRAY;
+                if self.engine.mode() == Mode::Enforce {
+                    self.warn_of_advisory(cluster);
+                }
             }
         }
     }
@@ -229,6 +237,12 @@ impl Vm {
         host::log(Level::Info, &format!("weir: cluster {name}: {line}"));
         self.count(cluster, counter);
     }
+}
+
+/// Whether to look at the n-th. Not at each eighth: a balancer that takes turns among four hosts would show the same one
+/// each time, and the other three would never be known.
+fn is_sampled(n: u32) -> bool {
+    hash(&n.to_le_bytes(), 0).is_multiple_of(u64::from(SAMPLE))
 }
 
 /// Claims an id that no other worker has. Without shared data there are no others to mistake it for.
