@@ -7,6 +7,7 @@ mod fake_host;
 
 mod budget;
 mod decide;
+mod ejections;
 mod faults;
 mod host;
 mod lifecycle;

@@ -2,13 +2,15 @@
 //!
 //! Each case of `rows` and `retries` is a trial at each level of attachment, `decide+watch+guard::reset_fresh`. All
 //! cases of a level share one Envoy, and each has its own upstreams, cluster and route there, so they run in parallel
-//! and their counters do not mix. What needs an Envoy of its own is in `alone`. See `support::envoy` for the environment variables.
+//! and their counters do not mix. What needs an Envoy of its own is in `alone`, `ejection` and others. See
+//! `support::envoy` for the environment variables.
 
 mod alone;
 mod budget;
 mod case;
 mod chain;
 mod check;
+mod ejection;
 mod level;
 mod retries;
 mod rows;
@@ -65,7 +67,7 @@ fn main() -> ExitCode {
             .map_err(Into::into)
         }));
     }
-    for (name, test) in [alone::all(), budget::tests(), chain::tests(), timeouts::tests()].concat() {
+    for (name, test) in [alone::all(), budget::tests(), chain::tests(), ejection::all(), timeouts::tests()].concat() {
         trials.push(Trial::test(name, move || test().map_err(|error| format!("{error:#}").into())));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

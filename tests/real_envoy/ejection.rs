@@ -1,0 +1,17 @@
+//! Outlier detection in a real Envoy: hosts that go are left alone, and come back.
+
+mod everywhere;
+mod header;
+mod life;
+mod load;
+mod modes;
+mod replica;
+mod site;
+mod updates;
+mod workers;
+
+use crate::alone::Test;
+
+pub fn all() -> Vec<Test> {
+    [life::TESTS, everywhere::TESTS, header::TESTS, workers::TESTS, updates::TESTS, modes::TESTS].concat()
+}

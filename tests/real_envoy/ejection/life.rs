@@ -1,0 +1,204 @@
+//! A host goes and comes back.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use super::load::{Load, failed};
+use super::site::{Attempt, CLUSTER, Setup, Site};
+use crate::alone::Test;
+use crate::level::Level;
+use crate::support::client::Request;
+use crate::support::wait;
+
+pub const TESTS: &[Test] = &[
+    ("ejection::watch::one_refusal", || one_refusal(Setup::new(Level::Watch))),
+    ("ejection::guard::one_refusal", || one_refusal(Setup::new(Level::Guard))),
+    ("ejection::decide::one_refusal", || one_refusal(Setup { policy: unretried(), ..Setup::new(Level::Decide) })),
+    ("ejection::watch::one_of_two", || one_refusal(Setup { hosts: 2, ..Setup::new(Level::Watch) })),
+    ("ejection::guard::one_of_two", || one_refusal(Setup { hosts: 2, ..Setup::new(Level::Guard) })),
+    ("ejection::nobody_pays_for_probes", nobody_pays_for_probes),
+    ("ejection::posts_only", posts_only),
+    ("ejection::dead_from_the_start", dead_from_the_start),
+];
+
+/// `decide` alone sees the last attempt of each request, so a refusal that a retry mends is not seen.
+pub fn unretried() -> serde_json::Value {
+    json!({"role": "decide", "retry": null})
+}
+
+/// What met a replica that was dead throughout must have been a probe, or exploration, or the one that told.
+fn only_probes_met(site: &Site, replica: usize, attempts: &[Attempt], lasted: Duration) -> anyhow::Result<()> {
+    let address = site.replicas[replica].address.to_string();
+    let met: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.host == address).collect();
+    let (steered, unsteered): (Vec<_>, Vec<_>) = met.into_iter().partition(|attempt| attempt.steered());
+    let probes = site.metric("probes_total");
+    let is_probe = |attempt: &Attempt| attempt.list.split(',').next() == Some(&address);
+    ensure!(steered.iter().all(|attempt| is_probe(attempt)), "led to a dead host: {steered:#?}");
+    ensure!(steered.len() as u64 <= probes, "{} probes, but {probes} counted", steered.len());
+    // Each host is explored every two seconds.
+    let explored = 1 + (lasted.as_secs_f64() / 2.0).ceil() as usize;
+    ensure!(unsteered.len() <= 1 + explored, "{unsteered:#?} in {lasted:?}; {}", site.story());
+    Ok(())
+}
+
+fn one_refusal(setup: Setup) -> anyhow::Result<()> {
+    let (hosts, retried) = (setup.hosts, setup.level != Level::Decide);
+    let site = setup.start()?;
+    site.warm_up()?;
+    ensure!(site.metric("ejections_total.reason.") == 0 && site.metric("probes_total") == 0, "{}", site.story());
+    let began = Instant::now();
+    site.stop(0)?;
+    let statuses = site.get("/out", 150)?;
+    let failures = failed(&statuses).len();
+    let attempts = site.attempts("/out", 150)?;
+    let lasted = began.elapsed();
+    if retried {
+        ensure!(failures == 0, "{failures} of 150 failed; {}", site.story());
+    } else {
+        // Each attempt on the dead host is a failure.
+        ensure!(failures == site.on(0, &attempts) && failures > 0, "{failures} of 150 failed");
+    }
+    only_probes_met(&site, 0, &attempts, lasted)?;
+    site.wait_for("hosts_out", 1)?;
+    ensure!(site.metric("ejections_total.reason.refused") >= 1, "{}", site.story());
+    let address = site.replicas[0].address.to_string();
+    site.envoy.wait_for_log(&[
+        CLUSTER,
+        &address,
+        "ejected for",
+        "refused, strike 0",
+        &format!("1 of {hosts} are out"),
+    ])?;
+    labelled(&site)?;
+
+    // Some strikes later it answers again.
+    std::thread::sleep(Duration::from_millis(300).saturating_sub(began.elapsed()));
+    site.get("/still-out", 30)?;
+    let away = began.elapsed();
+    site.replicas[0].start()?;
+    let back = Instant::now();
+    let (requests, failed) = site.until_all_are_in(&Request::get("/back"), Duration::from_secs(10))?;
+    let took = back.elapsed();
+    ensure!(failed.is_empty() || !retried, "{failed:?}");
+    // As long again as it was away, a quarter of jitter, and the ticks; without repeatable requests, a second for each wait.
+    let patience = if retried { Duration::from_millis(700) } else { Duration::from_millis(2_500) };
+    let limit = (away * 5 / 4).max(Duration::from_millis(320)) * 2 + patience;
+    ensure!(took <= limit, "away for {away:?}, back after {took:?} and {requests} requests; {}", site.story());
+    ensure!(
+        site.metric("readmissions_total") == 1,
+        "{} readmissions; {}",
+        site.metric("readmissions_total"),
+        site.story()
+    );
+    ensure!(site.metric("probes_total") >= 2, "{} probes", site.metric("probes_total"));
+    site.envoy.wait_for_log(&[CLUSTER, &address, "answers again", &format!("0 of {hosts} are out")])?;
+
+    // Calm again: nothing is steered, and it has its share.
+    ensure!(failed_free(&site.get("/calm", 40 * hosts)?), "failures in a calm cluster");
+    let attempts = site.attempts("/calm", 40 * hosts)?;
+    let steered: Vec<_> = attempts.iter().filter(|attempt| attempt.steered()).collect();
+    ensure!(steered.is_empty(), "{steered:#?}");
+    let share = site.on(0, &attempts);
+    ensure!((35..=45).contains(&share), "{share} of {} attempts", attempts.len());
+    ensure!(site.metric("steering_disobeyed_total") == 0, "{}", site.story());
+    ensure!(site.metric("ejections_withheld_total.reason.") == 0, "{}", site.story());
+    Ok(())
+}
+
+fn failed_free(statuses: &[u16]) -> bool {
+    failed(statuses).is_empty()
+}
+
+/// Prometheus shows labels.
+fn labelled(site: &Site) -> anyhow::Result<()> {
+    let expected = [
+        format!(r#"weir_ejections_total{{weir_cluster="{CLUSTER}",weir_reason="refused"}}"#),
+        format!(r#"weir_ejections_total{{weir_reason="refused",weir_cluster="{CLUSTER}"}}"#),
+    ];
+    let found = wait::until(wait::LIMIT / 3, || {
+        let text = site.envoy.admin.prometheus().map_err(|error| error.to_string())?;
+        let has = |start: &str| text.lines().any(|line| line.starts_with(start));
+        let gauge = format!(r#"weir_hosts_out{{weir_cluster="{CLUSTER}"}} 1"#);
+        let gauge_type = "# TYPE weir_hosts_out gauge";
+        if expected.iter().any(|line| has(line)) && has(&gauge) && has(gauge_type) {
+            return Ok(());
+        }
+        Err(text.lines().filter(|line| line.contains("weir_")).collect::<Vec<_>>().join("\n"))
+    });
+    found.map_err(anyhow::Error::msg).context("labels")
+}
+
+/// Three workers, three connections each, GETs: a host that refuses for three seconds, and then comes back, costs nobody an
+/// answer; nor does one that resets.
+fn nobody_pays_for_probes() -> anyhow::Result<()> {
+    let site = Setup { workers: 3, ..Setup::new(Level::Guard) }.start()?;
+    site.warm_up()?;
+    let request = Request::get("/load");
+    let load = Load::start(&site, 9, Duration::from_millis(8), &request);
+    std::thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    site.replicas[0].stop();
+    let probed = wait::until(wait::LIMIT, || match site.metric("probes_total") {
+        probes if probes >= 3 => Ok(probes),
+        probes => Err(format!("{probes} probes; {}", site.story())),
+    })
+    .map_err(anyhow::Error::msg)?;
+    let down = began.elapsed();
+    let address = site.replicas[0].address.to_string();
+    site.replicas[0].start()?;
+    let started = Instant::now();
+    wait::until(Duration::from_secs(8), || match site.metric("hosts_out") {
+        0 => Ok(()),
+        out => Err(format!("{out} are out; {}", site.story())),
+    })
+    .map_err(anyhow::Error::msg)?;
+    let back = started.elapsed();
+    ensure!(back <= down * 3 / 2 + Duration::from_secs(1), "down {down:?}, back after {back:?}; {}", site.story());
+    let statuses = load.stop();
+    let failed = failed(&statuses);
+    ensure!(failed.is_empty(), "{failed:?} of {}, with {probed} probes; {}", statuses.len(), site.story());
+    // Each worker may meet it before it hears of it.
+    let attempts = site.attempts("/load", statuses.len())?;
+    let refused: Vec<_> = attempts.iter().filter(|attempt| attempt.host == address && attempt.code == "0").collect();
+    let probes = refused.iter().filter(|attempt| attempt.list.starts_with(&address)).count();
+    let (others, seconds) = (refused.len() - probes, down.as_secs_f64());
+    // Resets of what was under way, a refusal for each connection, and exploration by each worker.
+    ensure!(others <= 9 + 9 + (3.0 * seconds).ceil() as usize, "{others} attempts besides probes: {refused:#?}");
+    Ok(())
+}
+
+/// POSTs alone: what is refused may be retried, so none fails, and the host comes back all the same.
+fn posts_only() -> anyhow::Result<()> {
+    let site = Setup::new(Level::Guard).start()?;
+    let post = Request::post("/posts");
+    ensure!(failed_free(&site.send(&post, 256)?), "failures in a calm cluster");
+    site.stop(0)?;
+    let statuses = site.send(&post, 150)?;
+    ensure!(failed_free(&statuses), "{statuses:?}; {}", site.story());
+    site.wait_for("hosts_out", 1)?;
+    site.replicas[0].start()?;
+    let began = Instant::now();
+    let (requests, failed) = site.until_all_are_in(&post, Duration::from_secs(12))?;
+    ensure!(failed.is_empty(), "{failed:?} of {requests}");
+    ensure!(began.elapsed() < Duration::from_secs(5), "back after {:?}; {}", began.elapsed(), site.story());
+    // None was processed twice: what the hosts saw is what was sent.
+    let seen: usize = site.replicas.iter().map(super::replica::Replica::count).sum();
+    ensure!(seen == 256 + 150 + requests, "{seen} POSTs processed of {}", 256 + 150 + requests);
+    Ok(())
+}
+
+/// A host that refuses when Envoy starts: the three others share the requests, though they were never seen together.
+fn dead_from_the_start() -> anyhow::Result<()> {
+    let setup = Setup::new(Level::Guard);
+    let site = setup.start()?;
+    site.replicas[0].stop();
+    let statuses = site.get("/", 300)?;
+    ensure!(failed_free(&statuses), "{:?}; {}", failed(&statuses), site.story());
+    site.wait_for("hosts_out", 1)?;
+    let attempts = site.attempts("/", 300)?;
+    let shares: Vec<usize> = (0..4).map(|replica| site.on(replica, &attempts)).collect();
+    ensure!(shares[1..].iter().all(|share| *share >= 45), "{shares:?} of {}; {}", attempts.len(), site.story());
+    Ok(())
+}

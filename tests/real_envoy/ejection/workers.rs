@@ -1,0 +1,67 @@
+//! What one worker found out, all of them know.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::site::{Setup, Site};
+use crate::alone::Test;
+use crate::level::Level;
+use crate::support::client::{Connection, Request};
+
+pub const TESTS: &[Test] = &[
+    ("ejection::workers_act_together", || act_together(Duration::ZERO)),
+    // Longer than a worker without requests listens; no longer than what it heard counts as fresh.
+    ("ejection::idle_workers_act_as_well", || act_together(Duration::from_millis(700))),
+];
+
+const WORKERS: u32 = 4;
+
+/// A connection to each worker, each of which knows all hosts.
+fn connections(site: &Site) -> anyhow::Result<Vec<Connection>> {
+    let mut connections = (0..WORKERS).map(|_| site.connect()).collect::<anyhow::Result<Vec<_>>>()?;
+    for _ in 0..64 * site.replicas.len() {
+        for connection in &mut connections {
+            ensure!(connection.exchange(&Request::get("/warm-up"))?.status == 200);
+        }
+    }
+    Ok(connections)
+}
+
+fn act_together(idle: Duration) -> anyhow::Result<()> {
+    let site = Setup { workers: WORKERS, ..Setup::new(Level::Guard) }.start()?;
+    let mut connections = connections(&site)?;
+    let balanced = (0..WORKERS).all(|worker| {
+        site.stat(&format!("listener.127.0.0.1_{}.worker_{worker}.downstream_cx_active", site.address.port())) == 1
+    });
+    ensure!(balanced, "the connections are not one to each worker");
+    site.stop(0)?;
+    std::thread::sleep(idle);
+    let (first, others) = connections.split_first_mut().ok_or_else(|| anyhow::anyhow!("no connection"))?;
+    // The first worker meets the dead host.
+    let met = (0..16).find_map(|_| {
+        let response = first.exchange(&Request::get("/first")).ok()?;
+        (response.header("x-envoy-attempt-count") == Some("2")).then(Instant::now)
+    });
+    let met = met.ok_or_else(|| anyhow::anyhow!("no request of the first worker met the dead host"))?;
+    std::thread::sleep(Duration::from_millis(200).saturating_sub(met.elapsed()));
+    for (worker, connection) in others.iter_mut().enumerate() {
+        let path = format!("/worker-{worker}");
+        for _ in 0..24 {
+            let response = connection.exchange(&Request::get(&path))?;
+            ensure!(response.status == 200, "{}", response.status);
+        }
+        let attempts = site.attempts(&path, 24)?;
+        let dead = site.replicas[0].address.to_string();
+        let met = attempts.iter().filter(|attempt| attempt.host == dead).count();
+        let steered = attempts.iter().filter(|attempt| attempt.steered()).count();
+        // Exploration, and a probe should this worker have taken the ejection over.
+        ensure!(met <= 2 && steered >= 18, "another worker met it {met} times and steered {steered}; {}", site.story());
+        ensure!(!attempts[0].host.eq(&dead) || attempts[0].steered(), "another worker did not know; {}", site.story());
+    }
+    // One found out, the others were told.
+    let log = site.envoy.log();
+    let found = log.lines().filter(|line| line.contains("strike 0")).count();
+    ensure!(found == 1, "{found} workers ejected it: {}", site.story());
+    Ok(())
+}
