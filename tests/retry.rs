@@ -168,8 +168,8 @@ const STATUS_CODES: &str = "x-envoy-retriable-status-codes";
 const GRPC_ON: &str = "x-envoy-retry-grpc-on";
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
-const UNPROCESSED: &str = "connect-failure,refused-stream,reset-before-request";
-const RESET: &str = "connect-failure,refused-stream,reset-before-request,reset";
+const UNPROCESSED: &str = "connect-failure,refused-stream";
+const RESET: &str = "connect-failure,refused-stream,reset";
 
 fn assert_headers(policy: &RetryPolicy, plan: Plan, expected: &[(&str, &str)]) {
     let headers = RetryHeaders::new(policy);

@@ -194,9 +194,10 @@ impl Vm {
         if events.is_empty() {
             return;
         }
-        let (out, known) = (outliers.out(), outliers.known(last));
+        let now = host::wall_clock().map_or(last, Time::from_nanos);
+        let (out, known) = (outliers.out(), outliers.known(now));
         for event in events {
-            self.tell(cluster, &event, out, known);
+            self.tell(cluster, &event, out, known, now);
         }
     }
 
@@ -212,7 +213,7 @@ impl Vm {
     }
 
     /// Counts and logs what happened to a host.
-    fn tell(&mut self, cluster: ClusterId, event: &Event, out: usize, known: usize) {
+    fn tell(&mut self, cluster: ClusterId, event: &Event, out: usize, known: usize, now: Time) {
         let name = self.engine.cluster(cluster).map_or("", |cluster| &cluster.name);
         let (counter, line) = match event {
             Event::Detected(host, failure) => (
@@ -224,7 +225,7 @@ impl Vm {
                 format!(
                     "host {} ejected for {} ms ({}, strike {}): {out} of {known} are out",
                     ejection.address,
-                    ejection.until.since(ejection.since).as_millis(),
+                    ejection.until.since(now).as_millis(),
                     ejection.failure.name(),
                     ejection.strikes,
                 ),

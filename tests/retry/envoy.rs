@@ -46,7 +46,7 @@ impl<'a> Router<'a> {
             status_codes,
             grpc_conditions: list("x-envoy-retry-grpc-on"),
         };
-        let known = "connect-failure refused-stream reset-before-request reset gateway-error retriable-status-codes";
+        let known = "connect-failure refused-stream reset gateway-error retriable-status-codes";
         assert!(router.conditions.iter().all(|condition| known.split(' ').any(|name| name == *condition)));
         router
     }
@@ -66,7 +66,7 @@ impl<'a> Router<'a> {
                 }
                 // These conditions take in any reset.
                 _ if self.on("reset") || self.on("gateway-error") => true,
-                End::ConnectFailure => self.on("connect-failure") || self.on("reset-before-request"),
+                End::ConnectFailure => self.on("connect-failure"),
                 End::RefusedStream => self.on("refused-stream"),
                 End::Reset | End::PerTryTimeout => false,
             }
