@@ -59,19 +59,25 @@ pub struct Held {
 }
 
 impl Held {
-    /// What it is where the request's end does not tell. A reset stream stays in doubt: its request is not told, so that no
-    /// later decision rests on a guess.
+    /// What it is where the request's end does not tell.
     fn settled(self) -> Ended {
-        let request = self.attempt.request.filter(|_| self.open != Open::StreamReset);
-        Ended { signal: self.open.provisional(self.expired), attempt: Attempt { request, ..self.attempt } }
+        self.end(|held| held.open.provisional(held.expired))
     }
 
+    /// What it is by the end of its request, or of the one that came next: a reset stream that Envoy retries is explained by
+    /// no end.
     fn explained(self, end: &RequestEnd<'_>) -> Ended {
-        // A reset stream that Envoy retries is explained by no end; the next one may be another request's.
         if self.open == Open::StreamReset && !end.stream_reset() {
             return self.settled();
         }
-        Ended { signal: self.open.resolve(end), attempt: self.attempt }
+        self.end(|held| held.open.resolve(end))
+    }
+
+    /// A reset stream stays in doubt while its request goes on, so that is not told: no decision rests on a guess.
+    fn end(self, signal: impl FnOnce(&Self) -> Signal) -> Ended {
+        let signal = signal(&self);
+        let request = self.attempt.request.filter(|_| self.open != Open::StreamReset);
+        Ended { attempt: Attempt { request, ..self.attempt }, signal }
     }
 }
 

@@ -176,6 +176,12 @@ impl Outliers {
         self.out == 0 && now.since(self.troubled) >= self.policy.interval
     }
 
+    /// Whether the shares that Envoy's balancer gives the hosts are known well enough that a sample keeps them fresh.
+    #[must_use]
+    pub fn knows_shares(&self) -> bool {
+        self.steering.knows_shares(self.hosts.len())
+    }
+
     /// Whether the record was not read for a while, so that another worker may have ejected a host since.
     #[must_use]
     pub fn is_stale(&self, now: Time) -> bool {

@@ -28,6 +28,8 @@ use crate::time::Time;
 const MEMORY: u64 = 64;
 /// A host that would have been picked so many times, but was not, is not there.
 const MISSED: u64 = 4;
+/// With so many picks for each host, the shares are known to a quarter or so.
+const ENOUGH: u64 = 16;
 /// With fewer picks than this for each host, there may be hosts that were not met yet, and the shares are guesses: a worker
 /// that starts while a host is out would send everything to the first that answers. So half the requests explore.
 const FEW: u64 = 4;
@@ -77,6 +79,12 @@ impl Steering {
             host.picks.latest = self.picks;
             self.weight += 1;
         }
+    }
+
+    /// Whether enough picks were seen to know the shares of so many hosts.
+    #[must_use]
+    pub const fn knows_shares(&self, hosts: usize) -> bool {
+        self.weight >= ENOUGH * hosts as u64
     }
 
     /// Whether Envoy's balancer still picks that host, so that it may be listed.

@@ -134,7 +134,7 @@ impl Vm {
         if let Some(probe) = steered.probe {
             outliers.probe_over(probe);
         }
-        if steered.first.is_empty() && outliers.is_calm(now) {
+        if steered.first.is_empty() && outliers.is_calm(now) && outliers.knows_shares() {
             state.requests = state.requests.wrapping_add(1);
             if !is_sampled(state.requests) {
                 return;

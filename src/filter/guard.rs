@@ -50,7 +50,8 @@ impl Vm {
         if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
             attempt.number = number;
         }
-        if let (true, Some(steering)) = (self.steered, self.engine.steering()) {
+        let stripped = self.steered && self.engine.mode() == Mode::Enforce;
+        if let (true, Some(steering)) = (stripped, self.engine.steering()) {
             host::remove_header(Map::Request, &steering.header);
         }
         if number < 2 {
