@@ -20,8 +20,13 @@
 //!     ├──► retry             the safety table, in Envoy's words
 //!     ├──► account           this worker's side of a retry budget
 //!     │      └──► budget     the budget, in a record that all workers share
+//!     ├──► outlier           which hosts are worse than the others, out, probed, back
+//!     │      ├──► detector   is it one?
+//!     │      ├──► ejection   the state machine of a host
+//!     │      ├──► exchange   what workers tell each other
+//!     │      └──► steering   lists of hosts for requests
 //!     ├──► latency           what attempts take, for adaptive timeouts
-//!     │      └──► window     the one sliding window (budget uses it too)
+//!     │      └──► window     the one sliding window (budget and detector use it too)
 //!     └──► attempt           two views of one attempt, joined
 //!            └──► signal     what the end of an attempt says
 //! ```
