@@ -46,10 +46,11 @@ impl Vm {
             self.exchange(cluster);
         }
         let Some(state) = self.engine.cluster_mut(cluster) else { return unsteered };
-        // Nobody pays for a probe if the request is retried whatever happens: its plan allows it, and so does the budget.
-        let affordable = state.account.as_mut().is_none_or(|account| account.affords(now));
-        let repeatable = affordable && plan.is_some_and(Plan::repeats);
         let Some(outliers) = &mut state.outliers else { return unsteered };
+        // Nobody pays for a probe if the request is retried whatever happens: its plan allows it, and so does the budget. In a
+        // calm cluster there is nothing to probe, so the budget need not be asked.
+        let repeatable = plan.is_some_and(Plan::repeats)
+            && (outliers.is_calm(now) || state.account.as_mut().is_none_or(|account| account.affords(now)));
         let Some(route) = outliers.route(now, repeatable, retries, explore) else { return unsteered };
         self.steered = true;
         if route.probe.is_some() {
@@ -61,6 +62,9 @@ impl Vm {
 
     /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.
     fn outliers(&mut self, cluster: ClusterId) -> Option<&mut Outliers> {
+        if self.engine.cluster(cluster)?.outliers.is_some() {
+            return self.engine.cluster_mut(cluster)?.outliers.as_mut();
+        }
         let policy = self.engine.outlier_policy(cluster)?;
         let me = match self.worker {
             Some(me) => me,
