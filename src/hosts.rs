@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use crate::detector::Record;
 use crate::ejection::Standing;
+use crate::record::Record;
 use crate::time::Time;
 
 /// At most this many hosts of a cluster are remembered.

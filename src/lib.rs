@@ -22,6 +22,7 @@
 //!     │      └──► budget     the budget, in a record that all workers share
 //!     ├──► outlier           which hosts are worse than the others, out, probed, back
 //!     │      ├──► detector   is it one?
+//!     │      ├──► record     what a host's last attempts came to
 //!     │      ├──► ejection   the state machine of a host
 //!     │      ├──► exchange   what workers tell each other
 //!     │      └──► steering   lists of hosts for requests
@@ -54,6 +55,7 @@ pub mod outlier;
 pub mod percent;
 pub mod proxy_status;
 pub mod random;
+pub mod record;
 pub mod retry;
 pub mod signal;
 pub mod steering;

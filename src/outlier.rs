@@ -40,9 +40,12 @@
 
 use std::time::Duration;
 
-use crate::detector::{Failure, Outcome, OutlierPolicy, Record, is_common, is_outlier, is_usual};
-use crate::ejection::{Out, Standing, Verdict};
-use crate::exchange::{Change, Ejection, Ejections, WorkerId};
+mod judge;
+mod share;
+
+use crate::detector::{Failure, OutlierPolicy};
+use crate::ejection::{Out, Standing};
+use crate::exchange::{Change, Ejection, WorkerId};
 use crate::hosts::{Hosts, MOST_HOSTS};
 use crate::percent::Percent;
 use crate::signal::Signal;
@@ -272,175 +275,6 @@ impl Outliers {
             if let Standing::Out(out) = &mut host.standing {
                 out.probe_over(probe.0);
             }
-        }
-    }
-
-    /// An attempt ended. Whether to [exchange](Self::exchange) at once: there is something to say, or reason to ask whether
-    /// another worker knows more.
-    pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
-        let Some(address) = attempt.host else { return false };
-        let Some(host) = self.hosts.seen(address, now) else { return false };
-        let (policy, me) = (&self.policy, self.me);
-        let outcome = Outcome::from(attempt.signal);
-        let mut failed = None;
-        match (&mut host.standing, outcome) {
-            (Standing::In(health), Outcome::Answered) if health.concerns(attempt.began) => {
-                host.record.answered(attempt.weight.max(1));
-                health.answered(now, policy.interval);
-            }
-            (Standing::In(health), Outcome::Failed(failure)) if health.concerns(attempt.began) => {
-                host.record.failed(failure, now);
-                health.failed(now, policy.interval);
-                failed = Some(failure);
-            }
-            (Standing::Out(out), outcome) if out.concerns(attempt.began, me) => {
-                self.verdict(address, outcome, attempt.began, now);
-            }
-            _ => {}
-        }
-        if attempt.picked {
-            self.steering.picked(&mut self.hosts, address);
-        }
-        if let Some(failure) = failed {
-            self.troubled = now;
-            if failure != Failure::Error {
-                self.broken = now;
-            }
-            self.judge(address, failure, now);
-        }
-        failed.is_some() || self.is_pending()
-    }
-
-    /// The end of an attempt on a host that this worker probes.
-    fn verdict(&mut self, address: &str, outcome: Outcome, began: Time, now: Time) {
-        // What is usual elsewhere, too, is no fault of this host.
-        let usual = |failure| is_usual(self.others(address, now), failure);
-        let outcome = match outcome {
-            Outcome::Failed(failure) if usual(failure) => Outcome::Answered,
-            outcome => outcome,
-        };
-        let policy = self.policy;
-        let Some(out) = self.out_mut(address) else { return };
-        let verdict = match outcome {
-            Outcome::Answered => out.answered(began, &policy, now),
-            Outcome::Failed(failure) => out.failed(failure, &policy, now),
-            Outcome::Nothing => {
-                out.no_verdict(began);
-                Verdict::None
-            }
-        };
-        let change = match verdict {
-            Verdict::None => return,
-            Verdict::Extended => Change::Extend(out.ejection.clone()),
-            Verdict::Readmitted => Change::Readmit(address.into()),
-        };
-        self.pending.push(change);
-    }
-
-    /// What the other hosts that are in show.
-    fn others<'a>(&'a self, address: &'a str, now: Time) -> impl Iterator<Item = &'a Record> + Clone {
-        self.hosts.present(now).filter(move |(other, _)| *other != address).map(|(_, host)| &host.record)
-    }
-
-    /// An attempt on a host that is in failed.
-    fn judge(&mut self, address: &str, failure: Failure, now: Time) {
-        if self.all_fail(now) {
-            self.pending.push(Change::ReadmitAll);
-            return;
-        }
-        let Some(host) = self.hosts.get(address) else { return };
-        let Standing::In(health) = &host.standing else { return };
-        if !is_outlier(&self.policy, &host.record, failure, self.others(address, now), now) {
-            return;
-        }
-        let most = self.policy.most_out(self.hosts.known(now));
-        if self.out >= most {
-            self.tell(Event::Detected(address.into(), failure));
-        } else {
-            let ejection = health.eject(address, failure, self.me, &self.policy, now);
-            self.pending.push(Change::Eject(ejection, most));
-        }
-    }
-
-    /// Whether some hosts are out, and all that are in fail as well: those that took attempts within the interval, and they
-    /// are at least half of those that are in.
-    fn all_fail(&self, now: Time) -> bool {
-        let present = self.hosts.present(now);
-        let heard = present.clone().filter(|(_, host)| now.since(host.seen) < self.policy.interval);
-        self.out > 0 && heard.clone().count() * 2 >= present.count() && is_common(heard.map(|(_, host)| &host.record))
-    }
-
-    /// Reads the record that all workers share, and returns what to put in its place, if anything.
-    pub fn exchange(&mut self, record: Option<&[u8]>, now: Time) -> Option<Vec<u8>> {
-        let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
-        let mut shared = found.clone();
-        let (me, applied) = (self.me, &mut self.applied);
-        applied.clear();
-        applied.extend(self.pending.iter().filter(|change| shared.apply(change, me, now)).map(Event::from));
-        shared.keep(me, self.has_requests(now), now);
-        self.adopt(&shared, now);
-        if shared == found {
-            return None;
-        }
-        let mut record = Vec::new();
-        shared.encode(&mut record);
-        Some(record)
-    }
-
-    /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing, or it cannot be helped.
-    pub fn published(&mut self) {
-        self.pending.clear();
-        for event in std::mem::take(&mut self.applied) {
-            self.tell(event);
-        }
-    }
-
-    fn tell(&mut self, event: Event) {
-        if self.events.len() < MOST_EVENTS {
-            self.events.push(event);
-        }
-    }
-
-    /// Does as the record says.
-    fn adopt(&mut self, shared: &Ejections, now: Time) {
-        let interval = self.policy.interval;
-        let common = shared.common > self.common;
-        for (address, host) in self.hosts.iter_mut() {
-            if let Standing::Out(out) = &host.standing
-                && shared.of(address).is_none()
-            {
-                if common {
-                    // What is known of it is that it failed.
-                    host.record.failed(out.ejection.failure, now);
-                } else {
-                    // What it did before stays known: else others would be held to a record that is clean for being short.
-                    host.record.answered(self.policy.probe_successes);
-                }
-                host.standing.readmit(now, interval, common);
-            }
-            host.seen = host.seen.min(now);
-            host.standing.clamp(now, interval);
-        }
-        for ejection in &shared.out {
-            if let Some(host) = self.hosts.seen(&ejection.address, now) {
-                host.standing.follow(ejection.clone());
-            }
-        }
-        (self.common, self.exchanged) = (shared.common, now);
-        self.troubled = self.troubled.min(now);
-        self.broken = self.broken.min(now);
-        self.out = self.hosts.out();
-        self.steering.steers(self.out > 0, now);
-    }
-}
-
-impl From<&Change> for Event {
-    fn from(change: &Change) -> Self {
-        match change {
-            Change::Eject(ejection, _) => Self::Ejected(ejection.clone()),
-            Change::Extend(ejection) => Self::Extended(ejection.clone()),
-            Change::Readmit(address) => Self::Readmitted(address.clone()),
-            Change::ReadmitAll => Self::AllReadmitted,
         }
     }
 }

@@ -1,0 +1,105 @@
+//! What the end of an attempt comes to: a host goes out, stays out, or comes back.
+
+use super::{EndedAttempt, Event, Outliers};
+use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
+use crate::ejection::{Standing, Verdict};
+use crate::exchange::Change;
+use crate::record::Record;
+use crate::time::Time;
+
+impl Outliers {
+    /// An attempt ended. Whether to [exchange](Self::exchange) at once: there is something to say, or reason to ask whether
+    /// another worker knows more.
+    pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
+        let Some(address) = attempt.host else { return false };
+        let Some(host) = self.hosts.seen(address, now) else { return false };
+        let (policy, me) = (&self.policy, self.me);
+        let outcome = Outcome::from(attempt.signal);
+        let mut failed = None;
+        match (&mut host.standing, outcome) {
+            (Standing::In(health), Outcome::Answered) if health.concerns(attempt.began) => {
+                host.record.answered(attempt.weight.max(1));
+                health.answered(now, policy.interval);
+            }
+            (Standing::In(health), Outcome::Failed(failure)) if health.concerns(attempt.began) => {
+                host.record.failed(failure, now);
+                health.failed(now, policy.interval);
+                failed = Some(failure);
+            }
+            (Standing::Out(out), outcome) if out.concerns(attempt.began, me) => {
+                self.verdict(address, outcome, attempt.began, now);
+            }
+            _ => {}
+        }
+        if attempt.picked {
+            self.steering.picked(&mut self.hosts, address);
+        }
+        if let Some(failure) = failed {
+            self.troubled = now;
+            if failure != Failure::Error {
+                self.broken = now;
+            }
+            self.judge(address, failure, now);
+        }
+        failed.is_some() || self.is_pending()
+    }
+
+    /// The end of an attempt on a host that this worker probes.
+    fn verdict(&mut self, address: &str, outcome: Outcome, began: Time, now: Time) {
+        // What is usual elsewhere, too, is no fault of this host.
+        let usual = |failure| is_usual(self.others(address, now), failure);
+        let outcome = match outcome {
+            Outcome::Failed(failure) if usual(failure) => Outcome::Answered,
+            outcome => outcome,
+        };
+        let policy = self.policy;
+        let Some(out) = self.out_mut(address) else { return };
+        let verdict = match outcome {
+            Outcome::Answered => out.answered(began, &policy, now),
+            Outcome::Failed(failure) => out.failed(failure, &policy, now),
+            Outcome::Nothing => {
+                out.no_verdict(began);
+                Verdict::None
+            }
+        };
+        let change = match verdict {
+            Verdict::None => return,
+            Verdict::Extended => Change::Extend(out.ejection.clone()),
+            Verdict::Readmitted => Change::Readmit(address.into()),
+        };
+        self.pending.push(change);
+    }
+
+    /// What the other hosts that are in show.
+    fn others<'a>(&'a self, address: &'a str, now: Time) -> impl Iterator<Item = &'a Record> + Clone {
+        self.hosts.present(now).filter(move |(other, _)| *other != address).map(|(_, host)| &host.record)
+    }
+
+    /// An attempt on a host that is in failed.
+    fn judge(&mut self, address: &str, failure: Failure, now: Time) {
+        if self.all_fail(now) {
+            self.pending.push(Change::ReadmitAll);
+            return;
+        }
+        let Some(host) = self.hosts.get(address) else { return };
+        let Standing::In(health) = &host.standing else { return };
+        if !is_outlier(&self.policy, &host.record, failure, self.others(address, now), now) {
+            return;
+        }
+        let most = self.policy.most_out(self.hosts.known(now));
+        if self.out >= most {
+            self.tell(Event::Detected(address.into(), failure));
+        } else {
+            let ejection = health.eject(address, failure, self.me, &self.policy, now);
+            self.pending.push(Change::Eject(ejection, most));
+        }
+    }
+
+    /// Whether some hosts are out, and all that are in fail as well: those that took attempts within the interval, and they
+    /// are at least half of those that are in.
+    fn all_fail(&self, now: Time) -> bool {
+        let present = self.hosts.present(now);
+        let heard = present.clone().filter(|(_, host)| now.since(host.seen) < self.policy.interval);
+        self.out > 0 && heard.clone().count() * 2 >= present.count() && is_common(heard.map(|(_, host)| &host.record))
+    }
+}
