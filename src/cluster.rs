@@ -1,10 +1,9 @@
 //! The clusters that a worker knows: by name, bounded, the least recently used forgotten first.
 
-use std::collections::HashMap;
-
 use crate::account::Account;
 use crate::attempt::ClusterId;
 use crate::latency::Latency;
+use crate::metrics::Counter;
 use crate::outlier::Outliers;
 
 /// At most this many clusters are remembered.
@@ -36,38 +35,55 @@ pub struct Cluster {
     pub astray: u32,
     /// How many hosts were out when that was last told.
     pub told_out: usize,
+    /// The numbers under which the host knows its counters, by [`Counter::index`]; `None` until one is counted.
+    pub metrics: [Option<u32>; Counter::COUNT],
     last_used: u64,
 }
 
 /// The clusters that a worker knows.
 #[derive(Debug, Default)]
 pub struct Clusters {
-    ids: HashMap<Box<str>, ClusterId>,
-    known: HashMap<ClusterId, Cluster>,
-    next_id: u32,
+    /// A slot, once made, always has a cluster. It is the lower part of its cluster's id; the upper one counts those that the
+    /// slot had before.
+    slots: Vec<(ClusterId, Box<Cluster>)>,
+    /// The slots in the order of their clusters' names.
+    by_name: Vec<u16>,
+    /// The slot that was found last: often the next one, too.
+    last: u16,
     uses: u64,
 }
+
+const SLOTS: u32 = MOST_CLUSTERS.next_power_of_two() as u32;
 
 impl Clusters {
     /// The cluster of that name if it is known.
     pub fn find(&mut self, name: &str) -> Option<ClusterId> {
-        let id = *self.ids.get(name)?;
-        self.uses += 1;
-        if let Some(cluster) = self.known.get_mut(&id) {
-            cluster.last_used = self.uses;
+        if self.name(self.last) != name {
+            let place = self.search(name).ok()?;
+            self.last = *self.by_name.get(place)?;
         }
-        Some(id)
+        self.uses += 1;
+        let (id, cluster) = self.slots.get_mut(usize::from(self.last))?;
+        cluster.last_used = self.uses;
+        Some(*id)
     }
 
-    /// A new cluster, under the engine's `policy`.
+    /// Where the cluster of that name stands in `by_name`, or where it would.
+    fn search(&self, name: &str) -> Result<usize, usize> {
+        self.by_name.binary_search_by(|slot| self.name(*slot).cmp(name))
+    }
+
+    fn name(&self, slot: u16) -> &str {
+        self.slots.get(usize::from(slot)).map_or("", |(_, cluster)| &cluster.name)
+    }
+
+    /// A new cluster, under the engine's `policy`; one that is known stays as it is.
     pub fn add(&mut self, name: &str, policy: usize) -> ClusterId {
-        if self.known.len() >= MOST_CLUSTERS {
-            self.forget_least_recently_used();
+        if let Some(known) = self.find(name) {
+            return known;
         }
         self.uses += 1;
-        let id = ClusterId(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
-        let cluster = Cluster {
+        let cluster = Box::new(Cluster {
             name: name.into(),
             policy,
             watched: false,
@@ -79,38 +95,53 @@ impl Clusters {
             requests: 0,
             astray: 0,
             told_out: 0,
+            metrics: [None; Counter::COUNT],
             last_used: self.uses,
+        });
+        let id = if self.slots.len() < MOST_CLUSTERS {
+            let id = ClusterId(self.slots.len() as u32);
+            self.slots.push((id, cluster));
+            id
+        } else {
+            self.replace_least_recently_used(cluster)
         };
-        self.ids.insert(name.into(), id);
-        self.known.insert(id, cluster);
+        // The new name is in its slot, but the slot is not in the list.
+        if let Err(place) = self.search(name) {
+            self.by_name.insert(place, (id.0 % SLOTS) as u16);
+        }
         id
     }
 
-    fn forget_least_recently_used(&mut self) {
-        let oldest = self.known.iter().min_by_key(|(_, cluster)| cluster.last_used).map(|(id, _)| *id);
-        if let Some(cluster) = oldest.and_then(|id| self.known.remove(&id)) {
-            self.ids.remove(&cluster.name);
-        }
+    fn replace_least_recently_used(&mut self, cluster: Box<Cluster>) -> ClusterId {
+        let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| cluster.last_used);
+        let slot = oldest.map_or(0, |(slot, _)| slot as u16);
+        self.by_name.retain(|listed| *listed != slot);
+        let Some((id, oldest)) = self.slots.get_mut(usize::from(slot)) else { return ClusterId(0) };
+        *id = ClusterId(id.0.wrapping_add(SLOTS));
+        *oldest = cluster;
+        *id
     }
 
     /// A known cluster; `None` once it was forgotten.
     #[must_use]
     pub fn get(&self, id: ClusterId) -> Option<&Cluster> {
-        self.known.get(&id)
+        let (known, cluster) = self.slots.get((id.0 % SLOTS) as usize)?;
+        (*known == id).then_some(cluster)
     }
 
     /// The same, to change it.
     pub fn get_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
-        self.known.get_mut(&id)
+        let (known, cluster) = self.slots.get_mut((id.0 % SLOTS) as usize)?;
+        (*known == id).then_some(cluster)
     }
 
     /// All known clusters.
     pub fn iter(&self) -> impl Iterator<Item = (ClusterId, &Cluster)> {
-        self.known.iter().map(|(id, cluster)| (*id, cluster))
+        self.slots.iter().map(|(id, cluster)| (*id, &**cluster))
     }
 
     /// The same, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
-        self.known.iter_mut().map(|(id, cluster)| (*id, cluster))
+        self.slots.iter_mut().map(|(id, cluster)| (*id, &mut **cluster))
     }
 }

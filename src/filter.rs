@@ -15,12 +15,10 @@ mod startup;
 mod watch;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::attempt::{ClusterId, Ended, RequestId};
-use crate::cluster::MOST_CLUSTERS;
 use crate::config::{Mode, Role};
+use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::exchange::WorkerId;
 use crate::host::{self, Metric, MetricKind, Path};
@@ -41,10 +39,10 @@ enum Stream {
 /// All that one worker holds.
 #[derive(Default)]
 struct Vm {
-    roots: IdMap<roots::Root>,
-    streams: IdMap<Stream>,
+    /// One for each plugin: a handful.
+    roots: Vec<(ContextId, roots::Root)>,
+    streams: Contexts<Stream>,
     engine: Engine,
-    metrics: HashMap<ClusterId, [Option<Metric>; Counter::COUNT]>,
     clock: Clock,
     /// What the host's clock told last.
     wall_clock: Time,
@@ -73,16 +71,16 @@ fn with_vm<R: Default>(callback: impl FnOnce(&mut Vm) -> R) -> R {
 impl Vm {
     /// The role of the root that a new context belongs to.
     fn role_of(&self, root: ContextId) -> Option<Role> {
-        self.roots.get(&root).and_then(|root| root.role)
+        self.roots.iter().find(|(id, _)| *id == root).and_then(|(_, root)| root.role)
     }
 
     fn has_role(&self, role: Role) -> bool {
-        self.roots.values().any(|root| root.role == Some(role))
+        self.roots.iter().any(|(_, root)| root.role == Some(role))
     }
 
     fn create_context(&mut self, context: ContextId, parent: ContextId) {
         if parent == 0 {
-            self.roots.insert(context, roots::Root::default());
+            self.roots.push((context, roots::Root::default()));
             return;
         }
         let stream = match self.role_of(parent) {
@@ -95,13 +93,14 @@ impl Vm {
     }
 
     fn delete_context(&mut self, context: ContextId) {
-        self.streams.remove(&context);
-        self.roots.remove(&context);
+        if self.streams.remove(context).is_none() {
+            self.roots.retain(|(id, _)| *id != context);
+        }
     }
 
     /// What `decide` knows about a request, while it lives.
     fn request(&mut self, id: RequestId) -> Option<&mut decide::Request> {
-        match self.streams.get_mut(&id.0) {
+        match self.streams.get_mut(id.0) {
             Some(Stream::Decide(request)) => Some(request),
             _ => None,
         }
@@ -132,23 +131,13 @@ impl Vm {
     }
 
     fn count_by(&mut self, cluster: ClusterId, counter: Counter, by: i64) {
-        let Some(metric) = self.metrics.entry(cluster).or_insert([None; Counter::COUNT]).get_mut(counter.index())
-        else {
-            return;
-        };
+        let Some(cluster) = self.engine.cluster_mut(cluster) else { return };
+        let Some(metric) = cluster.metrics.get_mut(counter.index()) else { return };
         if metric.is_none() {
-            let Some(cluster) = self.engine.cluster(cluster) else { return };
-            *metric = host::define_metric(MetricKind::Counter, &counter.name(&cluster.name));
+            *metric = host::define_metric(MetricKind::Counter, &counter.name(&cluster.name)).map(|metric| metric.0);
         }
         if let Some(metric) = *metric {
-            host::increment(metric, by);
-        }
-    }
-
-    /// Forgets the metrics of clusters that the engine forgot, now and then.
-    fn forget_metrics(&mut self) {
-        if self.metrics.len() > 2 * MOST_CLUSTERS {
-            self.metrics.retain(|cluster, _| self.engine.cluster(*cluster).is_some());
+            host::increment(Metric(metric), by);
         }
     }
 
@@ -209,34 +198,11 @@ fn grpc_pushback(value: Option<&[u8]>) -> bool {
 }
 
 fn parse_u32(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.trim().parse().ok()
+    std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
 fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-}
-
-/// A map by context number. The numbers are Envoy's own and dense, so they need no hashing against attackers.
-type IdMap<V> = HashMap<ContextId, V, BuildHasherDefault<IdHasher>>;
-
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 << 8) | u64::from(*byte);
-        }
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        // Fibonacci hashing: spreads dense numbers over the high bits, which the map looks at.
-        self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }

@@ -293,7 +293,7 @@ pub enum MetricKind {
 
 /// A metric of the process, shared by all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metric(u32);
+pub struct Metric(pub u32);
 
 /// Defines a metric, or finds the one of that name.
 #[must_use]

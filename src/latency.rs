@@ -20,7 +20,7 @@
 use std::time::Duration;
 
 use crate::percent::Percent;
-use crate::time::Time;
+use crate::time::{Time, nanos};
 use crate::window::Window;
 
 /// A timeout for attempts: a multiple of what attempts take.
@@ -40,8 +40,7 @@ impl AdaptiveTimeout {
     /// The timeout for an attempt that starts now; `None` while too little was observed to set one.
     pub fn timeout(&self, observed: &mut Latency, now: Time) -> Option<Duration> {
         let quantile = observed.quantile(now, self.quantile)?;
-        let nanos = quantile.as_nanos().saturating_mul(u128::from(self.factor_percent)) / 100;
-        let timeout = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let timeout = Duration::from_nanos(nanos(quantile).saturating_mul(u64::from(self.factor_percent)) / 100);
         Some(timeout.max(self.min).min(self.max))
     }
 }
@@ -146,7 +145,7 @@ const OCTAVE: u32 = 1 << OCTAVE_BITS;
 const BUCKETS: usize = 256;
 
 fn bucket(duration: Duration) -> usize {
-    let units = u32::try_from(duration.as_nanos() >> UNIT_BITS).unwrap_or(u32::MAX);
+    let units = u32::try_from(nanos(duration) >> UNIT_BITS).unwrap_or(u32::MAX);
     let bucket = match units.checked_ilog2() {
         Some(log) if log >= OCTAVE_BITS => {
             let octave = log - OCTAVE_BITS;

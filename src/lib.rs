@@ -12,6 +12,7 @@
 //!
 //! ```text
 //!   filter ──► host          callbacks in, effects out; the only modules that know of Envoy's ABI
+//!     ├──► contexts          what is kept for each of Envoy's context numbers
 //!     │
 //!     ▼
 //!   engine                   decisions as values
@@ -42,6 +43,7 @@ pub mod attempt;
 pub mod budget;
 pub mod cluster;
 pub mod config;
+pub mod contexts;
 pub mod detector;
 pub mod ejection;
 pub mod engine;

@@ -32,7 +32,8 @@ impl Percent {
     /// This share of `whole`, rounded down.
     #[must_use]
     pub const fn of(self, whole: u64) -> u64 {
-        // A u128 product cannot overflow, and the quotient is at most `whole`.
-        (whole as u128 * self.0 as u128 / Self::MAX.0 as u128) as u64
+        // In two parts, neither of which can overflow: exact, and without division of 128 bits.
+        let (all, share) = (Self::MAX.0 as u64, self.0 as u64);
+        whole / all * share + whole % all * share / all
     }
 }

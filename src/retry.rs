@@ -11,6 +11,7 @@
 
 use crate::config::{AlreadyRetried, PerTryTimeout, RetryPolicy};
 use crate::signal::{Answer, Signal};
+use crate::time::millis;
 
 /// What retries depend on in a request.
 #[derive(Clone, Copy, Debug)]
@@ -184,15 +185,15 @@ impl RetryHeaders {
         let grpc_on = (!policy.grpc_status_codes.is_empty())
             .then(|| (RETRY_GRPC_ON, join(policy.grpc_status_codes.iter().map(|code| code.name().to_owned()))));
         let per_try = match policy.per_try_timeout {
-            Some(PerTryTimeout::Fixed(timeout)) => Some((PER_TRY_TIMEOUT, timeout.as_millis().to_string())),
+            Some(PerTryTimeout::Fixed(timeout)) => Some((PER_TRY_TIMEOUT, millis(timeout).to_string())),
             _ => None,
         };
         Self {
             nothing: vec![(MAX_RETRIES, "0".to_owned())],
             unprocessed: with(UNPROCESSED.to_owned(), Vec::new()),
-            repeatable: with(format!("{UNPROCESSED},reset{condition}"), vec![status_codes, per_try.clone()]),
+            repeatable: with([UNPROCESSED, ",reset", condition].concat(), vec![status_codes, per_try.clone()]),
             grpc: with(UNPROCESSED.to_owned(), vec![grpc_on.clone()]),
-            grpc_repeatable: with(format!("{UNPROCESSED},reset"), vec![grpc_on, per_try]),
+            grpc_repeatable: with([UNPROCESSED, ",reset"].concat(), vec![grpc_on, per_try]),
         }
     }
 

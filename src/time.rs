@@ -38,9 +38,20 @@ impl Time {
     /// The moment `after` later, or the last representable one.
     #[must_use]
     pub const fn saturating_add(self, after: Duration) -> Self {
-        let nanos = after.as_nanos();
-        if nanos > u64::MAX as u128 { Self(u64::MAX) } else { Self(self.0.saturating_add(nanos as u64)) }
+        Self(self.0.saturating_add(nanos(after)))
     }
+}
+
+/// A duration in nanoseconds, or the most that fit. (The standard library's 128 bits cost the module kilobytes.)
+#[must_use]
+pub const fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
+}
+
+/// A duration in whole milliseconds, or the most that fit.
+#[must_use]
+pub const fn millis(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis() as u64)
 }
 
 /// The door through which the host's clock enters a worker: what comes out never decreases.

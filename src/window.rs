@@ -25,7 +25,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use crate::time::Time;
+use crate::time::{Time, nanos};
 
 /// Slots in an interval.
 pub const SLOTS: usize = 10;
@@ -56,7 +56,7 @@ impl<S: Default> Window<S> {
     /// An empty window over `interval`, rounded down to ten nanoseconds, and at least that.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        let slot = u64::try_from(interval.as_nanos() / SLOTS as u128).unwrap_or(u64::MAX);
+        let slot = nanos(interval) / SLOTS as u64;
         Self { slot: NonZeroU64::new(slot).unwrap_or(NonZeroU64::MIN), newest: 0, slots: Default::default() }
     }
 

@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::time::millis;
+
 /// Largest unit first, in milliseconds: the order in which [`text`] writes them.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const MAX_PARTS: u32 = 4;
@@ -37,7 +39,7 @@ pub fn parse(text: &str) -> Option<Duration> {
 /// What is less than a millisecond is dropped. [`parse`] reads it back, up to 99,999 hours.
 #[must_use]
 pub fn text(duration: Duration) -> String {
-    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut rest = millis(duration);
     if rest == 0 {
         return "0s".to_owned();
     }

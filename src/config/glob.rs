@@ -16,17 +16,19 @@ impl Glob {
 
     /// Whether the whole of `name` fits.
     ///
-    /// Linear in the length of pattern and name: what stands between two stars may be taken where it is found first, since
-    /// any later place leaves less for the rest. So there is nothing to backtrack to.
+    /// What stands between two stars may be taken where it is found first, since any later place leaves less for the rest.
+    /// So there is nothing to backtrack to.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        let Some((prefix, rest)) = self.0.split_once('*') else { return name == self.0 };
-        let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
-        let Some(name) = name.strip_prefix(prefix) else { return false };
-        let Some(mut name) = name.strip_suffix(suffix) else { return false };
-        for piece in middle.split('*') {
-            let Some((_, after)) = name.split_once(piece) else { return false };
-            name = after;
+        let (pattern, mut name) = (self.0.as_bytes(), name.as_bytes());
+        let mut pieces = pattern.split(|byte| *byte == b'*');
+        let prefix = pieces.next().unwrap_or_default();
+        let Some(suffix) = pieces.next_back() else { return name == pattern };
+        let Some(rest) = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(suffix)) else { return false };
+        name = rest;
+        for piece in pieces.filter(|piece| !piece.is_empty()) {
+            let Some(place) = name.windows(piece.len()).position(|part| part == piece) else { return false };
+            name = name.get(place + piece.len()..).unwrap_or_default();
         }
         true
     }

@@ -14,6 +14,7 @@ use crate::host::{self, Map};
 use crate::metrics::{Counter, Grant};
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
+use crate::time::millis;
 
 /// What `decide` knows about a request.
 #[derive(Debug, Default)]
@@ -94,7 +95,7 @@ impl Vm {
             host::set_header(Map::Request, name, value);
         }
         if let Some(timeout) = admission.per_try_timeout {
-            host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &timeout.as_millis().max(1).to_string());
+            host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &millis(timeout).max(1).to_string());
         }
         let Admission { class, plan, denied, per_try_timeout, .. } = admission;
         self.count(cluster, Counter::Requests(class));
@@ -121,7 +122,7 @@ impl Vm {
     pub(super) fn response_starts(&mut self, context: ContextId) {
         let held = self.engine.attempts.response_started(&mut self.ended);
         self.count_ended();
-        let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
+        let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         request.explained.extend(held);
         if std::mem::take(&mut request.unmark) {
             host::remove_header(Map::Response, RATE_LIMITED);
@@ -134,7 +135,7 @@ impl Vm {
     /// Response headers of a request whose retries the budget could not pay for. If it is one that would have been retried,
     /// it is marked, so that no hop above retries it.
     fn denied_response(&mut self, context: ContextId, plan: Plan) {
-        let Some(Stream::Decide(request)) = self.streams.get(&context) else { return };
+        let Some(Stream::Decide(request)) = self.streams.get(context) else { return };
         let grpc = request.grpc;
         let Some(cluster) = request.cluster else { return };
         let Some(policy) = self.engine.retry_policy(cluster) else { return };
@@ -163,7 +164,7 @@ impl Vm {
     /// The request ended.
     pub(super) fn request_ends(&mut self, context: ContextId) {
         self.last_attempt = None;
-        let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
+        let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let explained = std::mem::take(&mut request.explained);
         let (cluster, timeout) = (request.cluster, request.per_try_timeout);
         let (charged, guarded) = (request.charged, request.guarded);

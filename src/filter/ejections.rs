@@ -10,7 +10,7 @@ use crate::outlier::{EndedAttempt, Event, Outliers, Probe};
 use crate::random::hash;
 use crate::retry::Plan;
 use crate::signal::Signal;
-use crate::time::Time;
+use crate::time::{Time, millis};
 
 /// How many ids were claimed so far.
 const WORKERS: &str = "weir/workers";
@@ -129,7 +129,7 @@ impl Vm {
 
     /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned.
     pub(super) fn steered_request_ends(&mut self, context: ContextId) {
-        let Some(Stream::Decide(request)) = self.streams.get_mut(&context) else { return };
+        let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let Some(cluster) = request.cluster else { return };
         let steered = std::mem::take(&mut request.steered);
         let now = self.wall_clock();
@@ -229,7 +229,7 @@ impl Vm {
                 format!(
                     "host {} ejected for {} ms ({}, strike {}): {out} of {known} are out",
                     ejection.address,
-                    ejection.until.since(now).as_millis(),
+                    millis(ejection.until.since(now)),
                     ejection.failure.name(),
                     ejection.strikes,
                 ),

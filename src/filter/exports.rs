@@ -54,7 +54,7 @@ pub extern "C" fn proxy_on_tick(root: ContextId) {
 pub extern "C" fn proxy_on_request_headers(context: ContextId, _count: u32, _end_of_stream: u32) -> u32 {
     with_vm(|vm| {
         vm.last_attempt = None;
-        match vm.streams.get(&context) {
+        match vm.streams.get(context) {
             Some(Stream::Decide(_)) => vm.request_arrives(context),
             Some(Stream::Guard(_)) => return vm.attempt_begins(context),
             _ => {}
@@ -68,7 +68,7 @@ pub extern "C" fn proxy_on_request_headers(context: ContextId, _count: u32, _end
 pub extern "C" fn proxy_on_response_headers(context: ContextId, _count: u32, end_of_stream: u32) -> u32 {
     with_vm(|vm| {
         vm.last_attempt = None;
-        match vm.streams.get(&context) {
+        match vm.streams.get(context) {
             Some(Stream::Decide(_)) => vm.response_starts(context),
             Some(Stream::Guard(_)) => vm.attempt_answered(context, end_of_stream != 0),
             _ => {}
@@ -81,7 +81,7 @@ pub extern "C" fn proxy_on_response_headers(context: ContextId, _count: u32, end
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_done(context: ContextId) -> u32 {
     with_vm(|vm| {
-        if let Some(Stream::Guard(_)) = vm.streams.get(&context) {
+        if let Some(Stream::Guard(_)) = vm.streams.get(context) {
             vm.attempt_over(context);
         }
     });
@@ -91,7 +91,7 @@ pub extern "C" fn proxy_on_done(context: ContextId) -> u32 {
 /// A request ended (`decide`), or an attempt did (`watch`).
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_log(context: ContextId) {
-    with_vm(|vm| match vm.streams.get(&context) {
+    with_vm(|vm| match vm.streams.get(context) {
         Some(Stream::Decide(_)) => vm.request_ends(context),
         Some(Stream::Guard(_)) => {}
         Some(Stream::Watch) => vm.attempt_logged(),

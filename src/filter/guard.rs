@@ -47,7 +47,7 @@ impl Vm {
     /// An attempt is about to be sent.
     pub(super) fn attempt_begins(&mut self, context: ContextId) -> u32 {
         let number = host::property_u64(ATTEMPT_COUNT).unwrap_or(1);
-        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
+        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) {
             attempt.number = number;
         }
         let stripped = self.steered && self.engine.mode() == Mode::Enforce;
@@ -106,7 +106,7 @@ impl Vm {
         if self.engine.mode() == Mode::Shadow {
             return CONTINUE;
         }
-        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) {
+        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) {
             attempt.vetoed = true;
         }
         host::set_property(VERDICT, verdict.as_bytes());
@@ -118,7 +118,7 @@ impl Vm {
     /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
     /// ends the retries, and the client gets it as it is.
     pub(super) fn attempt_answered(&mut self, context: ContextId, end_of_stream: bool) {
-        let Some(Stream::Guard(attempt)) = self.streams.get_mut(&context) else { return };
+        let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) else { return };
         attempt.answered = true;
         let number = attempt.number;
         let Some(answer) = refusal(end_of_stream) else { return };
@@ -160,7 +160,7 @@ impl Vm {
 
     /// An attempt is over; its log entry comes next.
     pub(super) fn attempt_over(&mut self, context: ContextId) {
-        let Some(Stream::Guard(attempt)) = self.streams.get(&context) else { return };
+        let Some(Stream::Guard(attempt)) = self.streams.get(context) else { return };
         let request = if attempt.answered { None } else { request_id() };
         self.last_attempt = Some(AttemptEnd { request, vetoed: attempt.vetoed });
     }

@@ -25,7 +25,10 @@ impl Vm {
                 return false;
             }
         };
-        self.roots.insert(root, Root { role: Some(config.role) });
+        match self.roots.iter_mut().find(|(id, _)| *id == root) {
+            Some((_, root)) => root.role = Some(config.role),
+            None => self.roots.push((root, Root { role: Some(config.role) })),
+        }
         if let Some(policy) = config.policy {
             let now = self.wall_clock();
             self.engine.reconfigure(policy, now);
@@ -40,7 +43,6 @@ impl Vm {
         self.count_ended();
         self.publish_accounts();
         self.exchange_all();
-        self.forget_metrics();
         self.announce();
     }
 }
