@@ -10,6 +10,7 @@ mod ejections;
 mod exports;
 mod guard;
 mod ledger;
+mod log_limit;
 mod roots;
 mod startup;
 mod watch;
@@ -47,6 +48,7 @@ struct Vm {
     /// What the host's clock told last.
     wall_clock: Time,
     startup: startup::Line,
+    log_limit: log_limit::LogLimit,
     /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
     last_attempt: Option<guard::AttemptEnd>,
     /// Whether this Envoy tells `watch` which listener an attempt came through.

@@ -62,7 +62,9 @@ pub fn hosts_out(cluster: &str) -> String {
     ["weir_hosts_out.cluster.", &printable(cluster)].concat()
 }
 
-fn printable(cluster: &str) -> String {
+/// A cluster's name as it stands in metrics and log lines, on one line whatever it holds.
+#[must_use]
+pub fn printable(cluster: &str) -> String {
     cluster.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
 }
 

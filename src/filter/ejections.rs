@@ -168,13 +168,10 @@ impl Vm {
     }
 
     fn warn_of_advisory(&mut self, cluster: ClusterId) {
-        let Some(state) = self.engine.cluster(cluster) else { return };
-        let line = format!(
-            "weir: cluster {}: requests do not go where they are steered: give it the load balancing policy override_host \
-             with the steering header, or ejections are advisory",
-            state.name,
-        );
-        host::log(Level::Warn, &line);
+        let Some(name) = self.engine.cluster(cluster).map(|cluster| cluster.name.clone()) else { return };
+        let line = "requests do not go where they are steered: give it the load balancing policy override_host with the \
+                    steering header, or ejections are advisory";
+        self.log_of_cluster(Level::Warn, &name, line);
         self.count(cluster, Counter::Astray);
     }
 
@@ -218,7 +215,7 @@ impl Vm {
 
     /// Counts and logs what happened to a host.
     fn tell(&mut self, cluster: ClusterId, event: &Event, out: usize, known: usize, now: Time) {
-        let name = self.engine.cluster(cluster).map_or("", |cluster| &cluster.name);
+        let Some(name) = self.engine.cluster(cluster).map(|cluster| cluster.name.clone()) else { return };
         let (counter, line) = match event {
             Event::Detected(host, failure) => (
                 Counter::Detected(Ejected(*failure)),
@@ -239,7 +236,7 @@ impl Vm {
             }
             Event::AllReadmitted => (Counter::Readmissions, "all hosts fail alike, so none is out".to_owned()),
         };
-        host::log(Level::Info, &format!("weir: cluster {name}: {line}"));
+        self.log_of_cluster(Level::Info, &name, &line);
         self.count(cluster, counter);
     }
 }

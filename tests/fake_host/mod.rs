@@ -143,6 +143,14 @@ impl Host {
         with(|state| state.metrics.iter().map(|(name, metric)| (name.clone(), metric.value)).collect())
     }
 
+    /// Forgets what was counted, not the metrics' numbers, which the module knows.
+    pub fn clear_metrics(&self) {
+        with(|state| {
+            state.metrics.clear();
+            state.metric_ids.clear();
+        });
+    }
+
     /// What shared data holds under a key, and the number for compare-and-swap.
     pub fn shared(&self, key: &str) -> Option<(Vec<u8>, u32)> {
         with(|state| state.shared.get(key.as_bytes()).map(|shared| (shared.value.clone(), shared.cas)))

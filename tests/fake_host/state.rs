@@ -225,6 +225,18 @@ impl State {
         self.contexts.entry(id).or_default()
     }
 
+    /// A stream's context goes, and with a request what `set_property` wrote there.
+    pub fn forget(&mut self, id: u32) {
+        self.contexts.remove(&id);
+        let written: Vec<_> = self
+            .filter_state
+            .range((id, String::new())..)
+            .map(|(key, _)| key.clone())
+            .take_while(|key| key.0 == id)
+            .collect();
+        written.iter().for_each(|key| drop(self.filter_state.remove(key)));
+    }
+
     pub fn set_shared(&mut self, key: &[u8], value: &[u8]) {
         self.last_cas += 1;
         self.shared.insert(key.to_vec(), Shared { value: value.to_vec(), cas: self.last_cas });

@@ -247,7 +247,7 @@ impl Stream {
     /// The stream's context goes away.
     pub fn delete(self) {
         exports::delete(self.id);
-        with(|state| state.contexts.remove(&self.id));
+        with(|state| state.forget(self.id));
     }
 
     /// Done, and away, without an access-log phase: as an attempt ends.
