@@ -17,7 +17,7 @@ Usage: ./build.sh [COMMAND]
   (none)          build target/weir.wasm, the module that Envoy loads
   demo [ARG...]   show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
   compare [ARG...]
-                  measure Weir beside the retries of Envoy and Istio: outage, herd, safety, recovery; or those named
+                  measure Weir beside Envoy and Istio: outage, herd, safety, recovery, incident; or those named
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm

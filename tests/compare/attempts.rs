@@ -1,14 +1,15 @@
 //! Every attempt that an Envoy made, from its own log: also those that no upstream ever saw.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Its cluster, when it began, which attempt of its request it was, flags, code, path.
+/// Its cluster, when it began, which attempt of its request it was, flags, code, host, path.
 pub const FORMAT: &str = concat!(
     "%UPSTREAM_CLUSTER_RAW% %START_TIME(%s.%6f)% %REQ(X-ENVOY-ATTEMPT-COUNT)% ",
-    "%RESPONSE_FLAGS% %RESPONSE_CODE% %REQ(:PATH)%\n"
+    "%RESPONSE_FLAGS% %RESPONSE_CODE% %UPSTREAM_HOST% %REQ(:PATH)%\n"
 );
 
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,10 @@ pub struct Attempt {
     /// 1 is the request itself; more are retries.
     pub number: u32,
     pub end: End,
+    /// Whether the host answered 200.
+    pub answered: bool,
+    /// If one was picked.
+    pub host: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +55,8 @@ impl Attempt {
             ("-", "0") => End::Vetoed,
             _ => End::Sent,
         };
-        Some((cluster, Self { began, number, end }))
+        let host = words.next()?.parse().ok();
+        Some((cluster, Self { began, number, end, answered: code == "200", host }))
     }
 }
 

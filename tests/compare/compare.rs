@@ -9,11 +9,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../crash_loops/mod.rs"]
+mod crash_loops;
+
 mod attempts;
 mod books;
 mod finding;
 mod herd;
 mod host;
+mod incident;
 mod load;
 mod options;
 mod outage;
@@ -62,6 +66,7 @@ fn run(options: &Options) -> Result<bool> {
             Comparison::Herd => herd::run(&runtime)?,
             Comparison::Safety => safety::run(&runtime, options.seed)?,
             Comparison::Recovery => recovery::run(&runtime)?,
+            Comparison::Incident => incident::run(&runtime, &options.incident)?,
         };
         println!("\n{finding}\n(took {} s)", whole_seconds(began.elapsed()));
         findings.push((comparison.name(), finding));

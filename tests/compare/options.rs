@@ -1,20 +1,35 @@
 //! The command line.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::crash_loops::schedule::Outage;
+use super::incident::Setting;
 
 const HELP: &str = "\
-Compares Weir with the retries of Envoy and Istio, in real Envoys. Under five minutes for all.
+Compares Weir with the retries of Envoy and Istio, in real Envoys. Some five minutes for all.
 
-usage: ./build.sh compare [outage] [herd] [safety] [recovery] [--seed N] [--json FILE]
+usage: ./build.sh compare [outage] [herd] [safety] [recovery] [incident] [--seed N] [--json FILE] [incident's]
 
   outage        every host refuses, then resets, then answers 503: attempts per request
   herd          1,000 requests fail in the same millisecond: retries that reach the upstream
   safety        10,000 POSTs through a reset storm: requests processed twice
   recovery      after ten seconds of overload: how long until the requests are answered again
-  --seed N      which requests the reset storm hits; default 1
+  incident      replicas crash-loop: what clients get through, and what it costs
+  --seed N      which requests the reset storm hits, when replicas crash; default 1
   --json FILE   write all numbers to FILE
+
+For the incident alone:
+
+  --rate N      requests a second under each policy; default 250, at most 5000
+  --replicas N  default 4, from 2 to 50
+  --workers N   of each Envoy; default 2, at most 16
+  --seconds N   how long replicas crash; default 20, at most 600
+  --hang        they hang where they would refuse connections
+  --logs DIR    leave each Envoy's log of attempts there
 
 Ends with 0 if Weir kept what it promises, with 1 if not, with 2 if something could not run.";
 
@@ -24,10 +39,11 @@ pub enum Comparison {
     Herd,
     Safety,
     Recovery,
+    Incident,
 }
 
 impl Comparison {
-    const ALL: [Self; 4] = [Self::Outage, Self::Herd, Self::Safety, Self::Recovery];
+    const ALL: [Self; 5] = [Self::Outage, Self::Herd, Self::Safety, Self::Recovery, Self::Incident];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -35,6 +51,7 @@ impl Comparison {
             Self::Herd => "herd",
             Self::Safety => "safety",
             Self::Recovery => "recovery",
+            Self::Incident => "incident",
         }
     }
 }
@@ -43,6 +60,7 @@ impl Comparison {
 pub struct Options {
     pub comparisons: Vec<Comparison>,
     pub seed: u64,
+    pub incident: Setting,
     pub json: Option<PathBuf>,
     arguments: Vec<String>,
 }
@@ -51,14 +69,23 @@ impl Options {
     /// `None` if the arguments only ask for help, which is then printed.
     pub fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let arguments: Vec<String> = arguments.collect();
-        let mut options = Self { comparisons: Vec::new(), seed: 1, json: None, arguments: arguments.clone() };
+        let mut options = Self {
+            comparisons: Vec::new(),
+            seed: 1,
+            incident: Setting::default(),
+            json: None,
+            arguments: arguments.clone(),
+        };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
-                "--seed" => {
-                    let value = arguments.next().context("--seed wants a number")?;
-                    options.seed = value.parse().with_context(|| format!("--seed: want a number, got {value:?}"))?;
-                }
+                "--seed" => options.seed = number(&argument, arguments.next(), 0..=u64::MAX)?,
+                "--rate" => options.incident.rate = number(&argument, arguments.next(), 1..=5000)?,
+                "--replicas" => options.incident.replicas = number(&argument, arguments.next(), 2..=50)?,
+                "--workers" => options.incident.workers = number(&argument, arguments.next(), 1..=16)?,
+                "--seconds" => options.incident.seconds = number(&argument, arguments.next(), 1..=600)?,
+                "--hang" => options.incident.outage = Outage::Hangs,
+                "--logs" => options.incident.logs = Some(arguments.next().context("--logs wants a directory")?.into()),
                 "--json" => options.json = Some(arguments.next().context("--json wants a file")?.into()),
                 "--help" | "-h" | "help" => {
                     println!("{HELP}");
@@ -73,6 +100,7 @@ impl Options {
         if options.comparisons.is_empty() {
             options.comparisons.extend(Comparison::ALL);
         }
+        options.incident.seed = options.seed;
         Ok(Some(options))
     }
 
@@ -80,4 +108,13 @@ impl Options {
     pub fn command(&self) -> String {
         [vec!["./build.sh compare".to_owned()], self.arguments.clone()].concat().join(" ")
     }
+}
+
+fn number<T>(flag: &str, value: Option<String>, range: RangeInclusive<T>) -> Result<T>
+where
+    T: FromStr + PartialOrd + std::fmt::Display,
+{
+    let value = value.with_context(|| format!("{flag} wants a number"))?;
+    let number = value.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| anyhow!("{flag}: want a number from {} to {}, got {value:?}", range.start(), range.end()))
 }

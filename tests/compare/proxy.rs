@@ -29,6 +29,17 @@ impl Proxy {
         clusters: &[(String, Vec<SocketAddr>)],
         timeouts: &Value,
     ) -> Result<Self> {
+        Self::start_with(policy, workers, clusters, timeouts, &Value::Null)
+    }
+
+    /// `over` is merged over each cluster.
+    pub fn start_with(
+        policy: Policy,
+        workers: u32,
+        clusters: &[(String, Vec<SocketAddr>)],
+        timeouts: &Value,
+        over: &Value,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("weir-compare-").tempdir()?;
         let port = ports::free();
         let routes = clusters.iter().map(|(name, _)| route(name, policy, timeouts)).collect();
@@ -46,10 +57,12 @@ impl Proxy {
         // On a busy machine many connections wait to be accepted; those that find no place would try for minutes.
         listener["tcp_backlog_size"] = json!(4096);
         log_attempts(&mut listener, &directory.path().join(LOG));
-        let clusters: Vec<Value> = clusters.iter().map(|(name, hosts)| cluster(name, hosts, policy)).collect();
+        let clusters: Vec<Value> = clusters.iter().map(|(name, hosts)| cluster(name, hosts, policy, over)).collect();
         let envoy = Launch::json(bootstrap::bootstrap(&[listener], &clusters))
             .concurrency(workers)
             .log_level("warn")
+            .argument("--component-log-level")
+            .argument("wasm:info")
             .start()?;
         Ok(Self { policy, listener: port, envoy, directory })
     }
@@ -74,8 +87,9 @@ fn route(cluster: &str, policy: Policy, timeouts: &Value) -> Value {
     route
 }
 
-fn cluster(name: &str, hosts: &[SocketAddr], policy: Policy) -> Value {
+fn cluster(name: &str, hosts: &[SocketAddr], policy: Policy, over: &Value) -> Value {
     let mut cluster = bootstrap::cluster(name, hosts);
+    merge(&mut cluster, over);
     merge(&mut cluster, &json!({"circuit_breakers": {"thresholds": [policy.thresholds()]}}));
     cluster
 }

@@ -9,13 +9,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../crash_loops/mod.rs"]
+mod crash_loops;
+
 mod bootstrap;
-mod load;
 mod options;
 mod progress;
-mod replicas;
 mod report;
-mod schedule;
 mod table;
 mod trial;
 
@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use bootstrap::Variant;
+use crash_loops::schedule::Timeline;
 use options::Options;
-use schedule::Timeline;
 
 /// As many as `envoy/envoy.yaml` has endpoints.
 const REPLICAS: usize = 4;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::bootstrap::Variant;
-use super::load::Progress;
-use super::replicas::Ledger;
-use super::schedule::{Phase, Timeline};
+use super::crash_loops::load::Progress;
+use super::crash_loops::replicas::Ledger;
+use super::crash_loops::schedule::{Phase, Timeline};
 
 const REFRESH: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(5);

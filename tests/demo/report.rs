@@ -7,9 +7,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::bootstrap::Variant;
-use super::load::{Failure, Outcome};
+use super::crash_loops::load::{Failure, Outcome};
+use super::crash_loops::replicas::Ledger;
 use super::options::Options;
-use super::replicas::Ledger;
 use super::support::admin::Stats;
 
 pub struct Report {

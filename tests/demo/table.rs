@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::bootstrap::Variant;
-use super::load::Failure;
+use super::crash_loops::load::Failure;
+use super::crash_loops::schedule::{Phase, Timeline};
 use super::options::Options;
 use super::report::Report;
-use super::schedule::{Phase, Timeline};
 
 /// Width of the picture of the timelines.
 const LANE: u32 = 64;

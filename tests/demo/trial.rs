@@ -9,12 +9,12 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::bootstrap::{self, Variant};
-use super::load::{self, Progress};
+use super::crash_loops::load::{self, Progress};
+use super::crash_loops::replicas::{Ledger, Replica};
+use super::crash_loops::schedule::{Outage, Timeline};
 use super::options::Options;
 use super::progress;
-use super::replicas::{Ledger, Replica};
 use super::report::{ReplicaReport, Report};
-use super::schedule::Timeline;
 use super::support::envoy::{self, Launch};
 use super::support::ports;
 
@@ -40,7 +40,8 @@ pub fn run(runtime: &Runtime, options: &Options, timelines: &[Timeline], variant
         .zip(timelines)
         .zip(1..)
         .map(|((address, timeline), number)| {
-            Replica::new(*address, timeline.clone(), options.seed.wrapping_add(number), Arc::clone(&ledger))
+            let seed = options.seed.wrapping_add(number);
+            Replica::new(*address, timeline.clone(), Outage::Refuses, seed, Arc::clone(&ledger))
         })
         .collect();
     let progress = Arc::new(Progress::default());

@@ -175,6 +175,19 @@ pub fn http2() -> Value {
     protocol(&json!({"explicit_http_config": {"http2_protocol_options": {}}}))
 }
 
+/// Hosts are taken from this header where it is set, else in turns; merged over a cluster.
+pub fn override_host(header: &str) -> Value {
+    let policies = |name: &str, config: Value| json!({"policies": [{"typed_extension_config": {"name": name, "typed_config": config}}]});
+    let family = "type.googleapis.com/envoy.extensions.load_balancing_policies";
+    let round_robin = policies("round_robin", json!({"@type": format!("{family}.round_robin.v3.RoundRobin")}));
+    let override_host = json!({
+        "@type": format!("{family}.override_host.v3.OverrideHost"),
+        "override_host_sources": [{"header": header}],
+        "fallback_policy": round_robin,
+    });
+    json!({"load_balancing_policy": policies("override_host", override_host)})
+}
+
 /// `HttpProtocolOptions`; merged over a cluster.
 pub fn protocol(options: &Value) -> Value {
     let mut options = options.clone();

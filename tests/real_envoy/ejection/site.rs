@@ -104,19 +104,7 @@ impl Setup {
             "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
         });
         if self.obeys {
-            let round_robin = json!({"typed_extension_config": {
-                "name": "round_robin",
-                "typed_config": {"@type":
-                    "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin"},
-            }});
-            cluster["load_balancing_policy"] = json!({"policies": [{"typed_extension_config": {
-                "name": "override_host",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
-                    "override_host_sources": [{"header": HEADER}],
-                    "fallback_policy": {"policies": [round_robin]},
-                },
-            }}]});
+            bootstrap::merge(&mut cluster, &bootstrap::override_host(HEADER));
         }
         cluster
     }

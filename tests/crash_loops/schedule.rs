@@ -21,6 +21,16 @@ pub enum Phase {
     Refusing,
 }
 
+/// What a replica does from its crash until it is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outage {
+    /// Refuses connections, as where a process is gone.
+    #[default]
+    Refuses,
+    /// Accepts them and never answers, as where a process is stuck; it is killed at the end.
+    Hangs,
+}
+
 /// One crash, in times since the start of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Crash {
@@ -58,6 +68,16 @@ impl Timeline {
             crash_at[replica] = back_at + draw(UP);
         }
         timelines
+    }
+
+    /// The same crashes, all of them so much later.
+    pub fn delayed(mut self, by: Duration) -> Self {
+        for crash in &mut self.crashes {
+            crash.resets_from += by;
+            crash.refuses_from += by;
+            crash.back_at += by;
+        }
+        self
     }
 
     /// When this replica has been back from its latest crash for long enough that the others may crash.

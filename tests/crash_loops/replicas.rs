@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::load::ID_HEADER;
-use super::schedule::Timeline;
+use super::schedule::{Outage, Phase, Timeline};
 
 /// Bounds of the time that a request takes before it counts as processed, and of what it takes from there to the
 /// answer, in microseconds. A crash between the two is what makes retries dangerous.
@@ -72,15 +72,16 @@ pub struct Counts {
 pub struct Replica {
     address: SocketAddr,
     timeline: Timeline,
+    outage: Outage,
     random: Mutex<fastrand::Rng>,
     ledger: Arc<Ledger>,
     pub counts: Counts,
 }
 
 impl Replica {
-    pub fn new(address: SocketAddr, timeline: Timeline, seed: u64, ledger: Arc<Ledger>) -> Arc<Self> {
+    pub fn new(address: SocketAddr, timeline: Timeline, outage: Outage, seed: u64, ledger: Arc<Ledger>) -> Arc<Self> {
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
-        Arc::new(Self { address, timeline, random, ledger, counts: Counts::default() })
+        Arc::new(Self { address, timeline, outage, random, ledger, counts: Counts::default() })
     }
 
     /// Lives through its timeline, which begins at `start`; ends only with an error.
@@ -89,7 +90,7 @@ impl Replica {
     /// When its port is taken by somebody else.
     pub async fn run(self: Arc<Self>, start: Instant) -> io::Result<()> {
         for crash in &self.timeline.crashes {
-            self.live(Some((start + crash.resets_from, start + crash.refuses_from))).await?;
+            self.live(Some((start + crash.resets_from, start + crash.refuses_from, start + crash.back_at))).await?;
             sleep_until(start + crash.back_at).await;
         }
         self.live(None).await
@@ -106,10 +107,11 @@ impl Replica {
         TcpListener::bind(self.address).await
     }
 
-    /// From one restart to the next: answers, resets from the first time on, and is gone at the second.
-    async fn live(self: &Arc<Self>, crash: Option<(Instant, Instant)>) -> io::Result<()> {
+    /// From one restart to the next: answers, resets from the first time on, is gone at the second, or at the third if it
+    /// hangs in between.
+    async fn live(self: &Arc<Self>, crash: Option<(Instant, Instant, Instant)>) -> io::Result<()> {
         let listener = self.listen().await?;
-        let (resetting, heard) = watch::channel(false);
+        let (phase, heard) = watch::channel(Phase::Up);
         let mut connections = JoinSet::new();
         let serve = async {
             loop {
@@ -122,10 +124,14 @@ impl Replica {
             }
         };
         let crash = async {
-            let Some((resets_from, refuses_from)) = crash else { return std::future::pending().await };
+            let Some((resets_from, refuses_from, back_at)) = crash else { return std::future::pending().await };
             sleep_until(resets_from).await;
-            resetting.send_replace(true);
+            phase.send_replace(Phase::Resetting);
             sleep_until(refuses_from).await;
+            if self.outage == Outage::Hangs {
+                phase.send_replace(Phase::Refusing);
+                sleep_until(back_at).await;
+            }
         };
         tokio::select! {
             () = serve => {}
@@ -138,10 +144,10 @@ impl Replica {
 
     /// One connection, until either side ends it. Whenever this side does, it is with a RST, as it is when a process
     /// dies with requests unread: SO_LINGER of zero.
-    async fn serve(self: Arc<Self>, stream: TcpStream, resetting: watch::Receiver<bool>) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, phase: watch::Receiver<Phase>) {
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| Arc::clone(&self).answer(request, resetting.clone()));
+        let service = service_fn(|request| Arc::clone(&self).answer(request, phase.clone()));
         // A service that fails makes hyper drop the connection without an answer.
         let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
@@ -149,7 +155,7 @@ impl Replica {
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        mut resetting: watch::Receiver<bool>,
+        mut phase: watch::Receiver<Phase>,
     ) -> Result<Response<Full<Bytes>>, Reset> {
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let held = Held { counts: &self.counts, answered: false };
@@ -159,13 +165,19 @@ impl Replica {
             return Err(Reset);
         }
         let (work, reply, unlucky) = self.draw();
-        if *resetting.borrow_and_update() {
-            // It still takes requests, and gets half of them done, but no answer leaves any more.
-            sleep(work).await;
-            if unlucky {
-                self.ledger.process(id, &method);
+        let now = *phase.borrow_and_update();
+        match now {
+            Phase::Up => {}
+            Phase::Resetting => {
+                // It still takes requests, and gets half of them done, but no answer leaves any more.
+                sleep(work).await;
+                if unlucky {
+                    self.ledger.process(id, &method);
+                }
+                return Err(Reset);
             }
-            return Err(Reset);
+            // Ends with the connection.
+            Phase::Refusing => std::future::pending().await,
         }
         let work = async {
             sleep(work).await;
@@ -174,7 +186,7 @@ impl Replica {
         };
         tokio::select! {
             () = work => Ok(held.answer(id)),
-            _ = resetting.changed() => Err(Reset),
+            _ = phase.changed() => Err(Reset),
         }
     }
 

@@ -32,6 +32,8 @@ const MAX_BODY: usize = 64 * 1024;
 pub struct Outcome {
     pub id: u64,
     pub method: Method,
+    /// When it was due, since the start of the load.
+    pub due: Duration,
     pub result: Result<(), Failure>,
     /// From the moment it was due until its answer was complete.
     pub latency: Duration,
@@ -86,9 +88,9 @@ pub async fn run(
     let mut requests = JoinSet::new();
     for id in 0..count {
         let method = if random.u64(0..100) < PERCENT_GET { Method::GET } else { Method::POST };
-        let due = start + Duration::from_nanos(1_000_000_000 * id / rate);
-        sleep_until(due).await;
-        requests.spawn(send(client.clone(), target, id, method, due, Arc::clone(progress)));
+        let due = Duration::from_nanos(1_000_000_000 * id / rate);
+        sleep_until(start + due).await;
+        requests.spawn(send(client.clone(), target, id, method, start, due, Arc::clone(progress)));
     }
     requests.join_all().await
 }
@@ -98,17 +100,18 @@ async fn send(
     target: SocketAddr,
     id: u64,
     method: Method,
-    due: Instant,
+    start: Instant,
+    due: Duration,
     progress: Arc<Progress>,
 ) -> Outcome {
-    let result = match timeout_at(due + PATIENCE, exchange(&client, target, id, &method)).await {
+    let result = match timeout_at(start + due + PATIENCE, exchange(&client, target, id, &method)).await {
         Ok(Some((StatusCode::OK, _))) => Ok(()),
         Ok(Some((status, body))) => Err(classify(status, &body)),
         Ok(None) | Err(_) => Err(Failure::NoAnswer),
     };
     progress.ended.fetch_add(1, Ordering::Relaxed);
     progress.answered.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
-    Outcome { id, method, result, latency: due.elapsed() }
+    Outcome { id, method, due, result, latency: (start + due).elapsed() }
 }
 
 /// The whole answer; `None` if there was none.

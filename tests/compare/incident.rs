@@ -1,0 +1,212 @@
+//! Replicas that crash-loop, each on its own schedule: what clients get through, and what it costs, under each policy. All
+//! policies run beside each other, so whatever else the machine does hits all alike.
+
+mod measure;
+mod targets;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::attempts::{self, Attempt};
+use super::crash_loops::load::{self, Outcome, Progress};
+use super::crash_loops::replicas::{Ledger, Replica};
+use super::crash_loops::schedule::{Outage, Timeline};
+use super::finding::Finding;
+use super::policy::Policy;
+use super::proxy::Proxy;
+use super::support::{bootstrap, ports, wait};
+
+use measure::Measured;
+
+/// Before the first crash, all replicas are well for this long: what is measured then is what "calm" means.
+const CALM: Duration = Duration::from_secs(5);
+
+/// From the last preparation to the first request; the replicas' timelines begin there too.
+const LEAD: Duration = Duration::from_millis(300);
+
+/// What is tried.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub seed: u64,
+    /// Requests a second, for each policy.
+    pub rate: u64,
+    pub replicas: usize,
+    pub workers: u32,
+    /// How long replicas crash, after the calm.
+    pub seconds: u64,
+    pub outage: Outage,
+    /// Where each policy's log of attempts is left, to find out what became of a request.
+    pub logs: Option<PathBuf>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { seed: 1, rate: 250, replicas: 4, workers: 2, seconds: 20, outage: Outage::Refuses, logs: None }
+    }
+}
+
+impl Setting {
+    /// Whether Weir's targets are about this setting, whatever the seed.
+    fn has_targets(&self) -> bool {
+        let usual = Self::default();
+        (self.rate, self.replicas, self.workers, self.outage)
+            == (usual.rate, usual.replicas, usual.workers, usual.outage)
+            && self.seconds >= usual.seconds
+    }
+
+    fn length(&self) -> Duration {
+        CALM + Duration::from_secs(self.seconds)
+    }
+}
+
+pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
+    let crashes = Timeline::crash_loops(setting.seed, setting.replicas, Duration::from_secs(setting.seconds));
+    let timelines: Vec<Timeline> = crashes.into_iter().map(|timeline| timeline.delayed(CALM)).collect();
+    let trials = runtime.block_on(everyone(setting, &timelines))?;
+    let measured: Vec<Measured> =
+        trials.iter().map(|trial| Measured::new(trial, &timelines, CALM, setting.length())).collect();
+    let missed = measured.iter().find(|row| row.policy == Policy::Weir).map(targets::missed).unwrap_or_default();
+    let mut notes = vec![format!(
+        "  dead: attempts that failed, for each crash of a replica. back: from the moment when it listens again until it\n\
+         \x20 answers the first request, in the median. Latencies are those of all requests, failed ones too; calm is the\n\
+         \x20 p99 of the {} s before the first crash.",
+        CALM.as_secs()
+    )];
+    let broken = if setting.has_targets() {
+        missed
+    } else {
+        notes.extend(missed.iter().map(|missed| format!("  Not in the setting of the targets, but: {missed}")));
+        Vec::new()
+    };
+    let crashes: usize = timelines.iter().map(|timeline| timeline.crashes.len()).sum();
+    let does = match setting.outage {
+        Outage::Refuses => "refuses connections",
+        Outage::Hangs => "hangs",
+    };
+    Ok(Finding {
+        title: "Incident: replicas that crash-loop",
+        setting: format!(
+            "{} replicas, {} requests a second (70 percent GET, 30 percent POST), {} workers, {} s with {crashes} crashes, seed {}.\n\
+             A replica resets what it holds for 0.3 to 0.8 s, {does} for 1 to 3 s, and is fine for 5 to 9 s; one at least is\n\
+             always up.\n  {}: {}",
+            setting.replicas,
+            setting.rate,
+            setting.workers,
+            setting.seconds,
+            setting.seed,
+            Policy::Tuned.name(),
+            Policy::Tuned.explained(),
+        ),
+        columns: measure::COLUMNS.to_vec(),
+        rows: measured.iter().map(|row| (row.policy, row.cells())).collect(),
+        notes,
+        broken,
+        numbers: Value::Array(measured.iter().map(Measured::to_json).collect()),
+    })
+}
+
+/// What came of one policy, from whoever knows it.
+pub struct Trial {
+    policy: Policy,
+    /// Its clients.
+    outcomes: Vec<Outcome>,
+    /// Its replicas, all together.
+    ledger: Arc<Ledger>,
+    replicas: Vec<std::net::SocketAddr>,
+    /// Its Envoy.
+    attempts: Vec<Attempt>,
+    /// When the load began, since the Unix epoch.
+    began: Duration,
+}
+
+async fn everyone(setting: &Setting, timelines: &[Timeline]) -> Result<Vec<Trial>> {
+    let mut prepared = Vec::new();
+    for policy in Policy::INCIDENT {
+        let addresses: Vec<_> = timelines.iter().map(|_| ports::free()).collect();
+        let clusters = [("orders".to_owned(), addresses.clone())];
+        let (workers, timeouts) = (setting.workers, json!({"timeout": "15s"}));
+        let start = move || Proxy::start_with(policy, workers, &clusters, &timeouts, &cluster(policy));
+        prepared.push((tokio::task::spawn_blocking(start).await??, addresses));
+    }
+    let start = Instant::now() + LEAD;
+    let began = UNIX_EPOCH.elapsed().context("the clock is before 1970")? + LEAD;
+    let mut trials = Vec::new();
+    for (proxy, addresses) in prepared {
+        let trial = trial(setting.clone(), proxy, addresses, timelines.to_vec(), start, began);
+        trials.push(tokio::spawn(trial));
+    }
+    let mut done = Vec::new();
+    for trial in trials {
+        done.push(trial.await??);
+    }
+    Ok(done)
+}
+
+/// What the policy has beside its retries.
+fn cluster(policy: Policy) -> Value {
+    let mut over = match policy {
+        Policy::Weir => bootstrap::override_host("x-weir-hosts"),
+        Policy::Tuned => json!({"outlier_detection":
+            {"consecutive_5xx": 5, "base_ejection_time": "5s", "max_ejection_percent": 50}}),
+        _ => json!({}),
+    };
+    over["connect_timeout"] = json!("0.5s");
+    over
+}
+
+async fn trial(
+    setting: Setting,
+    proxy: Proxy,
+    addresses: Vec<std::net::SocketAddr>,
+    timelines: Vec<Timeline>,
+    start: Instant,
+    began: Duration,
+) -> Result<Trial> {
+    let ledger = Arc::<Ledger>::default();
+    let mut running = JoinSet::new();
+    for ((address, timeline), number) in addresses.iter().zip(timelines).zip(1..) {
+        let seed = setting.seed.wrapping_add(number);
+        let replica = Replica::new(*address, timeline, setting.outage, seed, Arc::clone(&ledger));
+        running.spawn(replica.run(start));
+    }
+    let progress = Arc::<Progress>::default();
+    let count = setting.rate * setting.length().as_secs();
+
+    let outcomes = tokio::select! {
+        outcomes = load::run(proxy.listener, start, setting.rate, count, setting.seed, &progress) => outcomes,
+        Some(ended) = running.join_next() => match ended? {
+            Ok(()) => bail!("a replica ended"),
+            Err(error) => bail!("a replica has no port: {error}"),
+        },
+    };
+    running.shutdown().await;
+    let policy = proxy.policy;
+    let attempts = tokio::task::spawn_blocking(move || logged(&proxy, count, setting.logs.as_deref())).await??;
+    Ok(Trial { policy, outcomes, ledger, replicas: addresses, attempts, began })
+}
+
+/// All attempts. Envoy writes its log with a delay.
+fn logged(proxy: &Proxy, requests: u64, keep: Option<&std::path::Path>) -> Result<Vec<Attempt>> {
+    let retries = proxy.envoy.admin.stats("^cluster[.]orders[.]upstream_rq_retry$")?;
+    let expected = requests + retries.values().sum::<u64>();
+    let attempts = wait::until(wait::LIMIT, || match attempts::read(&proxy.log(), "orders") {
+        Ok(attempts) if attempts.len() as u64 >= expected => Ok(attempts),
+        Ok(attempts) => Err(format!("Envoy logged {} attempts, not {expected}", attempts.len())),
+        Err(error) => Err(format!("{error:#}")),
+    });
+    let attempts = attempts.map_err(|reason| anyhow!("{}: {reason}", proxy.policy.name()))?;
+    if let Some(directory) = keep {
+        std::fs::create_dir_all(directory)?;
+        let name = proxy.policy.name().replace([' ', '(', ')', '\'', ','], "-");
+        std::fs::copy(proxy.log(), directory.join(format!("{name}.attempts")))?;
+        std::fs::write(directory.join(format!("{name}.envoy")), proxy.envoy.log())?;
+    }
+    Ok(attempts)
+}
