@@ -177,7 +177,6 @@ impl Health {
             since: now,
             until: now.saturating_add(ejection_time(policy, self.strikes, address, owner)),
             owner,
-            beat: now,
         }
     }
 }

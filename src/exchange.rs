@@ -1,4 +1,4 @@
-//! What workers tell each other: the ejections of a cluster, in one record that all of them share.
+//! What workers tell each other about the hosts of a cluster, in one record that all of them share.
 //!
 //! The record says which hosts are out, until when, and which worker owns each. It is the truth: a host is out if and only
 //! if the record says so, and whoever ejects or readmits a host swaps a new record in if no other worker was faster. So the
@@ -7,19 +7,28 @@
 //! contradictions, as many reads as there are workers, and slots to claim and to expire.
 //!
 //! A worker reads the record ten times a second for each cluster that has traffic, when one of its attempts fails (another
-//! worker may have seen that before), and when it has something to say. Without any ejection ever, there is no record.
+//! worker may have seen that before), and when it has something to say. Without any failure ever, there is no record.
 //!
-//! **Owners.** An owner that has requests to probe with says so four times a second; if it has been silent for a second,
-//! because it is gone or has no requests, any worker that has some takes over.
+//! **Evidence.** What a worker saw fail on a host that is in, it writes down at once, and the others count it as if they had
+//! seen it: two resets on a host are two, whoever saw them. With each goes how many answers the worker had from that host
+//! since evidence against it was last heard or told: else a host that fails now and then would look like one that fails
+//! always. What was answered before there was evidence is not told: it would hide what others just saw. Evidence is fresh for
+//! a second, at most eight failures of each host and 128 in all; where there is more, each worker sees enough by itself.
+//! Which hosts Envoy's own balancer picks, while requests are steered, is told in the same way: so workers explore together,
+//! and not each for itself.
+//!
+//! **Owners.** While there is something to share, a worker that has requests says so four times a second. If the owner of
+//! an ejection has been silent for a second, because it is gone or has no requests, any worker that has some takes over.
 //!
 //! **Time** is the host's wall clock, as in all records. Workers on one machine read the same one. Where it stepped, what a
 //! record says is brought back to what is possible: nothing began in the future, and nobody is out for longer than the
 //! longest ejection.
 
+mod codec;
+
 use std::time::Duration;
 
-use crate::detector::{Failure, OutlierPolicy};
-use crate::hosts::is_address;
+use crate::detector::Failure;
 use crate::time::Time;
 
 /// A worker: unique among all that share records, also over time. See [`claim`].
@@ -41,13 +50,39 @@ pub struct Ejection {
     pub until: Time,
     /// Who probes it.
     pub owner: WorkerId,
-    /// When the owner last said that it can.
+}
+
+/// What a worker saw of a host that is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// The host's address and port.
+    pub address: Box<str>,
+    /// How it failed; `None`: Envoy's own balancer picked it, while requests were steered.
+    pub failure: Option<Failure>,
+    /// How many answers came before, since there is evidence.
+    pub answers: u32,
+    /// When that was known.
+    pub at: Time,
+    /// Who saw it.
+    pub by: WorkerId,
+    /// Its number, counted over all evidence of the cluster, from 1.
+    pub number: u64,
+}
+
+/// A worker that spoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// Which.
+    pub worker: WorkerId,
+    /// When it last said that it has requests.
     pub beat: Time,
 }
 
 /// What a worker wants to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// An attempt on a host that is in failed so, after so many answers; or Envoy's own balancer picked it.
+    See(Box<str>, Option<Failure>, u32),
     /// A host goes out, unless it is out already, or too many are. At most so many in all.
     Eject(Ejection, usize),
     /// A probe failed: the host stays out.
@@ -58,23 +93,45 @@ pub enum Change {
     ReadmitAll,
 }
 
-/// All ejections of a cluster.
+/// What all workers share about the hosts of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ejections {
     /// Those that are out, in no order.
     pub out: Vec<Ejection>,
     /// When all were readmitted last, because all failed.
     pub common: Time,
+    /// Who spoke of late.
+    pub speakers: Vec<Speaker>,
+    /// What failed on hosts that are in, the oldest first.
+    pub evidence: Vec<Evidence>,
+    /// How much evidence was ever told.
+    pub told: u64,
 }
 
-/// A record holds at most this many.
+/// A record holds at most this many ejections.
 pub const MOST_EJECTIONS: usize = 500;
-/// How often an owner says that it can probe.
+/// It holds at most this much evidence, and of one host,
+const MOST_EVIDENCE: usize = 128;
+/// this much.
+const MOST_OF_A_HOST: usize = 8;
+/// And at most so many workers; more take part without being counted, and own nothing for long.
+const MOST_SPEAKERS: usize = 255;
+/// How long evidence counts for those that did not see it.
+pub const FRESH: Duration = Duration::from_secs(1);
+/// How often a worker says that it has requests.
 const BEAT: Duration = Duration::from_millis(250);
 /// How long it may be silent.
 const SILENCE: Duration = Duration::from_secs(1);
 /// A host that is due for so long, and that no probe reached, is not there any more, or nothing is known of it.
 const LOST: Duration = Duration::from_secs(60);
+
+impl Evidence {
+    /// Whether it still counts.
+    #[must_use]
+    pub fn is_fresh(&self, now: Time) -> bool {
+        now.since(self.at) < FRESH
+    }
+}
 
 impl Ejections {
     /// Whether the record says that the host is out.
@@ -83,14 +140,34 @@ impl Ejections {
         self.out.iter().find(|ejection| &*ejection.address == address)
     }
 
+    /// How many workers spoke of late.
+    #[must_use]
+    pub fn speaking(&self, now: Time) -> u32 {
+        self.speakers.iter().map(|speaker| u32::from(now.since(speaker.beat) < SILENCE)).sum()
+    }
+
     /// Makes a change, if it still applies: whether it did.
     pub fn apply(&mut self, change: &Change, me: WorkerId, now: Time) -> bool {
         let before = self.out.len();
         match change {
+            Change::See(address, failure, answers) => {
+                self.evidence.retain(|evidence| evidence.is_fresh(now));
+                let alike = |evidence: &&Evidence| evidence.address == *address && evidence.failure.is_some();
+                let room = failure.is_none() || self.evidence.iter().filter(alike).count() < MOST_OF_A_HOST;
+                if room && self.evidence.len() < MOST_EVIDENCE && self.of(address).is_none() {
+                    self.told = self.told.wrapping_add(1);
+                    let (address, failure, answers) = (address.clone(), *failure, *answers);
+                    self.evidence.push(Evidence { address, failure, answers, at: now, by: me, number: self.told });
+                    self.speak(me, now);
+                }
+                false
+            }
             Change::Eject(ejection, most) => {
                 let applies = self.of(&ejection.address).is_none() && before < (*most).min(MOST_EJECTIONS);
                 if applies {
+                    self.evidence.retain(|evidence| evidence.address != ejection.address);
                     self.out.push(ejection.clone());
+                    self.speak(me, now);
                 }
                 applies
             }
@@ -112,79 +189,35 @@ impl Ejections {
         }
     }
 
-    /// Says for this worker that it can probe, and takes over from those that are silent, if it `has_requests`. Drops what
-    /// no probe reached.
+    fn speak(&mut self, me: WorkerId, now: Time) {
+        match self.speakers.iter_mut().find(|speaker| speaker.worker == me) {
+            Some(speaker) if now.since(speaker.beat) >= BEAT => speaker.beat = now,
+            Some(_) => {}
+            None => {
+                if self.speakers.len() < MOST_SPEAKERS {
+                    self.speakers.push(Speaker { worker: me, beat: now });
+                }
+            }
+        }
+    }
+
+    /// Says for this worker that it has requests, if it `has_requests`, and takes over from owners that are silent. Drops
+    /// what no probe reached.
     pub fn keep(&mut self, me: WorkerId, has_requests: bool, now: Time) {
         self.out.retain(|ejection| now.since(ejection.until) < LOST);
-        for ejection in self.out.iter_mut().filter(|_| has_requests) {
-            let silent = now.since(ejection.beat);
-            if silent >= if ejection.owner == me { BEAT } else { SILENCE } {
-                (ejection.owner, ejection.beat) = (me, now);
+        let troubled = !self.out.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
+        if !has_requests || !troubled {
+            return;
+        }
+        self.speakers.retain(|speaker| now.since(speaker.beat) < SILENCE);
+        self.speak(me, now);
+        let Self { out, speakers, .. } = self;
+        for ejection in out {
+            if !speakers.iter().any(|speaker| speaker.worker == ejection.owner) {
+                ejection.owner = me;
             }
         }
     }
-
-    /// Replaces `record` by the ejections in bytes.
-    pub fn encode(&self, record: &mut Vec<u8>) {
-        record.clear();
-        record.extend_from_slice(&FORMAT);
-        record.extend_from_slice(&self.common.as_nanos().to_le_bytes());
-        for ejection in &self.out {
-            // Addresses are at most `LONGEST_ADDRESS` long, see `is_address`.
-            record.push(ejection.address.len() as u8);
-            record.extend_from_slice(ejection.address.as_bytes());
-            record.extend_from_slice(&[ejection.failure as u8, ejection.strikes]);
-            let times = [ejection.since, ejection.until, ejection.beat].map(Time::as_nanos);
-            times.iter().chain([&ejection.owner.0]).for_each(|number| record.extend_from_slice(&number.to_le_bytes()));
-        }
-    }
-
-    /// The ejections in `record`, brought back to what is possible now. `None` if it is no such record, or one of another
-    /// version: then there are none.
-    #[must_use]
-    pub fn decode(record: &[u8], policy: &OutlierPolicy, now: Time) -> Option<Self> {
-        let mut rest = record.strip_prefix(&FORMAT)?;
-        let common = number(&mut rest).map(Time::from_nanos)?.min(now);
-        let mut all = Self { out: Vec::new(), common };
-        while !rest.is_empty() {
-            let ejection = ejection(&mut rest, policy, now)?;
-            if all.of(&ejection.address).is_some() || all.out.len() >= MOST_EJECTIONS {
-                return None;
-            }
-            all.out.push(ejection);
-        }
-        Some(all)
-    }
-}
-
-/// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wre\x01";
-
-fn ejection(rest: &mut &[u8], policy: &OutlierPolicy, now: Time) -> Option<Ejection> {
-    let ([length], bytes) = rest.split_first_chunk()?;
-    let (address, bytes) = bytes.split_at_checked(usize::from(*length))?;
-    let address = std::str::from_utf8(address).ok().filter(|address| is_address(address))?;
-    let ([failure, strikes], bytes) = bytes.split_first_chunk()?;
-    *rest = bytes;
-    let mut time = || number(rest).map(Time::from_nanos);
-    let (since, until, beat) = (time()?, time()?, time()?);
-    let longest = policy.max_ejection_time.saturating_add(policy.max_ejection_time / 4);
-    Some(Ejection {
-        address: address.into(),
-        failure: *Failure::ALL.get(usize::from(*failure))?,
-        strikes: *strikes,
-        since: since.min(now),
-        until: until.min(now.saturating_add(longest)),
-        owner: WorkerId(number(rest)?),
-        // A beat from the future says nothing about now.
-        beat: if beat > now.saturating_add(SILENCE) { Time::default() } else { beat.min(now) },
-    })
-}
-
-fn number(rest: &mut &[u8]) -> Option<u64> {
-    let (first, bytes) = rest.split_first_chunk()?;
-    *rest = bytes;
-    Some(u64::from_le_bytes(*first))
 }
 
 /// Claims an id that no other worker has, from the record under a key of its own: how many were claimed so far. Returns the id

@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use crate::ejection::Standing;
+use crate::exchange::FRESH;
 use crate::record::Record;
 use crate::time::Time;
 
@@ -26,8 +27,23 @@ pub struct Host {
     pub standing: Standing,
     /// How often Envoy's own balancer picked it.
     pub picks: Picks,
+    /// How many attempts it answered since there is evidence against it, and when that was last told or heard.
+    pub answers: u32,
+    evident: Time,
     /// When an attempt on it ended last, or its ejection was read.
     pub seen: Time,
+}
+
+impl Host {
+    /// There is evidence against the host: told, or heard of others. Returns how many attempts it answered since there was
+    /// some before: none, if that is not fresh any more.
+    pub fn evident(&mut self, now: Time) -> u32 {
+        let fresh = now.since(self.evident) < FRESH && self.evident <= now;
+        self.evident = now;
+        let answers = if fresh { self.answers } else { 0 };
+        self.answers = 0;
+        answers
+    }
 }
 
 /// How often Envoy's own balancer picked a host: its share of late.
@@ -78,6 +94,8 @@ impl Hosts {
                 record: Record::new(self.interval),
                 standing: Standing::new(),
                 picks: Picks::default(),
+                answers: 0,
+                evident: Time::default(),
                 seen: now,
             }),
         };

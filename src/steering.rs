@@ -14,7 +14,8 @@
 //! a second. Requests that could not be repeated avoid it; those that can be find out.
 //!
 //! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
-//! most, and no more than it takes for each host to be picked every two seconds. Such a request may meet a host that is
+//! most, and no more than it takes for each host to be picked every two seconds, by all workers together: they tell each other
+//! what was picked. Such a request may meet a host that is
 //! out, which costs it a retry; so in the first five seconds, while what the calm taught is fresh, there are half as many.
 
 use std::time::Duration;
@@ -105,7 +106,8 @@ impl Steering {
     }
 
     /// Whether the next request should be left to Envoy's balancer: one that is not `repeatable` only where no other comes.
-    pub fn explores(&mut self, percent: Percent, hosts: usize, repeatable: bool, now: Time) -> bool {
+    /// `workers` take turns.
+    pub fn explores(&mut self, percent: Percent, hosts: usize, workers: u32, repeatable: bool, now: Time) -> bool {
         if percent > Percent::default() && self.picks < FEW.saturating_mul(hosts as u64) {
             return self.random.below(2) == 0;
         }
@@ -115,6 +117,7 @@ impl Steering {
         }
         let calm = self.since.is_some_and(|since| now.since(since) < CALM);
         let pause = EXPLORE_EACH / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX)
+            * workers.max(1)
             * if calm { 2 } else { 1 }
             * if repeatable { 1 } else { 4 };
         let explores = now.since(self.explored) >= pause;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use weir::detector::{Failure, OutlierPolicy};
-use weir::exchange::{Change, Ejection, Ejections, WorkerId, claim};
+use weir::exchange::{Change, Ejection, Ejections, Speaker, WorkerId, claim};
 use weir::time::Time;
 
 // The crate links only with a host beside it.
@@ -19,19 +19,18 @@ fn after(millis: u64) -> Time {
 }
 
 fn ejection(address: &str, owner: WorkerId) -> Ejection {
-    Ejection {
-        address: address.into(),
-        failure: Failure::Reset,
-        strikes: 3,
-        since: NOW,
-        until: after(500),
-        owner,
-        beat: NOW,
-    }
+    Ejection { address: address.into(), failure: Failure::Reset, strikes: 3, since: NOW, until: after(500), owner }
 }
 
 fn two() -> Ejections {
-    Ejections { out: vec![ejection("10.0.0.1:80", ONE), ejection("[::1]:443", TWO)], common: NOW }
+    let mut all = Ejections {
+        out: vec![ejection("10.0.0.1:80", ONE), ejection("[::1]:443", TWO)],
+        common: NOW,
+        speakers: vec![Speaker { worker: ONE, beat: NOW }, Speaker { worker: TWO, beat: NOW }],
+        ..Ejections::default()
+    };
+    all.apply(&Change::See("10.0.0.2:80".into(), Some(Failure::Refused), 5), TWO, NOW);
+    all
 }
 
 fn encoded(ejections: &Ejections) -> Vec<u8> {
@@ -52,12 +51,13 @@ fn a_record_comes_back_as_it_was() {
 #[test]
 fn after_a_step_back_nothing_is_out_for_longer_than_the_longest_ejection() {
     let earlier = Time::from_nanos(NOW.as_nanos() - 3_600_000_000_000);
-    let ejections = decoded(&encoded(&two()), earlier).unwrap();
+    let mut ejections = decoded(&encoded(&two()), earlier).unwrap();
     for ejection in &ejections.out {
         assert!(ejection.until.since(earlier) <= Duration::from_secs(38) && ejection.since <= earlier);
-        // Its owner speaks, or somebody else takes over.
-        assert!(earlier.since(ejection.beat) > Duration::from_secs(1));
     }
+    // Owners speak, or somebody else takes over.
+    ejections.keep(WorkerId(3), true, earlier);
+    assert!(ejections.out.iter().all(|ejection| ejection.owner == WorkerId(3)));
 }
 
 #[test]
@@ -106,6 +106,32 @@ fn each_worker_claims_another_id() {
     let (two, _) = claim(Some(&record));
     assert_ne!(one, two);
     assert_eq!(claim(Some(b"nonsense")).0, one);
+}
+
+#[test]
+fn evidence_is_told_in_order_and_bounded() {
+    let mut all = Ejections::default();
+    let fail = |all: &mut Ejections, host: usize, now| {
+        all.apply(&Change::See(format!("10.0.0.{host}:80").into(), Some(Failure::Reset), 0), ONE, now);
+    };
+    (0..100).for_each(|_| fail(&mut all, 1, NOW));
+    assert_eq!((all.evidence.len(), all.told), (8, 8));
+    assert!(all.evidence.iter().zip(1..).all(|(evidence, number)| evidence.number == number));
+    (0..200).for_each(|host| fail(&mut all, host, NOW));
+    assert_eq!(all.evidence.len(), 128);
+    assert_eq!(decoded(&encoded(&all), NOW), Some(all.clone()));
+    fail(&mut all, 3, after(1_000));
+    assert_eq!(all.evidence.len(), 1, "what is old makes room");
+}
+
+#[test]
+fn evidence_against_a_host_that_is_out_is_dropped() {
+    let mut all = Ejections::default();
+    all.apply(&Change::See("a:1".into(), Some(Failure::Reset), 0), ONE, NOW);
+    all.apply(&Change::See("b:1".into(), None, 0), ONE, NOW);
+    all.apply(&Change::Eject(ejection("a:1", ONE), 2), ONE, NOW);
+    all.apply(&Change::See("a:1".into(), Some(Failure::Reset), 0), TWO, NOW);
+    assert!(all.evidence.iter().map(|evidence| &*evidence.address).eq(["b:1"]));
 }
 
 proptest! {

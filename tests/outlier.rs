@@ -212,6 +212,48 @@ fn a_suspect_is_avoided_by_what_cannot_be_repeated() {
 }
 
 #[test]
+fn what_two_workers_saw_adds_up() {
+    let mut bench = Bench::new(3, 4);
+    bench.ends(0, "a:1", Signal::Reset);
+    bench.exchange(2);
+    assert!(!bench.route(2, false).unwrap().hosts.contains("a:1"), "a suspect of one is a suspect of all");
+    bench.ends(1, "a:1", Signal::Reset);
+    assert_eq!(bench.out(1), ["a:1"]);
+    let ejected = bench.events.iter().filter(|event| matches!(event, Event::Ejected(_))).count();
+    assert_eq!(ejected, 1);
+}
+
+#[test]
+fn what_workers_saw_long_ago_or_between_answers_does_not() {
+    let mut bench = Bench::new(2, 4);
+    bench.ends(0, "a:1", Signal::Reset);
+    (0..30).for_each(|_| bench.ends(0, "a:1", Signal::Answered));
+    bench.pass(1_100);
+    bench.ends(1, "a:1", Signal::Reset);
+    // Evidence tells of the answers as well.
+    for _ in 0..20 {
+        bench.pass(10);
+        (0..25).for_each(|_| bench.ends(0, "b:1", Signal::Answered));
+        (0..25).for_each(|_| bench.ends(1, "b:1", Signal::Answered));
+        bench.ends(0, "b:1", Signal::Reset);
+    }
+    assert_eq!(bench.events, []);
+}
+
+#[test]
+fn what_one_worker_explores_all_know() {
+    let mut bench = Bench::new(2, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.pass(100);
+    for _ in 0..20 {
+        bench.ends(0, "new:1", Signal::Answered);
+        bench.pass(100);
+    }
+    let listed = (0..50).filter(|_| bench.route(1, true).unwrap().hosts.contains("new:1")).count();
+    assert!(listed > 0);
+}
+
+#[test]
 fn another_worker_takes_over() {
     let mut bench = Bench::new(2, 4);
     bench.ends(0, "a:1", Signal::Refused);

@@ -87,7 +87,18 @@ fn the_incident_under_other_policies() {
     let posts = run("POST only", &|setup| setup.gets = 0);
     assert!(posts.post_success() > 0.99 && posts.quantiles(0.5).1 < seconds(3));
     run("without previous_hosts", &|setup| setup.avoids_previous = false);
-    run("eight workers", &|setup| setup.workers = 8);
+}
+
+/// However many workers share the requests, a replica that is down costs as much: they share evidence, and explore together.
+#[test]
+fn the_incident_with_other_workers() {
+    for (workers, rate) in [(1, 250), (4, 250), (8, 250), (8, 1_000)] {
+        let report = sum((0..4).map(|seed| Setup { workers, rate, ..incident(seed, 60, 4) }));
+        println!("{workers} workers, {rate}/s: {}", report.line());
+        assert!(report.get_success() >= 0.9995 && report.post_success() >= 0.997);
+        assert!(report.attempts_per_request() <= 1.015);
+        assert!(report.quantiles(0.5).0 <= 7);
+    }
 }
 
 #[test]

@@ -18,13 +18,14 @@ impl Outliers {
         let mut failed = None;
         match (&mut host.standing, outcome) {
             (Standing::In(health), Outcome::Answered) if health.concerns(attempt.began) => {
-                host.record.answered(attempt.weight.max(1));
+                let answers = attempt.weight.max(1);
+                host.record.answered(answers);
+                host.answers = host.answers.saturating_add(answers);
                 health.answered(now, policy.interval);
             }
             (Standing::In(health), Outcome::Failed(failure)) if health.concerns(attempt.began) => {
-                host.record.failed(failure, now);
                 health.failed(now, policy.interval);
-                failed = Some(failure);
+                failed = Some((failure, host.evident(now)));
             }
             (Standing::Out(out), outcome) if out.concerns(attempt.began, me) => {
                 self.verdict(address, outcome, attempt.began, now);
@@ -32,16 +33,13 @@ impl Outliers {
             _ => {}
         }
         if attempt.picked {
-            self.steering.picked(&mut self.hosts, address);
+            self.picked(address, now);
         }
-        if let Some(failure) = failed {
-            self.troubled = now;
-            if failure != Failure::Error {
-                self.broken = now;
-            }
-            self.judge(address, failure, now);
+        if let Some((failure, answers)) = failed {
+            self.pending.push(Change::See(address.into(), Some(failure), answers));
+            self.failed(address, failure, true, now);
         }
-        failed.is_some() || self.is_pending()
+        self.pending.iter().any(|change| !matches!(change, Change::See(_, None, _)))
     }
 
     /// The end of an attempt on a host that this worker probes.
@@ -75,8 +73,15 @@ impl Outliers {
         self.hosts.present(now).filter(move |(other, _)| *other != address).map(|(_, host)| &host.record)
     }
 
-    /// An attempt on a host that is in failed.
-    fn judge(&mut self, address: &str, failure: Failure, now: Time) {
+    /// An attempt on a host that is in failed: one of this worker's (`mine`), or of another.
+    pub(super) fn failed(&mut self, address: &str, failure: Failure, mine: bool, now: Time) {
+        if let Some(host) = self.hosts.get_mut(address) {
+            host.record.failed(failure, now);
+        }
+        self.troubled = now;
+        if failure != Failure::Error {
+            self.broken = now;
+        }
         if self.all_fail(now) {
             self.pending.push(Change::ReadmitAll);
             return;
@@ -88,7 +93,10 @@ impl Outliers {
         }
         let most = self.policy.most_out(self.hosts.known(now));
         if self.out >= most {
-            self.tell(Event::Detected(address.into(), failure));
+            // Told once, by the worker that saw it.
+            if mine {
+                self.tell(Event::Detected(address.into(), failure));
+            }
         } else {
             let ejection = health.eject(address, failure, self.me, &self.policy, now);
             self.pending.push(Change::Eject(ejection, most));

@@ -9,10 +9,11 @@ impl Outliers {
     /// Reads the record that all workers share, and returns what to put in its place, if anything.
     pub fn exchange(&mut self, record: Option<&[u8]>, now: Time) -> Option<Vec<u8>> {
         let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
+        self.hear(&found, now);
         let mut shared = found.clone();
         let (me, applied) = (self.me, &mut self.applied);
         applied.clear();
-        applied.extend(self.pending.iter().filter(|change| shared.apply(change, me, now)).map(Event::from));
+        applied.extend(self.pending.iter().filter(|change| shared.apply(change, me, now)).filter_map(event));
         shared.keep(me, self.has_requests(now), now);
         self.adopt(&shared, now);
         if shared == found {
@@ -21,6 +22,31 @@ impl Outliers {
         let mut record = Vec::new();
         shared.encode(&mut record);
         Some(record)
+    }
+
+    /// Counts what other workers saw fail as if this one had seen it.
+    fn hear(&mut self, shared: &Ejections, now: Time) {
+        // The record may have been lost, and begun anew.
+        let heard = std::mem::replace(&mut self.heard, shared.told).min(shared.told);
+        for evidence in &shared.evidence {
+            if evidence.by == self.me || evidence.number <= heard || !evidence.is_fresh(now) {
+                continue;
+            }
+            let interval = self.policy.interval;
+            let Some(host) = self.hosts.seen(&evidence.address, now) else { continue };
+            let Some(failure) = evidence.failure else {
+                self.steering.picked(&mut self.hosts, &evidence.address);
+                continue;
+            };
+            if let Standing::In(health) = &mut host.standing
+                && health.concerns(evidence.at)
+            {
+                health.failed(now, interval);
+                host.record.answered(evidence.answers);
+                host.evident(now);
+                self.failed(&evidence.address, failure, false, now);
+            }
+        }
     }
 
     /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing, or it cannot be helped.
@@ -63,6 +89,7 @@ impl Outliers {
             }
         }
         (self.common, self.exchanged) = (shared.common, now);
+        self.speaking = shared.speaking(now);
         self.troubled = self.troubled.min(now);
         self.broken = self.broken.min(now);
         self.out = self.hosts.out();
@@ -70,13 +97,12 @@ impl Outliers {
     }
 }
 
-impl From<&Change> for Event {
-    fn from(change: &Change) -> Self {
-        match change {
-            Change::Eject(ejection, _) => Self::Ejected(ejection.clone()),
-            Change::Extend(ejection) => Self::Extended(ejection.clone()),
-            Change::Readmit(address) => Self::Readmitted(address.clone()),
-            Change::ReadmitAll => Self::AllReadmitted,
-        }
-    }
+fn event(change: &Change) -> Option<Event> {
+    Some(match change {
+        Change::See(..) => return None,
+        Change::Eject(ejection, _) => Event::Ejected(ejection.clone()),
+        Change::Extend(ejection) => Event::Extended(ejection.clone()),
+        Change::Readmit(address) => Event::Readmitted(address.clone()),
+        Change::ReadmitAll => Event::AllReadmitted,
+    })
 }
