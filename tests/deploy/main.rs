@@ -1,0 +1,34 @@
+//! What is in `envoy/` beside the bootstrap, each tried with the real thing: the dashboard's queries and the alert rules in
+//! a real Prometheus that scrapes a real Envoy.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compose;
+mod incident;
+mod observe;
+mod prometheus;
+// The suite of ejections asks it for more.
+#[allow(dead_code)]
+#[path = "../real_envoy/ejection/replica.rs"]
+mod replica;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// A file or folder of `envoy/`.
+fn shipped(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy").join(path)
+}
+
+fn text(path: &str) -> Result<String> {
+    let path = shipped(path);
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A file of `envoy/` with one YAML document. JSON is YAML too.
+fn yaml(path: &str) -> Result<Value> {
+    serde_yaml_ng::from_str(&text(path)?).with_context(|| format!("envoy/{path}"))
+}

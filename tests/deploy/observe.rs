@@ -1,0 +1,122 @@
+//! The dashboard and the alert rules: each query and each rule finds data in the incident.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::incident::Incident;
+use crate::prometheus::{Prometheus, promtool};
+use crate::support::wait;
+
+/// The incident shows all within some fifteen seconds.
+const LIMIT: Duration = Duration::from_secs(90);
+
+#[test]
+fn every_panel_and_every_rule_finds_data_in_an_incident() -> Result<()> {
+    let mut incident = Incident::begin()?;
+    let prometheus = Prometheus::start(&incident.targets())?;
+    let mut open = queries()?;
+    ensure!(open.len() > 20, "only {} queries were found: {open:?}", open.len());
+    // Holds when the incident is over, and Weir has nothing more to count.
+    let last: BTreeMap<_, _> = [open.remove_entry("rule WeirSilent").context("no rule WeirSilent")?].into();
+
+    all_find_data(&prometheus, open)?;
+    incident.end();
+    all_find_data(&prometheus, last)?;
+
+    let held = prometheus.rules()?;
+    let held: Vec<&Value> = held["data"]["groups"].as_array().into_iter().flatten().collect();
+    ensure!(held.len() == 1, "Prometheus has these groups of rules: {held:?}");
+    for rule in held[0]["rules"].as_array().into_iter().flatten() {
+        ensure!(rule["health"] == "ok", "{rule}");
+    }
+    Ok(())
+}
+
+#[test]
+fn promtool_accepts_the_rules_and_their_unit_tests() -> Result<()> {
+    let folder = crate::shipped("prometheus");
+    for arguments in [
+        ["check", "config", "prometheus.yaml"],
+        ["check", "rules", "weir-alerts.yaml"],
+        ["test", "rules", "weir-alerts-test.yaml"],
+    ] {
+        let output = promtool(&folder, &arguments)?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "promtool {arguments:?}: {text}");
+    }
+    Ok(())
+}
+
+/// A rule that no unit test expects to fire is not tested.
+#[test]
+fn every_rule_is_expected_to_fire_in_a_unit_test() -> Result<()> {
+    let tests = crate::yaml("prometheus/weir-alerts-test.yaml")?;
+    let cases: Vec<&Value> = tests["tests"].as_array().into_iter().flatten().collect();
+    let expected: Vec<&Value> =
+        cases.iter().filter_map(|case| case["alert_rule_test"].as_array()).flatten().collect();
+    for (name, _) in rules()? {
+        let fires = expected.iter().any(|test| test["alertname"] == *name && test["exp_alerts"].is_array());
+        let rests = expected.iter().any(|test| test["alertname"] == *name && test["exp_alerts"].is_null());
+        ensure!(fires && rests, "{name}: fires in a test: {fires}; stays silent in one: {rests}");
+    }
+    Ok(())
+}
+
+fn all_find_data(prometheus: &Prometheus, mut open: BTreeMap<String, String>) -> Result<()> {
+    let found = wait::until(LIMIT, || {
+        let mut refused = None;
+        open.retain(|name, query| match prometheus.query(query) {
+            Ok(series) => !series.iter().any(has_number),
+            Err(error) => {
+                refused = Some(format!("{name}: {error:#}"));
+                true
+            }
+        });
+        match refused {
+            Some(error) => Ok(Err(error)),
+            None if open.is_empty() => Ok(Ok(())),
+            None => Err(format!("these find nothing: {open:#?}")),
+        }
+    });
+    found.map_err(anyhow::Error::msg)?.map_err(anyhow::Error::msg)
+}
+
+fn has_number(series: &Value) -> bool {
+    series["value"][1].as_str().and_then(|text| text.parse::<f64>().ok()).is_some_and(f64::is_finite)
+}
+
+/// All queries of panels and rules, over times that a test has.
+fn queries() -> Result<BTreeMap<String, String>> {
+    let board = crate::yaml("grafana/weir.json")?;
+    let mut queries = BTreeMap::new();
+    for panel in board["panels"].as_array().context("the dashboard has no panels")? {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().with_context(|| format!("no expr in {target}"))?;
+            let query = query.replace("$__rate_interval", "10s").replace("$cluster", ".*");
+            ensure!(!query.contains('$'), "an unknown variable: {query}");
+            queries.insert(format!("panel {} {} {}", panel["id"], panel["title"], target["refId"]), query);
+        }
+        ensure!(panel["type"] == "row" || panel["targets"][0].is_object(), "{} has no query", panel["title"]);
+    }
+    for (name, expression) in rules()? {
+        let expression = expression.replace("[5m]", "[10s]").replace("15m", "60s");
+        queries.insert(format!("rule {name}"), expression);
+    }
+    Ok(queries)
+}
+
+/// Name and expression of each alert.
+fn rules() -> Result<Vec<(String, String)>> {
+    let file = crate::yaml("prometheus/weir-alerts.yaml")?;
+    let groups = file["groups"].as_array().context("no groups")?;
+    let rules = groups.iter().filter_map(|group| group["rules"].as_array()).flatten();
+    rules
+        .map(|rule| {
+            let text = |name: &str| rule[name].as_str().map(str::to_owned);
+            text("alert").zip(text("expr")).with_context(|| format!("not an alert: {rule}"))
+        })
+        .collect()
+}
