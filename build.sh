@@ -19,6 +19,7 @@ Usage: ./build.sh [COMMAND]
   compare [ARG...]
                   measure Weir beside Envoy and Istio: outage, herd, safety, recovery, incident; or those named
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
+  test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
   help            print this
@@ -61,6 +62,7 @@ need() {
         cc) debian="apt-get install -y gcc libc6-dev" macos="xcode-select --install" ;;
         python3) debian="apt-get install -y python3 python3-pip" macos="brew install python3" ;;
         node) debian="apt-get install -y nodejs" macos="brew install node" ;;
+        prometheus) debian="apt-get install -y --no-install-recommends prometheus" macos="brew install prometheus" ;;
     esac
     if [[ $(uname -s) == Darwin ]]; then die "$1 is missing; install it with: $macos"; fi
     die "$1 is missing; install it with: $debian"
@@ -336,6 +338,7 @@ install_node_runner() {
 }
 
 run_tests() { # NAME...
+    need prometheus
     build_module
     install_envoy
     install_node_runner
@@ -358,6 +361,12 @@ run_tests() { # NAME...
         release=$("$WEIR_ENVOY" --version | sed -n 's|.*version: [^/]*/\([^/]*\)/.*|\1|p')
         say "All tests passed: natively, against a real Envoy $release, and as WebAssembly in Node."
     fi
+}
+
+test_compose() {
+    build_module
+    install_envoy
+    tests/compose/run.sh
 }
 
 run_demo() {
@@ -393,7 +402,7 @@ run_lints() {
     fi
     if command -v shellcheck >/dev/null; then
         say "Running shellcheck"
-        shellcheck build.sh .ci/run || die "shellcheck complains, see above"
+        shellcheck build.sh .ci/run tests/compose/run.sh || die "shellcheck complains, see above"
     fi
     build_module
     install_envoy
@@ -407,7 +416,7 @@ case $command in
     module) build_module ;;
     demo) run_demo "$@" ;;
     compare) run_compare "$@" ;;
-    test) run_tests "$@" ;;
+    test) if [[ $* == compose ]]; then test_compose; else run_tests "$@"; fi ;;
     lint) run_lints ;;
     envoy) run_envoy "$@" ;;
     help | -h | --help) usage ;;

@@ -46,9 +46,8 @@ impl Incident {
         resetting[0].set(Mode::Reset);
         let failing = [up()?];
         failing[0].set(Mode::Answer(503));
-        let pushing_back = http1(|_| {
-            vec![Step::Send(b"HTTP/1.1 503 Busy\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n".to_vec())]
-        });
+        let pushing_back =
+            http1(|_| vec![Step::Send(b"HTTP/1.1 503 Busy\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n".to_vec())]);
 
         let mut impatient = cluster("limited", &failing, true);
         impatient["circuit_breakers"] = json!({"thresholds": [{"max_retries": 0}]});

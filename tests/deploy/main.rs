@@ -1,6 +1,8 @@
 //! What is in `envoy/` beside the bootstrap, each tried with the real thing: the dashboard's queries and the alert rules in
 //! a real Prometheus that scrapes a real Envoy.
 
+// Not all of its upstreams are needed here.
+#[allow(unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;
 

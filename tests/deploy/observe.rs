@@ -55,8 +55,7 @@ fn promtool_accepts_the_rules_and_their_unit_tests() -> Result<()> {
 fn every_rule_is_expected_to_fire_in_a_unit_test() -> Result<()> {
     let tests = crate::yaml("prometheus/weir-alerts-test.yaml")?;
     let cases: Vec<&Value> = tests["tests"].as_array().into_iter().flatten().collect();
-    let expected: Vec<&Value> =
-        cases.iter().filter_map(|case| case["alert_rule_test"].as_array()).flatten().collect();
+    let expected: Vec<&Value> = cases.iter().filter_map(|case| case["alert_rule_test"].as_array()).flatten().collect();
     for (name, _) in rules()? {
         let fires = expected.iter().any(|test| test["alertname"] == *name && test["exp_alerts"].is_array());
         let rests = expected.iter().any(|test| test["alertname"] == *name && test["exp_alerts"].is_null());
