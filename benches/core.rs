@@ -11,7 +11,7 @@ mod fake_host;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use weir::budget::{Arrivals, Budget, BudgetPolicy, MinRetryRate};
+use weir::budget::{Asker, Budget, BudgetPolicy, MinRetryRate, News};
 use weir::latency::Latency;
 use weir::percent::Percent;
 use weir::time::Time;
@@ -164,15 +164,15 @@ fn costs(rounds: usize) {
         black_box(theirs.withdraw());
     });
 
-    let (mut arrivals, mut record) = (Arrivals::new(&policy(2_000)), Vec::new());
+    let (mut news, mut record) = (News::default(), Vec::new());
     Budget::new(policy(2_000)).encode(&mut record);
     alone("a charge on a record", rounds, |now| {
-        arrivals.deposit(now);
+        news.deposit(now);
         if let Some(mut budget) = Budget::decode(policy(2_000), &record, now) {
-            black_box(budget.charge(&arrivals, now));
+            black_box(budget.charge(&news, Asker { arrived: now, again: false }, now));
             budget.encode(&mut record);
         }
-        arrivals.clear();
+        news.clear();
     });
 
     let mut latency = Latency::new(INTERVAL);

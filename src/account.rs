@@ -3,91 +3,161 @@
 //! The budget itself is a record that all workers share (see [`crate::budget`]). A worker keeps what it has not yet written
 //! there, and what the record said last. Each method that takes the record returns what to put in its place; the caller
 //! swaps it in, or, if another worker was faster, reads again and asks again.
+//!
+//! **Permissions.** Where nobody charges each retry when it happens, a request is given its retries when it arrives, and
+//! gives back at its end what it did not use. Until then they are held: not even a crowd that fails at once has more
+//! retries than the budget had left. Workers do not know what others hold. So each gives out only what its own requests
+//! brought in, and of the floor a part as large as its part of the requests; rounded up, else a floor of few retries would
+//! be of use to no worker of many. That is at most one retry more for each other worker.
 
-use crate::budget::{Arrivals, Budget, BudgetPolicy, Charge};
+use crate::budget::{Asker, Budget, BudgetPolicy, Charge, News, TOGETHER};
 use crate::time::Time;
 
 /// What this worker knows of a budget.
 #[derive(Clone, Debug)]
 pub struct Account {
     policy: BudgetPolicy,
-    arrivals: Arrivals,
-    /// Retries that happened on a permission, and are not in the record yet.
-    retries: u32,
+    /// The requests of the last tenth of a second, and when the first of them arrived: not even in the news yet.
+    latest: (Time, u32),
+    /// What is not in the record yet.
+    news: News,
     /// The record as last seen, with what came here since.
     view: Budget,
+    /// The part of the budget that this worker's requests bring in and use.
+    own: Budget,
+    /// Retries that requests under way may make, and did not yet.
+    held: u32,
 }
 
 impl Account {
     /// One that knows only its policy.
     #[must_use]
     pub fn new(policy: BudgetPolicy) -> Self {
-        Self { policy, arrivals: Arrivals::new(&policy), retries: 0, view: Budget::new(policy) }
+        Self {
+            policy,
+            latest: (Time::default(), 0),
+            news: News::default(),
+            view: Budget::new(policy),
+            own: Budget::new(policy),
+            held: 0,
+        }
     }
 
     /// Puts another policy in force. What was counted stays.
     pub fn set_policy(&mut self, policy: BudgetPolicy, now: Time) {
+        self.gather(now);
         let mut record = Vec::new();
-        self.view.encode(&mut record);
-        self.view = Budget::decode(policy, &record, now).unwrap_or_else(|| Budget::new(policy));
+        for budget in [&mut self.view, &mut self.own] {
+            budget.encode(&mut record);
+            *budget = Budget::decode(policy, &record, now).unwrap_or_else(|| Budget::new(policy));
+        }
         self.policy = policy;
     }
 
     /// A request arrives.
     pub fn arrive(&mut self, now: Time) {
-        self.arrivals.deposit(now);
-        self.view.deposit(now);
+        let (first, count) = &mut self.latest;
+        if *count == 0 || now < *first || now.since(*first) >= TOGETHER {
+            self.gather(now);
+            self.latest = (now, 1);
+        } else {
+            *count = count.saturating_add(1);
+        }
     }
 
-    /// Whether the budget has anything left, as far as this worker knows: what a permission rests on where nobody charges
-    /// each retry.
+    fn gather(&mut self, now: Time) {
+        let (first, count) = std::mem::take(&mut self.latest);
+        if count > 0 {
+            self.news.deposit_at(first, count);
+            self.view.deposit_at(first, count, now);
+            self.own.deposit_at(first, count, now);
+        }
+    }
+
+    /// Whether a retry does not help, as far as this worker knows.
+    #[must_use]
+    pub fn is_futile(&mut self, now: Time) -> bool {
+        self.view.trouble(now).is_futile()
+    }
+
+    /// Gives a request that arrives now permission for up to `wanted` retries, and says for how many. It holds them until
+    /// they are [given back](Self::release).
+    #[must_use]
+    pub fn hold(&mut self, wanted: u32, now: Time) -> u32 {
+        self.gather(now);
+        let left = self.own.balance_within(&mut self.view, now).saturating_sub(u64::from(self.held));
+        let held = u32::try_from(left).unwrap_or(u32::MAX).min(wanted);
+        self.held = self.held.saturating_add(held);
+        held
+    }
+
+    /// A request gives back what it [held](Self::hold), used or not.
+    pub fn release(&mut self, held: u32) {
+        self.held = self.held.saturating_sub(held);
+    }
+
+    /// Whether the budget has anything left, as far as this worker knows.
     #[must_use]
     pub fn affords(&mut self, now: Time) -> bool {
+        self.gather(now);
         self.view.balance(now) > 0
     }
 
     /// Retries happened on a permission.
     pub fn retried(&mut self, retries: u32, now: Time) {
-        self.retries = self.retries.saturating_add(retries);
+        self.news.retries = self.news.retries.saturating_add(retries);
         self.view.withdraw(now, retries);
+        self.own.withdraw(now, retries);
+    }
+
+    /// An attempt failed that might be retried. `again`: it was a retry itself.
+    pub fn failed(&mut self, again: bool, now: Time) {
+        for trouble in [&mut self.news.trouble, self.view.trouble(now)] {
+            if again { trouble.retry_failed(now) } else { trouble.attempt_failed(now) }
+        }
+    }
+
+    /// A retry was answered.
+    pub fn helped(&mut self, now: Time) {
+        self.news.trouble.retry_answered(now);
+        self.view.trouble(now).retry_answered(now);
     }
 
     /// Whether there is something to write into the record.
     #[must_use]
     pub fn pending(&self) -> bool {
-        self.retries > 0 || !self.arrivals.is_empty()
+        self.latest.1 > 0 || !self.news.is_empty()
     }
 
     /// The record with all that is pending.
     #[must_use]
     pub fn publish(&mut self, record: Option<&[u8]>, now: Time) -> Vec<u8> {
+        self.gather(now);
         let mut budget = self.read(record, now);
-        budget.merge(&self.arrivals, now);
+        budget.merge(&self.news, now);
         self.keep(budget)
     }
 
     /// Asks for one retry. The record to write, unless it would say nothing new.
     #[must_use]
-    pub fn charge(&mut self, record: Option<&[u8]>, now: Time) -> (Charge, Option<Vec<u8>>) {
+    pub fn charge(&mut self, record: Option<&[u8]>, asker: Asker, now: Time) -> (Charge, Option<Vec<u8>>) {
         let news = self.pending();
+        self.gather(now);
         let mut budget = self.read(record, now);
-        let charge = budget.charge(&self.arrivals, now);
+        let known = *budget.trouble(now);
+        let charge = budget.charge(&self.news, asker, now);
+        let news = news || charge == Charge::Granted || budget.trouble(now).differs(&known);
         let record = self.keep(budget);
-        (charge, (news || charge == Charge::Granted).then_some(record))
+        (charge, news.then_some(record))
     }
 
     /// What the last [`Account::publish`] or [`Account::charge`] returned is in the record now.
     pub fn published(&mut self) {
-        self.arrivals.clear();
-        self.retries = 0;
+        self.news.clear();
     }
 
     fn read(&self, record: Option<&[u8]>, now: Time) -> Budget {
-        let mut budget = record
-            .and_then(|record| Budget::decode(self.policy, record, now))
-            .unwrap_or_else(|| Budget::new(self.policy));
-        budget.withdraw(now, self.retries);
-        budget
+        record.and_then(|record| Budget::decode(self.policy, record, now)).unwrap_or_else(|| Budget::new(self.policy))
     }
 
     fn keep(&mut self, budget: Budget) -> Vec<u8> {

@@ -9,6 +9,11 @@
 //! at most the larger of share and floor. Requests count when they arrive (a burst of failures does not shrink what
 //! retries are a share of), retries when they are granted (those that wait in back-off count already).
 //!
+//! **In an outage**, when retries [do not help](crate::trouble), the share must also hold over the last second: for a request
+//! that arrived after the trouble began, with its retry, the retries of the last second are at most `percent` of the
+//! requests of the last second, or the floor grants it. So an outage costs at most the share, or the floor where that is
+//! more, in each of its seconds; and what the interval has saved is for the requests that it caught under way.
+//!
 //! **How exact.** Integers throughout: of 1,000 requests, 0.3 percent is 3 retries and 75 percent 750. "The last interval"
 //! is half-open, `(now - interval, now]`. It is kept in [ten slots](crate::window), and both roundings err towards fewer
 //! retries: requests are counted over at most the interval, retries over at least the interval. So no grant is one that a
@@ -23,22 +28,23 @@
 //!         record, version = get_shared_data(cluster)
 //!         now = the host's time                         // after reading the record, see crate::time
 //!         budget = Budget::decode(policy, record, now), else Budget::new(policy)
-//!         charge = budget.charge(&arrivals, now)
+//!         charge = budget.charge(&news, asker, now)
 //!         if set_shared_data(cluster, budget.encode(), version) is ok {
-//!             arrivals.clear()
+//!             news.clear()
 //!             return charge
 //!         }
 //!     }
 //! ```
 //!
-//! Each worker keeps its [`Arrivals`] until it next charges, or publishes them on its tick (the same with
-//! [`Budget::merge`]). A request that is not yet published can pay for no retry elsewhere: the error is again towards fewer.
-//! After a denial without arrivals the record says nothing new, and need not be written.
+//! Each worker keeps its [`News`] until it next charges, or publishes them on its tick (the same with [`Budget::merge`]). A
+//! request that is not yet published can pay for no retry elsewhere: the error is again towards fewer. After a denial without
+//! news the record says nothing new, and need not be written.
 
 use std::time::Duration;
 
 use crate::percent::Percent;
 use crate::time::Time;
+use crate::trouble::Trouble;
 use crate::window::{Edge, Window};
 
 /// What retries a cluster can afford. Fields, ranges and defaults are those of GEP-3388.
@@ -87,6 +93,15 @@ pub enum Charge {
     Denied,
 }
 
+/// Who asks for a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// When the request arrived, by the host's own time.
+    pub arrived: Time,
+    /// Whether the attempt that failed was a retry itself.
+    pub again: bool,
+}
+
 /// What the budget of one cluster has taken in and given out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -95,6 +110,10 @@ pub struct Budget {
     retries: Window,
     /// The retries once more, over the interval of the floor.
     retries_on_floor: Window,
+    /// Both once more, over a second.
+    requests_of_second: Window,
+    retries_of_second: Window,
+    trouble: Trouble,
 }
 
 impl Budget {
@@ -107,17 +126,30 @@ impl Budget {
             requests: Window::new(interval),
             retries: Window::new(interval),
             retries_on_floor: Window::new(floor_interval),
+            requests_of_second: Window::new(SECOND),
+            retries_of_second: Window::new(SECOND),
+            trouble: Trouble::default(),
         }
     }
 
     /// A request arrives (its first attempt, not a retry).
     pub fn deposit(&mut self, now: Time) {
-        self.requests.add(now, 1);
+        self.deposit_at(now, 1, now);
     }
 
-    /// Asks for a retry. It is counted if it is granted.
+    /// Requests arrived at `moment`, a while ago.
+    pub fn deposit_at(&mut self, moment: Time, requests: u32, now: Time) {
+        self.requests.add_at(moment, requests, now);
+        self.requests_of_second.add_at(moment, requests, now);
+    }
+
+    /// Asks for a retry of a request that arrives now. It is counted if it is granted.
     pub fn try_withdraw(&mut self, now: Time) -> bool {
-        let granted = self.balance(now) > 0;
+        self.try_withdraw_for(now, now)
+    }
+
+    fn try_withdraw_for(&mut self, arrived: Time, now: Time) -> bool {
+        let granted = self.balance_for(arrived, now) > 0;
         if granted {
             self.withdraw(now, 1);
         }
@@ -126,45 +158,86 @@ impl Budget {
 
     /// Counts retries that happen whatever the budget says: permission was given before.
     pub fn withdraw(&mut self, now: Time, retries: u32) {
-        self.retries.add(now, retries);
-        self.retries_on_floor.add(now, retries);
+        for window in [&mut self.retries, &mut self.retries_on_floor, &mut self.retries_of_second] {
+            window.add(now, retries);
+        }
     }
 
-    /// How many retries would be granted now, if all were asked for at once. (`&mut`, since time passes.)
+    /// How many retries would be granted now to requests that arrive now, if all were asked for at once. (`&mut`, since
+    /// time passes.)
     #[must_use]
     pub fn balance(&mut self, now: Time) -> u64 {
-        self.requests.advance(now);
-        self.retries.advance(now);
-        self.retries_on_floor.advance(now);
-        let share = self.policy.percent.of(self.requests.at_least(now));
-        let of_share = share.saturating_sub(self.retries.at_most(now));
+        self.balance_for(now, now)
+    }
+
+    /// The same for requests that `arrived` earlier.
+    fn balance_for(&mut self, arrived: Time, now: Time) -> u64 {
+        self.balance_over(self.policy.min_retry_rate.count.into(), arrived, now)
+    }
+
+    /// What is left of the part that some of the requests brought in, where `whole` is the budget of all: of the floor, they
+    /// have as large a part as of the requests, rounded up.
+    pub fn balance_within(&mut self, whole: &mut Self, now: Time) -> u64 {
+        let left = whole.balance(now);
+        let all = whole.requests.at_least(now).max(1);
         let floor = u64::from(self.policy.min_retry_rate.count);
-        let of_floor = floor.saturating_sub(self.retries_on_floor.at_most(now));
-        of_share.max(of_floor)
+        let floor = (floor * self.requests.at_least(now).min(all)).div_ceil(all);
+        self.trouble = whole.trouble;
+        self.balance_over(floor, now, now).min(left)
     }
 
-    /// Adds what arrived at a worker.
-    pub fn merge(&mut self, arrivals: &Arrivals, now: Time) {
-        self.requests.merge(&arrivals.requests, Edge::Start, now);
+    fn balance_over(&mut self, floor: u64, arrived: Time, now: Time) -> u64 {
+        self.trouble.advance(now);
+        let percent = self.policy.percent;
+        let mut left = share(percent, &mut self.requests, &mut self.retries, now);
+        if !self.trouble.spares(arrived) {
+            left = left.min(share(percent, &mut self.requests_of_second, &mut self.retries_of_second, now));
+        }
+        self.retries_on_floor.advance(now);
+        left.max(floor.saturating_sub(self.retries_on_floor.at_most(now)))
     }
 
-    /// Adds what arrived at the worker that asks, and charges one retry if the budget can pay it.
-    pub fn charge(&mut self, arrivals: &Arrivals, now: Time) -> Charge {
-        self.merge(arrivals, now);
-        if self.try_withdraw(now) { Charge::Granted } else { Charge::Denied }
+    /// What became of the latest attempts.
+    pub fn trouble(&mut self, now: Time) -> &mut Trouble {
+        self.trouble.advance(now);
+        &mut self.trouble
+    }
+
+    /// Adds what a worker has to tell.
+    pub fn merge(&mut self, news: &News, now: Time) {
+        for &(moment, requests) in &news.arrivals {
+            self.deposit_at(moment, requests, now);
+        }
+        if news.retries > 0 {
+            self.withdraw(now, news.retries);
+        }
+        self.trouble.merge(&news.trouble, now);
+    }
+
+    /// Adds what the worker that asks has to tell, and charges one retry if the budget can pay it.
+    pub fn charge(&mut self, news: &News, asker: Asker, now: Time) -> Charge {
+        self.merge(news, now);
+        if asker.again {
+            self.trouble.retry_failed(now)
+        } else {
+            self.trouble.attempt_failed(now)
+        }
+        if self.try_withdraw_for(asker.arrived, now) { Charge::Granted } else { Charge::Denied }
     }
 
     /// Bytes of an encoded budget.
-    pub const ENCODED_BYTES: usize = FORMAT.len() + 3 * Window::ENCODED_BYTES;
+    pub const ENCODED_BYTES: usize = FORMAT.len() + 5 * Window::ENCODED_BYTES + Trouble::ENCODED_BYTES;
 
     /// Replaces `record` by the budget in bytes, without its policy: that is the reader's.
     pub fn encode(&self, record: &mut Vec<u8>) {
         record.clear();
         record.reserve(Self::ENCODED_BYTES);
         record.extend_from_slice(&FORMAT);
-        self.requests.encode(record);
-        self.retries.encode(record);
-        self.retries_on_floor.encode(record);
+        let windows = [&self.requests, &self.retries, &self.retries_on_floor];
+        for window in windows.into_iter().chain([&self.requests_of_second, &self.retries_of_second]) {
+            window.encode(record);
+        }
+        self.trouble.encode(record);
     }
 
     /// The budget in `record`, under `policy`. `None` if it is no such record, or one of another version: then a
@@ -180,6 +253,8 @@ impl Budget {
         }
         let mut window = || Window::decode(&mut rest).filter(|window| INTERVALS.contains(&window.interval()));
         let (requests, retries, retries_on_floor) = (window()?, window()?, window()?);
+        let (requests_of_second, retries_of_second) = (window()?, window()?);
+        let trouble = Trouble::decode(&mut rest)?;
         if !rest.is_empty() {
             return None;
         }
@@ -189,42 +264,73 @@ impl Budget {
             requests: requests.with_interval(interval, Edge::Start, now),
             retries: retries.with_interval(interval, Edge::End, now),
             retries_on_floor: retries_on_floor.with_interval(floor_interval, Edge::End, now),
+            requests_of_second: requests_of_second.with_interval(SECOND, Edge::Start, now),
+            retries_of_second: retries_of_second.with_interval(SECOND, Edge::End, now),
+            trouble,
         })
     }
 }
 
-/// The requests that arrived at a worker since it last published them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrivals {
-    requests: Window,
+/// What is left of the share of the requests.
+fn share(percent: Percent, requests: &mut Window, retries: &mut Window, now: Time) -> u64 {
+    requests.advance(now);
+    retries.advance(now);
+    percent.of(requests.at_least(now)).saturating_sub(retries.at_most(now))
 }
 
-impl Arrivals {
-    /// None yet. A policy with another `interval` needs no other `Arrivals`, though it makes them more exact.
-    #[must_use]
-    pub fn new(policy: &BudgetPolicy) -> Self {
-        Self { requests: Window::new(intervals(policy).0) }
-    }
+/// What a worker has not written into the record yet.
+#[derive(Clone, Debug, Default)]
+pub struct News {
+    /// The requests that arrived, each with those of the next tenth of a second.
+    arrivals: Vec<(Time, u32)>,
+    /// Retries that happened on a permission.
+    pub retries: u32,
+    /// What became of attempts.
+    pub trouble: Trouble,
+}
 
+/// For so long, a tenth of the shortest interval, workers may take what happens as one.
+pub(crate) const TOGETHER: Duration = Duration::from_millis(100);
+
+impl News {
     /// A request arrives. The time is the host's own, as in the record.
     pub fn deposit(&mut self, now: Time) {
-        self.requests.add(now, 1);
+        self.deposit_at(now, 1);
+    }
+
+    /// Requests arrived at `moment`, or up to a tenth of a second later.
+    pub fn deposit_at(&mut self, moment: Time, requests: u32) {
+        // What could not be written down for so long may as well be older.
+        let full = self.arrivals.len() >= MOST_ARRIVALS;
+        match self.arrivals.last_mut() {
+            Some((first, count)) if full || (*first <= moment && moment.since(*first) < TOGETHER) => {
+                *count = count.saturating_add(requests);
+            }
+            _ => self.arrivals.push((moment, requests)),
+        }
     }
 
     /// Whether there is nothing to publish.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+        self.arrivals.is_empty() && self.retries == 0 && !self.trouble.is_news()
     }
 
     /// They are published.
     pub fn clear(&mut self) {
-        self.requests = Window::new(self.requests.interval());
+        self.arrivals.clear();
+        self.retries = 0;
+        self.trouble = Trouble::default();
     }
 }
 
+/// At most so many times of arrivals are kept apart: ten seconds' worth.
+const MOST_ARRIVALS: usize = 100;
+
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wrb\x01";
+const FORMAT: [u8; 4] = *b"wrb\x02";
+
+const SECOND: Duration = Duration::from_secs(1);
 
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 

@@ -66,10 +66,7 @@ impl<V> Contexts<V> {
             let distance = |to: usize, from: usize| to.wrapping_sub(from) & (self.slots.len() - 1);
             let home = self.home(*id);
             if distance(next, home) >= distance(next, free) {
-                let moved = self.slots.get_mut(next).and_then(Option::take);
-                if let Some(slot) = self.slots.get_mut(free) {
-                    *slot = moved;
-                }
+                self.slots.swap(next, free);
                 free = next;
             }
             next = self.after(next);

@@ -32,8 +32,10 @@ pub struct Admission<'a> {
     pub class: Class,
     /// What may be retried; `None` where the retry section is off.
     pub plan: Option<Plan>,
-    /// What might have been retried if the budget were not empty.
+    /// What may be retried less often than the policy allows, since the budget has no more.
     pub denied: Option<Plan>,
+    /// Retries that it has permission for, where it needs one; they are to be released when it ends.
+    pub held: Option<u32>,
     /// The request headers that say so to Envoy. Empty in shadow mode and where the section is off.
     pub headers: &'a [Header],
     /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
@@ -154,7 +156,8 @@ impl Engine {
     /// shared record goes by (see [`crate::time`]).
     ///
     /// `guarded` says whether this VM has a `guard` at all: until a retry tells whether it sees this cluster, it is trusted to
-    /// charge each retry when it happens, and then a permission costs nothing.
+    /// charge each retry when it happens. Then no permission is needed; but where retries do not help, those that the budget
+    /// cannot pay are not even begun, which saves the host a connection.
     pub fn admit(
         &mut self,
         id: ClusterId,
@@ -163,23 +166,24 @@ impl Engine {
         now: Time,
         wall_clock: Time,
     ) -> Admission<'_> {
-        let off = Admission { class: Class::Off, plan: None, denied: None, headers: &[], per_try_timeout: None };
+        let off =
+            Admission { class: Class::Off, plan: None, denied: None, held: None, headers: &[], per_try_timeout: None };
         let Some(cluster) = self.clusters.get_mut(id) else { return off };
         let Some(Some(retry)) = self.retries.get(cluster.policy) else { return off };
         let plan = Plan::of(&retry.policy, request);
-        let denied = match &mut cluster.account {
-            None => false,
-            Some(account) => {
-                account.arrive(wall_clock);
-                plan != Plan::Nothing && !cluster.guarded.unwrap_or(guarded) && !account.affords(wall_clock)
-            }
-        };
-        let denied = denied.then_some(plan);
-        let admission = Admission { class: Class::of(&retry.policy, request), plan: Some(plan), denied, ..off };
+        let held = cluster.account.as_mut().and_then(|account| {
+            account.arrive(wall_clock);
+            // In shadow mode `guard` sees the retries that are not begun otherwise.
+            let begun = cluster.guarded.unwrap_or(guarded)
+                && (self.policy.mode == Mode::Shadow || !account.is_futile(wall_clock));
+            (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))
+        });
+        let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
+        let admission = Admission { class: Class::of(&retry.policy, request), plan: Some(plan), denied, held, ..off };
         if self.policy.mode == Mode::Shadow {
             return admission;
         }
-        let plan = if denied.is_some() { Plan::Nothing } else { plan };
+        let plan = if held == Some(0) { Plan::Nothing } else { plan };
         let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
         Admission {
             plan: Some(plan),

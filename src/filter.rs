@@ -95,8 +95,14 @@ impl Vm {
     }
 
     fn delete_context(&mut self, context: ContextId) {
-        if self.streams.remove(context).is_none() {
-            self.roots.retain(|(id, _)| *id != context);
+        match self.streams.remove(context) {
+            Some(Stream::Decide(request)) => {
+                if let (Some(cluster), held @ 1..) = (request.cluster, request.holds()) {
+                    self.release(cluster, held);
+                }
+            }
+            Some(_) => {}
+            None => self.roots.retain(|(id, _)| *id != context),
         }
     }
 
@@ -165,6 +171,15 @@ impl Vm {
             self.count(attempt.cluster, Counter::Attempts(signal));
             if let Some(request) = attempt.request.and_then(|id| self.request(id)) {
                 request.last_signal = Some(signal);
+                // The sooner this is known, the fewer requests spend what the budget has saved.
+                if request.charged > 0 && signal.is_failure() {
+                    let now = self.wall_clock();
+                    let cluster = self.engine.cluster_mut(attempt.cluster);
+                    cluster
+                        .and_then(|cluster| cluster.account.as_mut())
+                        .into_iter()
+                        .for_each(|it| it.failed(true, now));
+                }
             }
             self.judge(&attempt, signal);
         }

@@ -21,6 +21,7 @@
 //!     ├──► retry             the safety table, in Envoy's words
 //!     ├──► account           this worker's side of a retry budget
 //!     │      └──► budget     the budget, in a record that all workers share
+//!     │           └──► trouble   whether retries help
 //!     ├──► outlier           which hosts are worse than the others, out, probed, back
 //!     │      ├──► detector   is it one?
 //!     │      ├──► record     what a host's last attempts came to
@@ -62,4 +63,5 @@ pub mod retry;
 pub mod signal;
 pub mod steering;
 pub mod time;
+pub mod trouble;
 pub mod window;

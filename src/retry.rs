@@ -153,7 +153,8 @@ pub const CONTROL_HEADERS: [&str; 4] =
     [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, "x-envoy-retriable-header-names", "x-envoy-hedge-on-per-try-timeout"];
 
 const RETRY_ON: &str = "x-envoy-retry-on";
-const MAX_RETRIES: &str = "x-envoy-max-retries";
+/// How often Envoy retries at most; it beats a route's own number.
+pub const MAX_RETRIES: &str = "x-envoy-max-retries";
 const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
 const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
 /// How long Envoy lets one attempt take, in milliseconds.

@@ -53,6 +53,12 @@ impl Signal {
         self as usize
     }
 
+    /// Whether the host, or the way to it, failed.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        !matches!(self, Self::Pushback | Self::Answered | Self::Cancelled | Self::Local)
+    }
+
     /// The name in metrics and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -136,20 +136,26 @@ impl Window {
         self.slots.iter().all(|&count| count == 0)
     }
 
-    /// Adds what `other` counted to the slots of the same time. If its slots have another length, `edge` says where their
-    /// events go; what is too old is dropped, what seems to be in the future is counted now.
-    pub fn merge(&mut self, other: &Self, edge: Edge, now: Time) {
+    /// Counts `events` that happened at `moment`, a while ago: what is too old is dropped, what seems to be in the future is
+    /// counted now.
+    pub fn add_at(&mut self, moment: Time, events: u32, now: Time) {
         self.advance(now);
+        let age = self.newest.saturating_sub(moment.as_nanos() / self.slot);
+        if let Some(slot) = self.slots.get_mut(usize::try_from(age).unwrap_or(usize::MAX)) {
+            *slot = slot.saturating_add(events);
+        }
+    }
+
+    /// Adds what `other` counted to the slots of the same time. If its slots have another length, `edge` says where their
+    /// events go.
+    pub fn merge(&mut self, other: &Self, edge: Edge, now: Time) {
         for (age, &events) in (0..).zip(&other.slots) {
             let start = other.newest.saturating_sub(age).saturating_mul(other.slot.get());
             let moment = match edge {
                 Edge::Start => start,
                 Edge::End => start.saturating_add(other.slot.get() - 1),
             };
-            let age = usize::try_from(self.newest.saturating_sub(moment / self.slot)).unwrap_or(usize::MAX);
-            if let Some(slot) = self.slots.get_mut(age) {
-                *slot = slot.saturating_add(events);
-            }
+            self.add_at(Time::from_nanos(moment), events, now);
         }
     }
 

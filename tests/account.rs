@@ -7,7 +7,7 @@ use property::{Digits, for_all};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::account::Account;
 use weir::budget::Charge::{Denied, Granted};
-use weir::budget::{Budget, BudgetPolicy, Charge, MinRetryRate};
+use weir::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
 use weir::percent::Percent;
 use weir::time::Time;
 
@@ -21,6 +21,9 @@ fn at(seconds: u64) -> Time {
 }
 
 const NOW: u64 = 0;
+
+/// A request that arrived before any trouble.
+const EARLY: Asker = Asker { arrived: Time::from_nanos(0), again: false };
 
 fn policy(percent: u32, floor: u32) -> BudgetPolicy {
     BudgetPolicy {
@@ -45,7 +48,7 @@ impl Shared {
     }
 
     fn charge(&mut self, account: &mut Account, now: Time) -> Charge {
-        let (charge, record) = account.charge(self.record.as_deref(), now);
+        let (charge, record) = account.charge(self.record.as_deref(), EARLY, now);
         if let Some(record) = record {
             self.record = Some(record);
             self.writes += 1;
@@ -64,11 +67,12 @@ fn arrive(account: &mut Account, requests: u32, now: Time) {
     (0..requests).for_each(|_| account.arrive(now));
 }
 
-/// How many retries the account would permit, one after the other.
+/// How many retries the account would permit, one after the other, of requests that use them.
 fn permissions(account: &mut Account, now: Time) -> u32 {
     let mut permitted = 0;
-    while account.affords(now) {
+    while account.hold(1, now) == 1 {
         account.retried(1, now);
+        account.release(1);
         permitted += 1;
     }
     permitted
@@ -106,7 +110,7 @@ fn a_swap_that_failed_is_tried_again_and_counts_once() {
     arrive(&mut other, 50, at(NOW));
     one.retried(2, at(NOW));
     // Both read the record; the other is faster.
-    let (granted, lost) = one.charge(shared.record.as_deref(), at(NOW));
+    let (granted, lost) = one.charge(shared.record.as_deref(), EARLY, at(NOW));
     assert_eq!((granted, lost.is_some()), (Granted, true));
     assert_eq!(shared.charge(&mut other, at(NOW)), Granted);
     assert!(one.pending());
@@ -126,75 +130,146 @@ fn a_swap_that_failed_is_tried_again_and_counts_once() {
 fn what_needs_to_be_written() {
     let mut account = Account::new(policy(10, 0));
     assert!(!account.pending());
-    let (charge, record) = account.charge(None, at(NOW));
-    assert_eq!((charge, record), (Denied, None), "a denial without news");
+    let (charge, record) = account.charge(None, EARLY, at(NOW));
+    assert_eq!((charge, record.is_some()), (Denied, true), "the first sign of trouble");
+    let charge =
+        |after: u64| account.clone().charge(record.as_deref(), EARLY, Time::from_nanos(at(NOW).as_nanos() + after));
+    assert_eq!(charge(99_999_999), (Denied, None), "a denial without news");
+    assert!(charge(100_000_000).1.is_some(), "that the trouble lasts");
     account.arrive(at(NOW));
     assert!(account.pending());
-    let (charge, record) = account.charge(None, at(NOW));
+    let (charge, record) = account.charge(None, EARLY, at(NOW));
     assert_eq!((charge, record.is_some()), (Denied, true), "a denial with arrivals");
     assert!(account.pending(), "until it is in the record");
     account.published();
     assert!(!account.pending());
     account.retried(1, at(NOW));
     assert!(account.pending());
-    assert!(account.charge(None, at(NOW)).1.is_some(), "a denial with retries that happened");
+    assert!(account.charge(None, EARLY, at(NOW)).1.is_some(), "a denial with retries that happened");
     account.published();
     account.retried(0, at(NOW));
     assert!(!account.pending(), "no retries are no news");
     let mut rich = Account::new(policy(0, 5));
-    let (charge, record) = rich.charge(None, at(NOW));
+    let (charge, record) = rich.charge(None, EARLY, at(NOW));
     assert_eq!((charge, record.is_some()), (Granted, true), "a grant");
 }
 
 #[test]
 fn permissions_where_nobody_charges_each_retry() {
     let policy = policy(20, 0);
+    let mut account = Account::new(policy);
+    assert_eq!(account.hold(2, at(NOW)), 0, "nothing arrived, nothing to spend");
+    arrive(&mut account, 4, at(NOW));
+    assert_eq!(account.hold(2, at(NOW)), 0, "a fifth of four is none");
+    arrive(&mut account, 1, at(NOW));
+    assert_eq!((account.hold(2, at(NOW)), account.hold(2, at(NOW))), (1, 0), "what one holds, no other gets");
+    arrive(&mut account, 45, at(NOW));
+    assert_eq!([2; 6].map(|wanted| account.hold(wanted, at(NOW))), [2, 2, 2, 2, 1, 0]);
+    // What was not used is there again, what was used is not.
+    account.release(2);
+    assert_eq!(account.hold(5, at(NOW)), 2);
+    account.retried(2, at(NOW));
+    account.release(2);
+    assert_eq!(account.hold(5, at(NOW)), 0);
+    // Nor is it once it is written down; and then it is forgotten in time.
+    Shared::default().publish(&mut account, at(NOW));
+    assert_eq!(account.hold(5, at(NOW)), 0);
+    arrive(&mut account, 50, at(30));
+    assert_eq!(account.hold(5, at(30)), 2, "eight are still held");
+    account.release(u32::MAX);
+    assert_eq!(account.hold(u32::MAX, at(30)), 10, "none is held twice");
+}
+
+#[test]
+fn each_worker_gives_out_its_part() {
+    let policy = policy(20, 0);
     let (mut one, mut other) = (Account::new(policy), Account::new(policy));
     let mut shared = Shared::default();
-    assert!(!one.affords(at(NOW)), "nothing arrived, nothing to spend");
-    arrive(&mut one, 4, at(NOW));
-    assert!(!one.affords(at(NOW)), "a fifth of four is none");
-    arrive(&mut one, 1, at(NOW));
-    assert!(one.affords(at(NOW)) && one.affords(at(NOW)), "asking costs nothing");
-    arrive(&mut one, 45, at(NOW));
-    assert_eq!(permissions(&mut one, at(NOW)), 10);
-    shared.publish(&mut one, at(NOW));
-    // The other sees that all is spent, once it reads the record; and spends what itself brings.
+    arrive(&mut one, 150, at(NOW));
     arrive(&mut other, 50, at(NOW));
-    shared.publish(&mut other, at(NOW));
-    assert_eq!(permissions(&mut other, at(NOW)), 10);
-    // Both spend the same share, as neither knows of the other yet.
-    arrive(&mut one, 50, at(NOW));
+    for _ in 0..2 {
+        shared.publish(&mut one, at(NOW));
+        shared.publish(&mut other, at(NOW));
+    }
+    assert_eq!(permissions(&mut other, at(NOW)), 10, "of 40");
+    assert_eq!((0..50).filter(|_| one.hold(1, at(NOW)) == 1).count(), 30);
+    // That the other has used its part takes nothing from this one's, and brings it nothing back.
     shared.publish(&mut other, at(NOW));
     shared.publish(&mut one, at(NOW));
-    shared.publish(&mut other, at(NOW));
-    assert_eq!(permissions(&mut one.clone(), at(NOW)), 10);
-    assert_eq!(permissions(&mut one, at(NOW)), 10);
-    assert_eq!(permissions(&mut other, at(NOW)), 10);
-    shared.publish(&mut one, at(NOW));
-    shared.publish(&mut other, at(NOW));
-    assert_eq!(shared.left(policy, at(NOW)), 0);
-    // That is a debt: of 40 retries, 30 were due. It is paid back by the requests that follow.
-    arrive(&mut one, 50, at(NOW));
-    shared.publish(&mut one, at(NOW));
-    assert!(!one.affords(at(NOW)));
-    arrive(&mut one, 5, at(NOW));
-    assert!(one.affords(at(NOW)));
+    assert_eq!((other.hold(9, at(NOW)), one.hold(90, at(NOW))), (0, 0));
+    one.release(30);
+    assert_eq!((other.hold(9, at(NOW)), one.hold(90, at(NOW))), (0, 30));
+    one.release(30);
+    // Of the floor, too: rounded up.
+    one.set_policy(self::policy(0, 10), at(NOW));
+    other.set_policy(self::policy(0, 10), at(NOW));
+    assert_eq!(one.hold(90, at(NOW)), 0, "which the other has used up for all");
+    assert_eq!((one.hold(90, at(2)), other.hold(90, at(2))), (8, 3));
+}
+
+/// Whatever workers do, and however late they tell each other: what was used and what is held is never more than the
+/// share of all that arrived, and a retry of the floor for each other worker.
+#[test]
+fn what_workers_give_out_is_bounded() {
+    for_all(300, 300, |numbers| {
+        let mut digits = Digits(numbers[0]);
+        let policy = policy(digits.below(101) as u32, digits.below(4) as u32);
+        let count = 1 + digits.below(4);
+        let mut workers: Vec<(Account, Vec<u32>)> = (0..count).map(|_| (Account::new(policy), Vec::new())).collect();
+        let mut shared = Shared::default();
+        let (mut arrived, mut used) = (0_u64, 0_u64);
+        for &number in numbers {
+            let mut digits = Digits(number);
+            if digits.below(2) == 0 {
+                let index = digits.below(count) as usize;
+                shared.publish(&mut workers[index].0, at(NOW));
+            }
+            let index = digits.below(count) as usize;
+            let (account, held) = &mut workers[index];
+            let news = digits.below(4);
+            for _ in 0..news {
+                arrived += 1;
+                account.arrive(at(NOW));
+                held.push(account.hold(digits.below(4) as u32, at(NOW)));
+            }
+            for _ in 0..digits.below(3) {
+                if held.is_empty() {
+                    break;
+                }
+                let given = held.swap_remove(digits.below(held.len() as u64) as usize);
+                let retries = digits.below(u64::from(given) + 1);
+                account.retried(retries as u32, at(NOW));
+                account.release(given);
+                used += retries;
+            }
+            let out: u64 = workers.iter().flat_map(|(_, held)| held).map(|held| u64::from(*held)).sum();
+            let share = arrived * u64::from(policy.percent.basis_points()) / 10_000;
+            let floor = u64::from(policy.min_retry_rate.count);
+            // What a worker does not know of yet makes its part of the floor larger than it is.
+            let most = if floor == 0 { share } else { share.max(floor) + (count - 1) * floor };
+            assert!(used + out <= most, "{used} used and {out} held of {most}");
+        }
+    });
 }
 
 #[test]
 fn a_floor_without_guard() {
     let policy = policy(0, 3);
     let mut account = Account::new(policy);
+    assert_eq!(permissions(&mut account, at(NOW)), 0, "permissions are for requests that arrive");
+    account.arrive(at(NOW));
     assert_eq!(permissions(&mut account, at(NOW)), 3);
     assert!(!account.affords(at(NOW)));
+    account.arrive(at(2));
     assert_eq!(permissions(&mut account, at(2)), 3, "a second later");
     let mut shared = Shared::default();
     shared.publish(&mut account, at(2));
     let mut other = Account::new(policy);
+    other.arrive(at(2));
     assert!(other.affords(at(2)), "it has not read the record");
     shared.publish(&mut other, at(2));
     assert!(!other.affords(at(2)));
+    assert_eq!(permissions(&mut other, at(2)), 0);
 }
 
 #[test]
@@ -216,10 +291,10 @@ fn a_record_that_is_none() {
     for bytes in [&b""[..], b"nonsense", &[0xff; 1_000]] {
         let mut account = Account::new(policy);
         arrive(&mut account, 10, at(NOW));
-        let (charge, record) = account.charge(Some(bytes), at(NOW));
+        let (charge, record) = account.charge(Some(bytes), EARLY, at(NOW));
         assert_eq!(charge, Granted);
         account.published();
-        assert_eq!(account.charge(record.as_deref(), at(NOW)).0, Denied);
+        assert_eq!(account.charge(record.as_deref(), EARLY, at(NOW)).0, Denied);
     }
 }
 
@@ -259,7 +334,8 @@ fn another_interval_keeps_the_counts() {
     assert_eq!(shared.left(policy(10, 0), at(1)), 6);
     let mut late = Account::new(policy(10, 0));
     shared.publish(&mut late, at(1));
-    assert_eq!(permissions(&mut late, at(1)), 6);
+    assert!(late.affords(at(1)), "for a worker that brought no requests, others' are there to be charged");
+    assert_eq!(permissions(&mut late, at(1)), 0, "but not to be given out");
 }
 
 /// Many workers, in any order: where each retry is charged, retries are never more than their share of what arrived.
@@ -284,7 +360,7 @@ fn the_sum_of_all_workers_obeys_the_budget() {
                 }
                 1 => shared.publish(worker, at(NOW)),
                 // Read, but not swapped in: another was faster.
-                2 if digits.below(3) == 0 => drop(worker.charge(shared.record.as_deref(), at(NOW))),
+                2 if digits.below(3) == 0 => drop(worker.charge(shared.record.as_deref(), EARLY, at(NOW))),
                 _ => granted += u64::from(shared.charge(worker, at(NOW)) == Granted),
             }
             let most = (arrived * u64::from(percent) / 100).max(u64::from(floor));

@@ -6,7 +6,7 @@ mod property;
 use std::time::Duration;
 
 use property::{Digits, for_all};
-use weir::budget::{Arrivals, Budget, BudgetPolicy, MinRetryRate};
+use weir::budget::{Asker, Budget, BudgetPolicy, MinRetryRate, News};
 use weir::percent::Percent;
 use weir::time::Time;
 
@@ -271,7 +271,7 @@ fn a_record_is_read_back_or_refused() {
     assert_eq!(decode(b"somebody else's"), None);
     assert_eq!(decode(&record[..record.len() - 1]), None, "too short");
     assert_eq!(decode(&[record.as_slice(), b"0"].concat()), None, "too long");
-    assert_eq!(decode(&[b"wrb\x02", &record[4..]].concat()), None, "another version");
+    assert_eq!(decode(&[b"wrb\x01", &record[4..]].concat()), None, "another version");
     let with_slot = |nanos: u64| [&record[..4], &nanos.to_le_bytes(), &record[12..]].concat();
     assert!(decode(&with_slot(SECOND / 10)).is_some());
     for nanos in [0, SECOND / 10 - 1, 360 * SECOND + 1, u64::MAX] {
@@ -286,16 +286,17 @@ fn a_hostile_record_neither_breaks_nor_lasts() {
         let mut record = Vec::new();
         Budget::new(policy).encode(&mut record);
         // Counts and slot numbers at will; the lengths of the slots are checked.
-        let slots = [4, 64, 124].map(|start| record[start..start + 8].to_vec());
+        let starts = [4, 64, 124, 184, 244];
+        let slots = starts.map(|start| record[start..start + 8].to_vec());
         for (at, byte) in record.iter_mut().enumerate().skip(4) {
             *byte = (numbers[at % numbers.len()] >> (at % 57)) as u8;
         }
-        for (start, slot) in [4, 64, 124].into_iter().zip(slots) {
+        for (start, slot) in starts.into_iter().zip(slots) {
             record[start..start + 8].copy_from_slice(&slot);
         }
         let mut budget = Budget::decode(policy, &record, at(0)).unwrap();
         for now in [at(0), Time::from_nanos(u64::MAX), Time::default()] {
-            budget.charge(&Arrivals::new(&policy), now);
+            budget.charge(&News::default(), Asker { arrived: now, again: true }, now);
         }
         let mut budget = Budget::decode(policy, &record, at(0)).unwrap();
         budget.deposit(at(0));

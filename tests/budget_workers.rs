@@ -6,7 +6,7 @@ mod property;
 use std::time::Duration;
 
 use property::{Digits, for_all};
-use weir::budget::{Arrivals, Budget, BudgetPolicy, Charge, MinRetryRate};
+use weir::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
 use weir::percent::Percent;
 use weir::time::Time;
 
@@ -54,7 +54,7 @@ enum Want {
 /// A worker, of which any other may run between any two steps.
 struct Worker {
     policy: BudgetPolicy,
-    arrivals: Arrivals,
+    news: News,
     wants: Option<Want>,
     /// What it read, computed and will try to write.
     attempt: Option<(u32, Vec<u8>, Option<Charge>, u64)>,
@@ -62,7 +62,7 @@ struct Worker {
 
 impl Worker {
     fn new(policy: BudgetPolicy) -> Self {
-        Self { policy, arrivals: Arrivals::new(&policy), wants: None, attempt: None }
+        Self { policy, news: News::default(), wants: None, attempt: None }
     }
 
     fn read(&mut self, shared: &Shared, now: u64) {
@@ -71,9 +71,10 @@ impl Worker {
         let budget = Budget::decode(self.policy, &shared.record, time);
         let mut budget = budget.unwrap_or_else(|| Budget::new(self.policy));
         let charge = match wants {
-            Want::Retry => Some(budget.charge(&self.arrivals, time)),
+            // Of a request that arrived before any trouble.
+            Want::Retry => Some(budget.charge(&self.news, Asker { arrived: Time::default(), again: false }, time)),
             Want::Publish => {
-                budget.merge(&self.arrivals, time);
+                budget.merge(&self.news, time);
                 None
             }
         };
@@ -88,7 +89,7 @@ impl Worker {
         if !shared.compare_and_swap(&record, version) {
             return None;
         }
-        self.arrivals.clear();
+        self.news.clear();
         self.wants = None;
         Some((charge?, time))
     }
@@ -117,7 +118,7 @@ fn the_sum_of_all_workers_obeys_the_budget() {
             match digits.below(8) {
                 0 | 1 => {
                     for _ in 0..=digits.below(10) {
-                        worker.arrivals.deposit(Time::from_nanos(now));
+                        worker.news.deposit(Time::from_nanos(now));
                         requests.push(now);
                     }
                 }
@@ -151,7 +152,7 @@ fn herd(policy: BudgetPolicy, answered: usize, in_flight: usize, order: u64) -> 
     let (mut shared, mut order) = (Shared::default(), fake_host::Random::new(order));
     for request in 0..answered + in_flight {
         let now = START + request as u64 * 2_000_000;
-        workers[order.below(4) as usize].arrivals.deposit(Time::from_nanos(now));
+        workers[order.below(4) as usize].news.deposit(Time::from_nanos(now));
         // Their ticks, ten times a second.
         if request % 50 == 0 {
             workers.iter_mut().for_each(|worker| _ = worker.step(Want::Publish, &mut shared, now));
@@ -192,11 +193,11 @@ fn a_herd_gets_the_whole_budget_and_not_one_more() {
 fn what_is_not_published_pays_for_nobody_else() {
     let policy = policy(1_000, 0);
     let (mut one, mut two, mut shared) = (Worker::new(policy), Worker::new(policy), Shared::default());
-    (0..10).for_each(|_| one.arrivals.deposit(Time::from_nanos(START)));
+    (0..10).for_each(|_| one.news.deposit(Time::from_nanos(START)));
     assert_eq!(two.step(Want::Retry, &mut shared, START), Some(Charge::Denied));
     assert_eq!(one.step(Want::Retry, &mut shared, START), Some(Charge::Granted), "one's own need not be published");
-    assert!(one.arrivals.is_empty());
-    (0..10).for_each(|_| one.arrivals.deposit(Time::from_nanos(START)));
+    assert!(one.news.is_empty());
+    (0..10).for_each(|_| one.news.deposit(Time::from_nanos(START)));
     one.step(Want::Publish, &mut shared, START);
     assert_eq!(two.step(Want::Retry, &mut shared, START), Some(Charge::Granted));
     assert_eq!(two.step(Want::Retry, &mut shared, START), Some(Charge::Denied), "nothing was published twice");
@@ -205,17 +206,17 @@ fn what_is_not_published_pays_for_nobody_else() {
 #[test]
 fn arrivals_are_published_at_their_own_time() {
     let policy = policy(1_000, 0);
-    let mut arrivals = Arrivals::new(&policy);
-    (0..10).for_each(|_| arrivals.deposit(Time::from_nanos(START)));
+    let mut news = News::default();
+    (0..10).for_each(|_| news.deposit(Time::from_nanos(START)));
     let mut budget = Budget::new(policy);
     let nine = Time::from_nanos(START + 9 * SECOND);
-    budget.merge(&arrivals, nine);
+    budget.merge(&news, nine);
     assert_eq!(budget.balance(nine), 1);
     assert_eq!(budget.balance(Time::from_nanos(START + 10 * SECOND)), 0);
 
     let mut too_late = Budget::new(policy);
     let later = Time::from_nanos(START + 20 * SECOND);
-    too_late.merge(&arrivals, later);
+    too_late.merge(&news, later);
     assert_eq!(too_late.balance(later), 0);
 }
 
@@ -223,11 +224,11 @@ fn arrivals_are_published_at_their_own_time() {
 fn an_hour_back_finds_all_workers_on_the_new_time() {
     let policy = policy(2_000, 0);
     let (mut one, mut two, mut shared) = (Worker::new(policy), Worker::new(policy), Shared::default());
-    (0..100).for_each(|_| one.arrivals.deposit(Time::from_nanos(START)));
+    (0..100).for_each(|_| one.news.deposit(Time::from_nanos(START)));
     assert_eq!(one.step(Want::Retry, &mut shared, START), Some(Charge::Granted));
     let back = START - 3_600 * SECOND;
     // Arrivals from before the step, in a record that moved already: they count as of now.
-    (0..100).for_each(|_| two.arrivals.deposit(Time::from_nanos(START)));
+    (0..100).for_each(|_| two.news.deposit(Time::from_nanos(START)));
     let mut retries = 0;
     for turn in 0..100 {
         let worker = if turn % 2 == 0 { &mut one } else { &mut two };

@@ -14,7 +14,7 @@ use crate::host::{self, Map};
 use crate::metrics::{Counter, Grant};
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
-use crate::time::millis;
+use crate::time::{Time, millis};
 
 /// What `decide` knows about a request.
 #[derive(Debug, Default)]
@@ -33,8 +33,14 @@ pub(super) struct Request {
     pub(super) grpc: bool,
     /// The next retry is charged already.
     pub(super) prepaid: bool,
-    /// The budget was empty when it arrived, so nothing is retried; else this might have been.
+    /// When it arrived, by the host's own time.
+    pub(super) arrived: Time,
+    /// Retries that it has permission for, where it needs one.
+    pub(super) held: Option<u32>,
+    /// The permission is for fewer than the policy allows; this might have been retried once more.
     denied: Option<Plan>,
+    /// Its retries, where `guard` does not tell, once they were read.
+    retries: Option<u32>,
     /// `guard` marked the response to end the retries; the client shall not see it.
     pub(super) unmark: bool,
     /// Where it was sent.
@@ -43,6 +49,13 @@ pub(super) struct Request {
     per_try_timeout: Option<Duration>,
     /// Attempts that its end explains.
     explained: Vec<Held>,
+}
+
+impl Request {
+    /// Retries that it has permission for and did not make; where `guard` does not tell, as far as is known before its end.
+    pub(super) fn holds(&self) -> u32 {
+        self.held.unwrap_or_default().saturating_sub(self.charged)
+    }
 }
 
 /// What a request's headers say, in one pass.
@@ -97,7 +110,10 @@ impl Vm {
         if let Some(timeout) = admission.per_try_timeout {
             host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &millis(timeout).max(1).to_string());
         }
-        let Admission { class, plan, denied, per_try_timeout, .. } = admission;
+        let Admission { class, plan, denied, held, per_try_timeout, .. } = admission;
+        if let (true, Some(held @ 1..), Some(_)) = (enforce, held, denied) {
+            host::set_header(Map::Request, retry::MAX_RETRIES, &held.to_string());
+        }
         self.count(cluster, Counter::Requests(class));
         let (steered, list) = self.steer(cluster, plan);
         if let (true, Some(list), Some(hosts)) = (enforce, &list, &hosts) {
@@ -109,6 +125,8 @@ impl Vm {
         let request = Request {
             cluster: Some(cluster),
             plan,
+            arrived: wall_clock,
+            held,
             denied,
             per_try_timeout,
             steered,
@@ -127,18 +145,43 @@ impl Vm {
         if std::mem::take(&mut request.unmark) {
             host::remove_header(Map::Response, RATE_LIMITED);
         }
-        if let Some(plan) = request.denied {
-            self.denied_response(context, plan);
+        let denied = request.denied.is_some();
+        let retries = self.retries_of(context);
+        if retries > 0 || denied {
+            self.response_after_retries(context, retries);
         }
     }
 
-    /// Response headers of a request whose retries the budget could not pay for. If it is one that would have been retried,
-    /// it is marked, so that no hop above retries it.
-    fn denied_response(&mut self, context: ContextId, plan: Plan) {
+    /// The retries that a request had; read once at most.
+    fn retries_of(&mut self, context: ContextId) -> u32 {
+        let Some(Stream::Decide(request)) = self.streams.get(context) else { return 0 };
+        let governed = request.plan.is_some_and(|plan| plan != Plan::Nothing);
+        let Some(cluster) = request.cluster.filter(|_| governed) else { return 0 };
+        let (charged, known) = (request.charged, request.retries);
+        let guarded = self.engine.cluster(cluster).and_then(|cluster| cluster.guarded);
+        if charged > 0 || guarded.unwrap_or_else(|| self.has_role(Role::Guard)) {
+            return charged;
+        }
+        if let Some(retries) = known {
+            return retries;
+        }
+        let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
+        let retries = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default();
+        if let Some(Stream::Decide(request)) = self.streams.get_mut(context) {
+            request.retries = Some(retries);
+        }
+        retries
+    }
+
+    /// Response headers of a request that was retried, or might have been if there were more of the budget. If it is one
+    /// that would be retried once more, it is marked, so that no hop above retries it: where each did, attempts would
+    /// multiply.
+    fn response_after_retries(&mut self, context: ContextId, retries: u32) {
         let Some(Stream::Decide(request)) = self.streams.get(context) else { return };
-        let grpc = request.grpc;
+        let (grpc, held) = (request.grpc, request.held.unwrap_or_default());
         let Some(cluster) = request.cluster else { return };
-        let Some(policy) = self.engine.retry_policy(cluster) else { return };
+        let Some(plan) = request.denied.or(request.plan) else { return };
+        let denied = request.denied.is_some() && retries >= held;
         let details = host::property(RESPONSE_DETAILS);
         let end = RequestEnd {
             flags: Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default()),
@@ -146,14 +189,29 @@ impl Vm {
             details: details.as_deref().unwrap_or_default(),
         };
         let Some(signal) = end.last_attempt() else { return };
-        if matches!(signal, Signal::Cancelled | Signal::Local) || !plan.permits(policy, signal, &end.answer) {
+        let now = self.wall_clock();
+        let Some(policy) = self.engine.retry_policy(cluster) else { return };
+        let again = !matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &end.answer);
+        if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
+            if signal.is_failure() && (again || retries > 0) {
+                account.failed(retries > 0, now);
+            } else if signal == Signal::Answered && retries > 0 {
+                account.helped(now);
+            }
+        }
+        if !again || (!denied && retries == 0) {
             return;
         }
-        self.count_grant(cluster, Grant::Denied, 1);
+        if denied {
+            self.count_grant(cluster, Grant::Denied, 1);
+        }
         if self.engine.mode() == Mode::Shadow {
             return;
         }
         host::set_header(Map::Response, RATE_LIMITED, "true");
+        if !denied {
+            return;
+        }
         if !matches!(signal, Signal::Error | Signal::Answered) {
             let (name, value) = come_back_later(grpc);
             host::set_header(Map::Response, name, value);
@@ -167,7 +225,9 @@ impl Vm {
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let explained = std::mem::take(&mut request.explained);
         let (cluster, timeout) = (request.cluster, request.per_try_timeout);
-        let (charged, guarded) = (request.charged, request.guarded);
+        let guarded = request.guarded;
+        let held = request.holds();
+        request.held = None;
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
         let watched = cluster.and_then(|cluster| self.engine.cluster(cluster)).is_some_and(|cluster| cluster.watched);
         // When the client goes away, the attempt's log entry comes after this, also that of a cluster's first attempt.
@@ -197,8 +257,9 @@ impl Vm {
         }
         self.count_ended();
         if let Some(cluster) = cluster {
+            self.release(cluster, held);
             if !guarded {
-                self.retries_happened(cluster, charged);
+                self.retries_happened(context, cluster);
             }
             self.steered_request_ends(context);
         }
@@ -221,14 +282,25 @@ impl Vm {
         }
     }
 
+    /// Gives back the permission of a request.
+    pub(super) fn release(&mut self, cluster: ClusterId, held: u32) {
+        if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
+            account.release(held);
+        }
+    }
+
     /// Charges the retries of a request after the fact, where no `guard` charged them as they happened.
-    fn retries_happened(&mut self, cluster: ClusterId, charged: u32) {
-        let Some(state) = self.engine.cluster(cluster) else { return };
-        if state.account.is_none() {
+    fn retries_happened(&mut self, context: ContextId, cluster: ClusterId) {
+        let Some(Stream::Decide(request)) = self.streams.get(context) else { return };
+        let (charged, known) = (request.charged, request.retries);
+        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.account.is_none()) {
             return;
         }
-        let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
-        let retries = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().saturating_sub(charged);
+        let retries = known.unwrap_or_else(|| {
+            let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
+            u32::try_from(attempts.saturating_sub(1)).unwrap_or_default()
+        });
+        let retries = retries.saturating_sub(charged);
         if retries == 0 {
             return;
         }

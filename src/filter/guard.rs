@@ -3,7 +3,7 @@
 use super::decide::{come_back_later, pushed_back};
 use super::{ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, Stream, VERDICT, Vm, is_grpc, parse_u32};
 use crate::attempt::{ClusterId, RequestId};
-use crate::budget::Charge;
+use crate::budget::{Asker, Charge};
 use crate::config::Mode;
 use crate::host::{self, LocalReply, Map};
 use crate::metrics::{Counter, Grant, Veto};
@@ -41,6 +41,9 @@ struct Governed {
     cluster: ClusterId,
     plan: Plan,
     grpc: bool,
+    asker: Asker,
+    /// Retries that it has permission for, where it needs one.
+    held: Option<u32>,
 }
 
 impl Vm {
@@ -89,14 +92,19 @@ impl Vm {
 
     /// Asks the budget for a retry, and counts what it says.
     fn charge_retry(&mut self, request: &Governed) -> Charge {
-        let charge = self.charge(request.cluster);
+        let charge = self.charge(request.cluster, request.asker);
         let grant = match charge {
             Charge::Granted => Grant::Granted,
             Charge::Denied => Grant::Denied,
         };
         self.count_grant(request.cluster, grant, 1);
-        if let (Charge::Granted, Some(request)) = (charge, self.request(request.id)) {
-            request.charged += 1;
+        if charge == Charge::Granted {
+            if let Some(request) = self.request(request.id) {
+                request.charged += 1;
+            }
+            if request.held.is_some() {
+                self.release(request.cluster, 1);
+            }
         }
         charge
     }
@@ -125,7 +133,7 @@ impl Vm {
         let Some(signal) = answer.signal() else { return };
         let Some(request) = self.governed() else { return };
         let Some(policy) = self.engine.retry_policy(request.cluster) else { return };
-        let retries_left = number <= u64::from(policy.max_retries);
+        let retries_left = number <= u64::from(request.held.unwrap_or(policy.max_retries));
         let by_status = request.plan.permits(policy, Signal::Error, &answer);
         let enforce = self.engine.mode() == Mode::Enforce;
         let marked = host::header(Map::Response, RATE_LIMITED).is_some();
@@ -170,7 +178,9 @@ impl Vm {
     fn governed(&mut self) -> Option<Governed> {
         let id = request_id()?;
         let request = self.request(id)?;
-        Some(Governed { id, cluster: request.cluster?, plan: request.plan?, grpc: request.grpc })
+        let (cluster, plan) = (request.cluster?, request.plan?);
+        let asker = Asker { arrived: request.arrived, again: request.charged > 0 };
+        Some(Governed { id, cluster, plan, grpc: request.grpc, asker, held: request.held })
     }
 
     fn count_veto(&mut self, cluster: ClusterId, veto: Veto) {

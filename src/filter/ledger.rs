@@ -3,7 +3,7 @@
 use super::Vm;
 use crate::account::Account;
 use crate::attempt::ClusterId;
-use crate::budget::Charge;
+use crate::budget::{Asker, Charge};
 use crate::host::{self, Swap};
 use crate::time::Time;
 
@@ -11,16 +11,20 @@ use crate::time::Time;
 /// this is never reached.
 const TRIES: u32 = 1_000;
 
+/// What the keys of the records begin with. The number is that of their format: while a VM with another version of the
+/// module drains, each has records of its own, instead of taking the other's for none.
+const RECORDS: &str = "weir/budget/2/";
+
 impl Vm {
     /// Asks a cluster's budget for one retry. Without a budget, it is granted. Should the host refuse to keep the record, the
     /// answer is what it would have been on the last one; and should it refuse to show it, what this worker knows must do.
-    pub(super) fn charge(&mut self, cluster: ClusterId) -> Charge {
+    pub(super) fn charge(&mut self, cluster: ClusterId, asker: Asker) -> Charge {
         let last = self.wall_clock;
         let Some((key, account)) = self.account(cluster) else { return Charge::Granted };
         let mut charge = Charge::Denied;
         for _ in 0..TRIES {
             let Some(shared) = host::shared(&key) else { return charge_unseen(account, now(last)) };
-            let (answer, record) = account.charge(shared.value.as_deref(), now(last));
+            let (answer, record) = account.charge(shared.value.as_deref(), asker, now(last));
             charge = answer;
             let Some(record) = record else { return charge };
             match host::swap_shared(&key, &record, shared.version) {
@@ -55,7 +59,7 @@ impl Vm {
 
     fn account(&mut self, cluster: ClusterId) -> Option<(String, &mut Account)> {
         let cluster = self.engine.cluster_mut(cluster)?;
-        let key = ["weir/budget/", &cluster.name].concat();
+        let key = [RECORDS, &cluster.name].concat();
         Some((key, cluster.account.as_mut()?))
     }
 }

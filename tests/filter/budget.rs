@@ -111,32 +111,74 @@ fn permissions(cluster: &str, hours: i64) {
     at.host.set_time(at.host.now().wrapping_add_signed(hours * 3_600_000_000_000));
     let requests = arrive(&at, cluster, 6);
     let permission = |request: &Stream| request.request_header("x-envoy-max-retries");
-    assert_eq!(permission(&requests[3]).as_deref(), Some("0"), "a fifth of four requests is less than one");
-    assert_eq!(permission(&requests[4]).as_deref(), Some("5"));
-    // Envoy used three retries on two of them: more than the fifth, since nobody stopped it.
-    for (request, attempts) in requests.into_iter().zip([1_u64, 1, 1, 1, 3, 2]) {
+    let permissions: Vec<_> = requests.iter().map(|request| permission(request).unwrap()).collect();
+    assert_eq!(permissions, ["0", "0", "0", "0", "1", "0"], "a fifth of four requests is less than one");
+    // What the fifth request does not use, the next one gets.
+    let mut requests = requests.into_iter();
+    let mut end = |attempts: u64| {
+        let request = requests.next().unwrap();
         request.response(200, []);
         request.end_with(&End::new().code(200).property("upstream.request_attempt_count", attempts));
-    }
-    assert_eq!(retries(&at.host, cluster), of([("granted", 3)]));
+    };
+    (0..5).for_each(|_| end(1));
+    let next = arrive(&at, cluster, 1).remove(0);
+    assert_eq!(permission(&next).as_deref(), Some("1"));
+    let refuse = |request: &Stream, attempts: u64| {
+        request.set("response.flags", UF).set("response.code", 503).set(
+            "response.code_details",
+            "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
+        );
+        request.set("upstream.request_attempt_count", attempts);
+        request.response(503, []);
+    };
+    let mark = |request: &Stream| request.response_header("x-envoy-ratelimited");
+    // Its one retry fails as well; the policy would allow more, the budget does not.
+    refuse(&next, 2);
+    assert_eq!(mark(&next).as_deref(), Some("true"), "no hop above shall retry it");
+    next.end_with(&End::new().code(503).flags(UF).property("upstream.request_attempt_count", 2));
+    assert_eq!(retries(&at.host, cluster), of([("denied", 1), ("granted", 1)]));
     let request = &arrive(&at, cluster, 1)[0];
-    assert_eq!(request.request_header("x-envoy-max-retries").as_deref(), Some("0"));
-    request.set("response.flags", UF).set("response.code", 503).set(
-        "response.code_details",
-        "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
-    );
-    request.response(503, []);
-    assert_eq!(request.response_header("x-envoy-ratelimited").as_deref(), Some("true"), "no hop above shall retry it");
+    assert_eq!(permission(request).as_deref(), Some("0"));
+    refuse(request, 1);
+    assert_eq!(mark(request).as_deref(), Some("true"), "no hop above shall retry it");
     assert_eq!(request.response_header("retry-after").as_deref(), Some("1"));
-    assert_eq!(retries(&at.host, cluster), of([("denied", 1), ("granted", 3)]));
+    assert_eq!(retries(&at.host, cluster), of([("denied", 2), ("granted", 1)]));
     // What would not have been retried anyway is not marked.
     let request = &arrive(&at, cluster, 1)[0];
     request.set("response.code", 200).set("response.code_details", "via_upstream");
     request.response(200, []);
-    assert_eq!(request.response_header("x-envoy-ratelimited"), None);
+    assert_eq!(mark(request), None);
     at.host.advance(Duration::from_secs(30));
-    arrive(&at, cluster, 5);
-    assert_eq!(arrive(&at, cluster, 1)[0].request_header("x-envoy-max-retries").as_deref(), Some("5"));
+    assert_eq!(permission(&arrive(&at, cluster, 5)[4]).as_deref(), Some("1"));
+}
+
+#[test]
+fn who_gives_up_after_retries_says_so() {
+    for level in [Level::Decide, Level::Watch, Level::Guard] {
+        let at = Attached::new(level);
+        let cluster = format!("gave up {level:?}");
+        let gives_up = |method: &str, statuses: [u32; 3]| {
+            let request = at.host.request(at.decide).cluster(&cluster).method(method).begin();
+            for (number, status) in (1..).zip(statuses) {
+                if let Some(guard) = at.guard {
+                    let attempt = at.host.attempt(guard, &request, number).begin();
+                    assert!(attempt.continued() && attempt.response(status, []));
+                    attempt.end();
+                }
+                at.attempt_log(&End::of_attempt(&request, number).code(status));
+            }
+            let [.., last] = statuses;
+            request.set("response.code", u64::from(last)).set("response.code_details", "via_upstream");
+            request.set("upstream.request_attempt_count", 3);
+            request.response(last, []);
+            let mark = request.response_header("x-envoy-ratelimited");
+            request.end_with(&End::new().code(last).property("upstream.request_attempt_count", 3));
+            mark
+        };
+        assert_eq!(gives_up("GET", [503, 503, 503]).as_deref(), Some("true"), "{level:?}");
+        assert_eq!(gives_up("GET", [503, 503, 200]), None, "{level:?}: it was answered");
+        assert_eq!(gives_up("GET", [503, 503, 404]), None, "{level:?}: nobody would retry that");
+    }
 }
 
 #[test]

@@ -55,6 +55,8 @@ fn each_class_gets_its_conditions() {
         assert_eq!(conditions(&stream), words(expected), "{method} {headers:?}");
         assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("2"), "{method} {headers:?}");
         assert_eq!(stream.request_header("x-envoy-retry-grpc-on"), None, "{method} {headers:?}");
+        // It gives back its permission to be retried.
+        stream.end_with(&End::new().code(200));
     }
     assert_eq!(requests(&at.host, cluster), of([("grpc", 2), ("idempotent", 7), ("unsafe", 7)]));
 }
@@ -72,7 +74,7 @@ fn somebodys_retry_is_retried_only_if_unprocessed() {
 fn the_configuration_is_obeyed() {
     let config = r#"{
         "retry": {
-            "maxRetries": 5, "statusCodes": [500, 503], "idempotentMethods": ["GET", "QUERY"],
+            "maxRetries": 5, "statusCodes": [500, 503], "minRetryRate": {"count": 100, "interval": "1s"}, "idempotentMethods": ["GET", "QUERY"],
             "idempotencyKeyHeaders": ["X-Key"], "perTryTimeout": "1s500ms", "grpcStatusCodes": ["unavailable"],
             "alreadyRetried": "any"
         },

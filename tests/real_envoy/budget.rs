@@ -32,11 +32,14 @@ fn retries(upstream: &Upstream) -> usize {
     upstream.seen().iter().filter(|seen| attempt(seen) > 1).count()
 }
 
-/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate.
+/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate; with
+/// `once-`, retries are answered, so that they help.
 fn obedient() -> Upstream {
     http1(|seen| {
         let wish = seen.path.rsplit('/').next().unwrap_or_default();
         let (gated, wish) = wish.strip_prefix("gated-").map_or((false, wish), |wish| (true, wish));
+        let (once, wish) = wish.strip_prefix("once-").map_or((false, wish), |wish| (true, wish));
+        let wish = if once && attempt(seen) > 1 { "ok" } else { wish };
         let mut steps = match wish {
             "reset" => vec![Step::Rst],
             "hang" => vec![Step::Hang],

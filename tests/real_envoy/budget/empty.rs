@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use h2::Reason;
 use serde_json::{Value, json};
 
-use super::{obedient, share};
+use super::{attempt, obedient, share};
 use crate::alone::Test;
 use crate::check::Tally;
 use crate::stage::{Logged, Setup, Stage, times};
@@ -18,6 +18,7 @@ use crate::support::upstream::{Reply, Upstream, http2, refuses};
 pub const TESTS: &[Test] = &[
     ("budget::empty_answer", answer),
     ("budget::empty_failure", failure),
+    ("budget::empty_failure_in_an_outage", failure_in_an_outage),
     ("budget::empty_grpc", || grpc(1)),
     // By a client or a hop that is itself at its second attempt.
     ("budget::empty_grpc_again", || grpc(2)),
@@ -62,6 +63,11 @@ impl Spent {
         Ok((response, entry))
     }
 
+    /// Attempts to connect.
+    fn connects(&self) -> u64 {
+        self.stage.stat("cluster.spent.upstream_cx_connect_fail")
+    }
+
     fn denied(&self) -> Result<usize> {
         let tally = Tally::read(self.stage.envoy().admin, "spent").map_err(anyhow::Error::msg)?;
         Ok(times(&tally.retries, "denied"))
@@ -79,7 +85,7 @@ fn get(path: &str) -> Request {
 
 /// A response that would have been retried reaches the client as it is, but for the mark.
 fn answer() -> Result<()> {
-    let spent = Spent::start(obedient(), false, &get("503"))?;
+    let spent = Spent::start(obedient(), false, &get("once-503"))?;
     for method in ["GET", "HEAD", "PUT"] {
         let (response, logged) = spent.fail(&Request::new(method, "/spent/503"))?;
         let whole = response.status == 503
@@ -114,25 +120,48 @@ fn failure() -> Result<()> {
         ensure!(logged.verdict == VERDICT, "{what}: {logged:?}");
         Ok(())
     };
-    let spent = Spent::start(obedient(), false, &get("reset"))?;
+    let spent = Spent::start(obedient(), false, &get("once-reset"))?;
     check(spent.fail(&get("reset"))?, "GET, reset")?;
     check(spent.fail(&Request::new("HEAD", "/spent/reset"))?, "HEAD")?;
     check(spent.fail(&Request::post("/spent/reset").header("idempotency-key", "7"))?, "keyed POST, reset")?;
     check(spent.fail(&get("hang"))?, "GET, timeout")?;
-    let spent = Spent::start(refuses(), false, &get("refused"))?;
-    check(spent.fail(&get("refused"))?, "GET, refused")?;
-    check(spent.fail(&Request::post("/spent/refused"))?, "POST, refused")
+    Ok(())
+}
+
+/// While all that is retried fails, a retry that nobody can pay for is not even begun, so that the host sees no attempt to
+/// connect. Then it is Envoy that answers; Weir says the rest.
+fn failure_in_an_outage() -> Result<()> {
+    let upstream = refuses();
+    let spent = Spent::start(upstream, false, &get("refused"))?;
+    for request in [get("refused"), Request::post("/spent/refused"), Request::new("HEAD", "/spent/refused")] {
+        let before = spent.connects();
+        let (response, logged) = spent.fail(&request)?;
+        let method = request.method;
+        ensure!(response.status == 503, "{method}: {response:?}");
+        ensure!(response.header("retry-after") == Some("1"), "{method}: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some(), "{method}: {response:?}");
+        ensure!(method == "HEAD" || response.text().contains("upstream connect error"), "{method}: {response:?}");
+        ensure!(logged.code == 503 && logged.details.contains("connection_failure"), "{method}: {logged:?}");
+        ensure!(logged.verdict == VERDICT, "{method}: {logged:?}");
+        let connects = spent.connects() - before;
+        ensure!(connects == 1, "{method}: {connects} attempts to connect");
+    }
+    Ok(())
 }
 
 /// gRPC knows no `retry-after`; a negative pushback says the same.
-fn grpc(attempt: u32) -> Result<()> {
+fn grpc(number: u32) -> Result<()> {
     let upstream = http2(|seen| {
         let unavailable = Reply::grpc_trailers_only(14).header("grpc-message", "sorry");
-        if seen.path.ends_with("refused") { Reply::reset(Reason::REFUSED_STREAM) } else { unavailable }
+        match seen.path.rsplit('/').next() {
+            Some("once-refused") if attempt(seen) > 1 => Reply::grpc_trailers_only(0),
+            Some("refused" | "once-refused") => Reply::reset(Reason::REFUSED_STREAM),
+            _ => unavailable,
+        }
     });
     let call =
-        |path: &str| Request::grpc(&format!("/spent/{path}")).header("x-envoy-attempt-count", &attempt.to_string());
-    let spent = Spent::start(upstream, true, &call("refused"))?;
+        |path: &str| Request::grpc(&format!("/spent/{path}")).header("x-envoy-attempt-count", &number.to_string());
+    let spent = Spent::start(upstream, true, &call("once-refused"))?;
     let check = |(response, logged): (Response, Logged), what: &str| -> Result<()> {
         ensure!((response.status, response.header("grpc-status")) == (200, Some("14")), "{what}: {response:?}");
         let message = response.header("grpc-message").unwrap_or_default();
@@ -147,16 +176,14 @@ fn grpc(attempt: u32) -> Result<()> {
     check(spent.fail(&call("refused"))?, "REFUSED_STREAM")?;
 
     // Of what is a retry already, an answer is not to be retried anyway.
-    if attempt == 1 {
+    if number == 1 {
         let (response, logged) = spent.fail(&call("unavailable"))?;
         let whole = (response.status, response.header("grpc-status"), response.header("grpc-message"));
         ensure!(whole == (200, Some("14"), Some("sorry")), "not the upstream's: {response:?}");
         ensure!(response.header("x-envoy-ratelimited").is_some(), "not marked: {response:?}");
         ensure!((logged.details.as_str(), logged.verdict.as_str()) == ("via_upstream", VERDICT), "{logged:?}");
     }
-
-    let spent = Spent::start(refuses(), true, &call("refused"))?;
-    check(spent.fail(&call("refused"))?, "connection refused")
+    Ok(())
 }
 
 /// The access log tells apart what the upstream did alone.
@@ -164,13 +191,15 @@ fn unlike_upstream_failure() -> Result<()> {
     let upstream = obedient();
     let policy = json!({"retry": share(100.0, 100)});
     let stage = Setup::new(Attach::GUARD, policy).cluster("rich", upstream.address).start()?;
-    for (path, details) in [
-        ("/rich/503", "via_upstream"),
-        ("/rich/reset", "upstream_reset_before_response_started{connection_termination}"),
-        ("/rich/ok", "via_upstream"),
+    for (path, details, marked) in [
+        // Retried in vain: no hop above shall retry it.
+        ("/rich/503", "via_upstream", true),
+        ("/rich/reset", "upstream_reset_before_response_started{connection_termination}", true),
+        ("/rich/ok", "via_upstream", false),
     ] {
         let response = stage.get(path)?;
-        ensure!(response.header("x-envoy-ratelimited").is_none(), "{path}: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some() == marked, "{path}: {response:?}");
+        ensure!(response.header("retry-after").is_none(), "{path}: {response:?}");
         let logged = stage.requests(path, 1)?.remove(0);
         ensure!((logged.details.as_str(), logged.verdict.as_str()) == (details, "-"), "{path}: {logged:?}");
     }

@@ -45,7 +45,7 @@ fn steady() -> Result<()> {
     let begin = Instant::now();
     while begin.elapsed() < INTERVAL * 7 / 2 {
         for (cluster, failed) in [("share", &mut share), ("floor", &mut floor)] {
-            let wish = if failed.len() % 4 < 2 { "503" } else { "reset" };
+            let wish = if failed.len() % 4 < 2 { "once-503" } else { "once-reset" };
             let sent = Instant::now();
             for client in &mut clients {
                 client.send(&Request::get(&format!("/{cluster}/{wish}")))?;

@@ -11,13 +11,12 @@ pub fn cases() -> Vec<Case> {
         Case::under("scarce", "budget_error")
             .upstream(always(answer(503, &[], "sorry")))
             .visit(|scene| two_requests(scene, "sorry"))
-            // A permission is for the request; one that is charged, for the retry.
             .then(
-                Outcome::new("-/503*4", "-/503*2", "error*4")
+                Outcome::new("-/503*3", "URX/503 -/503", "error*3")
                     .alone("error*2")
-                    .budget("granted*2 denied")
+                    .budget("granted denied*2")
                     .at(Level::UNGUARDED)
-                    .seen(&[4]),
+                    .seen(&[3]),
             )
             .then(
                 Outcome::new("-/503*3", "-/503*2", "error*3").budget("granted denied*2").at(&[Level::Guard]).seen(&[3]),
@@ -26,15 +25,15 @@ pub fn cases() -> Vec<Case> {
             .upstream(always(vec![Step::Rst]))
             .visit(|scene| two_requests(scene, ""))
             .then(
-                Outcome::new("UC/-*4", "UC/503*2", "reset*4")
+                Outcome::new("UC/-*3", "UC,URX/503 UC/503", "reset*3")
                     .alone("reset*2")
-                    .budget("granted*2 denied")
+                    .budget("granted denied*2")
                     .at(Level::UNGUARDED)
-                    .seen(&[4]),
+                    .seen(&[3]),
             )
-            // There is no answer to give but Weir's own.
+            // There is no answer to give but Weir's own. By the second request, retries are known not to help.
             .then(
-                Outcome::new("UC/-*3 -/-*2", "-/503*2", "reset*3 local*2")
+                Outcome::new("UC/-*3 -/-", "-/503 UC/503", "reset*3 local")
                     .budget("granted denied*2")
                     .at(&[Level::Guard])
                     .seen(&[3]),

@@ -1,0 +1,125 @@
+//! Whether retries help: what the savings of a budget may be spent on.
+//!
+//! A budget over ten seconds saves in calm times what it may spend at once later. That is right for requests that were
+//! under way when their hosts failed, all at once. It is wrong for those that arrive while nothing answers: each would be
+//! sent three times until the savings are gone, and a retry of it helps nobody. So a [`Trouble`] tells the two apart:
+//!
+//! ```text
+//!           an attempt fails               a retry fails
+//!   calm -------------------> in trouble ------------------> futile: what arrived after the trouble began
+//!     ^                           |                             |    pays from the last second alone
+//!     +---------------------------+-----------------------------+
+//!            a retry is answered, or nothing fails for a second
+//! ```
+//!
+//! Where some of the hosts still answer, retries are answered, and it is never futile for long.
+
+use std::time::Duration;
+
+use crate::budget::TOGETHER;
+use crate::time::Time;
+
+/// After so long without failures, all is well.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What became of the latest attempts at a cluster: in the record that workers share, or what one of them has to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// When an attempt first failed, since retries were last of use.
+    since: Option<Time>,
+    /// When one last did.
+    last: Time,
+    /// Whether a retry failed since, and none was answered.
+    futile: bool,
+    /// When a retry was last answered; only in what a worker has to tell.
+    helped: Option<Time>,
+}
+
+impl Trouble {
+    /// An attempt failed that might be retried.
+    pub fn attempt_failed(&mut self, now: Time) {
+        self.advance(now);
+        self.since.get_or_insert(now);
+        self.last = now;
+    }
+
+    /// An attempt failed that was a retry.
+    pub fn retry_failed(&mut self, now: Time) {
+        self.attempt_failed(now);
+        self.futile = true;
+    }
+
+    /// A retry was answered.
+    pub fn retry_answered(&mut self, now: Time) {
+        *self = Self { helped: Some(now), ..Self::default() };
+    }
+
+    /// Lets time pass, or step back.
+    pub fn advance(&mut self, now: Time) {
+        if now.since(self.last) > QUIET {
+            (self.since, self.futile) = (None, false);
+        }
+        self.since = self.since.map(|since| since.min(now));
+        self.last = self.last.min(now);
+    }
+
+    /// Whether retries do not help, as far as is known.
+    #[must_use]
+    pub const fn is_futile(&self) -> bool {
+        self.futile
+    }
+
+    /// Whether there is anything to tell.
+    #[must_use]
+    pub const fn is_news(&self) -> bool {
+        self.since.is_some() || self.helped.is_some()
+    }
+
+    /// Whether it says more than it did: that it lasts, ten times a second is enough.
+    #[must_use]
+    pub fn differs(&self, before: &Self) -> bool {
+        (self.since, self.futile) != (before.since, before.futile) || self.last.since(before.last) >= TOGETHER
+    }
+
+    /// Whether a request that arrived then may spend savings.
+    #[must_use]
+    pub fn spares(&self, arrived: Time) -> bool {
+        !self.futile || self.since.is_none_or(|since| arrived < since)
+    }
+
+    /// Adds what a worker has to tell.
+    pub fn merge(&mut self, news: &Self, now: Time) {
+        self.advance(now);
+        // A retry that was answered before this trouble began says nothing of it.
+        if news.helped.is_some_and(|helped| self.since.is_none_or(|since| since <= helped)) {
+            *self = Self::default();
+        }
+        if let Some(since) = news.since {
+            self.since = Some(self.since.map_or(since, |known| known.min(since)));
+            self.last = self.last.max(news.last);
+            self.futile |= news.futile;
+        }
+        self.advance(now);
+    }
+
+    /// Bytes when encoded.
+    pub const ENCODED_BYTES: usize = 8 + 8 + 1;
+
+    /// Appends it to `out`: since when and when last (u64, nanoseconds; since 0: no trouble), and whether it is futile.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.since.unwrap_or_default().as_nanos().to_le_bytes());
+        out.extend_from_slice(&self.last.as_nanos().to_le_bytes());
+        out.push(u8::from(self.futile));
+    }
+
+    /// Takes an encoded one off the front of `bytes`; `None` if they are too few.
+    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let (since, rest) = bytes.split_first_chunk()?;
+        let (last, rest) = rest.split_first_chunk()?;
+        let (futile, rest) = rest.split_first()?;
+        *bytes = rest;
+        let since = Some(Time::from_nanos(u64::from_le_bytes(*since))).filter(|since| *since > Time::default());
+        let last = Time::from_nanos(u64::from_le_bytes(*last));
+        Some(Self { since, last, futile: *futile != 0 && since.is_some(), helped: None })
+    }
+}
