@@ -49,8 +49,8 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         let herds = runtime.block_on(herds(policy, repetitions))?;
         for herd in &herds {
             broken.extend(herd.books.mistakes(0));
-            if policy == Policy::Weir && !herd.kept() {
-                broken.push(format!("{} retries after a herd, not {BUDGET}", herd.retries()));
+            if policy.is_weir() && !herd.kept(policy) {
+                broken.push(format!("{}: {} retries after a herd, not {BUDGET}", policy.name(), herd.retries()));
             }
         }
         let retries: Vec<String> = herds.iter().map(|herd| herd.retries().to_string()).collect();
@@ -71,8 +71,9 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         columns: vec!["retries"],
         rows,
         notes: vec![format!(
-            "  Weir promises: {BUDGET}, all of it and not one more. decide alone cannot: it gave each of the {HERD} leave for two\n\
-                 \x20 retries when it arrived, while there was budget left; that is its bound. (Istio's default retries no resets.)"
+            "  Weir promises: {BUDGET}, all of it and not one more. decide alone gives retries out when requests arrive, each of\n\
+                 \x20 the {WORKERS} workers from its own part: not one more, but for the floor, and up to one per worker less. (Istio's\n\
+                 \x20 default retries no resets.)"
         )],
         broken,
         numbers: Value::Array(numbers),
@@ -92,9 +93,10 @@ impl Herd {
 
     /// The budget, to the last retry. Only where the herd takes longer than the floor's interval, on a machine that is too
     /// busy, the floor grants some more.
-    fn kept(&self) -> bool {
+    fn kept(&self, policy: Policy) -> bool {
         let floor = policy::WEIR_FLOOR_PER_SECOND * self.over_within.as_secs();
-        (BUDGET..=BUDGET + floor).contains(&self.retries())
+        let least = if policy == Policy::Weir { BUDGET } else { 0 };
+        (least..=BUDGET + floor).contains(&self.retries())
     }
 
     fn to_json(&self) -> Value {

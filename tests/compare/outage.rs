@@ -81,8 +81,6 @@ struct Cost {
     mean: f64,
     /// In the worst second, counted from the start of the outage.
     second: f64,
-    /// The same without the first second.
-    later: f64,
     /// In the worst stretch as long as Weir's interval, wherever it ends.
     interval: f64,
 }
@@ -91,7 +89,6 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
     let mut rows = Vec::new();
     let mut numbers = Vec::new();
     let mut broken = Vec::new();
-    let mut later: f64 = 0.0;
     let mut unsent = Vec::new();
     for (policy, books, began) in runtime.block_on(everyone())? {
         let costs = Phase::ALL.map(|phase| cost(&books.attempts, began, phase));
@@ -100,8 +97,7 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         broken.extend(books.mistakes(u64::from(WORKERS) * HOSTS as u64 * 4));
         if policy == Policy::Weir {
             let steps = steps(&books.attempts, began);
-            broken.extend(Phase::ALL.into_iter().filter_map(|phase| promise(phase, &steps)));
-            later = costs.iter().map(|cost| cost.later).fold(0.0, f64::max);
+            broken.extend(Phase::ALL.into_iter().flat_map(|phase| promises(phase, &steps)));
         }
         let connects = books.refused_connections() as f64 / (RATE * OUTAGE) as f64;
         let cells = costs.iter().flat_map(|cost| [cost.mean, cost.second, cost.interval]).chain([connects]);
@@ -115,13 +111,12 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         }));
     }
     let mut notes = vec![format!(
-        "  Weir promises: in any {} s, retries are at most {} percent of the requests, and the floor of {} a second on top:\n\
-             \x20 at this load {:.2} attempts per request. It does not promise it of a single second: what a calm interval left\n\
-             \x20 unspent may go in the first one. In all later seconds there were at most {later:.2}.",
-        policy::WEIR_INTERVAL_SECONDS,
+        "  Weir promises: in each second, retries are at most {} percent of the requests, or {} where that is more: at this\n\
+             \x20 load {:.2} attempts per request. (A second of the table begins whenever it is full; a retry may belong to requests\n\
+             \x20 that came up to 0.1 s before it.)",
         policy::WEIR_PERCENT,
         policy::WEIR_FLOOR_PER_SECOND,
-        1.0 + policy::WEIR_PERCENT as f64 / 100.0 + policy::WEIR_FLOOR_PER_SECOND as f64 / RATE as f64,
+        1.0 + policy::WEIR_PERCENT as f64 / 100.0,
     )];
     notes.extend(unsent);
     Ok(Finding {
@@ -152,26 +147,44 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
 
 fn to_json(phase: Phase, cost: Cost) -> Value {
     json!({
-        "outage": phase.name(), "mean": cost.mean, "worstSecond": cost.second, "worstSecondAfterTheFirst": cost.later,
+        "outage": phase.name(), "mean": cost.mean, "worstSecond": cost.second,
         "worstInterval": cost.interval,
     })
 }
 
-/// Weir's promise, if it does not hold somewhere in an outage: in any interval, retries are at most the share of the
-/// requests, and what the floor grants. (A retry is granted if either allows it, so after the share went at once, the floor
-/// goes on.)
-fn promise(phase: Phase, steps: &[Step]) -> Option<String> {
-    let interval = policy::WEIR_INTERVAL_SECONDS * STEPS_PER_SECOND;
+/// Weir's promises, where they do not hold somewhere in an outage: retries are at most the share of the requests, in any
+/// interval and in any second, or the floor where that is more. (In an interval, the floor comes on top: a retry is granted
+/// if either allows it, so after the share went at once, the floor goes on.)
+fn promises(phase: Phase, steps: &[Step]) -> Vec<String> {
     // After a response, a retry is charged before its back-off; so it belongs to an interval that ended before. A second is
     // more than the longest back-off, with a busy machine on top.
     let early = if phase == Phase::Error { STEPS_PER_SECOND } else { 1 };
+    let floor = policy::WEIR_FLOOR_PER_SECOND;
+    let interval = breach(phase, steps, policy::WEIR_INTERVAL_SECONDS, early, |requests, seconds| {
+        requests * policy::WEIR_PERCENT / 100 + seconds * floor
+    });
+    // Where there is no back-off in between, to a tenth of a second.
+    let second = breach(phase, steps, 1, if phase == Phase::Error { 2 } else { 1 }, |requests, _| {
+        (requests * policy::WEIR_PERCENT / 100).max(floor)
+    });
+    interval.into_iter().chain(second).collect()
+}
+
+/// So many `seconds` of an outage, after which there were more retries than the requests of that time, and those `early`,
+/// pay for.
+fn breach(
+    phase: Phase,
+    steps: &[Step],
+    seconds: usize,
+    early: usize,
+    bound: impl Fn(u64, u64) -> u64,
+) -> Option<String> {
+    let length = seconds * STEPS_PER_SECOND;
     phase.steps().find_map(|end| {
-        let retries: u64 = steps[end + 1 - interval..=end].iter().map(|step| step.attempts - step.requests).sum();
-        let requests: u64 = steps[end + 1 - interval - early..=end].iter().map(|step| step.requests).sum();
-        let seconds = (interval + early).div_ceil(STEPS_PER_SECOND) as u64;
-        let bound = requests * policy::WEIR_PERCENT / 100 + seconds * policy::WEIR_FLOOR_PER_SECOND;
+        let retries: u64 = steps[end + 1 - length..=end].iter().map(|step| step.attempts - step.requests).sum();
+        let requests: u64 = steps[end + 1 - length - early..=end].iter().map(|step| step.requests).sum();
+        let bound = bound(requests, (length + early).div_ceil(STEPS_PER_SECOND) as u64);
         (retries > bound).then(|| {
-            let seconds = policy::WEIR_INTERVAL_SECONDS;
             format!("{}: {retries} retries in {seconds} s after {requests} requests, not {bound}", phase.name())
         })
     })
@@ -285,7 +298,6 @@ fn cost(attempts: &[Attempt], began: Duration, phase: Phase) -> Cost {
     Cost {
         mean: ratio(outage),
         second: seconds.iter().copied().fold(0.0, f64::max),
-        later: seconds.iter().copied().skip(1).fold(0.0, f64::max),
         interval: phase.steps().map(|end| ratio(&steps[end + 1 - interval..=end])).fold(0.0, f64::max),
     }
 }
