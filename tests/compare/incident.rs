@@ -42,13 +42,24 @@ pub struct Setting {
     /// How long replicas crash, after the calm.
     pub seconds: u64,
     pub outage: Outage,
+    /// Weir's configuration, where it is not at its defaults.
+    pub weir: Value,
     /// Where each policy's log of attempts is left, to find out what became of a request.
     pub logs: Option<PathBuf>,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { seed: 1, rate: 250, replicas: 4, workers: 2, seconds: 20, outage: Outage::Refuses, logs: None }
+        Self {
+            seed: 1,
+            rate: 250,
+            replicas: 4,
+            workers: 2,
+            seconds: 20,
+            outage: Outage::Refuses,
+            weir: json!({}),
+            logs: None,
+        }
     }
 }
 
@@ -56,8 +67,8 @@ impl Setting {
     /// Whether Weir's targets are about this setting, whatever the seed.
     fn has_targets(&self) -> bool {
         let usual = Self::default();
-        (self.rate, self.replicas, self.workers, self.outage)
-            == (usual.rate, usual.replicas, usual.workers, usual.outage)
+        (self.rate, self.replicas, self.workers, self.outage, &self.weir)
+            == (usual.rate, usual.replicas, usual.workers, usual.outage, &usual.weir)
             && self.seconds >= usual.seconds
     }
 
@@ -132,7 +143,8 @@ async fn everyone(setting: &Setting, timelines: &[Timeline]) -> Result<Vec<Trial
         let addresses: Vec<_> = timelines.iter().map(|_| ports::free()).collect();
         let clusters = [("orders".to_owned(), addresses.clone())];
         let (workers, timeouts) = (setting.workers, json!({"timeout": "15s"}));
-        let start = move || Proxy::start_with(policy, workers, &clusters, &timeouts, &cluster(policy));
+        let decide = setting.weir.clone();
+        let start = move || Proxy::start_with(policy, workers, &clusters, &timeouts, &cluster(policy), &decide);
         prepared.push((tokio::task::spawn_blocking(start).await??, addresses));
     }
     let start = Instant::now() + LEAD;

@@ -29,6 +29,7 @@ For the incident alone:
   --workers N   of each Envoy; default 2, at most 16
   --seconds N   how long replicas crash; default 20, at most 600
   --hang        they hang where they would refuse connections
+  --weir JSON   Weir's configuration, instead of its defaults
   --logs DIR    leave each Envoy's log of attempts there
 
 Ends with 0 if Weir kept what it promises, with 1 if not, with 2 if something could not run.";
@@ -85,6 +86,10 @@ impl Options {
                 "--workers" => options.incident.workers = number(&argument, arguments.next(), 1..=16)?,
                 "--seconds" => options.incident.seconds = number(&argument, arguments.next(), 1..=600)?,
                 "--hang" => options.incident.outage = Outage::Hangs,
+                "--weir" => {
+                    let text = arguments.next().context("--weir wants JSON")?;
+                    options.incident.weir = serde_json::from_str(&text).context("--weir wants JSON")?;
+                }
                 "--logs" => options.incident.logs = Some(arguments.next().context("--logs wants a directory")?.into()),
                 "--json" => options.json = Some(arguments.next().context("--json wants a file")?.into()),
                 "--help" | "-h" | "help" => {

@@ -29,16 +29,17 @@ impl Proxy {
         clusters: &[(String, Vec<SocketAddr>)],
         timeouts: &Value,
     ) -> Result<Self> {
-        Self::start_with(policy, workers, clusters, timeouts, &Value::Null)
+        Self::start_with(policy, workers, clusters, timeouts, &Value::Null, &json!({"role": "decide"}))
     }
 
-    /// `over` is merged over each cluster.
+    /// `over` is merged over each cluster; `decide` is Weir's configuration.
     pub fn start_with(
         policy: Policy,
         workers: u32,
         clusters: &[(String, Vec<SocketAddr>)],
         timeouts: &Value,
         over: &Value,
+        decide: &Value,
     ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("weir-compare-").tempdir()?;
         let port = ports::free();
@@ -47,7 +48,7 @@ impl Proxy {
             name: "compare",
             port: port.port(),
             attach: policy.attach(),
-            policy: &json!({"role": "decide"}),
+            policy: decide,
             routes,
             logs: None,
             manager: json!({}),
