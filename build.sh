@@ -369,12 +369,16 @@ test_compose() {
     tests/compose/run.sh
 }
 
+# The release profile is made for the module; a load generator that is ready sooner serves as well.
+run_example() { # NAME [ARG...]
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        cargo run --release --example "$1" -- "${@:2}"
+}
+
 run_demo() {
     build_module
     install_envoy
-    # The release profile is made for the module; a load generator that is ready sooner serves as well.
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
-        cargo run --release --example demo -- "$@"
+    run_example demo "$@"
 }
 
 run_compare() {
@@ -382,8 +386,7 @@ run_compare() {
     install_envoy
     # A thousand requests at once need four thousand sockets; some systems allow 256 unless asked.
     ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo run --release --example compare -- "$@"
+    run_example compare "$@"
 }
 
 run_lints() {

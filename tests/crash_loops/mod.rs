@@ -5,5 +5,8 @@
 #![allow(dead_code)]
 
 pub mod load;
+pub mod picture;
 pub mod replicas;
 pub mod schedule;
+pub mod svg;
+pub mod weir_log;

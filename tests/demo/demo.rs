@@ -13,9 +13,12 @@ mod support;
 mod crash_loops;
 
 mod bootstrap;
+mod chart;
 mod options;
+mod page;
 mod progress;
 mod report;
+mod story;
 mod table;
 mod trial;
 
@@ -48,7 +51,8 @@ fn main() -> ExitCode {
 /// Whether Weir helped.
 fn run(options: &Options) -> Result<bool> {
     let timelines = Timeline::crash_loops(options.seed, REPLICAS, options.length());
-    println!("{}", table::introduction(options, &timelines, &support::envoy::version()?));
+    let envoy = support::envoy::version()?;
+    println!("{}", table::introduction(options, &timelines, &envoy));
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
     let mut reports = Vec::new();
     for variant in Variant::ALL {
@@ -59,6 +63,9 @@ fn run(options: &Options) -> Result<bool> {
         let text = serde_json::to_string_pretty(&report::to_json(options, &reports))?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let page = page::compose(options, &timelines, &envoy, &reports);
+    std::fs::write(&options.html, page).with_context(|| format!("cannot write {}", options.html.display()))?;
+    println!("\nThe same as a page, with what happened when: {}", options.html.display());
     let shortcomings = report::shortcomings(&reports);
     println!("\n{}", table::verdict(&reports, &shortcomings));
     Ok(shortcomings.is_empty())

@@ -10,6 +10,7 @@ use super::bootstrap::Variant;
 use super::crash_loops::load::{Failure, Outcome};
 use super::crash_loops::replicas::Ledger;
 use super::options::Options;
+use super::story::Story;
 use super::support::admin::Stats;
 
 pub struct Report {
@@ -21,6 +22,7 @@ pub struct Report {
     pub envoy: EnvoyReport,
     pub weir: WeirReport,
     pub replicas: Vec<ReplicaReport>,
+    pub story: Story,
 }
 
 /// What clients and replicas know about the requests of one method.
@@ -64,6 +66,7 @@ impl Report {
         ledger: &Ledger,
         stats: &Stats,
         replicas: Vec<ReplicaReport>,
+        story: Story,
     ) -> Self {
         let mut latencies: Vec<_> = outcomes.iter().filter(|one| one.result.is_ok()).map(|one| one.latency).collect();
         latencies.sort_unstable();
@@ -83,6 +86,7 @@ impl Report {
                 vetoes: labelled(stats, "weir_vetoes_total.reason."),
             },
             replicas,
+            story,
         }
     }
 

@@ -39,31 +39,38 @@ fn lane(timeline: &Timeline, length: Duration) -> String {
         .collect()
 }
 
+/// What is compared: a label, and what to say of each run.
+pub fn rows(reports: &[Report]) -> Vec<(&'static str, Vec<String>)> {
+    let row = |label, cell: &dyn Fn(&Report) -> String| (label, reports.iter().map(cell).collect());
+    vec![
+        row("GETs answered", &|report| share(report.get.answered, report.get.sent)),
+        row("POSTs answered", &|report| share(report.post.answered, report.post.sent)),
+        row("POSTs processed twice", &|report| report.post.repeated.to_string()),
+        row("GETs processed twice, harmless", &|report| report.get.repeated.to_string()),
+        row("attempts per request", &|report| format!("{:.2}", report.attempts() as f64 / report.sent().max(1) as f64)),
+        row("  attempts that were refused", &|report| report.envoy.refused.to_string()),
+        row("  attempts that were reset", &|report| report.envoy.resets.to_string()),
+        row("99 % of answers came within", &|report| milliseconds(report.latency(99))),
+        row("the slowest answer took", &|report| milliseconds(report.latency(100))),
+    ]
+}
+
 /// The runs side by side.
 pub fn comparison(reports: &[Report]) -> String {
     let mut text = format!("  {:<32}", "");
     for report in reports {
         let _ = write!(text, "{:>15}", report.variant.name());
     }
-    let mut row = |label: &str, cell: &dyn Fn(&Report) -> String| {
+    for (label, cells) in rows(reports) {
         let _ = write!(text, "\n  {label:<32}");
-        for report in reports {
-            let _ = write!(text, "{:>15}", cell(report));
+        for cell in cells {
+            let _ = write!(text, "{cell:>15}");
         }
-    };
-    row("GETs answered", &|report| share(report.get.answered, report.get.sent));
-    row("POSTs answered", &|report| share(report.post.answered, report.post.sent));
-    row("POSTs processed twice", &|report| report.post.repeated.to_string());
-    row("GETs processed twice, harmless", &|report| report.get.repeated.to_string());
-    row("attempts per request", &|report| format!("{:.2}", report.attempts() as f64 / report.sent().max(1) as f64));
-    row("  attempts that were refused", &|report| report.envoy.refused.to_string());
-    row("  attempts that were reset", &|report| report.envoy.resets.to_string());
-    row("99 % of answers came within", &|report| milliseconds(report.latency(99)));
-    row("the slowest answer took", &|report| milliseconds(report.latency(100)));
+    }
     text
 }
 
-fn share(part: u64, whole: u64) -> String {
+pub fn share(part: u64, whole: u64) -> String {
     // Cut, not rounded: 100.0 % is said only of all.
     format!("{:.1} %", (part * 1000).checked_div(whole).unwrap_or(0) as f64 / 10.0)
 }

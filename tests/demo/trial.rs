@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Runtime;
@@ -12,9 +12,11 @@ use super::bootstrap::{self, Variant};
 use super::crash_loops::load::{self, Progress};
 use super::crash_loops::replicas::{Ledger, Replica};
 use super::crash_loops::schedule::{Outage, Timeline};
+use super::crash_loops::weir_log;
 use super::options::Options;
 use super::progress;
 use super::report::{ReplicaReport, Report};
+use super::story::{Sampler, Story};
 use super::support::envoy::{self, Launch};
 use super::support::ports;
 
@@ -32,7 +34,7 @@ pub fn run(runtime: &Runtime, options: &Options, timelines: &[Timeline], variant
     let upstreams: Vec<_> = timelines.iter().map(|_| ports::free()).collect();
     let module = std::path::absolute(envoy::module())?;
     let yaml = bootstrap::compose(&shipped, variant, &module, listener, &upstreams)?;
-    let envoy = Launch::yaml(yaml).concurrency(WORKERS).start()?;
+    let envoy = Launch::yaml(yaml).concurrency(WORKERS).argument("--log-format").argument(weir_log::FORMAT).start()?;
 
     let ledger = Arc::new(Ledger::default());
     let replicas: Vec<_> = upstreams
@@ -45,8 +47,12 @@ pub fn run(runtime: &Runtime, options: &Options, timelines: &[Timeline], variant
         })
         .collect();
     let progress = Arc::new(Progress::default());
-    let outcomes = runtime.block_on(async {
+    let sampler = Arc::new(Sampler::default());
+    let (outcomes, began) = runtime.block_on(async {
         let start = Instant::now() + LEAD;
+        let began = UNIX_EPOCH.elapsed().context("the clock is before 1970")? + LEAD;
+        let (sampling, admin) = (Arc::clone(&sampler), envoy.admin);
+        tokio::task::spawn_blocking(move || sampling.run(admin, start));
         let mut running = tokio::task::JoinSet::new();
         for replica in &replicas {
             running.spawn(Arc::clone(replica).run(start));
@@ -54,7 +60,7 @@ pub fn run(runtime: &Runtime, options: &Options, timelines: &[Timeline], variant
         let count = options.rate * options.seconds;
         tokio::select! {
             // Polled here, not spawned: it only sleeps and spawns.
-            outcomes = load::run(listener, start, options.rate, count, options.seed, &progress) => Ok(outcomes),
+            outcomes = load::run(listener, start, options.rate, count, options.seed, &progress) => Ok((outcomes, began)),
             never = progress::show(variant, options.length(), start, timelines, &progress, &ledger) => match never {},
             Some(ended) = running.join_next() => match ended? {
                 Ok(()) => bail!("a replica ended"),
@@ -62,6 +68,10 @@ pub fn run(runtime: &Runtime, options: &Options, timelines: &[Timeline], variant
             },
         }
     })?;
+    let mut story = Story::new(&outcomes, options.length(), sampler.stop());
+    if variant == Variant::Weir {
+        story = story.with_log(&envoy.log(), began, &upstreams, options.length());
+    }
     progress::end(variant, options.length(), timelines, &progress, &ledger);
     let stats = envoy.admin.stats("^(cluster\\.orders\\.|wasmcustom\\.weir_)")?;
     let replicas = replicas
@@ -71,5 +81,5 @@ pub fn run(runtime: &Runtime, options: &Options, timelines: &[Timeline], variant
             resets: replica.counts.resets.load(Ordering::Relaxed),
         })
         .collect();
-    Ok(Report::new(variant, &outcomes, &ledger, &stats, replicas))
+    Ok(Report::new(variant, &outcomes, &ledger, &stats, replicas, story))
 }

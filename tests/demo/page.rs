@@ -1,0 +1,249 @@
+//! The demo as a page: what happened when, and the numbers. It needs nothing but itself, and no script but to follow the
+//! pointer and to switch the colours by hand.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::bootstrap::Variant;
+use super::chart::{self, Chart, Curve};
+use super::crash_loops::picture::{self, Band, Picture};
+use super::crash_loops::schedule::Timeline;
+use super::crash_loops::svg::{self, escape};
+use super::crash_loops::weir_log::Incident;
+use super::options::Options;
+use super::report::Report;
+use super::table;
+
+const PAGE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+
+/// For phones, tablets and the rest: by class, the width of what is drawn.
+const PICTURES: [(&str, u32); 3] = [("small", 340), ("medium", 660), ("large", 1080)];
+const CHARTS: [(&str, u32); 2] = [("small", 340), ("half", 516)];
+
+impl Variant {
+    /// The class of its colour.
+    fn class(self) -> &'static str {
+        match self {
+            Self::NoRetries => "first",
+            Self::RouteRetries => "second",
+            Self::Weir => "weir",
+        }
+    }
+
+    fn explained(self) -> &'static str {
+        match self {
+            Self::NoRetries => "Envoy alone",
+            Self::RouteRetries => "Envoy with the retry policy of many an example, and num_retries: 2",
+            Self::Weir => "Envoy with Weir at its defaults",
+        }
+    }
+}
+
+pub fn compose(options: &Options, timelines: &[Timeline], envoy: &str, reports: &[Report]) -> String {
+    let weir = reports.iter().find(|report| report.variant == Variant::Weir);
+    let incidents = weir.map(|report| report.story.incidents.as_slice()).unwrap_or_default();
+    let picture = Picture {
+        description: description(reports, timelines),
+        length: options.length(),
+        replicas: timelines,
+        views: weir.map(|report| report.story.marks.as_slice()).unwrap_or_default(),
+        bands: reports.iter().map(band).collect(),
+    };
+    let parts = [
+        ("palette", svg::PALETTE.to_owned()),
+        ("style", [svg::STYLE, STYLE].concat()),
+        ("title", title(reports)),
+        ("setting", setting(options, envoy)),
+        ("cards", reports.iter().map(card).collect()),
+        (
+            "incident",
+            in_widths(&PICTURES, |width, class| picture::draw(&picture, &format!("incident-{class}"), width, false)),
+        ),
+        ("retries", retries(options, reports)),
+        ("incidents", told(incidents)),
+        ("table", numbers(reports)),
+        ("command", escape(&options.command())),
+        ("data", data(&picture).to_string().replace('<', "\\u003c").replace('&', "\\u0026")),
+        ("script", SCRIPT.to_owned()),
+    ];
+    parts.iter().fold(PAGE.to_owned(), |page, (name, part)| page.replace(&format!("{{{{{name}}}}}"), part))
+}
+
+fn title(reports: &[Report]) -> String {
+    let failed = |variant| {
+        let report = reports.iter().find(|report| report.variant == variant);
+        report.map_or(0, |report| report.sent() - report.answered())
+    };
+    let (with, without) = (failed(Variant::Weir), failed(Variant::NoRetries));
+    format!("{} failed requests instead of {}", thousands(with), thousands(without))
+}
+
+fn setting(options: &Options, envoy: &str) -> String {
+    escape(&format!(
+        "Four replicas crash-loop behind Envoy {envoy}: each resets the requests it holds, refuses connections while it \
+         restarts, is fine for some seconds, and does it again. Clients send {} requests a second for {} seconds, 70 percent \
+         GET and 30 percent POST. Three runs, with the same crashes and the same requests.",
+        options.rate, options.seconds
+    ))
+}
+
+fn card(report: &Report) -> String {
+    let failed = report.sent() - report.answered();
+    let facts = [
+        ("GETs answered", table::share(report.get.answered, report.get.sent)),
+        ("POSTs answered", table::share(report.post.answered, report.post.sent)),
+        ("POSTs processed twice", thousands(report.post.repeated)),
+        ("attempts per request", format!("{:.2}", report.attempts() as f64 / report.sent().max(1) as f64)),
+    ];
+    let facts: String = facts.iter().map(|(what, much)| format!("<div><dt>{what}</dt><dd>{much}</dd></div>")).collect();
+    format!(
+        r#"<li class="card {}"><h2>{}</h2><p class="kind">{}</p><p class="big"><strong>{}</strong> of {} requests failed</p><dl>{facts}</dl></li>"#,
+        report.variant.class(),
+        escape(report.variant.name()),
+        escape(report.variant.explained()),
+        thousands(failed),
+        thousands(report.sent()),
+    )
+}
+
+fn band(report: &Report) -> Band {
+    let failed = report.sent() - report.answered();
+    Band {
+        name: report.variant.name().to_owned(),
+        class: report.variant.class(),
+        columns: report.story.columns.clone(),
+        summary: format!("{} failed", thousands(failed)),
+    }
+}
+
+fn description(reports: &[Report], timelines: &[Timeline]) -> String {
+    let crashes: usize = timelines.iter().map(|timeline| timeline.crashes.len()).sum();
+    let seen: Vec<String> = reports
+        .iter()
+        .map(|report| {
+            format!(
+                "with {}, {} of {} requests failed",
+                report.variant.name(),
+                report.sent() - report.answered(),
+                report.sent()
+            )
+        })
+        .collect();
+    format!("{} replicas crash {crashes} times in all. {}.", timelines.len(), seen.join("; "))
+}
+
+/// How much was retried, as two charts.
+fn retries(options: &Options, reports: &[Report]) -> String {
+    let retrying: Vec<&Report> = reports.iter().filter(|report| report.variant != Variant::NoRetries).collect();
+    let rate = Chart {
+        title: "Retries a second",
+        description: peaks(&retrying, |report| report.story.retry_rate(), "retries a second"),
+        length: options.length(),
+        unit: "",
+        curves: curves(&retrying, |report| report.story.retry_rate()),
+        bound: None,
+    };
+    let share = Chart {
+        title: "Retries of the last ten seconds, in percent of the requests",
+        description: peaks(&retrying, |report| report.story.retry_share(), "percent"),
+        length: options.length(),
+        unit: " %",
+        curves: curves(&retrying, |report| report.story.retry_share()),
+        bound: Some((20.0, "Weir’s budget")),
+    };
+    let figure = |chart: &Chart<'_>, id: &str| {
+        let drawn = in_widths(&CHARTS, |width, class| chart::draw(chart, &format!("{id}-{class}"), width));
+        format!("<figure><figcaption><b>{}</b></figcaption>{drawn}</figure>", escape(chart.title))
+    };
+    figure(&rate, "rate") + &figure(&share, "share")
+}
+
+fn curves(reports: &[&Report], points: impl Fn(&Report) -> Vec<(Duration, f64)>) -> Vec<Curve> {
+    let curve =
+        |report: &&Report| Curve { name: report.variant.name(), class: report.variant.class(), points: points(report) };
+    reports.iter().map(curve).collect()
+}
+
+fn peaks(reports: &[&Report], curve: impl Fn(&Report) -> Vec<(Duration, f64)>, unit: &str) -> String {
+    let peak = |report: &&Report| {
+        let most = curve(report).into_iter().map(|(_, value)| value).fold(0.0, f64::max);
+        format!("{}: at most {most:.0} {unit}", report.variant.name())
+    };
+    reports.iter().map(peak).collect::<Vec<_>>().join("; ")
+}
+
+/// The same for different screens; the style shows one.
+fn in_widths(widths: &[(&str, u32)], draw: impl Fn(u32, &str) -> String) -> String {
+    widths.iter().map(|(class, width)| format!(r#"<div class="{class}">{}</div>"#, draw(*width, class))).collect()
+}
+
+/// What Weir recognised; nothing if it recognised nothing.
+fn told(incidents: &[Incident]) -> String {
+    let mut items = String::new();
+    for incident in incidents {
+        let evidence: Vec<String> = incident.evidence.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let _ = write!(
+            items,
+            r#"<li><p><b>{}</b> <span class="where">{}, {:.1} s, {}</span></p><p class="evidence">{}</p><p>{}</p></li>"#,
+            escape(&incident.pattern.replace('_', " ")),
+            escape(&incident.host),
+            incident.at.as_secs_f64(),
+            escape(&incident.state),
+            escape(&evidence.join(" · ").replace('_', " ")),
+            escape(&incident.look_at),
+        );
+    }
+    if items.is_empty() {
+        return items;
+    }
+    format!(
+        r#"<section aria-labelledby="told"><h2 id="told">What Weir says about it, in Envoy’s log</h2><ul class="told">{items}</ul></section>"#
+    )
+}
+
+fn numbers(reports: &[Report]) -> String {
+    let heads: String =
+        reports.iter().map(|report| format!(r#"<th scope="col">{}</th>"#, escape(report.variant.name()))).collect();
+    let mut text = format!("<thead><tr><td></td>{heads}</tr></thead><tbody>");
+    for (label, cells) in table::rows(reports) {
+        let class = if label.starts_with(' ') { r#" class="part""# } else { "" };
+        let cells: String = cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
+        let _ = write!(text, r#"<tr{class}><th scope="row">{}</th>{cells}</tr>"#, escape(label.trim()));
+    }
+    text + "</tbody>"
+}
+
+/// What the script shows under the pointer.
+fn data(picture: &Picture<'_>) -> Value {
+    let millis = |at: Duration| at.as_millis() as u64;
+    let replicas = picture.replicas.iter().map(|timeline| {
+        let crashes = timeline.crashes.iter();
+        crashes.map(|crash| [crash.resets_from, crash.refuses_from, crash.back_at].map(millis)).collect::<Vec<_>>()
+    });
+    let bands = picture.bands.iter().map(|band| {
+        let columns: Vec<_> = band.columns.iter().map(|column| [column.answered, column.failed]).collect();
+        json!({"name": band.name, "columns": columns})
+    });
+    json!({
+        "length": millis(picture.length),
+        "column": millis(picture::column_length(picture.length)),
+        "replicas": replicas.collect::<Vec<_>>(),
+        "bands": bands.collect::<Vec<_>>(),
+    })
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
