@@ -16,8 +16,10 @@ use tokio::time::Instant;
 
 use super::attempts::{self, Attempt};
 use super::crash_loops::load::{self, Outcome, Progress};
+use super::crash_loops::picture::{self, Band, Picture};
 use super::crash_loops::replicas::{Ledger, Replica};
 use super::crash_loops::schedule::{Outage, Timeline};
+use super::crash_loops::weir_log;
 use super::finding::Finding;
 use super::policy::Policy;
 use super::proxy::Proxy;
@@ -44,6 +46,8 @@ pub struct Setting {
     pub outage: Outage,
     /// Weir's configuration, where it is not at its defaults.
     pub weir: Value,
+    /// Where to draw it.
+    pub picture: Option<PathBuf>,
     /// Where each policy's log of attempts is left, to find out what became of a request.
     pub logs: Option<PathBuf>,
 }
@@ -58,6 +62,7 @@ impl Default for Setting {
             seconds: 20,
             outage: Outage::Refuses,
             weir: json!({}),
+            picture: None,
             logs: None,
         }
     }
@@ -96,6 +101,10 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
         notes.extend(missed.iter().map(|missed| format!("  Not in the setting of the targets, but: {missed}")));
         Vec::new()
     };
+    if let Some(path) = &setting.picture {
+        let picture = draw(setting, &timelines, &trials, &measured);
+        std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let crashes: usize = timelines.iter().map(|timeline| timeline.crashes.len()).sum();
     let does = match setting.outage {
         Outage::Refuses => "refuses connections",
@@ -123,6 +132,27 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
     })
 }
 
+/// The picture of it.
+fn draw(setting: &Setting, timelines: &[Timeline], trials: &[Trial], measured: &[Measured]) -> String {
+    let length = setting.length();
+    let bands = trials.iter().zip(measured).zip(["first", "second", "third", "weir"]).map(|((trial, row), class)| {
+        let failed = row.get.whole + row.post.whole - row.get.part - row.post.part;
+        Band {
+            name: trial.policy.name().to_owned(),
+            class,
+            columns: picture::columns(&trial.outcomes, length),
+            summary: format!("{failed} failed"),
+        }
+    });
+    let bands: Vec<Band> = bands.collect();
+    let seen: Vec<String> = bands.iter().map(|band| format!("{}: {}", band.name, band.summary)).collect();
+    let weir = trials.iter().find(|trial| trial.policy == Policy::Weir);
+    let views = weir.map(|weir| weir_log::marks(&weir.log, weir.began, &weir.replicas, length)).unwrap_or_default();
+    let description = format!("{} replicas crash-loop. Of the requests since, {}.", setting.replicas, seen.join("; "));
+    let picture = Picture { description, length, replicas: timelines, views: &views, bands };
+    picture::draw(&picture, "incident", 980, true)
+}
+
 /// What came of one policy, from whoever knows it.
 pub struct Trial {
     policy: Policy,
@@ -133,6 +163,7 @@ pub struct Trial {
     replicas: Vec<std::net::SocketAddr>,
     /// Its Envoy.
     attempts: Vec<Attempt>,
+    log: String,
     /// When the load began, since the Unix epoch.
     began: Duration,
 }
@@ -200,8 +231,9 @@ async fn trial(
     };
     running.shutdown().await;
     let policy = proxy.policy;
-    let attempts = tokio::task::spawn_blocking(move || logged(&proxy, count, setting.logs.as_deref())).await??;
-    Ok(Trial { policy, outcomes, ledger, replicas: addresses, attempts, began })
+    let logged = move || logged(&proxy, count, setting.logs.as_deref()).map(|attempts| (attempts, proxy.envoy.log()));
+    let (attempts, log) = tokio::task::spawn_blocking(logged).await??;
+    Ok(Trial { policy, outcomes, ledger, replicas: addresses, attempts, log, began })
 }
 
 /// All attempts. Envoy writes its log with a delay.

@@ -30,6 +30,7 @@ For the incident alone:
   --seconds N   how long replicas crash; default 20, at most 600
   --hang        they hang where they would refuse connections
   --weir JSON   Weir's configuration, instead of its defaults
+  --svg FILE    draw it
   --logs DIR    leave each Envoy's log of attempts there
 
 Ends with 0 if Weir kept what it promises, with 1 if not, with 2 if something could not run.";
@@ -90,6 +91,7 @@ impl Options {
                     let text = arguments.next().context("--weir wants JSON")?;
                     options.incident.weir = serde_json::from_str(&text).context("--weir wants JSON")?;
                 }
+                "--svg" => options.incident.picture = Some(arguments.next().context("--svg wants a file")?.into()),
                 "--logs" => options.incident.logs = Some(arguments.next().context("--logs wants a directory")?.into()),
                 "--json" => options.json = Some(arguments.next().context("--json wants a file")?.into()),
                 "--help" | "-h" | "help" => {

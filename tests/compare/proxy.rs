@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::attempts;
+use super::crash_loops::weir_log;
 use super::policy::Policy;
 use super::support::bootstrap::{self, Listener, merge};
 use super::support::envoy::{Envoy, Launch};
@@ -64,6 +65,8 @@ impl Proxy {
             .log_level("warn")
             .argument("--component-log-level")
             .argument("wasm:info")
+            .argument("--log-format")
+            .argument(weir_log::FORMAT)
             .start()?;
         Ok(Self { policy, listener: port, envoy, directory })
     }

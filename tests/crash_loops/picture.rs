@@ -82,12 +82,14 @@ const LANE: f64 = 15.0;
 const VIEW: f64 = 8.0;
 
 impl Layout {
-    fn new(width: u32, length: Duration, alone: bool) -> Self {
+    fn new(picture: &Picture<'_>, width: u32, alone: bool) -> Self {
         let width = f64::from(width);
         let narrow = width < 600.0;
-        let (left, right) = if narrow { (1.0, 1.0) } else { (142.0, 112.0) };
-        let frame = Frame { width, left, span: width - left - right, length };
         let pad = if alone { 18.0 } else { 1.0 };
+        // Names stand in the margin; letters are some seven units wide.
+        let longest = picture.bands.iter().map(|band| band.name.len()).max().unwrap_or(0);
+        let (left, right) = if narrow { (1.0, 1.0) } else { ((pad + 14.0 + 6.8 * longest as f64).max(110.0), 112.0) };
+        let frame = Frame { width, left, span: width - left - right, length: picture.length };
         Self { frame, narrow, pad, band: if narrow { 40.0 } else { 46.0 }, gap: if narrow { 5.0 } else { 8.0 } }
     }
 
@@ -115,7 +117,7 @@ impl Layout {
 
 /// The picture as an `svg` element. `id` is unique in the page. One that stands alone has a margin and a legend.
 pub fn draw(picture: &Picture<'_>, id: &str, width: u32, alone: bool) -> String {
-    let layout = Layout::new(width, picture.length, alone);
+    let layout = Layout::new(picture, width, alone);
     let (mut rows, mut y) = (Svg::default(), 4.0);
     if alone {
         y = 30.0;

@@ -57,7 +57,10 @@ impl Svg {
         let (title, description) = (escape(title), escape(description));
         let _ = write!(text, r#"><title id="{id}-title">{title}</title><desc id="{id}-desc">{description}</desc>"#);
         if alone {
-            let _ = write!(text, r#"<style>{PALETTE}{STYLE}</style><rect class="ground" width="100%" height="100%"/>"#);
+            let _ = write!(
+                text,
+                r#"<style>{PALETTE}{STYLE}</style><rect class="ground" width="100%" height="100%" rx="8"/>"#
+            );
         }
         let _ = write!(
             text,
