@@ -8,6 +8,7 @@ mod support;
 
 mod compose;
 mod incident;
+mod mesh;
 mod observe;
 mod prometheus;
 // The suite of ejections asks it for more.
@@ -33,4 +34,12 @@ fn text(path: &str) -> Result<String> {
 /// A file of `envoy/` with one YAML document. JSON is YAML too.
 fn yaml(path: &str) -> Result<Value> {
     serde_yaml_ng::from_str(&text(path)?).with_context(|| format!("envoy/{path}"))
+}
+
+/// All documents of a YAML file of `envoy/`.
+fn documents(path: &str) -> Result<Vec<Value>> {
+    let text = text(path)?;
+    serde_yaml_ng::Deserializer::from_str(&text)
+        .map(|document| serde::Deserialize::deserialize(document).with_context(|| format!("envoy/{path}")))
+        .collect()
 }
