@@ -21,6 +21,8 @@ Usage: ./build.sh [COMMAND]
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
+  image [NAME:TAG]
+                  pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
   help            print this
 
@@ -375,6 +377,12 @@ run_example() { # NAME [ARG...]
         cargo run --release --example "$1" -- "${@:2}"
 }
 
+build_image() { # [NAME:TAG]
+    build_module
+    say "Packing target/weir-image.tar"
+    python3 envoy/image/build.py target/weir.wasm target/weir-image.tar "${1:-weir:latest}"
+}
+
 run_demo() {
     build_module
     install_envoy
@@ -421,6 +429,7 @@ case $command in
     compare) run_compare "$@" ;;
     test) if [[ $* == compose ]]; then test_compose; else run_tests "$@"; fi ;;
     lint) run_lints ;;
+    image) build_image "$@" ;;
     envoy) run_envoy "$@" ;;
     help | -h | --help) usage ;;
     *) usage >&2; die "unknown command: $command" ;;

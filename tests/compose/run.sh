@@ -167,6 +167,20 @@ no GET in 200 fails                | sum(clients_requests_total{method="GET",res
 END
 }
 
+# The image of the module, in an engine that unpacks it.
+check_module_image() {
+    local image=$folder/weir-image.tar container
+    mkdir -p "$folder"
+    python3 envoy/image/build.py target/weir.wasm "$image" "$project:latest" >/dev/null
+    docker load -q -i "$image" >/dev/null
+    container=$(docker create "$project:latest" none)
+    docker cp "$container:/plugin.wasm" - | tar -xO | cmp - target/weir.wasm || die "the image holds another module"
+    docker rm "$container" >/dev/null
+    docker rmi "$project:latest" >/dev/null
+    rm "$image"
+    say "Docker loads the image of the module"
+}
+
 main() {
     local services=(envoy replica-1 replica-2 replica-3 replica-4 clients prometheus grafana)
     docker version >/dev/null 2>&1 || start_engine
@@ -176,6 +190,7 @@ main() {
         build_stand_ins
         services=(envoy replica-1 replica-2 replica-3 replica-4 clients prometheus)
     fi
+    check_module_image
     started=yes
     "${compose[@]}" up -d "${services[@]}" >/dev/null 2>&1 || {
         "${compose[@]}" up -d "${services[@]}" >&2 || true

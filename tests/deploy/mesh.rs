@@ -99,7 +99,7 @@ impl Mesh {
 }
 
 /// The ports of the file are numbers of places.
-fn place(config: &mut Value, ports: &[u16]) {
+pub fn place(config: &mut Value, ports: &[u16]) {
     match config {
         Value::Object(fields) => {
             if let Some(port) = fields.get_mut("port_value")
