@@ -2,6 +2,7 @@
 
 use crate::account::Account;
 use crate::attempt::ClusterId;
+use crate::breaker::Circuit;
 use crate::latency::Latency;
 use crate::metrics::Counter;
 use crate::outlier::Outliers;
@@ -27,6 +28,10 @@ pub struct Cluster {
     pub latency: Option<Latency>,
     /// Its hosts, where outlier detection is on: from the first request on.
     pub outliers: Option<Outliers>,
+    /// Its circuit, where there is a breaker.
+    pub circuit: Option<Circuit>,
+    /// Whether its circuit was open when that was last told.
+    pub told_open: bool,
     /// Answered attempts, of whose hosts a sample is read.
     pub attempts: u32,
     /// Requests, of whose hosts a sample is read.
@@ -91,6 +96,8 @@ impl Clusters {
             account: None,
             latency: None,
             outliers: None,
+            circuit: None,
+            told_open: false,
             attempts: 0,
             requests: 0,
             astray: 0,

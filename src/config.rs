@@ -8,12 +8,13 @@
 //! keeps what it had.
 //!
 //! - `role` says which of the three places the module is attached at. The policy belongs to `decide`.
-//! - `retry` is [`RetryPolicy`], `outlierDetection` is [`OutlierPolicy`] and `steering` is [`SteeringPolicy`]; `null`
-//!   switches a section off, and a single detector, too.
-//! - `clusters` overrides `retry` and `outlierDetection` for clusters by name: the first entry that matches wins. An entry's
+//! - `retry` is [`RetryPolicy`], `outlierDetection` is [`OutlierPolicy`], `circuitBreaker` is [`BreakerPolicy`] and
+//!   `steering` is [`SteeringPolicy`]; `null` switches a section off, and a single detector, too.
+//! - `clusters` overrides all of them but `steering` for clusters by name: the first entry that matches wins. An entry's
 //!   objects are laid over the top-level ones field by field; lists and all else are replaced. What the top level switched
 //!   off with `null` and an entry switches on again starts from the defaults.
 
+mod breaker;
 pub mod duration;
 mod excerpt;
 mod glob;
@@ -35,15 +36,13 @@ use json::Json;
 use overlay::RetrySettings;
 use reader::Reader;
 
+use crate::breaker::BreakerPolicy;
 use crate::detector::OutlierPolicy;
 
 /// Most bytes a configuration may have.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Most entries in `clusters`.
 pub const MAX_CLUSTERS: usize = 1_000;
-
-/// A section that a later version brings. Whoever writes it counts on it, so it must not pass as a mere misspelling.
-const NOT_YET: &str = "circuitBreaker";
 
 /// What one attachment of the module is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +105,8 @@ pub struct ClusterPolicy {
     pub retry: Option<RetryPolicy>,
     /// Outlier detection; `None` where `"outlierDetection": null` switched it off.
     pub outlier_detection: Option<OutlierPolicy>,
+    /// The circuit breaker; `None` where `"circuitBreaker": null` switched it off.
+    pub circuit_breaker: Option<BreakerPolicy>,
 }
 
 impl Default for Policy {
@@ -197,8 +198,7 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
 }
 
 fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
-    refuse_later_sections(root)?;
-    root.only(&["clusters", "mode", "outlierDetection", "retry", "role", "steering"])?;
+    root.only(&["circuitBreaker", "clusters", "mode", "outlierDetection", "retry", "role", "steering"])?;
 
     let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
     let mode = root.field("mode").map_or(Ok(Mode::default()), |mode| mode.word(&modes))?;
@@ -209,11 +209,10 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
     let mut overrides: Vec<(Glob, ClusterPolicy)> = Vec::new();
     if let Some(clusters) = root.field("clusters") {
         for entry in clusters.items(MAX_CLUSTERS)? {
-            refuse_later_sections(&entry)?;
             if let Some(steering) = entry.field("steering") {
                 return Err(steering.error("not for single clusters: it stands at the top level, for all of them"));
             }
-            entry.only(&["match", "outlierDetection", "retry"])?;
+            entry.only(&["circuitBreaker", "match", "outlierDetection", "retry"])?;
             let pattern = entry.required("match")?;
             let glob = Glob::new(pattern.text()?);
             if glob.as_str().is_empty() {
@@ -233,11 +232,16 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
 struct Settings {
     retry: Option<RetrySettings>,
     outlier_detection: Option<OutlierPolicy>,
+    circuit_breaker: Option<BreakerPolicy>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { retry: Some(RetrySettings::default()), outlier_detection: Some(OutlierPolicy::default()) }
+        Self {
+            retry: Some(RetrySettings::default()),
+            outlier_detection: Some(OutlierPolicy::default()),
+            circuit_breaker: Some(BreakerPolicy::default()),
+        }
     }
 }
 
@@ -245,11 +249,16 @@ impl Settings {
     fn overlay(mut self, object: &Reader<'_>) -> Result<Self, ConfigError> {
         section(object, "retry", &mut self.retry, RetrySettings::overlay)?;
         section(object, "outlierDetection", &mut self.outlier_detection, outlier::overlay)?;
+        section(object, "circuitBreaker", &mut self.circuit_breaker, breaker::overlay)?;
         Ok(self)
     }
 
     fn finish(self) -> ClusterPolicy {
-        ClusterPolicy { retry: self.retry.map(RetrySettings::finish), outlier_detection: self.outlier_detection }
+        ClusterPolicy {
+            retry: self.retry.map(RetrySettings::finish),
+            outlier_detection: self.outlier_detection,
+            circuit_breaker: self.circuit_breaker,
+        }
     }
 }
 
@@ -267,12 +276,5 @@ fn section<T: Default>(
             Ok(())
         }
         Some(section) => overlay(settings.get_or_insert_default(), &section),
-    }
-}
-
-fn refuse_later_sections(object: &Reader<'_>) -> Result<(), ConfigError> {
-    match object.field(NOT_YET) {
-        Some(section) => Err(section.error("not in this version of Weir; remove it")),
-        None => Ok(()),
     }
 }

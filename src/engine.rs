@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::account::Account;
 use crate::attempt::{Attempts, ClusterId};
+use crate::breaker::Circuit;
 use crate::cluster::{Cluster, Clusters};
-use crate::config::{Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
+use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
 use crate::detector::OutlierPolicy;
 use crate::latency::{AdaptiveTimeout, Latency};
 use crate::outlier::Outliers;
@@ -68,11 +69,12 @@ impl Engine {
     /// Puts another policy in force; what was learned stays.
     pub fn reconfigure(&mut self, policy: Policy, now: Time) {
         self.retries = compile(&policy);
-        let outlier_policies: Vec<_> = policy.clusters().map(|cluster| cluster.outlier_detection).collect();
+        let policies: Vec<_> = policy.clusters().collect();
         for (_, cluster) in self.clusters.iter_mut() {
             cluster.policy = policy.index_for(&cluster.name);
-            equip(cluster, &self.retries, now);
-            match outlier_policies.get(cluster.policy).copied().flatten() {
+            let policy = policies.get(cluster.policy).copied();
+            equip(cluster, &self.retries, policy, now);
+            match policy.and_then(|policy| policy.outlier_detection) {
                 Some(policy) => cluster.outliers.iter_mut().for_each(|outliers| outliers.set_policy(policy)),
                 None => cluster.outliers = None,
             }
@@ -91,7 +93,7 @@ impl Engine {
         self.clusters.find(name).unwrap_or_else(|| {
             let id = self.clusters.add(name, self.policy.index_for(name));
             if let Some(cluster) = self.clusters.get_mut(id) {
-                equip(cluster, &self.retries, Time::default());
+                equip(cluster, &self.retries, self.policy.clusters().nth(cluster.policy), Time::default());
             }
             id
         })
@@ -141,6 +143,22 @@ impl Engine {
         let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
             let out = cluster.outliers.as_ref().map_or(0, Outliers::out);
             (std::mem::replace(&mut cluster.told_out, out) != out).then_some((id, out))
+        };
+        self.clusters.iter_mut().filter_map(changed).collect()
+    }
+
+    /// The clusters whose circuits have something to say, or may have changed elsewhere.
+    #[must_use]
+    pub fn due_circuits(&self, now: Time) -> Vec<ClusterId> {
+        let due = |cluster: &Cluster| cluster.circuit.as_ref().is_some_and(|circuit| circuit.is_due(now));
+        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
+    }
+
+    /// The clusters whose circuits opened or closed since this was last asked, and whether they are open.
+    pub fn changed_circuits(&mut self) -> Vec<(ClusterId, bool)> {
+        let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
+            let open = cluster.circuit.as_ref().is_some_and(Circuit::is_open);
+            (std::mem::replace(&mut cluster.told_open, open) != open).then_some((id, open))
         };
         self.clusters.iter_mut().filter_map(changed).collect()
     }
@@ -198,7 +216,7 @@ impl Engine {
 }
 
 /// Gives a cluster what its policy needs, and takes away what it does not.
-fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], now: Time) {
+fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: Option<&ClusterPolicy>, now: Time) {
     let retry = retries.get(cluster.policy).and_then(Option::as_ref);
     cluster.account = retry.and_then(|retry| retry.policy.budget).map(|policy| match cluster.account.take() {
         Some(mut account) => {
@@ -206,6 +224,13 @@ fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], now: Time) {
             account
         }
         None => Account::new(policy),
+    });
+    cluster.circuit = policy.and_then(|policy| policy.circuit_breaker).map(|policy| match cluster.circuit.take() {
+        Some(mut circuit) => {
+            circuit.set_policy(policy);
+            circuit
+        }
+        None => Circuit::new(policy),
     });
     let adaptive = retry.is_some_and(|retry| retry.adaptive.is_some());
     cluster.latency = adaptive.then(|| cluster.latency.take().unwrap_or_else(|| Latency::new(LATENCY_INTERVAL)));

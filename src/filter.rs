@@ -5,6 +5,7 @@
 //!
 //! Nothing here may panic, and whatever cannot be known is left alone: the request goes on as if Weir were not there.
 
+mod circuit;
 mod decide;
 mod ejections;
 mod exports;
@@ -23,7 +24,7 @@ use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::exchange::WorkerId;
 use crate::host::{self, Metric, MetricKind, Path};
-use crate::metrics::{Counter, Grant, hosts_out};
+use crate::metrics::{Counter, Grant, circuit_open, hosts_out};
 use crate::time::{Clock, Time};
 
 /// A context's number.
@@ -151,9 +152,12 @@ impl Vm {
 
     fn gauge_out(&mut self, cluster: ClusterId, out: usize) {
         let Some(cluster) = self.engine.cluster(cluster) else { return };
-        if let Some(metric) = host::define_metric(MetricKind::Gauge, &hosts_out(&cluster.name)) {
-            host::record(metric, out as u64);
-        }
+        gauge(&hosts_out(&cluster.name), out as u64);
+    }
+
+    fn gauge_circuit(&mut self, cluster: ClusterId, open: bool) {
+        let Some(cluster) = self.engine.cluster(cluster) else { return };
+        gauge(&circuit_open(&cluster.name), u64::from(open));
     }
 
     fn count_grant(&mut self, cluster: ClusterId, grant: Grant, by: u32) {
@@ -181,9 +185,19 @@ impl Vm {
                         .for_each(|it| it.failed(true, now));
                 }
             }
+            let now = self.wall_clock;
+            if let Some(circuit) = self.engine.cluster_mut(attempt.cluster).and_then(|it| it.circuit.as_mut()) {
+                circuit.attempt_ended(signal, attempt.began, now);
+            }
             self.judge(&attempt, signal);
         }
         self.ended = ended;
+    }
+}
+
+fn gauge(name: &str, value: u64) {
+    if let Some(metric) = host::define_metric(MetricKind::Gauge, name) {
+        host::record(metric, value);
     }
 }
 

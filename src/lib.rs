@@ -28,8 +28,9 @@
 //!     │      ├──► ejection   the state machine of a host
 //!     │      ├──► exchange   what workers tell each other
 //!     │      └──► steering   lists of hosts for requests
+//!     ├──► breaker           when nothing is sent, and who finds out whether that is over
 //!     ├──► latency           what attempts take, for adaptive timeouts
-//!     │      └──► window     the one sliding window (budget and detector use it too)
+//!     │      └──► window     the one sliding window (budget, detector and breaker use it too)
 //!     └──► attempt           two views of one attempt, joined
 //!            └──► signal     what the end of an attempt says
 //! ```
@@ -41,6 +42,7 @@
 
 pub mod account;
 pub mod attempt;
+pub mod breaker;
 pub mod budget;
 pub mod cluster;
 pub mod config;

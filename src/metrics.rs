@@ -62,6 +62,12 @@ pub fn hosts_out(cluster: &str) -> String {
     ["weir_hosts_out.cluster.", &printable(cluster)].concat()
 }
 
+/// Whether a cluster's circuit is open, 0 or 1: a gauge's name.
+#[must_use]
+pub fn circuit_open(cluster: &str) -> String {
+    ["weir_circuit_open.cluster.", &printable(cluster)].concat()
+}
+
 /// A cluster's name as it stands in metrics and log lines, on one line whatever it holds.
 #[must_use]
 pub fn printable(cluster: &str) -> String {
@@ -89,6 +95,14 @@ pub enum Counter {
     Probes,
     /// 1 for each time that steered requests were found not to obey.
     Astray,
+    /// Requests that were answered at once, since the circuit was open.
+    Shed,
+    /// The same in shadow mode, where they went on.
+    ShadowShed,
+    /// Circuits that opened.
+    CircuitsOpened,
+    /// Requests that an open circuit let through.
+    CircuitProbes,
     /// Retries that Envoy would have made and `guard` stopped.
     Vetoes(Veto),
     /// The same in shadow mode, where they went on.
@@ -101,10 +115,11 @@ const VETOES: usize = Veto::ALL.len();
 const GRANTS: usize = Grant::ALL.len();
 const EJECTIONS: usize = CLASSES + SIGNALS + 2 * VETOES + 2 * GRANTS;
 const FAILURES: usize = Failure::ALL.len();
+const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 3;
 
 impl Counter {
     /// How many there are for each cluster.
-    pub const COUNT: usize = EJECTIONS + 2 * FAILURES + 3;
+    pub const COUNT: usize = CIRCUITS + 4;
 
     /// Position among them, below [`Counter::COUNT`].
     #[must_use]
@@ -121,6 +136,10 @@ impl Counter {
             Self::Readmissions => EJECTIONS + 2 * FAILURES,
             Self::Probes => EJECTIONS + 2 * FAILURES + 1,
             Self::Astray => EJECTIONS + 2 * FAILURES + 2,
+            Self::Shed => CIRCUITS,
+            Self::ShadowShed => CIRCUITS + 1,
+            Self::CircuitsOpened => CIRCUITS + 2,
+            Self::CircuitProbes => CIRCUITS + 3,
         }
     }
 
@@ -137,6 +156,10 @@ impl Counter {
             Self::Readmissions => ("readmissions", None),
             Self::Probes => ("probes", None),
             Self::Astray => ("steering_disobeyed", None),
+            Self::Shed => ("shed", None),
+            Self::ShadowShed => ("shadow_shed", None),
+            Self::CircuitsOpened => ("circuit_opened", None),
+            Self::CircuitProbes => ("circuit_probes", None),
             Self::Vetoes(veto) => ("vetoes", Some(("reason", veto.name()))),
             Self::ShadowVetoes(veto) => ("shadow_vetoes", Some(("reason", veto.name()))),
         };

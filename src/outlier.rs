@@ -250,6 +250,21 @@ impl Outliers {
         if list.is_empty() { None } else { Some(Route { hosts: list.join(","), probe: None }) }
     }
 
+    /// A request arrives that finds out for an open circuit whether the cluster is back. The host that is out and due for
+    /// longest first, whoever owns it: those that are in failed a moment ago, and it had more time to come back. `None` where
+    /// no host is out: all are alike, and Envoy's balancer takes turns.
+    pub fn route_circuit_probe(&mut self, now: Time, retries: u32) -> Option<Route> {
+        self.requested = now;
+        let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
+            Standing::Out(out) if out.ejection.until <= now => Some((out.ejection.until, address)),
+            _ => None,
+        });
+        let (_, probed) = due.min()?;
+        let mut list = vec![probed];
+        list.extend(self.steering.draw(&self.hosts, usize::try_from(retries).unwrap_or(usize::MAX), true, now));
+        Some(Route { hosts: list.join(","), probe: None })
+    }
+
     /// Of the hosts that want a probe from this worker, the one that is due for longest.
     fn due(&self, now: Time, repeatable: bool) -> Option<Box<str>> {
         let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {

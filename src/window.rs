@@ -92,6 +92,14 @@ impl<S: Default> Window<S> {
         self.slots.iter().take(RING.saturating_sub(self.age(now)))
     }
 
+    /// The slots that were over at `moment`, the newest first; at most an interval of them. For a window that was told the
+    /// time ([`advance`](Self::advance)).
+    pub fn over_by(&self, moment: Time) -> impl Iterator<Item = &S> {
+        let current = moment.as_nanos() / self.slot;
+        let later = usize::try_from(self.newest.saturating_add(1).saturating_sub(current)).unwrap_or(usize::MAX);
+        self.slots.iter().skip(later).take(SLOTS)
+    }
+
     /// How many slots ago the newest was.
     fn age(&self, now: Time) -> usize {
         let age = (now.as_nanos() / self.slot).saturating_sub(self.newest);

@@ -1,5 +1,5 @@
-//! The configuration: what is accepted, and what it means; for outlier detection and steering, `config/outlier.rs`.
-//! `config/refused.rs` has what is not, and `config/structs.rs` the same as protobuf.
+//! The configuration: what is accepted, and what it means; for outlier detection and steering, `config/outlier.rs`, for
+//! the circuit breaker `config/breaker.rs`. `config/refused.rs` has what is not, and `config/structs.rs` the same as protobuf.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use weir::latency::AdaptiveTimeout;
 use weir::percent::Percent;
 
 // The crate links only with a host beside it.
+#[path = "config/breaker.rs"]
+mod breaker;
 mod fake_host;
 #[path = "config/outlier.rs"]
 mod outlier;
@@ -72,6 +74,7 @@ const ALL_DEFAULTS: &str = r#"{
     "maxEjectionPercent": 100,
     "probeSuccesses": 2
   },
+  "circuitBreaker": { "percent": 90, "minRequests": 50, "interval": "10s", "openTime": "1s" },
   "steering": { "header": "x-weir-hosts", "explorePercent": 5 },
   "clusters": []
 }"#;
@@ -79,7 +82,7 @@ const ALL_DEFAULTS: &str = r#"{
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let everything = policy(ALL_DEFAULTS);
-    let empty_sections = r#"{"outlierDetection": {"reset": {}}, "steering": {}}"#;
+    let empty_sections = r#"{"outlierDetection": {"reset": {}}, "steering": {}, "circuitBreaker": {}}"#;
     let empty_budget = r#"{"retry": {"budget": {}}}"#;
     for short in ["", " \n\t\r", "{}", r#"{"role": "decide"}"#, r#"{"retry": {}}"#, empty_budget, empty_sections] {
         assert_eq!(policy(short), everything, "for {short:?}");

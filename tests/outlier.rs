@@ -297,3 +297,46 @@ fn a_clock_that_steps_back_an_hour_keeps_nobody_out() {
     bench.ends(0, "a:1", Signal::Answered);
     assert_eq!(bench.out(0), [""; 0]);
 }
+
+/// What finds out whether a whole cluster is back goes where that is most likely: not to those that failed a moment ago.
+#[test]
+fn a_probe_for_the_circuit_goes_to_the_host_that_is_due_for_longest() {
+    let mut bench = Bench::new(2, 4);
+    let route = |bench: &mut Bench, worker: usize| {
+        let now = bench.now;
+        bench.workers[worker].route_circuit_probe(now, 2).map(|route| route.hosts)
+    };
+    assert_eq!(route(&mut bench, 0), None, "all are alike");
+    bench.ends(0, "b:1", Signal::Refused);
+    bench.pass(100);
+    bench.ends(0, "c:1", Signal::Refused);
+    bench.pass(0);
+    assert_eq!(bench.out(1), ["b:1", "c:1"]);
+    assert_eq!(route(&mut bench, 1), None, "it has had no time yet");
+    bench.pass(600);
+    // Whoever owns it.
+    for worker in [0, 1] {
+        let hosts = route(&mut bench, worker).unwrap();
+        let list: Vec<_> = hosts.split(',').collect();
+        assert_eq!((list[0], list.len()), ("b:1", 3), "{list:?}");
+        assert!(list[1..].iter().all(|host| ["a:1", "d:1"].contains(host)), "{list:?}");
+    }
+}
+
+/// What the breaker asks: is it one host, or the cluster?
+#[test]
+fn a_host_that_answered_a_moment_ago_is_known() {
+    let mut bench = Bench::new(1, 2);
+    let second = Duration::from_secs(1);
+    let answers = |bench: &Bench| bench.workers[0].some_host_answers(second, bench.now);
+    assert!(answers(&bench));
+    bench.ends(0, "a:1", Signal::Timeout);
+    assert!(answers(&bench), "the other one did");
+    bench.ends(0, "b:1", Signal::Timeout);
+    assert!(!answers(&bench));
+    bench.ends(0, "b:1", Signal::Answered);
+    bench.pass(999);
+    assert!(answers(&bench));
+    bench.pass(1);
+    assert!(!answers(&bench), "that was a while ago");
+}

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::circuit::Passage;
 use super::ejections::Steered;
 use super::{
     ATTEMPT_COUNT, BACKEND_LATENCY, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream,
     VERDICT, Vm, grpc_pushback, is_grpc, parse_u32, response_code,
 };
 use crate::attempt::{ClusterId, Ended, Held};
+use crate::breaker::Ticket;
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
 use crate::host::{self, Map};
@@ -45,6 +47,8 @@ pub(super) struct Request {
     pub(super) unmark: bool,
     /// Where it was sent.
     pub(super) steered: Steered,
+    /// It finds out for an open circuit whether the cluster is back.
+    pub(super) circuit_probe: Option<Ticket>,
     /// The adaptive timeout that each of its attempts got.
     per_try_timeout: Option<Duration>,
     /// Attempts that its end explains.
@@ -72,8 +76,8 @@ struct View {
 }
 
 impl Vm {
-    /// A request arrives.
-    pub(super) fn request_arrives(&mut self, context: ContextId) {
+    /// A request arrives. Whether it goes on: else it is answered.
+    pub(super) fn request_arrives(&mut self, context: ContextId) -> bool {
         self.engine.attempts.settle(&mut self.ended);
         self.count_ended();
         let now = self.now();
@@ -95,12 +99,17 @@ impl Vm {
                 host::remove_header(Map::Request, hosts);
             }
         }
-        let Some(cluster) = cluster else { return };
+        let Some(cluster) = cluster else { return true };
         let request = retry::Request {
             method: &view.method,
             grpc: view.grpc,
             idempotency_key: view.idempotency_key,
             attempt: view.attempt,
+        };
+        let circuit_probe = match self.pass_circuit(cluster, &request) {
+            Passage::On => None,
+            Passage::Probe(ticket) => Some(ticket),
+            Passage::Shed => return false,
         };
         let guarded = self.has_role(Role::Guard);
         let admission = self.engine.admit(cluster, &request, guarded, now, wall_clock);
@@ -115,7 +124,7 @@ impl Vm {
             host::set_header(Map::Request, retry::MAX_RETRIES, &held.to_string());
         }
         self.count(cluster, Counter::Requests(class));
-        let (steered, list) = self.steer(cluster, plan);
+        let (steered, list) = self.steer(cluster, plan, circuit_probe.is_some());
         if let (true, Some(list), Some(hosts)) = (enforce, &list, &hosts) {
             host::set_header(Map::Request, hosts, list);
         }
@@ -130,10 +139,12 @@ impl Vm {
             denied,
             per_try_timeout,
             steered,
+            circuit_probe,
             grpc: view.grpc,
             ..Request::default()
         };
         self.streams.insert(context, Stream::Decide(request));
+        true
     }
 
     /// Response headers pass on their way to the client.
@@ -146,9 +157,13 @@ impl Vm {
             host::remove_header(Map::Response, RATE_LIMITED);
         }
         let denied = request.denied.is_some();
+        let probe = request.circuit_probe.is_some();
         let retries = self.retries_of(context);
         if retries > 0 || denied {
             self.response_after_retries(context, retries);
+        }
+        if probe {
+            self.probe_tells(context);
         }
     }
 
@@ -228,6 +243,7 @@ impl Vm {
         let guarded = request.guarded;
         let held = request.holds();
         request.held = None;
+        let probe = request.circuit_probe.is_some();
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
         let watched = cluster.and_then(|cluster| self.engine.cluster(cluster)).is_some_and(|cluster| cluster.watched);
         // When the client goes away, the attempt's log entry comes after this, also that of a cluster's first attempt.
@@ -262,6 +278,9 @@ impl Vm {
                 self.retries_happened(context, cluster);
             }
             self.steered_request_ends(context);
+        }
+        if probe {
+            self.probe_tells(context);
         }
     }
 

@@ -32,8 +32,14 @@ pub(super) struct Steered {
 }
 
 impl Vm {
-    /// A request arrives: where to send it. Returns what goes into the steering header.
-    pub(super) fn steer(&mut self, cluster: ClusterId, plan: Option<Plan>) -> (Steered, Option<String>) {
+    /// A request arrives: where to send it. Returns what goes into the steering header. `circuit_probe`: it finds out for an
+    /// open circuit whether the cluster is back.
+    pub(super) fn steer(
+        &mut self,
+        cluster: ClusterId,
+        plan: Option<Plan>,
+        circuit_probe: bool,
+    ) -> (Steered, Option<String>) {
         let unsteered = (Steered::default(), None);
         let now = self.wall_clock;
         let Some(explore) = self.engine.steering().map(|steering| steering.explore_percent) else { return unsteered };
@@ -51,7 +57,12 @@ impl Vm {
         // calm cluster there is nothing to probe, so the budget need not be asked.
         let repeatable = plan.is_some_and(Plan::repeats)
             && (outliers.is_calm(now) || state.account.as_mut().is_none_or(|account| account.affords(now)));
-        let Some(route) = outliers.route(now, repeatable, retries, explore) else { return unsteered };
+        let route = if circuit_probe {
+            outliers.route_circuit_probe(now, retries)
+        } else {
+            outliers.route(now, repeatable, retries, explore)
+        };
+        let Some(route) = route else { return unsteered };
         self.steered = true;
         if route.probe.is_some() {
             self.count(cluster, Counter::Probes);
@@ -81,8 +92,11 @@ impl Vm {
         let now = self.wall_clock();
         let host = self.host_of_attempt(cluster, answered, now);
         // When it began matters only after an ejection, and then nothing is sampled.
+        let circuit = self.engine.cluster(cluster).and_then(|cluster| cluster.circuit.as_ref());
+        let asks = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
         let lasted = match host {
             Some((_, 1)) => host::property_u64(DURATION).unwrap_or_default(),
+            _ if asks => host::property_u64(DURATION).unwrap_or_default(),
             _ => 0,
         };
         let began = Time::from_nanos(now.as_nanos().saturating_sub(lasted));

@@ -10,6 +10,8 @@ use crate::host;
 
 /// Go on with the request or response.
 const CONTINUE: u32 = 0;
+/// Do not: it is answered.
+const STOP: u32 = 1;
 
 /// Tells which ABI this is; never called.
 #[unsafe(no_mangle)]
@@ -55,11 +57,16 @@ pub extern "C" fn proxy_on_request_headers(context: ContextId, _count: u32, _end
     with_vm(|vm| {
         vm.last_attempt = None;
         match vm.streams.get(context) {
-            Some(Stream::Decide(_)) => vm.request_arrives(context),
-            Some(Stream::Guard(_)) => return vm.attempt_begins(context),
-            _ => {}
+            Some(Stream::Decide(_)) => {
+                if vm.request_arrives(context) {
+                    CONTINUE
+                } else {
+                    STOP
+                }
+            }
+            Some(Stream::Guard(_)) => vm.attempt_begins(context),
+            _ => CONTINUE,
         }
-        CONTINUE
     })
 }
 

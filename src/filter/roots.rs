@@ -43,6 +43,7 @@ impl Vm {
         self.count_ended();
         self.publish_accounts();
         self.exchange_all();
+        self.exchange_circuits();
         self.log_what_was_left_out();
         self.announce();
     }

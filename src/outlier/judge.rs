@@ -1,5 +1,7 @@
 //! What the end of an attempt comes to: a host goes out, stays out, or comes back.
 
+use std::time::Duration;
+
 use super::{EndedAttempt, Event, Outliers};
 use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
@@ -40,6 +42,12 @@ impl Outliers {
             self.failed(address, failure, true, now);
         }
         self.pending.iter().any(|change| !matches!(change, Change::See(_, None, _)))
+    }
+
+    /// Whether some host that is in answered its latest attempt, and that within this time.
+    #[must_use]
+    pub fn some_host_answers(&self, within: Duration, now: Time) -> bool {
+        self.hosts.present(now).any(|(_, host)| now.since(host.seen) < within && host.record.answered_in_a_row() > 0)
     }
 
     /// The end of an attempt on a host that this worker probes.

@@ -7,7 +7,7 @@ use weir::config::{Glob, duration, parse};
 use super::structs;
 
 /// Names and values that mean something, so that random configurations get past the first field.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 29] = [
     "role",
     "mode",
     "retry",
@@ -32,6 +32,9 @@ const NAMES: [&str; 26] = [
     "baseEjectionTime",
     "maxEjectionPercent",
     "probeSuccesses",
+    "circuitBreaker",
+    "minRequests",
+    "openTime",
     "header",
     "steering",
 ];
@@ -110,6 +113,7 @@ proptest! {
         check(json.to_string().as_bytes());
         check(json!({ "retry": json }).to_string().as_bytes());
         check(json!({ "outlierDetection": json }).to_string().as_bytes());
+        check(json!({ "circuitBreaker": json }).to_string().as_bytes());
         check(json!({ "clusters": [{ "match": "c", "retry": json }] }).to_string().as_bytes());
     }
 

@@ -6,6 +6,7 @@
 mod fake_host;
 
 mod budget;
+mod circuit;
 mod decide;
 mod ejections;
 mod faults;

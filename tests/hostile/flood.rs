@@ -9,7 +9,8 @@ const LINES: usize = 20;
 /// A hundred hosts of a cluster, which all answered for a while, are refused within one second.
 #[test]
 fn ejections_of_many_hosts_do_not_flood_the_log() {
-    let worker = Worker::new(r#"{"outlierDetection": {"baseEjectionTime": "1m", "maxEjectionTime": "1m"}}"#);
+    let policy = r#"{"outlierDetection": {"baseEjectionTime": "1m", "maxEjectionTime": "1m"}, "circuitBreaker": null}"#;
+    let worker = Worker::new(policy);
     let host = |number: u32| format!("10.0.0.{number}:80");
     for _ in 0..40 {
         for number in 0..200 {

@@ -5,7 +5,7 @@ mod header;
 mod life;
 mod load;
 mod modes;
-mod replica;
+pub mod replica;
 mod site;
 mod updates;
 mod workers;

@@ -6,6 +6,7 @@
 //! `support::envoy` for the environment variables.
 
 mod alone;
+mod breaker;
 mod budget;
 mod case;
 mod chain;
@@ -67,7 +68,9 @@ fn main() -> ExitCode {
             .map_err(Into::into)
         }));
     }
-    for (name, test) in [alone::all(), budget::tests(), chain::tests(), ejection::all(), timeouts::tests()].concat() {
+    for (name, test) in
+        [alone::all(), breaker::all(), budget::tests(), chain::tests(), ejection::all(), timeouts::tests()].concat()
+    {
         trials.push(Trial::test(name, move || test().map_err(|error| format!("{error:#}").into())));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

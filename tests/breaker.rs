@@ -1,0 +1,395 @@
+//! The circuit breaker: when it opens, whom it lets through, when it closes, and what it makes of a strange record.
+//! `breaker/workers.rs` holds several workers against a model that keeps every time stamp.
+
+mod fake_host;
+mod property;
+#[path = "breaker/workers.rs"]
+mod workers;
+
+use std::time::Duration;
+
+use property::for_all;
+use weir::breaker::{Admission, BreakerPolicy, Circuit, Event, Record, Ticket, Wish};
+use weir::percent::Percent;
+use weir::signal::Signal;
+use weir::time::Time;
+
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+/// Some day in 2026, at the start of a slot.
+const START: u64 = 1_770_000_000 * SECOND;
+
+const EXCHANGE: Wish = Wish::Exchange { answering: false };
+
+fn at(nanos: u64) -> Time {
+    Time::from_nanos(nanos)
+}
+
+/// One worker, with the record that it would share with others.
+struct Worker {
+    circuit: Circuit,
+    record: Option<Vec<u8>>,
+    now: u64,
+}
+
+impl Worker {
+    fn new(policy: BreakerPolicy) -> Self {
+        Self { circuit: Circuit::new(policy), record: None, now: START }
+    }
+
+    fn wish(&mut self, wish: Wish) -> Option<Event> {
+        if let Some(record) = self.circuit.exchange(self.record.as_deref(), wish, at(self.now)) {
+            self.record = Some(record);
+        }
+        self.circuit.done()
+    }
+
+    fn end(&mut self, signal: Signal, count: u32) {
+        (0..count).for_each(|_| self.circuit.attempt_ended(signal, at(self.now), at(self.now)));
+    }
+
+    /// So many attempts end each tenth of a second, and the timer fires. The first event.
+    fn run(&mut self, signals: &[Signal], tenths: u32) -> Option<Event> {
+        (0..tenths).find_map(|_| {
+            signals.iter().for_each(|signal| self.end(*signal, 1));
+            self.circuit.requested(at(self.now));
+            let event = self.wish(EXCHANGE);
+            self.now += 100 * MS;
+            event
+        })
+    }
+
+    fn open(&mut self) {
+        let event = self.run(&[Signal::Refused; 20], 30);
+        assert!(matches!(event, Some(Event::Opened { .. })), "{event:?}");
+    }
+
+    fn admit(&self, repeatable: bool) -> Admission {
+        self.circuit.admit(at(self.now), || repeatable)
+    }
+
+    fn probe(&mut self) -> Option<Ticket> {
+        match self.wish(Wish::Probe) {
+            Some(Event::Probing(ticket)) => Some(ticket),
+            _ => None,
+        }
+    }
+}
+
+fn open() -> Worker {
+    let mut worker = Worker::new(BreakerPolicy::default());
+    worker.open();
+    worker
+}
+
+#[test]
+fn opens_about_a_second_after_everything_began_to_fail() {
+    for (signal, offset) in [
+        (Signal::Refused, 0),
+        (Signal::Unreachable, 1),
+        (Signal::Reset, 300),
+        (Signal::Truncated, 600),
+        (Signal::Timeout, 999),
+    ] {
+        let mut worker = Worker::new(BreakerPolicy::default());
+        worker.now += offset * MS;
+        // However much was answered before.
+        assert_eq!(worker.run(&[Signal::Answered; 20], 100), None);
+        let began = worker.now;
+        let event = worker.run(&[signal; 20], 40);
+        let Some(Event::Opened { broke, attempts, within }) = event else { panic!("{signal:?}: {event:?}") };
+        assert!(attempts >= 50 && broke * 10 >= attempts * 9, "{event:?}");
+        assert_eq!(within, Duration::from_secs(1));
+        let took = worker.now - began;
+        assert!((SECOND..=2_400 * MS).contains(&took), "{signal:?}: after {} ms", took / MS);
+        assert_eq!(worker.admit(true), Admission::Shed);
+    }
+}
+
+#[test]
+fn a_quiet_cluster_opens_within_the_interval() {
+    // Seven attempts a second.
+    let mut worker = Worker::new(BreakerPolicy::default());
+    let began = worker.now;
+    let opened = (0..200).find_map(|tenth: u32| {
+        worker.now = began + u64::from(tenth) * 100 * MS;
+        worker.end(Signal::Timeout, u32::from(tenth % 10 < 7));
+        worker.circuit.requested(at(worker.now));
+        worker.wish(EXCHANGE)
+    });
+    let Some(Event::Opened { broke: 56, attempts: 56, within }) = opened else { panic!("{opened:?}") };
+    assert_eq!(within, Duration::from_secs(8));
+    assert!(worker.now - began < 9 * SECOND, "after {} ms", (worker.now - began) / MS);
+}
+
+#[test]
+fn too_little_traffic_opens_nothing() {
+    // 45 in ten seconds, all of them refused, for a minute.
+    let mut worker = Worker::new(BreakerPolicy::default());
+    for tenth in 0..600 {
+        worker.end(Signal::Refused, u32::from(tenth % 20 < 9));
+        assert_eq!(worker.run(&[], 1), None);
+    }
+}
+
+#[test]
+fn nothing_but_what_broke_opens() {
+    for signals in [
+        [Signal::Error, Signal::Error],
+        [Signal::Pushback, Signal::Error],
+        [Signal::Cancelled, Signal::Local],
+        [Signal::Answered, Signal::Error],
+        // Half, and a bit less than 90 percent.
+        [Signal::Refused, Signal::Error],
+    ] {
+        let mut worker = Worker::new(BreakerPolicy::default());
+        assert_eq!(worker.run(&signals.repeat(20), 200), None, "{signals:?}");
+    }
+    let mut worker = Worker::new(BreakerPolicy::default());
+    let mut signals = vec![Signal::Refused; 89];
+    signals.extend([Signal::Answered; 11]);
+    assert_eq!(worker.run(&signals, 200), None, "89 percent");
+    signals[89] = Signal::Reset;
+    assert!(worker.run(&signals, 40).is_some(), "90 percent");
+    // What says nothing neither opens nor hinders.
+    let mut worker = Worker::new(BreakerPolicy::default());
+    let signals = [Signal::Cancelled, Signal::Local, Signal::Reset].repeat(10);
+    assert!(matches!(worker.run(&signals, 30), Some(Event::Opened { broke: 100, attempts: 100, .. })));
+}
+
+#[test]
+fn a_cluster_in_which_some_host_answers_stays_closed() {
+    let mut worker = Worker::new(BreakerPolicy::default());
+    for _ in 0..100 {
+        worker.end(Signal::Refused, 20);
+        assert_eq!(worker.wish(Wish::Exchange { answering: true }), None);
+        worker.now += 100 * MS;
+    }
+    worker.end(Signal::Refused, 20);
+    assert!(matches!(worker.wish(EXCHANGE), Some(Event::Opened { .. })));
+}
+
+#[test]
+fn what_ended_before_the_latest_stretch_does_not_count() {
+    let mut worker = Worker::new(BreakerPolicy::default());
+    // 85 percent for nine seconds, then all is answered: no stretch that opens is the latest one.
+    let mut signals = vec![Signal::Reset; 17];
+    signals.extend([Signal::Answered; 3]);
+    assert_eq!(worker.run(&signals, 90), None);
+    assert_eq!(worker.run(&[Signal::Answered; 20], 100), None);
+}
+
+#[test]
+fn the_first_probe_comes_after_open_time_and_one_each_then() {
+    let mut worker = open();
+    let opened = worker.now - 100 * MS;
+    let mut probes = Vec::new();
+    while worker.now < opened + 10 * SECOND {
+        worker.circuit.requested(at(worker.now));
+        worker.wish(EXCHANGE);
+        match worker.admit(true) {
+            Admission::Shed => worker.circuit.shed(),
+            Admission::Due => {
+                assert!(worker.probe().is_some());
+                assert_eq!(worker.admit(true), Admission::Shed, "one is enough");
+                probes.push(worker.now - opened);
+            }
+            Admission::Pass => panic!("closed"),
+        }
+        worker.now += 10 * MS;
+    }
+    assert_eq!(probes, (1..10).map(|second| second * SECOND).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_that_may_not_be_repeated_waits_a_little() {
+    let mut worker = open();
+    worker.now += SECOND - 100 * MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    worker.now += 99 * MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    worker.now += MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+}
+
+#[test]
+fn a_processed_probe_closes_and_everything_begins_anew() {
+    let mut worker = open();
+    let opened = worker.now - 100 * MS;
+    (0..7).for_each(|_| worker.circuit.shed());
+    worker.now = opened + SECOND;
+    let first = worker.probe().unwrap();
+    worker.now += SECOND;
+    let second = worker.probe().unwrap();
+    assert_ne!(first, second);
+    worker.now += 5 * MS;
+    // The first one answers late: the cluster is back all the same.
+    let after = Duration::from_millis(2_005);
+    assert_eq!(worker.wish(Wish::Close(first)), Some(Event::Closed { after, probes: 2, shed: 7, processed: true }));
+    assert_eq!(worker.admit(false), Admission::Pass);
+    assert!(!worker.circuit.is_open());
+    // The other one has nothing to say any more.
+    assert_eq!(worker.wish(Wish::Close(second)), None);
+    assert_eq!(worker.wish(Wish::GiveBack(second)), None);
+    // What began before it closed is not held against it, what begins now is.
+    let (closed, now) = (at(worker.now), worker.now + MS);
+    assert!(worker.circuit.asks_when_begun(at(now)));
+    (0..500).for_each(|_| worker.circuit.attempt_ended(Signal::Timeout, at(now - SECOND), at(now)));
+    assert_eq!(worker.run(&[], 30), None);
+    (0..500).for_each(|_| worker.circuit.attempt_ended(Signal::Timeout, closed, at(worker.now)));
+    assert!(matches!(worker.run(&[], 30), Some(Event::Opened { broke: 500, attempts: 500, .. })));
+    // A probe of the opening before says nothing about this one.
+    assert_eq!(worker.wish(Wish::Close(second)), None);
+    assert!(worker.circuit.is_open());
+    assert!(!worker.circuit.asks_when_begun(at(worker.now + 301 * SECOND)));
+}
+
+#[test]
+fn a_probe_that_says_nothing_gives_its_slot_back() {
+    let mut worker = open();
+    worker.now += SECOND;
+    let first = worker.probe().unwrap();
+    worker.now += 10 * MS;
+    assert_eq!(worker.admit(true), Admission::Shed);
+    assert_eq!(worker.wish(Wish::GiveBack(first)), None);
+    assert_eq!(worker.admit(true), Admission::Due);
+    let second = worker.probe().unwrap();
+    // Only its own.
+    assert_eq!(worker.wish(Wish::GiveBack(first)), None);
+    assert_eq!(worker.admit(true), Admission::Shed);
+    // One that was lost with its worker is followed by the next.
+    worker.now += SECOND;
+    assert_eq!(worker.admit(true), Admission::Due);
+    assert!(worker.probe().is_some_and(|third| third != second));
+}
+
+#[test]
+fn what_nobody_asked_for_is_forgotten() {
+    let mut worker = open();
+    worker.now += 10 * SECOND;
+    assert_eq!(worker.wish(EXCHANGE), None);
+    worker.now += SECOND;
+    let event = worker.wish(EXCHANGE);
+    assert!(matches!(event, Some(Event::Closed { processed: false, probes: 0, .. })), "{event:?}");
+    assert_eq!(worker.admit(false), Admission::Pass);
+}
+
+#[test]
+fn a_new_worker_knows_of_an_open_circuit_with_its_first_record() {
+    let old = open();
+    let mut new = Worker { record: old.record, now: old.now, ..Worker::new(BreakerPolicy::default()) };
+    assert!(new.circuit.requested(at(new.now)), "nothing was read yet");
+    assert_eq!(new.wish(EXCHANGE), None);
+    assert!(new.circuit.is_open() && !new.circuit.requested(at(new.now)));
+    assert_eq!(new.admit(true), Admission::Shed);
+    assert!(new.circuit.requested(at(new.now + 200 * MS)), "where no timer read it");
+}
+
+#[test]
+fn without_a_record_nothing_is_shed() {
+    let mut worker = open();
+    worker.circuit.failed(at(worker.now));
+    assert_eq!(worker.admit(false), Admission::Pass);
+    assert!(!worker.circuit.requested(at(worker.now)), "it is not asked for each request");
+}
+
+#[test]
+fn a_calm_cluster_writes_nothing_and_an_unknown_one_reads_nothing() {
+    let mut worker = Worker::new(BreakerPolicy::default());
+    assert!(!worker.circuit.is_due(at(worker.now)), "no request ever");
+    worker.end(Signal::Refused, 100);
+    assert!(!worker.circuit.is_due(at(worker.now)), "attempts without requests: this worker sheds none");
+    let mut worker = Worker::new(BreakerPolicy::default());
+    worker.run(&[Signal::Answered, Signal::Error], 300);
+    assert_eq!(worker.record, None);
+    // Timers of three roles, one look at the record.
+    assert!(worker.circuit.is_due(at(worker.now)));
+    worker.wish(EXCHANGE);
+    assert!(!worker.circuit.is_due(at(worker.now + 49 * MS)) && worker.circuit.is_due(at(worker.now + 50 * MS)));
+    assert!(!worker.circuit.is_due(at(worker.now + 700 * MS)), "no requests of late");
+    // One that broke off is told, and what was answered before with it.
+    worker.end(Signal::Reset, 1);
+    assert!(worker.circuit.is_due(at(worker.now + 700 * MS)), "there is trouble");
+    worker.wish(EXCHANGE);
+    assert!(worker.record.is_some());
+}
+
+#[test]
+fn a_policy_can_change_at_any_time() {
+    let mut worker = open();
+    let quick = BreakerPolicy { open_time: Duration::from_millis(100), ..BreakerPolicy::default() };
+    worker.circuit.set_policy(quick);
+    worker.wish(EXCHANGE);
+    assert_eq!(worker.admit(true), Admission::Shed);
+    worker.now += 100 * MS;
+    assert_eq!(worker.admit(true), Admission::Due, "the next probe is at most the new time away");
+    let ticket = worker.probe().unwrap();
+    worker.wish(Wish::Close(ticket));
+    worker.circuit.set_policy(BreakerPolicy { interval: Duration::from_secs(1), min_requests: 10, ..quick });
+    let event = worker.run(&[Signal::Reset; 20], 40);
+    assert!(matches!(event, Some(Event::Opened { within, .. }) if within == Duration::from_millis(100)), "{event:?}");
+}
+
+#[test]
+fn a_clock_that_steps_shuts_nobody_out() {
+    for step in [3_600 * SECOND, SECOND, 30 * MS] {
+        let mut worker = open();
+        worker.now -= step;
+        worker.wish(EXCHANGE);
+        worker.now += SECOND;
+        assert_eq!(worker.admit(true), Admission::Due, "back by {} ms", step / MS);
+        let ticket = worker.probe().unwrap();
+        assert!(matches!(worker.wish(Wish::Close(ticket)), Some(Event::Closed { .. })));
+        // And it opens again.
+        worker.open();
+    }
+}
+
+#[test]
+fn strange_records_are_dropped() {
+    let policy = BreakerPolicy::default();
+    let sound = open().record.unwrap();
+    let now = at(START + 3 * SECOND);
+    let decoded = Record::decode(&sound, &policy, now).unwrap();
+    assert!(decoded.opened.is_some());
+    assert_eq!(decoded.encode().len(), sound.len());
+    assert_eq!(Record::decode(&decoded.encode(), &policy, now), Some(decoded));
+    let mut other_version = sound.clone();
+    other_version[3] += 1;
+    for record in [&sound[..sound.len() - 1], &[&sound[..], b"\0"].concat(), &other_version, b"", b"wrc", b"wrb\x01"] {
+        assert_eq!(Record::decode(record, &policy, now), None);
+        let mut worker = Worker { record: Some(record.to_vec()), ..Worker::new(policy) };
+        assert_eq!(worker.wish(EXCHANGE), None);
+        assert_eq!(worker.admit(false), Admission::Pass);
+        worker.open();
+    }
+}
+
+/// Whatever a record says: nothing panics, and in the end requests flow.
+#[test]
+fn no_record_harms() {
+    let policy = BreakerPolicy::default();
+    let sound = open().record.unwrap();
+    for_all(2_000, 24, |numbers| {
+        let mut record = sound.clone();
+        for number in numbers {
+            let place = (number >> 8) as usize % (record.len() - 4) + 4;
+            record[place] = *number as u8;
+        }
+        let mut worker = Worker { record: Some(record), now: START + 3 * SECOND, ..Worker::new(policy) };
+        worker.wish(EXCHANGE);
+        worker.run(&[Signal::Answered; 3], 3);
+        worker.now += SECOND;
+        if worker.circuit.is_open() {
+            assert_eq!(worker.admit(true), Admission::Due);
+            // Or it was abandoned.
+            if let Some(ticket) = worker.probe() {
+                worker.wish(Wish::Close(ticket));
+            }
+        }
+        assert_eq!(worker.admit(true), Admission::Pass);
+    });
+}

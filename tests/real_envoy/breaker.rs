@@ -1,0 +1,14 @@
+//! The circuit breaker in a real Envoy: when it opens, what those get that are shed, who finds out, and that the books
+//! agree.
+
+mod closed;
+mod life;
+mod modes;
+mod probes;
+mod site;
+
+use crate::alone::Test;
+
+pub fn all() -> Vec<Test> {
+    [closed::TESTS, life::TESTS, modes::TESTS, probes::TESTS].concat()
+}

@@ -1,0 +1,137 @@
+//! Four workers, one circuit: who finds out, and that the books agree.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::site::{Load, Mode, PATH, Switch, is_shed, metric, open, policy, stage, story, wait_until};
+use crate::alone::Test;
+use crate::support::bootstrap::Attach;
+use crate::support::client::Request;
+
+pub const TESTS: &[Test] = &[
+    ("breaker::probes::gets", || one_each(&Request::get(PATH))),
+    ("breaker::probes::posts", || one_each(&Request::post(PATH))),
+    ("breaker::probes::given_back", given_back),
+    ("breaker::workers_act_together", workers_act_together),
+    ("breaker::decide::books", || books(Attach::DECIDE)),
+    ("breaker::guard::books", || books(Attach::GUARD)),
+];
+
+const WORKERS: u32 = 4;
+
+/// One request each `openTime` reaches the upstream, whatever the load on all workers.
+fn one_each(request: &Request) -> Result<()> {
+    const OPEN_TIME: Duration = Duration::from_millis(500);
+    let upstream = Switch::new();
+    let stage = stage(Attach::GUARD, policy("500ms"), WORKERS, &upstream)?;
+    upstream.set(Mode::Reset);
+    let load = Load::start(stage.address, 16, Duration::from_millis(2), request);
+    wait_until(&stage, true)?;
+    // What was under way is over, and all workers know.
+    upstream.upstream.wait_for(1).map_err(anyhow::Error::msg)?;
+    std::thread::sleep(Duration::from_millis(250));
+    let (began, before) = (Instant::now(), upstream.upstream.count());
+    std::thread::sleep(Duration::from_millis(3_200));
+    let (seen, lasted) = ((upstream.upstream.count() - before) as u128, began.elapsed().as_millis());
+    load.stop()?;
+    let most = lasted / OPEN_TIME.as_millis() + 1;
+    // A request that may not be repeated waits for a tenth longer, and a machine may be late.
+    let least = lasted / (OPEN_TIME * 3 / 2).as_millis();
+    ensure!((least..=most).contains(&seen), "{seen} probes in {lasted} ms; {}", story(&stage));
+    Ok(())
+}
+
+/// A probe whose client leaves says nothing: the next request is one.
+fn given_back() -> Result<()> {
+    let upstream = Switch::new();
+    let stage = stage(Attach::GUARD, policy("5s"), 1, &upstream)?;
+    open(&stage, &upstream, Mode::Reset, &Request::get(PATH))?;
+    upstream.set(Mode::Hang);
+    // Asks until one is let through, and leaves.
+    let before = upstream.upstream.count();
+    let mut client = stage.connect()?;
+    stage.wait_for("a probe", |_| {
+        client.send(&Request::get(PATH)).map_err(|error| error.to_string())?;
+        std::thread::sleep(Duration::from_millis(20));
+        if upstream.upstream.count() > before {
+            return Ok(());
+        }
+        client.read_head().and_then(|mut head| client.read_body(&mut head)).map_err(|error| error.to_string())?;
+        Err("shed".to_owned())
+    })?;
+    drop(client);
+    upstream.set(Mode::Answer);
+    let left = Instant::now();
+    stage.wait_for("the next probe", |stage| {
+        let response = stage.get(PATH).map_err(|error| error.to_string())?;
+        if response.status == 200 { Ok(()) } else { Err(format!("{response:?}")) }
+    })?;
+    ensure!(left.elapsed() < Duration::from_secs(3), "after {:?}; {}", left.elapsed(), story(&stage));
+    wait_until(&stage, false).map(drop)
+}
+
+/// What one worker found out, all act on.
+fn workers_act_together() -> Result<()> {
+    let upstream = Switch::new();
+    let stage = stage(Attach::GUARD, policy("5s"), WORKERS, &upstream)?;
+    let mut clients = (0..WORKERS).map(|_| stage.connect()).collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        ensure!(client.exchange(&Request::get(PATH))?.status == 200);
+    }
+    upstream.set(Mode::Reset);
+    // One worker meets the outage alone.
+    let (first, others) = clients.split_first_mut().ok_or_else(|| anyhow::anyhow!("no client"))?;
+    let mut met = None;
+    for _ in 0..2_000 {
+        if is_shed(&first.exchange(&Request::get(PATH))?)? {
+            met = Some(Instant::now());
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    let met = met.ok_or_else(|| anyhow::anyhow!("never shed; {}", story(&stage)))?;
+    std::thread::sleep(Duration::from_millis(200).saturating_sub(met.elapsed()));
+    for client in others {
+        let response = client.exchange(&Request::get(PATH))?;
+        ensure!(is_shed(&response)?, "{response:?}; {}", story(&stage));
+    }
+    ensure!(metric(&stage, "circuit_opened_total") == 1, "{}", story(&stage));
+    Ok(())
+}
+
+/// Under load on four workers, through two outages: each request was either shed or reached the upstream, and what Weir
+/// counts, what clients saw and what the upstream saw is the same.
+fn books(attach: Attach) -> Result<()> {
+    let upstream = Switch::new();
+    let stage = stage(attach, policy("200ms"), WORKERS, &upstream)?;
+    let load = Load::start(stage.address, 16, Duration::from_millis(2), &Request::post(PATH));
+    let flows = || {
+        let before = upstream.upstream.count();
+        upstream.upstream.wait_for(before + 50).map_err(anyhow::Error::msg)
+    };
+    flows()?;
+    for mode in [Mode::Reset, Mode::Hang] {
+        upstream.set(mode);
+        wait_until(&stage, true)?;
+        let before = metric(&stage, "shed_total");
+        stage.wait_for("what is shed", |stage| match metric(stage, "shed_total") - before {
+            shed if shed > 100 => Ok(()),
+            shed => Err(format!("{shed} were shed")),
+        })?;
+        upstream.set(Mode::Answer);
+        wait_until(&stage, false)?;
+        flows()?;
+    }
+    let outcome = load.stop()?;
+    let (requests, shed) = (metric(&stage, "requests_total.retry."), metric(&stage, "shed_total"));
+    let arrived = upstream.upstream.count() as u64;
+    ensure!(outcome.shed > 200 && outcome.answered > 100, "{outcome:?}");
+    ensure!(requests == outcome.sent, "{requests} requests counted, {outcome:?}");
+    ensure!(shed == outcome.shed, "{shed} shed, {outcome:?}");
+    let admitted = stage.stat(&format!("cluster.{}.upstream_rq_total", super::site::CLUSTER));
+    ensure!(requests == shed + admitted, "{requests} requests, {shed} shed, {admitted} admitted");
+    ensure!(arrived == admitted, "{arrived} arrived of {admitted}");
+    ensure!(metric(&stage, "circuit_opened_total") == 2, "{}", story(&stage));
+    Ok(())
+}
