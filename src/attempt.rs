@@ -122,11 +122,17 @@ impl Attempts {
         }
     }
 
-    /// Response headers of a request pass `decide`. Returns the attempts that its end will explain.
+    /// Response headers of a request pass `decide`; `by_upstream` tells whether they are the upstream's, where that matters:
+    /// then an attempt that Envoy dropped lost to the one that answers, however that goes on. Returns the attempts that the
+    /// request's end will explain.
     #[must_use]
-    pub fn response_started(&mut self, ended: &mut Vec<Ended>) -> Vec<Held> {
+    pub fn response_started(&mut self, by_upstream: impl FnOnce() -> bool, ended: &mut Vec<Ended>) -> Vec<Held> {
         self.client_gone = None;
         self.settle_all_but(|open| !matches!(open, Open::Answered(_)), ended);
+        if self.held.iter().any(|held| held.open == Open::Dropped) && by_upstream() {
+            let lost = self.held.extract_if(.., |held| held.open == Open::Dropped);
+            ended.extend(lost.map(|held| held.end(|_| Signal::Cancelled)));
+        }
         std::mem::take(&mut self.held)
     }
 

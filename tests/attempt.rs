@@ -67,7 +67,7 @@ impl Worker {
     }
 
     fn response_starts(&mut self) -> Vec<Held> {
-        self.attempts.response_started(&mut self.ended)
+        self.attempts.response_started(|| false, &mut self.ended)
     }
 
     fn request_ends(&mut self, end: &RequestEnd<'_>, explained: Vec<Held>) {
@@ -242,6 +242,20 @@ fn hedge_lost() {
     let mut out = worker.out();
     out.sort_by_key(|(number, _)| *number);
     assert_eq!(out, [(1, Cancelled), (2, Answered)]);
+}
+
+#[test]
+fn hedge_lost_to_one_that_is_cut_short() {
+    let mut worker = Worker::default();
+    worker.logged(1, Open(Dropped));
+    let explained = worker.attempts.response_started(|| true, &mut worker.ended);
+    assert_eq!(worker.out(), [(1, Cancelled)]);
+    worker.logged(2, Open(Answer(Answered)));
+    worker.request_ends(&timed_out(), explained);
+    assert_eq!(worker.out(), [(2, Timeout)]);
+    // Where nothing was dropped, nobody asks.
+    worker.logged(3, Open(Answer(Answered)));
+    let _ = worker.attempts.response_started(|| panic!("a host call for nothing"), &mut worker.ended);
 }
 
 #[test]

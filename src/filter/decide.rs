@@ -12,8 +12,9 @@ use crate::attempt::{ClusterId, Ended, Held};
 use crate::breaker::Ticket;
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
-use crate::host::{self, Map};
+use crate::host::{self, Bytes, Map};
 use crate::metrics::{Counter, Grant};
+use crate::proxy_status;
 use crate::retry::{self, Plan};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
 use crate::time::{Time, millis};
@@ -149,7 +150,7 @@ impl Vm {
 
     /// Response headers pass on their way to the client.
     pub(super) fn response_starts(&mut self, context: ContextId) {
-        let held = self.engine.attempts.response_started(&mut self.ended);
+        let held = self.engine.attempts.response_started(answered_by_upstream, &mut self.ended);
         self.count_ended();
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         request.explained.extend(held);
@@ -198,11 +199,11 @@ impl Vm {
         let Some(plan) = request.denied.or(request.plan) else { return };
         let denied = request.denied.is_some() && retries >= held;
         let details = host::property(RESPONSE_DETAILS);
-        let end = RequestEnd {
-            flags: Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default()),
-            answer: answer(response_code()),
-            details: details.as_deref().unwrap_or_default(),
-        };
+        let status = response_code();
+        let mut answer = answer(status);
+        answer.overloaded |= limit_reached(status);
+        let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
+        let end = RequestEnd { flags, answer, details: details.as_deref().unwrap_or_default() };
         let Some(signal) = end.last_attempt() else { return };
         let now = self.wall_clock();
         let Some(policy) = self.engine.retry_policy(cluster) else { return };
@@ -382,6 +383,16 @@ pub(super) fn grpc_status() -> Option<u32> {
         host::header(Map::ResponseTrailers, "grpc-status").or_else(|| host::header(Map::Response, "grpc-status"))?;
     let content_type = host::header(Map::Response, "content-type")?;
     if is_grpc(&content_type) { parse_u32(&status) } else { None }
+}
+
+/// Whether the proxy that made a response says that its upstream takes no more connections (RFC 9209).
+pub(super) fn limit_reached(status: Option<u16>) -> bool {
+    let pushback = |value: Bytes| proxy_status::signal(&value) == Some(Signal::Pushback);
+    status >= Some(500) && host::header(Map::Response, "proxy-status").is_some_and(pushback)
+}
+
+fn answered_by_upstream() -> bool {
+    host::property(RESPONSE_DETAILS).is_some_and(|details| &*details == b"via_upstream")
 }
 
 /// Whether a response says not to be repeated, other than by its status.

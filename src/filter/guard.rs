@@ -1,6 +1,6 @@
 //! Role `guard`: every attempt before it is sent, and its response headers. The last word on a retry.
 
-use super::decide::{come_back_later, pushed_back};
+use super::decide::{come_back_later, limit_reached, pushed_back};
 use super::{ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, Stream, VERDICT, Vm, is_grpc, parse_u32};
 use crate::attempt::{ClusterId, RequestId};
 use crate::budget::{Asker, Charge};
@@ -219,7 +219,7 @@ fn refusal(end_of_stream: bool) -> Option<Answer<'static>> {
         status: Some(status),
         grpc_status,
         retry_after: status == 503 && host::header(Map::Response, "retry-after").is_some(),
-        overloaded: pushed_back(),
+        overloaded: pushed_back() || limit_reached(Some(status)),
         proxy_status: &[],
     })
 }

@@ -325,6 +325,21 @@ fn hedged_attempts_count_as_they_ended() {
 }
 
 #[test]
+fn a_hedge_that_lost_did_not_time_out_with_the_winner() {
+    let at = Attached::new(Level::Watch);
+    let cluster = "hedged, then cut short";
+    let request = at.host.request(at.decide).cluster(cluster).begin();
+    at.attempt_log(&End::of_attempt(&request, 1));
+    request.set("response.code_details", "via_upstream");
+    request.response(200, []);
+    at.host.advance(std::time::Duration::from_secs(1));
+    at.attempt_log(&End::of_attempt(&request, 2).code(200));
+    request.end_with(&End::new().flags(UT).code(200).details("response_timeout"));
+    at.tick();
+    assert_eq!(attempts(&at.host, cluster), of([("cancelled", 1), ("timeout", 1)]));
+}
+
+#[test]
 fn mirrored_attempts_count_nowhere() {
     let at = Attached::new(Level::Guard);
     let cluster = "mirrored";

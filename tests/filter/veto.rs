@@ -111,6 +111,19 @@ fn an_answer_to_an_unsafe_request_is_not_retried_and_its_mark_stays_inside() {
 }
 
 #[test]
+fn a_pushback_that_a_proxy_states_ends_the_retries() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "proxy's pushback";
+    for (error, stopped) in [("connection_limit_reached", true), ("connection_terminated", false)] {
+        let request = at.host.request(at.decide).cluster(cluster).begin();
+        let attempt = send(&at, &request, 1);
+        assert!(attempt.response(503, [("proxy-status", &*format!("sidecar; error={error}"))]));
+        assert_eq!(attempt.response_header("x-envoy-ratelimited").is_some(), stopped, "{error}");
+    }
+    assert_eq!(vetoes(&at.host, cluster), of([("pushback", 1)]));
+}
+
+#[test]
 fn what_may_be_retried_is_not_marked() {
     let at = Attached::new(Level::Guard);
     for (method, code) in [("GET", 503), ("GET", 502), ("GET", 200), ("POST", 200), ("POST", 302)] {

@@ -11,11 +11,20 @@ use crate::support::upstream::{Reply, answer, http1, http2};
 
 pub fn cases() -> Vec<Case> {
     let busy = || http1(|_| answer(503, &[("retry-after", "7")], "busy"));
+    let limit = ("proxy-status", "sidecar; error=connection_limit_reached");
+    let full = move || http1(move |_| answer(503, &[limit], "busy"));
     let too_many = || http1(|_| answer(429, &[("retry-after", "7")], "busy"));
     let mut on_429 = route_retries("retriable-status-codes", 2);
     on_429["route"]["retry_policy"]["retriable_status_codes"] = json!([429]);
     vec![
         stopped("route_pushback_503_get", "503").upstream(busy).route(route_retries("5xx", 2)).visit(get),
+        // Some proxy in between says that its upstream is full.
+        stopped("route_pushback_limit_get", "503").upstream(full).route(route_retries("5xx", 2)).visit(|scene| {
+            let response = scene.get()?;
+            let marked = response.header("x-envoy-ratelimited").is_some();
+            anyhow::ensure!(response.text() == "busy" && marked == (scene.level == Level::Guard), "{response:?}");
+            Ok(())
+        }),
         // Not one that Weir would have retried, so no veto of its own.
         stopped_silently("route_pushback_503_post", "503").upstream(busy).route(route_retries("5xx", 2)).visit(post),
         stopped_silently("route_pushback_429_get", "429").upstream(too_many).route(on_429.clone()).visit(get),
