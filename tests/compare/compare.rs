@@ -14,6 +14,7 @@ mod crash_loops;
 
 mod attempts;
 mod books;
+mod chain;
 mod finding;
 mod herd;
 mod host;
@@ -66,6 +67,7 @@ fn run(options: &Options) -> Result<bool> {
             Comparison::Herd => herd::run(&runtime)?,
             Comparison::Safety => safety::run(&runtime, options.seed)?,
             Comparison::Recovery => recovery::run(&runtime)?,
+            Comparison::Chain => chain::run(&runtime)?,
             Comparison::Incident => incident::run(&runtime, &options.incident)?,
         };
         println!("\n{finding}\n(took {} s)", whole_seconds(began.elapsed()));

@@ -12,12 +12,14 @@ use super::incident::Setting;
 const HELP: &str = "\
 Compares Weir with the retries of Envoy and Istio, in real Envoys. Some five minutes for all.
 
-usage: ./build.sh compare [outage] [herd] [safety] [recovery] [incident] [--seed N] [--json FILE] [incident's]
+usage: ./build.sh compare [outage] [herd] [safety] [recovery] [chain] [incident]
+                          [--seed N] [--json FILE] [incident's]
 
   outage        every host refuses, then resets, then answers 503: attempts per request
   herd          1,000 requests fail in the same millisecond: retries that reach the upstream
   safety        10,000 POSTs through a reset storm: requests processed twice
   recovery      after ten seconds of overload: how long until the requests are answered again
+  chain         Envoys one behind the other, each of which retries: attempts at the last upstream
   incident      replicas crash-loop: what clients get through, and what it costs
   --seed N      which requests the reset storm hits, when replicas crash; default 1
   --json FILE   write all numbers to FILE
@@ -41,11 +43,12 @@ pub enum Comparison {
     Herd,
     Safety,
     Recovery,
+    Chain,
     Incident,
 }
 
 impl Comparison {
-    const ALL: [Self; 5] = [Self::Outage, Self::Herd, Self::Safety, Self::Recovery, Self::Incident];
+    const ALL: [Self; 6] = [Self::Outage, Self::Herd, Self::Safety, Self::Recovery, Self::Chain, Self::Incident];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -53,6 +56,7 @@ impl Comparison {
             Self::Herd => "herd",
             Self::Safety => "safety",
             Self::Recovery => "recovery",
+            Self::Chain => "chain",
             Self::Incident => "incident",
         }
     }
