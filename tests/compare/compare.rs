@@ -38,18 +38,8 @@ use finding::Finding;
 use options::{Comparison, Options};
 
 fn main() -> ExitCode {
-    let outcome = Options::from_arguments(std::env::args().skip(1)).and_then(|options| match options {
-        Some(options) => run(&options),
-        None => Ok(true),
-    });
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("compare: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    let options = Options::from_arguments(std::env::args().skip(1));
+    support::exit_code("compare", options.and_then(|options| options.map_or(Ok(true), |options| run(&options))))
 }
 
 /// Whether Weir kept its promises.

@@ -34,18 +34,8 @@ use options::Options;
 const REPLICAS: usize = 4;
 
 fn main() -> ExitCode {
-    let outcome = Options::from_arguments(std::env::args().skip(1)).and_then(|options| match options {
-        Some(options) => run(&options),
-        None => Ok(true),
-    });
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("demo: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    let options = Options::from_arguments(std::env::args().skip(1));
+    support::exit_code("demo", options.and_then(|options| options.map_or(Ok(true), |options| run(&options))))
 }
 
 /// Whether Weir helped.

@@ -13,6 +13,7 @@ pub mod ports;
 pub mod upstream;
 pub mod wait;
 
+use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use tokio::runtime::Runtime;
@@ -27,4 +28,16 @@ pub fn runtime() -> &'static Runtime {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.expect("tokio runtime")
     })
+}
+
+/// How a program ends that tells whether Weir did well: 0 if it did, 1 if not, 2 if the program could not find out.
+pub fn exit_code(program: &str, outcome: anyhow::Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{program}: {error:#}");
+            ExitCode::from(2)
+        }
+    }
 }
