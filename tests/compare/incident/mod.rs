@@ -1,8 +1,8 @@
 //! Replicas that crash-loop, each on its own schedule: what clients get through, and what it costs, under each policy. All
 //! policies run beside each other, so whatever else the machine does hits all alike.
 
-mod measure;
-mod targets;
+pub mod measure;
+pub mod targets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -155,17 +155,17 @@ fn draw(setting: &Setting, timelines: &[Timeline], trials: &[Trial], measured: &
 
 /// What came of one policy, from whoever knows it.
 pub struct Trial {
-    policy: Policy,
+    pub policy: Policy,
     /// Its clients.
-    outcomes: Vec<Outcome>,
+    pub outcomes: Vec<Outcome>,
     /// Its replicas, all together.
-    ledger: Arc<Ledger>,
-    replicas: Vec<std::net::SocketAddr>,
+    pub ledger: Arc<Ledger>,
+    pub replicas: Vec<std::net::SocketAddr>,
     /// Its Envoy.
-    attempts: Vec<Attempt>,
-    log: String,
+    pub attempts: Vec<Attempt>,
+    pub log: String,
     /// When the load began, since the Unix epoch.
-    began: Duration,
+    pub began: Duration,
 }
 
 async fn everyone(setting: &Setting, timelines: &[Timeline]) -> Result<Vec<Trial>> {
