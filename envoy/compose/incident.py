@@ -1,9 +1,9 @@
 """The incident that Weir is for, in containers: replicas that leak memory and die, and the clients that suffer from it.
 
-    python incident.py replica          serves HTTP on port 8080, crash-looping
-    python incident.py clients HOST     sends requests to HOST:10000, and says how they ended
+    python incident.py replica              serves HTTP on port 8080, crash-looping
+    python incident.py clients HOST:PORT    sends requests there, and says how they ended
 
-Only Python's standard library. This is what envoy/docker-compose.yaml runs.
+Only Python's standard library. envoy/docker-compose.yaml runs it, and the guides for Istio and Envoy Gateway.
 """
 
 import asyncio
@@ -80,23 +80,23 @@ PATIENCE = 10  # seconds
 counts = {(method, result): 0 for method in ("GET", "POST") for result in ("answered", "failed")}
 
 
-async def clients(host):
+async def clients(host, port):
     await asyncio.start_server(metrics, "0.0.0.0", 9100)
     asyncio.create_task(report())
     running = set()
     start = time.monotonic()
     for number in itertools.count():
         await asyncio.sleep(start + number / RATE - time.monotonic())
-        task = asyncio.create_task(request(host, "GET" if random.random() < GETS else "POST", number))
+        task = asyncio.create_task(request(host, port, "GET" if random.random() < GETS else "POST", number))
         running.add(task)
         task.add_done_callback(running.discard)
 
 
-async def request(host, method, number):
+async def request(host, port, method, number):
     result = "failed"
     try:
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection(host, 10000)
+            reader, writer = await asyncio.open_connection(host, port)
             body = b"one more\n" if method == "POST" else b""
             writer.write(
                 f"{method} /orders/{number} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n"
@@ -141,7 +141,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["replica"]:
             replica()
-        case ["clients", host]:
-            asyncio.run(clients(host))
+        case ["clients", target]:
+            host, _, port = target.partition(":")
+            asyncio.run(clients(host, int(port)))
         case _:
             sys.exit(__doc__)

@@ -1,4 +1,4 @@
-//! The resources in `envoy/istio/` and `envoy/gateway/` against the schemas of their CRDs, the dashboard against Grafana's
+//! The resources in `envoy/istio/` and `envoy/gateway/` against the schemas of Kubernetes and their CRDs, the dashboard against Grafana's
 //! types. They are packages of npm, pinned by `schemas/package-lock.json` with hashes, and land in `target/schemas`.
 
 use std::path::Path;
@@ -7,16 +7,18 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// Left out is `trafficextension.yaml`, of which no package has a schema yet; `mesh` compares it with `wasmplugin.yaml`.
-const RESOURCES: [&str; 10] = [
+const RESOURCES: [&str; 12] = [
     "istio/wasmplugin.yaml",
     "istio/decide.yaml",
     "istio/attempts.yaml",
     "istio/proxy-status.yaml",
     "istio/traffic.yaml",
+    "gateway/gateway.yaml",
     "gateway/envoyextensionpolicy.yaml",
     "gateway/envoyproxy.yaml",
     "gateway/envoypatchpolicy.yaml",
     "gateway/traffic.yaml",
+    "compose/kubernetes.yaml",
     "grafana/weir.json",
 ];
 

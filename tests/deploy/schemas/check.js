@@ -7,13 +7,19 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { loadAll } from "js-yaml";
 import * as gateway from "@kubernetes-models/envoy-gateway/gateway.envoyproxy.io/v1alpha1";
+import * as routes from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1";
 import * as extensions from "@kubernetes-models/istio/extensions.istio.io/v1alpha1";
 import * as networking from "@kubernetes-models/istio/networking.istio.io/v1";
 import * as filters from "@kubernetes-models/istio/networking.istio.io/v1alpha3";
+import * as apps from "kubernetes-models/apps/v1";
+import * as core from "kubernetes-models/v1";
 
 const versions = {
+  v1: [core, "kubernetes-models/v1"],
+  "apps/v1": [apps, "kubernetes-models/apps/v1"],
   "extensions.istio.io/v1alpha1": [extensions, "@kubernetes-models/istio/extensions.istio.io/v1alpha1"],
   "gateway.envoyproxy.io/v1alpha1": [gateway, "@kubernetes-models/envoy-gateway/gateway.envoyproxy.io/v1alpha1"],
+  "gateway.networking.k8s.io/v1": [routes, "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1"],
   "networking.istio.io/v1": [networking, "@kubernetes-models/istio/networking.istio.io/v1"],
   "networking.istio.io/v1alpha3": [filters, "@kubernetes-models/istio/networking.istio.io/v1alpha3"],
 };
