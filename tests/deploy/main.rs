@@ -18,6 +18,7 @@ mod prometheus;
 #[path = "../real_envoy/ejection/replica.rs"]
 mod replica;
 mod schemas;
+mod snippets;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,88 @@
+//! The README's YAML is what a real Envoy runs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::replica::Replica;
+use crate::support::bootstrap::{self, Attach, Listener};
+use crate::support::client::{Request, exchange};
+use crate::support::envoy::{self, Launch};
+use crate::support::ports;
+
+/// Where the README puts the module.
+const MODULE: &str = "/etc/envoy/weir.wasm";
+
+/// Each block of YAML below a heading, up to the next one of the same rank.
+fn blocks(heading: &str) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
+    let (_, section) = text.split_once(&format!("\n{heading}\n")).with_context(|| format!("no {heading}"))?;
+    let rank = heading.split(' ').next().unwrap_or_default();
+    let section = section.split(&format!("\n{rank} ")).next().unwrap_or_default();
+    let blocks = section.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
+    blocks.map(|block| Ok(serde_yaml_ng::from_str(block)?)).collect()
+}
+
+/// The one block that has `field`, and a field `inside` somewhere, or not.
+fn block(blocks: &[Value], field: &str, inside: &str, wanted: bool) -> Result<Value> {
+    let fits = |block: &&Value| !block[field].is_null() && block.to_string().contains(inside) == wanted;
+    let found: Vec<&Value> = blocks.iter().filter(fits).collect();
+    ensure!(found.len() == 1, "want one block with {field}, found {}", found.len());
+    Ok(found[0].clone())
+}
+
+/// Runs these filters in front of a host that answers and one that does not. Envoy's log, when requests have passed.
+fn run(filters: &Value, cluster_parts: &[&Value], route_part: &Value, announced: &str) -> Result<()> {
+    let (up, down) = (Replica::new()?, Replica::refusing()?);
+    let address = ports::free();
+    let mut route = bootstrap::route("/", "orders");
+    bootstrap::merge(&mut route["route"], route_part);
+    let listener = bootstrap::listener(Listener {
+        name: "readme",
+        port: address.port(),
+        attach: Attach::NOWHERE,
+        policy: &Value::Null,
+        routes: vec![route],
+        logs: None,
+        manager: filters.clone(),
+    });
+    let mut cluster = bootstrap::cluster("orders", &[up.address, down.address]);
+    for part in cluster_parts {
+        bootstrap::merge(&mut cluster, part);
+    }
+    let mut config = bootstrap::bootstrap(&[listener], &[cluster]);
+    config["stats_config"] = block(&blocks("### Metrics")?, "stats_config", "", true)?["stats_config"].clone();
+    ensure!(config["stats_config"] == crate::yaml("envoy.yaml")?["stats_config"], "the README's labels differ");
+    let module = serde_json::to_string(&std::path::absolute(envoy::module())?)?;
+    let text = config.to_string();
+    ensure!(text.contains(MODULE), "nothing loads {MODULE}");
+    let envoy = Launch::json(serde_json::from_str(&text.replace(&format!("{MODULE:?}"), &module))?).start()?;
+    envoy.wait_for_log(&[announced])?;
+    for number in 0..10 {
+        let response = exchange(address, &Request::post("/"))?;
+        ensure!(response.status == 200, "POST {number}: {} {}", response.status, response.text());
+    }
+    ensure!(envoy.admin.prometheus()?.contains(r#"weir_requests_total{weir_retry="unsafe",weir_cluster="orders"} 10"#));
+    Ok(())
+}
+
+#[test]
+fn decide_alone_runs_as_the_readme_has_it() -> Result<()> {
+    let blocks = blocks("### Envoy")?;
+    let filters = block(&blocks, "http_filters", "upstream_log", false)?;
+    let (retries, limits) = (block(&blocks, "retry_policy", "", true)?, block(&blocks, "circuit_breakers", "", true)?);
+    run(&filters, &[&limits], &retries, "roles decide;")
+}
+
+#[test]
+fn all_three_roles_run_as_the_readme_has_them() -> Result<()> {
+    let blocks = blocks("### Envoy")?;
+    let filters = block(&blocks, "http_filters", "upstream_log", true)?;
+    let (retries, limits) = (block(&blocks, "retry_policy", "", true)?, block(&blocks, "circuit_breakers", "", true)?);
+    let steering = block(&blocks, "load_balancing_policy", "", true)?;
+    let shipped = crate::yaml("envoy.yaml")?;
+    let policy = &shipped["static_resources"]["clusters"][0]["load_balancing_policy"];
+    ensure!(steering["load_balancing_policy"] == *policy, "the README's policy differs from envoy.yaml's");
+    run(&filters, &[&limits, &steering], &retries, "roles decide, watch, guard")
+}
