@@ -54,6 +54,7 @@ impl Incident {
         let clusters = [
             cluster("orders", &orders, true),
             cluster("outage", &outage, true),
+            cluster("broken", &outage, true),
             cluster("stale", &stale, false),
             cluster("capped", &capped, true),
             cluster("unsafe", &resetting, true),
@@ -62,7 +63,12 @@ impl Incident {
         ];
         let policy = json!({
             "role": "decide",
-            "clusters": [{"match": "capped", "outlierDetection": {"maxEjectionPercent": 50}}],
+            "clusters": [
+                {"match": "capped", "outlierDetection": {"maxEjectionPercent": 50}},
+                // Where the circuit opens, nothing else happens.
+                {"match": "outage", "circuitBreaker": null},
+                {"match": "unsafe", "circuitBreaker": null},
+            ],
         });
         let retried = |prefix: &str, cluster: &str| {
             let mut route = bootstrap::route(prefix, cluster);
@@ -72,6 +78,7 @@ impl Incident {
         let routes = vec![
             bootstrap::route("/orders", "orders"),
             bootstrap::route("/outage", "outage"),
+            bootstrap::route("/broken", "broken"),
             bootstrap::route("/stale", "stale"),
             bootstrap::route("/capped", "capped"),
             retried("/unsafe", "unsafe"),
@@ -88,7 +95,9 @@ impl Incident {
         let over = Arc::new(AtomicBool::new(false));
         let mut threads = vec![crash_loop(orders.to_vec(), &over)];
         let load = |address, request| client(address, request, &over);
-        for path in ["/orders", "/orders", "/outage", "/outage", "/stale", "/capped", "/pushback", "/limited"] {
+        for path in
+            ["/orders", "/orders", "/outage", "/outage", "/broken", "/stale", "/capped", "/pushback", "/limited"]
+        {
             threads.push(load(address, Request::get(path)));
         }
         threads.push(load(address, Request::post("/orders")));
