@@ -17,10 +17,13 @@
 //! The aggregate of the others hides a case: three of four hosts dead after a total outage. Each of them is hardly above
 //! the rest. So a host also is an outlier if its last eight attempts all failed and another's last eight were all answered.
 //!
+//! And where some other host is fine, its last two attempts not both failed, those that are not are no measure: two replicas
+//! that crash in the same moment would else excuse each other.
+//!
 //! **What fails everywhere makes no outlier.** Two rules look at who is fine, not at shares. No detector fires unless the last
-//! attempt on some other host was answered. And when a host is out and then all that are in fail as well, the failure is
-//! common, and all hosts come back at once ([`is_common`]). The first host to show a common failure may be out until then:
-//! some milliseconds.
+//! attempt on some other host was answered. And when hosts are out and then all that are in fail as well ([`is_common`]), those
+//! that are out are probed at once, all of them: one may be back. If they fail, too, the failure is common, and all hosts come
+//! back. The first host to show a common failure may be out until then: some milliseconds.
 
 mod policy;
 
@@ -46,6 +49,11 @@ pub fn is_outlier<'a>(
     others: impl Iterator<Item = &'a Record> + Clone,
     now: Time,
 ) -> bool {
+    // Hosts that crash at once shall not excuse each other: where there is one that is fine and well known, the ones in trouble
+    // are no measure.
+    let fine = |other: &&Record| !other.is_in_trouble();
+    let measured = others.clone().any(|other| fine(&other) && other.attempts() >= RUN);
+    let others = others.filter(move |other| !measured || fine(other));
     let Detector { count, percent } = policy.detector(failure);
     let recent = host.within_interval(failure, now);
     let count = u64::from(count.max(1));

@@ -175,6 +175,7 @@ impl Health {
             failure,
             strikes: self.strikes,
             since: now,
+            failed: now,
             until: now.saturating_add(ejection_time(policy, self.strikes, address, owner)),
             owner,
         }
@@ -226,18 +227,18 @@ impl Out {
         self.probe = self.probe.filter(|probe| began.saturating_add(CLOCK_ERROR) < probe.started);
     }
 
-    /// An attempt was answered.
-    pub fn answered(&mut self, began: Time, policy: &OutlierPolicy, now: Time) -> Verdict {
+    /// An attempt was answered. So many in a row are `enough` to bring the host back.
+    pub fn answered(&mut self, began: Time, enough: u32, now: Time) -> Verdict {
         self.no_verdict(began);
         self.successes = self.successes.saturating_add(1);
         self.succeeded = now;
-        if self.successes >= policy.probe_successes { Verdict::Readmitted } else { Verdict::None }
+        if self.successes >= enough { Verdict::Readmitted } else { Verdict::None }
     }
 
     /// An attempt failed.
     pub fn failed(&mut self, failure: Failure, policy: &OutlierPolicy, now: Time) -> Verdict {
         let ejection = &mut self.ejection;
-        ejection.failure = failure;
+        (ejection.failure, ejection.failed) = (failure, now);
         ejection.strikes = ejection.strikes.saturating_add(1).min(MOST_STRIKES);
         ejection.until = now.saturating_add(ejection_time(policy, ejection.strikes, &ejection.address, ejection.owner));
         (self.successes, self.probe) = (0, None);

@@ -46,6 +46,8 @@ pub struct Ejection {
     pub strikes: u8,
     /// When it was ejected.
     pub since: Time,
+    /// When it failed last.
+    pub failed: Time,
     /// When it may be probed.
     pub until: Time,
     /// Who probes it.
@@ -89,7 +91,9 @@ pub enum Change {
     Extend(Ejection),
     /// Probes were answered: the host of that address comes back.
     Readmit(Box<str>),
-    /// Those that are in fail as well: all come back.
+    /// Those that are in fail as well: all that are out are probed at once, by the worker that says so.
+    Hurry,
+    /// And those that are out still fail: all come back.
     ReadmitAll,
 }
 
@@ -154,7 +158,8 @@ impl Ejections {
                 self.evidence.retain(|evidence| evidence.is_fresh(now));
                 let alike = |evidence: &&Evidence| evidence.address == *address && evidence.failure.is_some();
                 let room = failure.is_none() || self.evidence.iter().filter(alike).count() < MOST_OF_A_HOST;
-                if room && self.evidence.len() < MOST_EVIDENCE && self.of(address).is_none() {
+                let counts = failure.is_none() || self.of(address).is_none();
+                if room && counts && self.evidence.len() < MOST_EVIDENCE {
                     self.told = self.told.wrapping_add(1);
                     let (address, failure, answers) = (address.clone(), *failure, *answers);
                     self.evidence.push(Evidence { address, failure, answers, at: now, by: me, number: self.told });
@@ -178,6 +183,15 @@ impl Ejections {
             Change::Readmit(address) => {
                 self.out.retain(|ejection| ejection.address != *address || ejection.owner != me);
                 self.out.len() < before
+            }
+            Change::Hurry => {
+                // What just became due, its owner may be probing now.
+                let idle = |until: Time| until > now || now.since(until) >= BEAT / 2;
+                for ejection in self.out.iter_mut().filter(|ejection| idle(ejection.until)) {
+                    (ejection.until, ejection.owner) = (now, me);
+                }
+                self.speak(me, now);
+                false
             }
             Change::ReadmitAll => {
                 self.out.clear();

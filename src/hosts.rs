@@ -35,6 +35,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether it was seen within the last minute.
+    #[must_use]
+    pub fn is_known(&self, now: Time) -> bool {
+        now.since(self.seen) < KNOWN_FOR
+    }
+
     /// There is evidence against the host: told, or heard of others. Returns how many attempts it answered since there was
     /// some before: none, if that is not fresh any more.
     pub fn evident(&mut self, now: Time) -> u32 {
@@ -133,7 +139,18 @@ impl Hosts {
 
     /// The hosts that are in and were seen within the last minute.
     pub fn present(&self, now: Time) -> impl Iterator<Item = (&str, &Host)> + Clone {
-        self.iter().filter(move |(_, host)| !host.standing.is_out() && now.since(host.seen) < KNOWN_FOR)
+        self.iter().filter(move |(_, host)| !host.standing.is_out() && host.is_known(now))
+    }
+
+    /// The addresses of so many hosts for which `time` is the earliest, the earliest first.
+    pub fn earliest(&self, count: usize, time: impl Fn(&Host) -> Option<Time>) -> Vec<&str> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let mut all: Vec<_> = self.iter().filter_map(|(address, host)| Some((time(host)?, address))).collect();
+        all.sort_unstable();
+        all.truncate(count);
+        all.into_iter().map(|(_, address)| address).collect()
     }
 
     /// How many hosts the cluster seems to have: those that are present, and those that are out.

@@ -46,7 +46,7 @@ mod share;
 use crate::detector::{Failure, OutlierPolicy};
 use crate::ejection::{Out, Standing};
 use crate::exchange::{Change, Ejection, WorkerId};
-use crate::hosts::{Hosts, MOST_HOSTS};
+use crate::hosts::{Host, Hosts, MOST_HOSTS};
 use crate::percent::Percent;
 use crate::signal::Signal;
 use crate::steering::{SUSPICION, Steering};
@@ -129,6 +129,9 @@ pub struct Outliers {
     /// When an attempt failed last, and when one was not answered at all.
     troubled: Time,
     broken: Time,
+    /// When all that are in failed, last and first.
+    desperate: Time,
+    despaired: Time,
 }
 
 impl Outliers {
@@ -152,6 +155,8 @@ impl Outliers {
             exchanged: Time::from_nanos(0),
             troubled: Time::from_nanos(0),
             broken: Time::from_nanos(0),
+            desperate: Time::from_nanos(0),
+            despaired: Time::from_nanos(0),
         }
     }
 
@@ -227,6 +232,9 @@ impl Outliers {
             return None;
         }
         let count = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
+        if self.is_desperate(now) {
+            return self.longest_fine(count, now);
+        }
         if let Some(probed) = self.due(now, repeatable) {
             let mut list = vec![&*probed];
             list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1), repeatable, now));
@@ -240,14 +248,43 @@ impl Outliers {
                 return Some(Route { hosts, probe: Some(Probe(number)) });
             }
         }
-        if self.out > 0 && self.steering.explores(explore, self.hosts.len(), self.speaking, repeatable, now) {
+        if self.out > 0 && self.explores(explore, repeatable, now) {
             return None;
         }
         let mut list = self.steering.draw(&self.hosts, count, !wary, now);
         if list.is_empty() && wary && self.out > 0 {
             list = self.steering.draw(&self.hosts, count, true, now);
         }
-        if list.is_empty() { None } else { Some(Route { hosts: list.join(","), probe: None }) }
+        if list.is_empty() {
+            return None;
+        }
+        // Else Envoy picks where the last retries go, and may pick the host that went last.
+        let out = |host: &Host| match &host.standing {
+            Standing::Out(out) => Some(out.ejection.failed),
+            Standing::In(_) => None,
+        };
+        list.extend(self.hosts.earliest(count.saturating_sub(list.len()), out));
+        Some(Route { hosts: list.join(","), probe: None })
+    }
+
+    fn explores(&mut self, explore: Percent, repeatable: bool, now: Time) -> bool {
+        let hosts = (self.hosts.len(), self.out);
+        self.steering.explores(explore, hosts, self.speaking, repeatable, now)
+    }
+
+    /// All that are in fail: the hosts, in or out, that failed longest ago. One of them may be back.
+    fn longest_fine(&mut self, count: usize, now: Time) -> Option<Route> {
+        let in_or_out = |host: &Host| match &host.standing {
+            Standing::Out(out) => Some(out.ejection.failed),
+            Standing::In(_) if !host.is_known(now) => None,
+            Standing::In(_) => Some(if host.record.is_fine() { Time::default() } else { host.seen }),
+        };
+        let list = self.hosts.earliest(count, in_or_out);
+        let (first, hosts) = ((*list.first()?).to_owned(), list.join(","));
+        self.probes += 1;
+        let number = self.probes;
+        let probe = self.out_mut(&first).map(|out| out.probe(number, now));
+        Some(Route { hosts, probe: probe.map(|()| Probe(number)) })
     }
 
     /// A request arrives that finds out for an open circuit whether the cluster is back. The host that is out and due for

@@ -120,6 +120,12 @@ impl Record {
         self.attempts > 0 && self.any().trailing_ones() >= TROUBLE.min(self.attempts)
     }
 
+    /// How many attempts are remembered.
+    #[must_use]
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
     /// How many of the last attempts failed so, one after the other.
     #[must_use]
     pub fn failed_in_a_row(&self, failure: Failure) -> u32 {

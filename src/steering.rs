@@ -7,7 +7,7 @@
 //!
 //! **Shares** are counted in picks, not in seconds: when there are 64 for each host, all are halved. So in calm times they
 //! follow the balancer within a second or so, and in a long ejection, when few requests are left to the balancer, they
-//! stay as exact as they were. A host is listed until the balancer has made so many picks without it that four would have
+//! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the balancer has made so many picks without it that four would have
 //! been its own.
 //!
 //! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a quarter of
@@ -15,8 +15,10 @@
 //!
 //! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
 //! most, and no more than it takes for each host to be picked every two seconds, by all workers together: they tell each other
-//! what was picked. Such a request may meet a host that is
-//! out, which costs it a retry; so in the first five seconds, while what the calm taught is fresh, there are half as many.
+//! what was picked. Such a request may meet a host that is out, which costs it a retry. So where one of many hosts is out
+//! there may be more of them, up to one in 200 requests that meet it: in a big and quiet cluster, where two seconds never
+//! are enough, Envoy goes on balancing nearly all by itself, and what it drains gets nothing. Where most are out there are
+//! fewer, and half as many in the first five seconds, while what the calm taught is fresh.
 
 use std::time::Duration;
 
@@ -36,6 +38,9 @@ const ENOUGH: u64 = 16;
 const FEW: u64 = 4;
 /// While so long ago nothing was steered, half the exploring will do.
 const CALM: Duration = Duration::from_secs(5);
+/// While fewer requests than this (in basis points) meet a host that is out because they explore, more than `explore_percent`
+/// may.
+const CHEAP: u64 = 50;
 /// How often each host should be picked by Envoy's balancer.
 const EXPLORE_EACH: Duration = Duration::from_secs(2);
 
@@ -75,10 +80,14 @@ impl Steering {
             hosts.iter_mut().for_each(|(_, host)| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
             self.weight = hosts.iter().map(|(_, host)| u64::from(host.picks.weight)).sum();
         }
+        let mean = self.weight / hosts.len().max(1) as u64;
         if let Some(host) = hosts.get_mut(address) {
-            host.picks.weight = host.picks.weight.saturating_add(1);
+            // A host that is met while requests are steered gets few picks; as many as the others have is the best guess.
+            let met = host.picks.latest == 0 && self.since.is_some();
+            let more = if met { mean.max(1) } else { 1 };
+            host.picks.weight = host.picks.weight.saturating_add(u32::try_from(more).unwrap_or(1));
             host.picks.latest = self.picks;
-            self.weight += 1;
+            self.weight += more;
         }
     }
 
@@ -106,21 +115,35 @@ impl Steering {
     }
 
     /// Whether the next request should be left to Envoy's balancer: one that is not `repeatable` only where no other comes.
-    /// `workers` take turns.
-    pub fn explores(&mut self, percent: Percent, hosts: usize, workers: u32, repeatable: bool, now: Time) -> bool {
-        if percent > Percent::default() && self.picks < FEW.saturating_mul(hosts as u64) {
+    /// So many `hosts` are known, so many of them are `out`, and `workers` take turns.
+    pub fn explores(
+        &mut self,
+        percent: Percent,
+        (hosts, out): (usize, usize),
+        workers: u32,
+        repeatable: bool,
+        now: Time,
+    ) -> bool {
+        let (hosts, out) = (hosts.max(1) as u64, out.max(1) as u64);
+        if percent > Percent::default() && self.picks < FEW.saturating_mul(hosts) {
             return self.random.below(2) == 0;
         }
-        let whole = u64::from(Percent::MAX.basis_points());
-        if self.random.below(whole) >= u64::from(percent.basis_points()) {
+        let share = match percent.basis_points() {
+            0 => 0,
+            share => (CHEAP * hosts / out).max(u64::from(share)),
+        };
+        if self.random.below(u64::from(Percent::MAX.basis_points())) >= share {
             return false;
         }
         let calm = self.since.is_some_and(|since| now.since(since) < CALM);
-        let pause = EXPLORE_EACH / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX)
-            * workers.max(1)
-            * if calm { 2 } else { 1 }
-            * if repeatable { 1 } else { 4 };
-        let explores = now.since(self.explored) >= pause;
+        let inside = hosts.saturating_sub(out).max(1);
+        let pause = (EXPLORE_EACH.as_nanos() as u64)
+            .saturating_mul(hosts)
+            .saturating_mul(u64::from(workers.max(1)))
+            .saturating_mul(if calm { 2 } else { 1 })
+            .saturating_mul(if repeatable { 1 } else { 4 })
+            / (inside * inside);
+        let explores = now.since(self.explored) >= Duration::from_nanos(pause);
         if explores {
             self.explored = now;
         }

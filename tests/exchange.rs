@@ -19,7 +19,15 @@ fn after(millis: u64) -> Time {
 }
 
 fn ejection(address: &str, owner: WorkerId) -> Ejection {
-    Ejection { address: address.into(), failure: Failure::Reset, strikes: 3, since: NOW, until: after(500), owner }
+    Ejection {
+        address: address.into(),
+        failure: Failure::Reset,
+        strikes: 3,
+        since: NOW,
+        failed: NOW,
+        until: after(500),
+        owner,
+    }
 }
 
 fn two() -> Ejections {

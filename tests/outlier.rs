@@ -116,6 +116,58 @@ fn the_last_host_stays() {
     assert_eq!(bench.out(0), [""; 0], "now all fail alike");
 }
 
+/// Those that are out are tried before all come back: one of them may be fine again.
+#[test]
+fn when_the_last_one_fails_those_that_are_out_are_tried_first() {
+    let mut bench = Bench::new(2, 4);
+    for host in ["c:1", "a:1", "b:1"] {
+        bench.ends(0, host, Signal::Refused);
+        bench.pass(200);
+        bench.probe(0);
+        bench.ends(0, host, Signal::Refused);
+    }
+    bench.pass(1_000);
+    bench.ends(1, "d:1", Signal::Reset);
+    bench.ends(1, "d:1", Signal::Reset);
+    assert_eq!(bench.out(1), ["a:1", "b:1", "c:1"]);
+    let route = bench.route(1, false).unwrap();
+    assert_eq!((&*route.hosts, route.probe.is_some()), ("c:1,a:1,b:1", true), "the one that failed longest ago first");
+    bench.ends(1, "c:1", Signal::Refused);
+    assert_eq!(bench.route(1, true).unwrap().hosts, "a:1,b:1,c:1");
+    bench.ends(1, "a:1", Signal::Answered);
+    assert_eq!(bench.out(1), ["b:1", "c:1"], "one answer is enough");
+    assert!(bench.route(1, false).unwrap().hosts.starts_with("a:1"), "the other one is suspect");
+    bench.ends(1, "d:1", Signal::Reset);
+    assert_eq!(bench.out(1), ["b:1", "c:1", "d:1"]);
+}
+
+#[test]
+fn when_those_that_are_out_fail_as_well_all_come_back() {
+    let mut bench = Bench::new(1, 4);
+    for host in ["a:1", "b:1", "c:1"] {
+        bench.ends(0, host, Signal::Refused);
+    }
+    bench.pass(300);
+    (0..2).for_each(|_| bench.ends(0, "d:1", Signal::Refused));
+    assert_eq!(bench.out(0).len(), 3);
+    for host in ["a:1", "b:1", "c:1"] {
+        bench.ends(0, host, Signal::Refused);
+    }
+    bench.ends(0, "d:1", Signal::Refused);
+    assert_eq!(bench.out(0), [""; 0]);
+}
+
+#[test]
+fn hosts_that_crash_together_do_not_excuse_each_other() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "c:1", Signal::Refused);
+    for _ in 0..3 {
+        ["a:1", "b:1"].iter().for_each(|host| bench.ends(0, host, Signal::Reset));
+        bench.ends(0, "d:1", Signal::Answered);
+    }
+    assert_eq!(bench.out(0), ["a:1", "b:1", "c:1"]);
+}
+
 #[test]
 fn what_says_nothing_counts_for_nothing() {
     let mut bench = Bench::new(1, 4);

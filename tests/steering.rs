@@ -59,7 +59,7 @@ fn shares_survive() {
             let list: Vec<_> = route.hosts.split(',').collect();
             assert_eq!(list.len(), 3);
             assert!(list[0] != list[1] && list[1] != list[2] && list[0] != list[2]);
-            assert!(!list.contains(&"out:1"));
+            assert!(!list.contains(&"out:1"), "as long as there are others");
             *drawn.entry(list[0].to_owned()).or_default() += 1;
         }
     }
@@ -100,6 +100,7 @@ fn a_share_is_left_to_the_balancer_but_no_more_than_needed() {
 fn as_many_hosts_as_there_are() {
     let mut random = Random::new(1);
     let mut outliers = outliers(1, &[("a:1", 1), ("b:1", 1)], &mut random);
-    assert_eq!(outliers.route(NOW, true, 9, Percent::default()).unwrap().hosts.len(), "a:1,b:1".len());
+    assert_eq!(outliers.route(NOW, true, 9, Percent::default()).unwrap().hosts.len(), "a:1,b:1,out:1".len());
+    assert!(outliers.route(NOW, true, 9, Percent::default()).unwrap().hosts.ends_with(",out:1"));
     assert_eq!(outliers.route(NOW, true, 0, Percent::default()).unwrap().hosts.len(), "a:1".len());
 }

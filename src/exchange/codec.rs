@@ -25,7 +25,9 @@ impl Ejections {
         for ejection in &self.out {
             put_host(record, &ejection.address, Some(ejection.failure));
             record.push(ejection.strikes);
-            put(record, &[ejection.since.as_nanos(), ejection.until.as_nanos(), ejection.owner.0]);
+            let times = [ejection.since, ejection.failed, ejection.until].map(Time::as_nanos);
+            put(record, &times);
+            put(record, &[ejection.owner.0]);
         }
         for evidence in &self.evidence {
             put_host(record, &evidence.address, evidence.failure);
@@ -52,7 +54,7 @@ impl Ejections {
         for _ in 0..u16::from_le_bytes(take(&mut rest)?) {
             let (address, failure) = host(&mut rest)?;
             let [strikes] = take(&mut rest)?;
-            let [since, until, owner] = numbers(&mut rest)?;
+            let [since, failed, until, owner] = numbers(&mut rest)?;
             if all.of(&address).is_some() || all.out.len() >= MOST_EJECTIONS {
                 return None;
             }
@@ -61,6 +63,7 @@ impl Ejections {
                 failure: failure?,
                 strikes,
                 since: Time::from_nanos(since).min(now),
+                failed: Time::from_nanos(failed).min(now),
                 until: Time::from_nanos(until).min(now.saturating_add(longest)),
                 owner: WorkerId(owner),
             });

@@ -7,7 +7,11 @@ use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
 use crate::exchange::Change;
 use crate::record::Record;
+use crate::steering::SUSPICION;
 use crate::time::Time;
+
+/// How long those that are out are waited for, when those that are in fail.
+const DESPAIR: Duration = Duration::from_secs(1);
 
 impl Outliers {
     /// An attempt ended. Whether to [exchange](Self::exchange) at once: there is something to say, or reason to ask whether
@@ -59,9 +63,10 @@ impl Outliers {
             outcome => outcome,
         };
         let policy = self.policy;
+        let enough = if self.is_desperate(now) { 1 } else { policy.probe_successes };
         let Some(out) = self.out_mut(address) else { return };
         let verdict = match outcome {
-            Outcome::Answered => out.answered(began, &policy, now),
+            Outcome::Answered => out.answered(began, enough, now),
             Outcome::Failed(failure) => out.failed(failure, &policy, now),
             Outcome::Nothing => {
                 out.no_verdict(began);
@@ -91,7 +96,7 @@ impl Outliers {
             self.broken = now;
         }
         if self.all_fail(now) {
-            self.pending.push(Change::ReadmitAll);
+            self.despair(now);
             return;
         }
         let Some(host) = self.hosts.get(address) else { return };
@@ -109,6 +114,27 @@ impl Outliers {
             let ejection = health.eject(address, failure, self.me, &self.policy, now);
             self.pending.push(Change::Eject(ejection, most));
         }
+    }
+
+    /// Those that are in fail. One of those that are out may be back, so all of them are probed at once; if they failed a
+    /// moment ago, or nothing was heard of them for too long, the failure is common.
+    fn despair(&mut self, now: Time) {
+        if !self.is_desperate(now) {
+            self.despaired = now;
+        }
+        self.desperate = now;
+        let just_failed = |standing: &Standing| match standing {
+            Standing::Out(out) => now.since(out.ejection.failed) < SUSPICION,
+            Standing::In(_) => true,
+        };
+        let tried = self.hosts.iter().all(|(_, host)| just_failed(&host.standing));
+        let common = tried || now.since(self.despaired) >= DESPAIR;
+        self.pending.push(if common { Change::ReadmitAll } else { Change::Hurry });
+    }
+
+    /// Whether all that are in failed a moment ago.
+    pub(super) fn is_desperate(&self, now: Time) -> bool {
+        self.out > 0 && now.since(self.desperate) < SUSPICION && self.desperate <= now
     }
 
     /// Whether some hosts are out, and all that are in fail as well: those that took attempts within the interval, and they

@@ -77,6 +77,7 @@ impl Outliers {
                 } else {
                     // What it did before stays known: else others would be held to a record that is clean for being short.
                     host.record.answered(self.policy.probe_successes);
+                    self.desperate = Time::default();
                 }
                 host.standing.readmit(now, interval, common);
             }
@@ -99,7 +100,7 @@ impl Outliers {
 
 fn event(change: &Change) -> Option<Event> {
     Some(match change {
-        Change::See(..) => return None,
+        Change::See(..) | Change::Hurry => return None,
         Change::Eject(ejection, _) => Event::Ejected(ejection.clone()),
         Change::Extend(ejection) => Event::Extended(ejection.clone()),
         Change::Readmit(address) => Event::Readmitted(address.clone()),
