@@ -9,6 +9,10 @@ use crate::outlier::Outliers;
 
 /// At most this many clusters are remembered.
 pub const MOST_CLUSTERS: usize = 1_000;
+/// The longest name of one that is; requests to others go on as if Weir were not there. Istio's have up to 400 bytes.
+pub const LONGEST_NAME: usize = 512;
+/// At most this many hosts of all clusters together; of one, see [`crate::hosts::MOST_HOSTS`].
+pub const MOST_HOSTS_IN_ALL: usize = 20_000;
 
 /// What a worker knows of a cluster.
 #[derive(Debug)]
@@ -38,8 +42,8 @@ pub struct Cluster {
     pub requests: u32,
     /// How many more requests went elsewhere than where they were steered.
     pub astray: u32,
-    /// How many hosts were out when that was last told.
-    pub told_out: usize,
+    /// How many hosts were out and how many were remembered when that was last told.
+    pub told: (usize, usize),
     /// The numbers under which the host knows its counters, by [`Counter::index`]; `None` until one is counted.
     pub metrics: [Option<u32>; Counter::COUNT],
     last_used: u64,
@@ -56,6 +60,8 @@ pub struct Clusters {
     /// The slot that was found last: often the next one, too.
     last: u16,
     uses: u64,
+    /// How many were forgotten to make room.
+    forgotten: u64,
 }
 
 const SLOTS: u32 = MOST_CLUSTERS.next_power_of_two() as u32;
@@ -101,7 +107,7 @@ impl Clusters {
             attempts: 0,
             requests: 0,
             astray: 0,
-            told_out: 0,
+            told: (0, 0),
             metrics: [None; Counter::COUNT],
             last_used: self.uses,
         });
@@ -124,6 +130,7 @@ impl Clusters {
         let slot = oldest.map_or(0, |(slot, _)| slot as u16);
         self.by_name.retain(|listed| *listed != slot);
         let Some((id, oldest)) = self.slots.get_mut(usize::from(slot)) else { return ClusterId(0) };
+        self.forgotten += 1;
         *id = ClusterId(id.0.wrapping_add(SLOTS));
         *oldest = cluster;
         *id
@@ -140,6 +147,24 @@ impl Clusters {
     pub fn get_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         let (known, cluster) = self.slots.get_mut((id.0 % SLOTS) as usize)?;
         (*known == id).then_some(cluster)
+    }
+
+    /// How many are known, and how many were forgotten to make room.
+    #[must_use]
+    pub fn counts(&self) -> (usize, u64) {
+        (self.slots.len(), self.forgotten)
+    }
+
+    /// Forgets the hosts of the clusters used least recently, until all together have few enough.
+    pub fn bound_hosts(&mut self) {
+        let hosts = |cluster: &Cluster| cluster.outliers.as_ref().map_or(0, Outliers::remembered);
+        let mut all: usize = self.iter().map(|(_, cluster)| hosts(cluster)).sum();
+        while all > MOST_HOSTS_IN_ALL {
+            let with_hosts = self.slots.iter_mut().map(|(_, cluster)| cluster).filter(|cluster| hosts(cluster) > 0);
+            let Some(oldest) = with_hosts.min_by_key(|cluster| cluster.last_used) else { return };
+            all -= hosts(oldest);
+            oldest.outliers = None;
+        }
     }
 
     /// All known clusters.

@@ -138,11 +138,15 @@ impl Engine {
         self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
     }
 
-    /// The clusters of which another number of hosts is out than when this was last asked, and that number.
-    pub fn changed_out_counts(&mut self) -> Vec<(ClusterId, usize)> {
+    /// Keeps the hosts of all clusters within bounds. The clusters of which another number of hosts is out or remembered than
+    /// when this was last asked, with these numbers and how many were forgotten meanwhile.
+    pub fn changed_host_counts(&mut self) -> Vec<(ClusterId, (usize, usize), u32)> {
+        self.clusters.bound_hosts();
         let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
-            let out = cluster.outliers.as_ref().map_or(0, Outliers::out);
-            (std::mem::replace(&mut cluster.told_out, out) != out).then_some((id, out))
+            let forgotten = cluster.outliers.as_mut().map_or(0, Outliers::take_forgotten);
+            let counts = cluster.outliers.as_ref().map_or((0, 0), |outliers| (outliers.out(), outliers.remembered()));
+            let told = std::mem::replace(&mut cluster.told, counts);
+            (told != counts || forgotten > 0).then_some((id, counts, forgotten))
         };
         self.clusters.iter_mut().filter_map(changed).collect()
     }
@@ -161,6 +165,12 @@ impl Engine {
             (std::mem::replace(&mut cluster.told_open, open) != open).then_some((id, open))
         };
         self.clusters.iter_mut().filter_map(changed).collect()
+    }
+
+    /// How many clusters are known, and how many were forgotten to make room.
+    #[must_use]
+    pub fn cluster_counts(&self) -> (usize, u64) {
+        self.clusters.counts()
     }
 
     /// The clusters whose accounts have something to write into the shared record.

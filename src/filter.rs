@@ -19,12 +19,13 @@ mod watch;
 use std::cell::RefCell;
 
 use crate::attempt::{ClusterId, Ended, RequestId};
+use crate::cluster::LONGEST_NAME;
 use crate::config::{Mode, Role};
 use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::exchange::WorkerId;
 use crate::host::{self, Metric, MetricKind, Path};
-use crate::metrics::{Counter, Grant, circuit_open, hosts_out};
+use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Grant, circuit_open, hosts_known, hosts_out};
 use crate::time::{Clock, Time};
 
 /// A context's number.
@@ -56,6 +57,8 @@ struct Vm {
     listeners_told: bool,
     /// This worker among those that share records; claimed with the first request.
     worker: Option<WorkerId>,
+    /// How many clusters were known and forgotten when that was last told.
+    told_clusters: (usize, u64),
     /// Whether any request was steered, so that attempts may carry the steering header.
     steered: bool,
     /// Attempts whose signal became known in the current callback.
@@ -118,7 +121,7 @@ impl Vm {
     /// The cluster that the current stream is routed to.
     fn routed_cluster(&mut self) -> Option<ClusterId> {
         let name = host::property(CLUSTER_NAME)?;
-        let name = std::str::from_utf8(&name).ok().filter(|name| !name.is_empty())?;
+        let name = std::str::from_utf8(&name).ok().filter(|name| (1..=LONGEST_NAME).contains(&name.len()))?;
         Some(self.engine.cluster_id(name))
     }
 
@@ -150,14 +153,32 @@ impl Vm {
         }
     }
 
-    fn gauge_out(&mut self, cluster: ClusterId, out: usize) {
-        let Some(cluster) = self.engine.cluster(cluster) else { return };
-        gauge(&hosts_out(&cluster.name), out as u64);
-    }
-
     fn gauge_circuit(&mut self, cluster: ClusterId, open: bool) {
         let Some(cluster) = self.engine.cluster(cluster) else { return };
         gauge(&circuit_open(&cluster.name), u64::from(open));
+    }
+
+    /// How many clusters and hosts there are, where that is another number than before.
+    fn gauge_counts(&mut self) {
+        for (id, (out, known), forgotten) in self.engine.changed_host_counts() {
+            if let Some(cluster) = self.engine.cluster(id) {
+                gauge(&hosts_out(&cluster.name), out as u64);
+                gauge(&hosts_known(&cluster.name), known as u64);
+            }
+            if forgotten > 0 {
+                self.count_by(id, Counter::HostsForgotten, i64::from(forgotten));
+            }
+        }
+        let counts = self.engine.cluster_counts();
+        let (known, forgotten) = std::mem::replace(&mut self.told_clusters, counts);
+        if known != counts.0 {
+            gauge(CLUSTERS_KNOWN, counts.0 as u64);
+        }
+        if forgotten < counts.1
+            && let Some(metric) = host::define_metric(MetricKind::Counter, CLUSTERS_FORGOTTEN)
+        {
+            host::increment(metric, i64::try_from(counts.1 - forgotten).unwrap_or(i64::MAX));
+        }
     }
 
     fn count_grant(&mut self, cluster: ClusterId, grant: Grant, by: u32) {

@@ -67,13 +67,17 @@ pub struct Hosts {
     hosts: BTreeMap<Box<str>, Host>,
     interval: Duration,
     most: usize,
+    /// How many were forgotten to make room, since that was last asked.
+    forgotten: u32,
+    /// When one was that was still known.
+    crowded: Option<Time>,
 }
 
 impl Hosts {
     /// None yet, and never more than `most`; their failures count for `interval`.
     #[must_use]
     pub const fn new(interval: Duration, most: usize) -> Self {
-        Self { hosts: BTreeMap::new(), interval, most }
+        Self { hosts: BTreeMap::new(), interval, most, forgotten: 0, crowded: None }
     }
 
     /// Failures count for another interval from now on; all records start anew.
@@ -91,7 +95,7 @@ impl Hosts {
                 return None;
             }
             if self.hosts.len() >= self.most {
-                self.forget_one();
+                self.forget_one(now);
             }
         }
         let host = match self.hosts.entry(address.into()) {
@@ -109,11 +113,25 @@ impl Hosts {
         Some(host)
     }
 
-    fn forget_one(&mut self) {
+    fn forget_one(&mut self, now: Time) {
         let least = self.hosts.iter().min_by_key(|(_, host)| (host.standing.is_out(), host.seen));
-        if let Some(address) = least.map(|(address, _)| address.clone()) {
+        if let Some((address, known)) = least.map(|(address, host)| (address.clone(), host.is_known(now))) {
             self.hosts.remove(&address);
+            self.forgotten = self.forgotten.saturating_add(1);
+            self.crowded = if known { Some(now) } else { self.crowded };
         }
+    }
+
+    /// Whether the cluster has more hosts than can be remembered, as far as the last minute tells. (Where old ones make room
+    /// for new ones, it has not.)
+    #[must_use]
+    pub fn is_crowded(&self, now: Time) -> bool {
+        self.crowded.is_some_and(|crowded| now.since(crowded) < KNOWN_FOR)
+    }
+
+    /// How many were forgotten to make room, since this was last asked.
+    pub fn take_forgotten(&mut self) -> u32 {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// A known host.

@@ -68,6 +68,18 @@ pub fn circuit_open(cluster: &str) -> String {
     ["weir_circuit_open.cluster.", &printable(cluster)].concat()
 }
 
+/// How many hosts of a cluster are remembered: a gauge's name.
+#[must_use]
+pub fn hosts_known(cluster: &str) -> String {
+    ["weir_hosts_known.cluster.", &printable(cluster)].concat()
+}
+
+/// How many clusters are remembered: a gauge's name.
+pub const CLUSTERS_KNOWN: &str = "weir_clusters_known";
+
+/// How many clusters were forgotten to make room for others: a counter's name.
+pub const CLUSTERS_FORGOTTEN: &str = "weir_clusters_forgotten_total";
+
 /// A cluster's name as it stands in metrics and log lines, on one line whatever it holds.
 #[must_use]
 pub fn printable(cluster: &str) -> String {
@@ -103,6 +115,8 @@ pub enum Counter {
     CircuitsOpened,
     /// Requests that an open circuit let through.
     CircuitProbes,
+    /// Hosts that were forgotten to make room for others.
+    HostsForgotten,
     /// Retries that Envoy would have made and `guard` stopped.
     Vetoes(Veto),
     /// The same in shadow mode, where they went on.
@@ -115,7 +129,7 @@ const VETOES: usize = Veto::ALL.len();
 const GRANTS: usize = Grant::ALL.len();
 const EJECTIONS: usize = CLASSES + SIGNALS + 2 * VETOES + 2 * GRANTS;
 const FAILURES: usize = Failure::ALL.len();
-const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 3;
+const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 4;
 
 impl Counter {
     /// How many there are for each cluster.
@@ -140,6 +154,7 @@ impl Counter {
             Self::ShadowShed => CIRCUITS + 1,
             Self::CircuitsOpened => CIRCUITS + 2,
             Self::CircuitProbes => CIRCUITS + 3,
+            Self::HostsForgotten => EJECTIONS + 2 * FAILURES + 3,
         }
     }
 
@@ -160,6 +175,7 @@ impl Counter {
             Self::ShadowShed => ("shadow_shed", None),
             Self::CircuitsOpened => ("circuit_opened", None),
             Self::CircuitProbes => ("circuit_probes", None),
+            Self::HostsForgotten => ("hosts_forgotten", None),
             Self::Vetoes(veto) => ("vetoes", Some(("reason", veto.name()))),
             Self::ShadowVetoes(veto) => ("shadow_vetoes", Some(("reason", veto.name()))),
         };

@@ -172,6 +172,17 @@ impl Outliers {
         self.hosts.known(now)
     }
 
+    /// How many are remembered, seen of late or not.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// How many were forgotten to make room for others, since this was last asked.
+    pub fn take_forgotten(&mut self) -> u32 {
+        self.hosts.take_forgotten()
+    }
+
     /// How many are out.
     #[must_use]
     pub const fn out(&self) -> usize {
@@ -228,7 +239,8 @@ impl Outliers {
         self.requested = now;
         let repeatable = repeatable && retries > 0;
         let wary = !repeatable && now.since(self.broken) < SUSPICION;
-        if self.out == 0 && !wary {
+        // Where only some of the hosts can be remembered, these would get all requests.
+        if self.out == 0 && !wary || self.hosts.is_crowded(now) {
             return None;
         }
         let count = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
@@ -328,6 +340,16 @@ impl Outliers {
                 self.pending.push(Change::See(address.into(), None, 0));
             }
         }
+    }
+
+    /// A request arrives that is not [routed](Self::route).
+    pub fn requested(&mut self, now: Time) {
+        self.requested = now;
+    }
+
+    /// A host that was listed is not in the cluster any more: it is listed again when Envoy's balancer picks it.
+    pub fn gone(&mut self, address: &str) {
+        self.steering.gone(&mut self.hosts, address);
     }
 
     /// A request that carried a probe is over.

@@ -91,6 +91,13 @@ impl Steering {
         }
     }
 
+    /// A host is not there any more.
+    pub fn gone(&mut self, hosts: &mut Hosts, address: &str) {
+        if let Some(host) = hosts.get_mut(address) {
+            self.weight = self.weight.saturating_sub(u64::from(std::mem::take(&mut host.picks.weight)));
+        }
+    }
+
     /// Whether enough picks were seen to know the shares of so many hosts.
     #[must_use]
     pub const fn knows_shares(&self, hosts: usize) -> bool {

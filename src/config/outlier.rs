@@ -9,8 +9,9 @@ use super::reader::Reader;
 use super::{ConfigError, duration};
 use crate::detector::{Detector, OutlierPolicy};
 use crate::percent::Percent;
+use crate::record::LENGTH;
 
-/// A detector that is `null`. No host fails so often within an interval: a [`crate::detector::Record`] counts less far.
+/// A detector that is `null`: no host fails so often among the attempts that are remembered.
 const OFF: Detector = Detector { count: u32::MAX, percent: Percent::MAX };
 
 /// Shortest ejection: less than a round trip or two would be none.
@@ -68,7 +69,7 @@ fn overlay_detector(base: Detector, detector: &Reader<'_>) -> Result<Detector, C
     detector.only(&["count", "percent"])?;
     let mut result = base;
     if let Some(count) = detector.field("count") {
-        result.count = count.whole(1..=10_000)?;
+        result.count = count.whole(1..=LENGTH)?;
     }
     if let Some(share) = detector.field("percent") {
         result.percent = percentage(&share)?;

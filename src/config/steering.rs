@@ -30,7 +30,16 @@ impl SteeringPolicy {
     pub(super) fn overlay(&mut self, section: &Reader<'_>) -> Result<(), ConfigError> {
         section.only(&["explorePercent", "header"])?;
         if let Some(header) = section.field("header") {
-            self.header = header_name(&header)?;
+            let name = header_name(&header)?;
+            // Weir removes it from requests and overwrites it: it must not be one that means something to anybody else.
+            let taken = ["x-envoy-", "x-forwarded-", "x-request-id"];
+            if !name.starts_with("x-") || taken.iter().any(|taken| name.starts_with(taken)) {
+                return Err(header.expecting(
+                    "is no header for hosts",
+                    "one that begins with x-, and not with x-envoy-, x-forwarded- or x-request-id",
+                ));
+            }
+            self.header = name;
         }
         if let Some(share) = section.field("explorePercent") {
             self.explore_percent = percentage(&share)?;

@@ -96,9 +96,10 @@ impl Vm {
             for name in &view.remove {
                 host::remove_header(Map::Request, name);
             }
-            if let (true, Some(hosts)) = (view.hosts, &hosts) {
-                host::remove_header(Map::Request, hosts);
-            }
+        }
+        // In shadow mode, too: nobody but Weir has business setting it, and a cluster with the policy would obey.
+        if let (true, Some(hosts)) = (view.hosts, &hosts) {
+            host::remove_header(Map::Request, hosts);
         }
         let Some(cluster) = cluster else { return true };
         let request = retry::Request {

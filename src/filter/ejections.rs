@@ -18,17 +18,18 @@ const WORKERS: &str = "weir/workers";
 const TRIES: u32 = 1_000;
 /// Of a calm cluster's answered attempts, one in so many is read, by chance.
 const SAMPLE: u32 = 8;
-/// A cluster is taken not to obey the steering header when so many more steered requests went elsewhere than where they
-/// should. Some go there by chance, so it cannot be that many in a row.
-const MOST_ASTRAY: u32 = 20;
+/// A cluster is taken not to obey the steering header when steered requests went elsewhere so often. Each that went where it
+/// should takes back a quarter of one that did not: some go there by chance, with two hosts every other one.
+const MOST_ASTRAY: u32 = 20 * ASTRAY;
+const ASTRAY: u32 = 4;
 
 /// What steering did to a request.
 #[derive(Debug, Default)]
 pub(super) struct Steered {
     /// The probe that its first attempt is.
     pub(super) probe: Option<Probe>,
-    /// The host that its first attempt should go to; empty where Envoy chooses.
-    pub(super) first: Box<str>,
+    /// The hosts that its attempts should go to; empty where Envoy chooses.
+    pub(super) hosts: Box<str>,
 }
 
 impl Vm {
@@ -42,12 +43,15 @@ impl Vm {
     ) -> (Steered, Option<String>) {
         let unsteered = (Steered::default(), None);
         let now = self.wall_clock;
-        let Some(explore) = self.engine.steering().map(|steering| steering.explore_percent) else { return unsteered };
+        let explore = self.engine.steering().map(|steering| steering.explore_percent);
         let retries = match (plan, self.engine.retry_policy(cluster)) {
             (Some(plan), Some(policy)) if plan != Plan::Nothing => policy.max_retries,
             _ => 0,
         };
         let Some(outliers) = self.outliers(cluster) else { return unsteered };
+        outliers.requested(now);
+        // Without steering, hosts are judged all the same, and somebody else may act on it.
+        let Some(explore) = explore else { return unsteered };
         if outliers.is_stale(now) {
             self.exchange(cluster);
         }
@@ -67,8 +71,7 @@ impl Vm {
         if route.probe.is_some() {
             self.count(cluster, Counter::Probes);
         }
-        let first = route.hosts.split(',').next().unwrap_or_default().into();
-        (Steered { probe: route.probe, first }, Some(route.hosts))
+        (Steered { probe: route.probe, hosts: route.hosts.as_str().into() }, Some(route.hosts))
     }
 
     /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.
@@ -79,7 +82,7 @@ impl Vm {
         let policy = self.engine.outlier_policy(cluster)?;
         let me = match self.worker {
             Some(me) => me,
-            None => *self.worker.insert(claim_worker()),
+            None => *self.worker.insert(claim_worker(self.wall_clock)),
         };
         let state = self.engine.cluster_mut(cluster)?;
         Some(state.outliers.get_or_insert_with(|| Outliers::new(policy, me)))
@@ -152,32 +155,54 @@ impl Vm {
         if let Some(probe) = steered.probe {
             outliers.probe_over(probe);
         }
-        if steered.first.is_empty() && outliers.is_calm(now) && outliers.knows_shares() {
+        if self.engine.steering().is_none() {
+            return;
+        }
+        let shadow = self.engine.mode() == Mode::Shadow;
+        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        let steers = !steered.hosts.is_empty();
+        if !steers && outliers.is_calm(now) && outliers.knows_shares() {
             state.requests = state.requests.wrapping_add(1);
             if !is_sampled(state.requests) {
                 return;
             }
         }
-        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
-        // nothing else from it. Of a list, only its first host is compared.
-        if !steered.first.is_empty() && host::property_u64(ATTEMPT_COUNT) != Some(1) {
-            return;
-        }
+        let attempts = if steers { host::property_u64(ATTEMPT_COUNT).unwrap_or_default() as usize } else { 1 };
         let Some(address) = host::property(UPSTREAM_ADDRESS) else { return };
         let Ok(address) = std::str::from_utf8(&address) else { return };
-        if steered.first.is_empty() {
+        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
+        // nothing else from it. In shadow mode, a list is made, and nobody sees it.
+        if !steers || shadow {
             outliers.picked(address, now);
-        } else if *steered.first == *address {
+            return;
+        }
+        // The n-th attempt goes to the n-th host; beyond the list, Envoy chooses.
+        let listed = steered.hosts.split(',').count();
+        let skipped: Vec<&str> = steered.hosts.split(',').take_while(|host| *host != address).collect();
+        if attempts == 0 || attempts > listed {
+            return;
+        }
+        if skipped.len() + 1 == attempts {
             state.astray = state.astray.saturating_sub(1);
-        } else {
+            return;
+        }
+        // Envoy skips what is not in the cluster any more. Where it seems to obey otherwise, that is it.
+        let skips = attempts == 1 && skipped.len() < listed && !outliers.is_out(address);
+        if skips && state.astray < ASTRAY {
             state.astray += 1;
-            if state.astray == MOST_ASTRAY {
-                // Told again only if it obeyed for a while meanwhile.
-                state.astray = 10 * MOST_ASTRAY;
-                if self.engine.mode() == Mode::Enforce {
-                    self.warn_of_advisory(cluster);
-                }
-            }
+            skipped.iter().for_each(|host| outliers.gone(host));
+            return;
+        }
+        if attempts > 1 && skipped.len() >= attempts {
+            return;
+        }
+        outliers.picked(address, now);
+        state.astray = state.astray.saturating_add(ASTRAY);
+        if (MOST_ASTRAY..2 * MOST_ASTRAY).contains(&state.astray) {
+            // Told again only if it obeyed for a while meanwhile.
+            state.astray = 10 * MOST_ASTRAY;
+            self.warn_of_advisory(cluster);
         }
     }
 
@@ -222,9 +247,7 @@ impl Vm {
         for cluster in self.engine.clusters_to_exchange(now) {
             self.exchange(cluster);
         }
-        for (cluster, out) in self.engine.changed_out_counts() {
-            self.gauge_out(cluster, out);
-        }
+        self.gauge_counts();
     }
 
     /// Counts and logs what happened to a host.
@@ -261,16 +284,17 @@ fn is_sampled(n: u32) -> bool {
     hash(&n.to_le_bytes(), 0).is_multiple_of(u64::from(SAMPLE))
 }
 
-/// Claims an id that no other worker has. Without shared data there are no others to mistake it for.
-fn claim_worker() -> WorkerId {
-    let mut id = WorkerId::default();
+/// Claims an id that no other worker has. Should shared data fail, one made of the time: it is another one in all likelihood.
+fn claim_worker(now: Time) -> WorkerId {
+    let by_time = WorkerId(hash(&now.as_nanos().to_le_bytes(), 0));
     for _ in 0..TRIES {
         let Some(shared) = host::shared(WORKERS) else { break };
-        let record;
-        (id, record) = claim(shared.value.as_deref());
-        if host::swap_shared(WORKERS, &record, shared.version) != Swap::Conflict {
-            break;
+        let (claimed, record) = claim(shared.value.as_deref());
+        match host::swap_shared(WORKERS, &record, shared.version) {
+            Swap::Done => return claimed,
+            Swap::Conflict => {}
+            Swap::Failed => break,
         }
     }
-    id
+    by_time
 }

@@ -67,7 +67,7 @@ fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: bool) -> String
     };
     let hosts = match (decide, steering) {
         (false, _) => "left to Envoy (attach role decide)",
-        (true, false) => "left to Envoy (steering is off)",
+        (true, false) => "judged and reported, not steered around (steering is off)",
         (true, true) => "steered around while they are out, in clusters with the policy override_host",
     };
     format!(

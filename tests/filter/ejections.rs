@@ -18,6 +18,9 @@ struct Balancer {
     /// This one refuses.
     dead: Option<&'static str>,
     obeys: bool,
+    /// So many of [`HOSTS`] there are, but for this one.
+    hosts: usize,
+    gone: Option<&'static str>,
     next: usize,
 }
 
@@ -32,7 +35,7 @@ struct Seen {
 impl Balancer {
     fn new(at: Attached, cluster: &'static str) -> Self {
         at.host.clear_shared();
-        Self { at, cluster, dead: None, obeys: true, next: 0 }
+        Self { at, cluster, dead: None, obeys: true, hosts: HOSTS.len(), gone: None, next: 0 }
     }
 
     fn begin(&self, method: &str) -> Stream {
@@ -41,11 +44,17 @@ impl Balancer {
 
     /// Where the n-th attempt goes.
     fn pick(&mut self, list: &[String], number: usize) -> String {
-        if let (true, Some(listed)) = (self.obeys, list.get(number - 1)) {
+        let gone = self.gone;
+        if let (true, Some(listed)) =
+            (self.obeys, list.iter().filter(|host| gone != Some(host.as_str())).nth(number - 1))
+        {
             return listed.clone();
         }
         self.next += 1;
-        HOSTS[self.next % HOSTS.len()].to_owned()
+        if gone == Some(HOSTS[self.next % self.hosts]) {
+            self.next += 1;
+        }
+        HOSTS[self.next % self.hosts].to_owned()
     }
 
     /// A request from its first callback to its last, as Envoy orders them.
@@ -258,6 +267,84 @@ fn a_cluster_that_does_not_obey_is_told_of_once() {
     let warnings: Vec<_> = logs.iter().filter(|line| line.level == 3).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].text.contains("override_host") && warnings[0].text.contains("disobeying"), "{warnings:?}");
+}
+
+/// With two hosts, every other request goes right by chance.
+#[test]
+fn two_hosts_that_do_not_obey_are_told_of() {
+    let config = r#"{"outlierDetection": {"baseEjectionTime": "1m", "maxEjectionTime": "1m"}}"#;
+    for obeys in [false, true] {
+        let cluster = if obeys { "two that obey" } else { "two that do not" };
+        let mut envoy = Balancer::new(Attached::with(Level::Guard, config), cluster);
+        (envoy.obeys, envoy.hosts) = (obeys, 2);
+        (0..200).for_each(|_| drop(envoy.go("GET")));
+        envoy.dead = Some(HOSTS[0]);
+        (0..300).for_each(|_| drop(envoy.go("GET")));
+        assert_eq!(envoy.metric("hosts_out"), 1);
+        assert_eq!(envoy.metric("steering_disobeyed_total"), u64::from(!obeys), "{cluster}");
+    }
+}
+
+/// Envoy skips what is not in the cluster any more, and that is seen at once.
+#[test]
+fn a_host_that_is_skipped_is_listed_no_longer() {
+    let config = r#"{"outlierDetection": {"baseEjectionTime": "1m", "maxEjectionTime": "1m"}}"#;
+    let mut envoy = Balancer::new(Attached::with(Level::Guard, config), "skipped");
+    envoy.warm_up();
+    envoy.kill(HOSTS[0]);
+    envoy.gone = Some(HOSTS[1]);
+    let listed = |envoy: &mut Balancer| (0..40).filter(|_| envoy.go("GET").list.iter().any(|h| h == HOSTS[1])).count();
+    assert!(listed(&mut envoy) <= 20);
+    assert_eq!(listed(&mut envoy), 0);
+    assert_eq!(envoy.metric("steering_disobeyed_total"), 0);
+}
+
+/// Without steering, hosts are judged and nothing is done about it.
+#[test]
+fn without_steering_ejections_are_reported() {
+    let mut envoy = Balancer::new(Attached::with(Level::Guard, r#"{"steering": null}"#), "reported");
+    (0..200).for_each(|_| assert_eq!(envoy.go("GET").list, Vec::<String>::new()));
+    envoy.dead = Some(HOSTS[2]);
+    for _ in 0..100 {
+        let request = envoy.begin("GET");
+        assert!(request.edits().iter().all(|edit| edit.name != HEADER), "{:?}", request.edits());
+        envoy.finish(request);
+    }
+    envoy.at.tick();
+    assert!(envoy.metric("ejections_total.reason.refused") >= 1);
+    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known")), (1, 4));
+    envoy.dead = None;
+    let back = (0..800).find(|_| envoy.go("GET").answered && envoy.metric("readmissions_total") == 1);
+    assert!(back.is_some(), "not back after four seconds");
+    assert_eq!(envoy.metric("probes_total"), 0);
+}
+
+/// Hosts that come and go: so many are remembered, and it shows.
+#[test]
+fn hosts_are_bounded_and_counted() {
+    let at = Attached::new(Level::Guard);
+    at.host.clear_shared();
+    for host in 0..5_000 {
+        let request = at.host.request(at.decide).cluster("bounded").begin();
+        let address = format!("10.1.{}.{}:80", host / 256, host % 256);
+        // A failure each, so that each is looked at.
+        at.attempt_log(&End::of_attempt(&request, 1).host(&address).code(500));
+        request.response(500, []);
+        request.end_with(&End::new().host(&address).code(500));
+    }
+    at.tick();
+    let metric = |name: &str| at.host.metric(&format!("weir_{name}.cluster.bounded"));
+    assert_eq!((metric("hosts_known"), metric("hosts_forgotten_total")), (1_000, 4_000));
+    assert!(at.host.metric("weir_clusters_known") >= 1);
+    for cluster in 0..1_100 {
+        at.host.request(at.decide).cluster(&format!("one of many {cluster}")).begin().end();
+    }
+    at.tick();
+    assert_eq!(at.host.metric("weir_clusters_known"), 1_000);
+    assert!(at.host.metric("weir_clusters_forgotten_total") >= 100);
+    let long = "l".repeat(513);
+    at.host.request(at.decide).cluster(&long).begin().end();
+    assert_eq!(at.host.metric(&format!("weir_requests_total.retry.idempotent.cluster.{long}")), 0);
 }
 
 #[test]
