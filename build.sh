@@ -152,7 +152,8 @@ build_debian_toolchain() {
     printf '[package]\nname = "std-for-wasm"\nedition = "2021"\n[workspace]\n' >"$scratch/std/Cargo.toml"
     touch "$scratch/std/src/lib.rs"
     # The module is built with LTO, which needs the bitcode; the tests in Node need `proc_macro` and `test`.
-    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 RUSTC="$debian_rustc" RUSTFLAGS=-Cembed-bitcode=yes \
+    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 RUSTC="$debian_rustc" \
+        CARGO_ENCODED_RUSTFLAGS=$'-Cembed-bitcode=yes\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
         cargo build -q --manifest-path "$scratch/std/Cargo.toml" --release --target "$wasm_target" \
         -Z build-std=std,panic_abort,proc_macro,test
 

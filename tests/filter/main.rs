@@ -6,6 +6,10 @@
 mod fake_host;
 
 mod budget;
+#[path = "../fuzz/targets/callbacks.rs"]
+mod callbacks;
+#[path = "../fuzz/targets/choices.rs"]
+mod choices;
 mod circuit;
 mod decide;
 mod ejections;

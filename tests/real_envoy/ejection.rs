@@ -3,10 +3,10 @@
 mod everywhere;
 mod header;
 mod life;
-mod load;
+pub mod load;
 mod modes;
 pub mod replica;
-mod site;
+pub mod site;
 mod updates;
 mod workers;
 

@@ -12,6 +12,8 @@ mod case;
 mod chain;
 mod check;
 mod ejection;
+mod faults;
+mod hostile;
 mod level;
 mod retries;
 mod rows;
@@ -68,8 +70,17 @@ fn main() -> ExitCode {
             .map_err(Into::into)
         }));
     }
-    for (name, test) in
-        [alone::all(), breaker::all(), budget::tests(), chain::tests(), ejection::all(), timeouts::tests()].concat()
+    for (name, test) in [
+        alone::all(),
+        breaker::all(),
+        budget::tests(),
+        chain::tests(),
+        ejection::all(),
+        faults::all(),
+        hostile::all(),
+        timeouts::tests(),
+    ]
+    .concat()
     {
         trials.push(Trial::test(name, move || test().map_err(|error| format!("{error:#}").into())));
     }

@@ -57,6 +57,7 @@ pub struct Launch {
     concurrency: u32,
     log_level: String,
     arguments: Vec<String>,
+    hot_restart: bool,
 }
 
 enum Config {
@@ -82,7 +83,7 @@ impl Launch {
     }
 
     fn new(config: Config) -> Self {
-        Self { config, concurrency: 1, log_level: "info".to_owned(), arguments: Vec::new() }
+        Self { config, concurrency: 1, log_level: "info".to_owned(), arguments: Vec::new(), hot_restart: false }
     }
 
     /// Number of worker threads; 1 unless told.
@@ -103,6 +104,12 @@ impl Launch {
         self
     }
 
+    /// As the n-th process, from 0, of those that take over from each other; `id` is theirs alone on this machine.
+    pub fn hot_restart(mut self, id: u32, epoch: u32) -> Self {
+        self.hot_restart = true;
+        self.argument("--base-id").argument(id.to_string()).argument("--restart-epoch").argument(epoch.to_string())
+    }
+
     /// Starts Envoy and waits until it accepts requests. Whatever admin address the configuration has is replaced by
     /// a free port.
     ///
@@ -119,16 +126,18 @@ impl Launch {
         let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": admin.port()}});
         let log = directory.path().join("envoy.log");
         let output = File::create(&log)?;
-        let mut child = Command::new(binary())
+        let mut command = Command::new(binary());
+        // Hot restart shares memory with other Envoys of this machine, and ends this one with the thread that starts it.
+        if !self.hot_restart {
+            command.arg("--disable-hot-restart");
+        }
+        let mut child = command
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .arg("--config-path")
             .arg(&config)
             // Merged over the file.
             .arg("--config-yaml")
             .arg(json!({"admin": {"address": address}}).to_string())
-            // Hot restart would share memory with other Envoys of this machine, and would end this one with the thread
-            // that starts it.
-            .arg("--disable-hot-restart")
             .args(["--concurrency", &self.concurrency.to_string(), "--log-level", &self.log_level])
             // Access logs reach their files soon: the default is ten seconds.
             .args(["--file-flush-interval-msec", "20"])
