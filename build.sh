@@ -19,10 +19,14 @@ Usage: ./build.sh [COMMAND]
   compare [ARG...]
                   measure Weir beside Envoy and Istio: outage, herd, safety, recovery, incident; or those named
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
+  test --envoy VERSION[,VERSION...] [NAME]
+                  run the tests against real Envoys of these versions
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
+  deny            check the dependencies: licences, advisories, duplicates, where they come from
+  reproduce       build the module in other folders as well, and compare the bytes
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
   help            print this
 
@@ -116,6 +120,7 @@ choose_wasm_toolchain() {
     fi
     if has_wasm_target; then
         wasm_toolchain=own wasm_env=("CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}")
+        forget_paths "$(rustc --print sysroot)"
     else
         use_debian_toolchain
     fi
@@ -136,6 +141,17 @@ has_debian_toolchain() {
 use_debian_toolchain() {
     if ! has_debian_toolchain; then build_debian_toolchain; fi
     wasm_toolchain=debian wasm_env=("CARGO_TARGET_DIR=$debian_folder" "RUSTC=$debian_folder/toolchain/bin/rustc")
+    forget_paths /usr
+}
+
+# forget_paths SYSROOT: where things lie on this machine stays out of the module, so that each machine builds the same.
+forget_paths() {
+    local separator=$'\x1f' flags=${RUSTFLAGS:-} home=${CARGO_HOME:-$HOME/.cargo}
+    flags=${flags//[[:space:]]/$separator}
+    flags+="$separator--remap-path-prefix=$home=/cargo"
+    flags+="$separator--remap-path-prefix=$1/lib/rustlib/src/rust=/rust"
+    flags+="$separator--remap-path-prefix=$1/src=/rust"
+    wasm_env+=("CARGO_ENCODED_RUSTFLAGS=${flags#"$separator"}")
 }
 
 build_debian_toolchain() {
@@ -190,14 +206,36 @@ build_module() {
     wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target"
     local built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/weir.wasm
     check_imports "$built"
-    # Replaced in one step and only when it changed: an Envoy may be about to load it.
-    if ! cmp -s "$built" target/weir.wasm; then
-        new_scratch
-        cp "$built" "$scratch/weir.wasm"
-        mv "$scratch/weir.wasm" target/weir.wasm
-    fi
+    # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever
+    # reads a trace, and for the tests that take the module apart.
+    new_scratch
+    strip_names "$built" "$scratch/weir.wasm"
+    if ! cmp -s "$scratch/weir.wasm" target/weir.wasm; then mv "$scratch/weir.wasm" target/weir.wasm; fi
+    cp "$built" "$scratch/weir.names.wasm"
+    mv "$scratch/weir.names.wasm" target/weir.names.wasm
     export WEIR_WASM=$PWD/target/weir.wasm
     say "target/weir.wasm is ready: $(($(wc -c <target/weir.wasm) / 1024)) KiB"
+}
+
+# strip_names FROM TO: without the custom sections, names among them, which change nothing that runs.
+strip_names() {
+    python3 - "$1" "$2" <<'END'
+import sys
+
+data, position = open(sys.argv[1], "rb").read(), 8
+with open(sys.argv[2], "wb") as stripped:
+    stripped.write(data[:position])
+    while position < len(data):
+        start, kind, size, shift = position, data[position], 0, 0
+        while True:  # LEB128
+            position, byte = position + 1, data[position + 1]
+            size, shift = size | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                break
+        position += 1 + size
+        if kind:
+            stripped.write(data[start:position])
+END
 }
 
 # check_imports FILE: it asks of its host only the functions that Envoy has (module `env`), above all no WASI.
@@ -366,6 +404,20 @@ run_tests() { # NAME...
     fi
 }
 
+# test_envoys VERSION[,VERSION...] [NAME]: what depends on Envoy, with each of them.
+test_envoys() {
+    build_module
+    local version failed=""
+    for version in ${1//,/ }; do
+        envoy_version=$version WEIR_ENVOY=""
+        install_envoy
+        say "Testing against Envoy $version"
+        cargo test --no-fail-fast --test real_envoy -- ${2:+"$2"} || failed+=" $version"
+    done
+    if [[ -n $failed ]]; then die "tests FAILED with Envoy$failed; each is named above"; fi
+    say "All tests passed with Envoy ${1//,/, }."
+}
+
 test_compose() {
     build_module
     install_envoy
@@ -414,7 +466,7 @@ run_lints() {
     fi
     if command -v shellcheck >/dev/null; then
         say "Running shellcheck"
-        shellcheck build.sh .ci/run tests/compose/run.sh || die "shellcheck complains, see above"
+        shellcheck build.sh .ci/run tests/*.sh tests/*/*.sh || die "shellcheck complains, see above"
     fi
     build_module
     install_envoy
@@ -428,9 +480,17 @@ case $command in
     module) build_module ;;
     demo) run_demo "$@" ;;
     compare) run_compare "$@" ;;
-    test) if [[ $* == compose ]]; then test_compose; else run_tests "$@"; fi ;;
+    test)
+        case ${1:-} in
+            compose) test_compose ;;
+            --envoy) test_envoys "${2:?which versions?}" "${3:-}" ;;
+            *) run_tests "$@" ;;
+        esac
+        ;;
     lint) run_lints ;;
     image) build_image "$@" ;;
+    deny) need cargo; cleanup; exec tests/deny.sh ;;
+    reproduce) build_module; cleanup; exec tests/reproduce.sh ;;
     envoy) run_envoy "$@" ;;
     help | -h | --help) usage ;;
     *) usage >&2; die "unknown command: $command" ;;

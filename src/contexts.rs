@@ -66,7 +66,10 @@ impl<V> Contexts<V> {
             let distance = |to: usize, from: usize| to.wrapping_sub(from) & (self.slots.len() - 1);
             let home = self.home(*id);
             if distance(next, home) >= distance(next, free) {
-                self.slots.swap(next, free);
+                let moved = self.slots.get_mut(next).and_then(Option::take);
+                if let Some(slot) = self.slots.get_mut(free) {
+                    *slot = moved;
+                }
                 free = next;
             }
             next = self.after(next);

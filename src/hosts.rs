@@ -199,7 +199,13 @@ impl Hosts {
 /// Whether it may stand in a list of addresses in a header: an address and a port, in letters, digits and `.:[]%-_`.
 #[must_use]
 pub fn is_address(address: &str) -> bool {
+    // Not `rsplit_once`, which the compiler does not see to be free of panics.
+    let port = address
+        .bytes()
+        .rposition(|byte| byte == b':')
+        .filter(|colon| *colon > 0)
+        .and_then(|colon| address.get(colon + 1..));
     address.len() <= LONGEST_ADDRESS
         && address.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]%-_".contains(&byte))
-        && address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        && port.is_some_and(|port| port.parse::<u16>().is_ok())
 }

@@ -45,10 +45,10 @@ pub fn text(duration: Duration) -> String {
     }
     let mut text = String::new();
     for (unit, millis) in UNITS {
-        if rest >= millis {
+        if let Some(count @ 1..) = rest.checked_div(millis) {
             // Writing to a string cannot fail.
-            let _ = write!(text, "{}{unit}", rest / millis);
-            rest %= millis;
+            let _ = write!(text, "{count}{unit}");
+            rest -= count * millis;
         }
     }
     text

@@ -68,7 +68,7 @@ pub(super) fn similar<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
 /// How many bytes must be inserted, removed or replaced to turn `from` into `to` (Levenshtein's distance).
 fn edit_distance(from: &str, to: &str) -> usize {
     // `row` holds the distances between what was seen of `from` and each prefix of `to`.
-    let mut row: Vec<usize> = (0..=to.len()).collect();
+    let mut row: Vec<usize> = (0..to.len() + 1).collect();
     for (i, a) in from.bytes().enumerate() {
         let mut diagonal = i;
         let mut left = i + 1;

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Checks what we depend on, as `deny.toml` says: licences, advisories, duplicates, sources. `./build.sh deny` calls it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Installed into target/ like the runner for Node, since few have it.
+version=0.20.2 deny=$PWD/target/tools/bin/cargo-deny
+if command -v cargo-deny >/dev/null; then deny=cargo-deny; fi
+if ! command -v "$deny" >/dev/null; then
+    echo "==> Installing cargo-deny (once, some minutes)" >&2
+    cargo install --locked --root target/tools --version "$version" cargo-deny
+fi
+
+for manifest in Cargo.toml tests/*/Cargo.toml; do
+    if [[ ! -f $manifest ]]; then continue; fi
+    echo "==> Checking the dependencies of $manifest" >&2
+    "$deny" --log-level error --manifest-path "$manifest" --config deny.toml check bans licenses sources
+done
+# The database of advisories is a repository on GitHub, which not every machine can reach.
+if "$deny" fetch db; then
+    "$deny" check advisories
+else
+    echo "==> The advisories were NOT checked: their database is out of reach" >&2
+fi

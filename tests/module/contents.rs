@@ -1,0 +1,94 @@
+//! What the module consists of: what it asks of Envoy, what Envoy may call, and what must not be in it.
+
+use super::graph::Module;
+use super::{bytes, named, shipped};
+
+/// More is not loaded by everybody: see the README.
+const MOST_BYTES: usize = 200_000;
+
+#[test]
+fn it_is_small_and_has_no_names() {
+    let shipped = bytes(shipped());
+    assert!(shipped.len() <= MOST_BYTES, "{} bytes", shipped.len());
+    let module = Module::read(&shipped).expect("a module");
+    assert_eq!(module.custom_sections, Vec::<String>::new());
+    // The one that has names is the same otherwise.
+    let named = named();
+    assert_eq!(module.functions.len(), named.functions.len());
+    assert_eq!(module.exports, named.exports);
+    assert!(named.custom_sections.iter().any(|name| name == "name"));
+}
+
+/// Properties of a mirrored request that crash Envoy when they are read (CONTRIBUTING.md, sharp edges), and one that is an
+/// error for hosts without metadata. A path is written with NULs.
+#[test]
+fn it_names_no_property_that_crashes_envoy() {
+    let shipped = bytes(shipped());
+    for path in [
+        &b"source\0"[..],
+        b"source.",
+        b"destination\0",
+        b"destination.",
+        b"upstream_host_metadata",
+        b"connection\0",
+        b"address\0",
+    ] {
+        let found = shipped.windows(path.len()).any(|window| window == path);
+        assert!(!found, "the module contains {:?}", String::from_utf8_lossy(path));
+    }
+    // Those that it does read are found so.
+    for path in [&b"xds\0cluster_name"[..], b"upstream\0address"] {
+        assert!(shipped.windows(path.len()).any(|window| window == path), "the search finds nothing");
+    }
+}
+
+#[test]
+fn it_asks_only_what_it_says_it_asks() {
+    let mut imports = named().imports;
+    imports.sort();
+    // SECURITY.md lists them in other words: no file, no network, no environment, no bodies.
+    let known = [
+        "define_metric",
+        "get_buffer_bytes",
+        "get_current_time_nanoseconds",
+        "get_header_map_pairs",
+        "get_header_map_value",
+        "get_property",
+        "get_shared_data",
+        "increment_metric",
+        "log",
+        "record_metric",
+        "remove_header_map_value",
+        "replace_header_map_value",
+        "send_local_response",
+        "set_property",
+        "set_shared_data",
+        "set_tick_period_milliseconds",
+    ];
+    let unknown: Vec<_> =
+        imports.iter().filter(|name| !known.iter().any(|known| **name == format!("env.proxy_{known}"))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn envoy_gives_it_no_bodies() {
+    let exports = named().exports;
+    for part in ["body", "trailers", "data", "http_call", "grpc", "queue"] {
+        assert!(exports.keys().all(|name| !name.contains(part)), "{exports:?}");
+    }
+    assert!(exports.contains_key("proxy_on_request_headers"));
+}
+
+/// Where it was built stays out of it; `./build.sh reproduce` shows the rest.
+#[test]
+fn it_names_no_folder_of_this_machine() {
+    let shipped = bytes(shipped());
+    let home = std::env::var("HOME").unwrap_or_default();
+    let here = env!("CARGO_MANIFEST_DIR");
+    for folder in [&home, here, "/home/", "/root/", "/Users/", "/tmp/", ".rustup"] {
+        if folder.len() > 1 {
+            let found = shipped.windows(folder.len()).any(|window| window == folder.as_bytes());
+            assert!(!found, "the module contains {folder:?}");
+        }
+    }
+}

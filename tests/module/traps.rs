@@ -1,0 +1,134 @@
+//! Every place where the module can trap, reached from what Envoy calls: none is our own doing, and each that is left is
+//! explained here.
+//!
+//! A trap in WebAssembly is `unreachable`. The compiler puts one behind each call that does not return (a panic, an allocation
+//! that failed), and where it knows that nothing arrives. (Memory out of bounds, a division by zero and a stack that is used
+//! up trap as well: safe Rust checks the first two, and nothing here recurses but the reader of a configuration, to a bound.)
+
+use super::graph::Module;
+
+/// What a function is, by the beginning of its name; why it traps, by the call in front; and why that does not happen.
+struct Explained {
+    function: &'static str,
+    cause: &'static str,
+    why: &'static str,
+}
+
+const fn explained(function: &'static str, cause: &'static str, why: &'static str) -> Explained {
+    Explained { function, cause, why }
+}
+
+/// The trap itself stands alone.
+const ALONE: &str = "alone";
+
+/// Wherever memory is asked for. Envoy's V8 gives a VM up to 4 GiB; everything that Weir keeps is bounded (tests/hostile), and
+/// Envoy's own limits bound what a request brings.
+const OUT_OF_MEMORY: [&str; 4] = [
+    "alloc::raw_vec::handle_error",
+    "alloc::raw_vec::capacity_overflow",
+    "alloc::alloc::handle_alloc_error",
+    "__rustc::__rust_alloc_error_handler",
+];
+
+const MAP: &str =
+    "the map's own invariants, with no code of ours in between: keys are text and numbers, whose order is total";
+const MATCH: &str = "a value that a match behind a loop does not meet: the loop goes on with it";
+const TEXT: &str = "the sum of the lengths of a few short texts does not overflow";
+const READER: &str =
+    "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
+const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
+
+const EXPLAINED: [Explained; 28] = [
+    // Of ours.
+    explained("proxy_on_tick", ALONE, MATCH),
+    explained("weir::filter::guard::", ALONE, MATCH),
+    explained("weir::hosts::Hosts::", "core::option::unwrap_failed", MAP),
+    explained("weir::hosts::Hosts::", "core::panicking::panic", MAP),
+    explained("weir::hosts::Hosts::", "core::slice::index::slice_index_fail", MAP),
+    explained("core::ptr::drop_in_place<core::option::Option<weir::", "core::option::unwrap_failed", MAP),
+    // Of the standard library.
+    explained("alloc::collections::btree", "core::panicking::panic", MAP),
+    explained("<alloc::collections::btree", "core::option::unwrap_failed", MAP),
+    explained("alloc::vec::Vec", "<alloc::vec::Vec", "places to insert at come from a binary search of the same list"),
+    explained("<alloc::vec::Vec", "core::panicking::panic", "the same"),
+    explained("alloc::slice::<impl [T]>::join", "core::", TEXT),
+    explained("alloc::str::join_generic_copy", "core::", TEXT),
+    explained("alloc::fmt::format::format_inner", "core::result::unwrap_failed", "writing to a string does not fail"),
+    explained(
+        "std::sys::thread_local::",
+        "core::panicking::panic_fmt",
+        "the VM's state does not ask for itself while it is made",
+    ),
+    explained("<dlmalloc::", "core::panicking::panic", "the allocator's check of its own heap"),
+    explained("__rustc::__rust_dealloc", "core::panicking::panic", "the same"),
+    explained("__rustc::__rust_realloc", "core::panicking::panic", "the same"),
+    // Of serde_json.
+    explained("<serde_json::read::SliceRead", "core::", READER),
+    explained("serde_json::read::", "core::", READER),
+    explained(
+        "<serde_json::error::ErrorCode",
+        "core::panicking::panic",
+        "a kind of error that reading a slice does not have",
+    ),
+    // The machinery.
+    explained("core::panicking::", "core::panicking::panic_fmt", MACHINERY),
+    explained("core::panicking::", "__rustc::rust_begin_unwind", MACHINERY),
+    explained("core::option::", "core::panicking::panic", MACHINERY),
+    explained("core::result::", "core::panicking::panic_fmt", MACHINERY),
+    explained("core::slice::", "core::panicking::panic_fmt", MACHINERY),
+    explained("alloc::raw_vec::", "core::panicking::panic_fmt", MACHINERY),
+    explained("std::", "", MACHINERY),
+    explained("__rustc::", "", MACHINERY),
+];
+
+#[test]
+fn every_trap_is_explained() {
+    let module = super::named();
+    let mut used = [false; EXPLAINED.len()];
+    let mut unexplained = Vec::new();
+    for number in module.reachable() {
+        let Some(function) = module.functions.get(&number) else { continue };
+        for end in &function.dead_ends {
+            let cause = end.map_or(ALONE, |end| module.name(end));
+            if OUT_OF_MEMORY.iter().any(|known| cause.starts_with(known)) {
+                continue;
+            }
+            let explains =
+                |known: &Explained| function.name.starts_with(known.function) && cause.starts_with(known.cause);
+            match EXPLAINED.iter().position(explains) {
+                Some(place) => used[place] = true,
+                None => {
+                    let callers: Vec<_> = module.callers(number).collect();
+                    unexplained.push(format!("{}, by {cause}; called by {}", function.name, callers.join(", ")));
+                }
+            }
+        }
+    }
+    assert!(
+        unexplained.is_empty(),
+        "the module can trap in {} places that nobody has explained; get rid of them (checked arithmetic, `get`, no \
+         `swap`), or explain here why they are never reached:\n{}",
+        unexplained.len(),
+        unexplained.join("\n")
+    );
+    // What a compiler leaves out is no fault, but whoever reads this should see it.
+    for (explained, used) in EXPLAINED.iter().zip(used) {
+        if !used {
+            println!("not in this build: {} by {} ({})", explained.function, explained.cause, explained.why);
+        }
+    }
+}
+
+/// The list above would be worth nothing if the names were not there, or the graph had no edges.
+#[test]
+fn the_graph_is_one() {
+    let module = super::named();
+    let reachable = module.reachable();
+    let names: Vec<_> = reachable.iter().map(|number| module.name(*number)).collect();
+    for part in ["weir::filter", "weir::config", "serde_json::", "core::panicking::panic_fmt"] {
+        assert!(names.iter().any(|name| name.contains(part)), "{part} is not reachable: {names:#?}");
+    }
+    let unnamed = names.iter().filter(|name| name.starts_with("function ")).count();
+    assert_eq!(unnamed, 0, "functions without names");
+    assert!(Module::default().reachable().is_empty());
+}
