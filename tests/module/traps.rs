@@ -38,10 +38,11 @@ const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 28] = [
+const EXPLAINED: [Explained; 29] = [
     // Of ours.
     explained("proxy_on_tick", ALONE, MATCH),
     explained("weir::filter::guard::", ALONE, MATCH),
+    explained("weir::filter::", "core::option::expect_failed", TEXT),
     explained("weir::hosts::Hosts::", "core::option::unwrap_failed", MAP),
     explained("weir::hosts::Hosts::", "core::panicking::panic", MAP),
     explained("weir::hosts::Hosts::", "core::slice::index::slice_index_fail", MAP),

@@ -47,7 +47,7 @@ pub fn attempt(data: &[u8]) {
                 begun += 1;
                 attempts.attempt_ended(of, verdict, choices.below(2) == 0, request_id, &mut ended);
             }
-            3 => held.extend(attempts.response_started(&mut ended)),
+            3 => held.extend(attempts.response_started(|| choices.below(2) == 0, &mut ended)),
             4 => attempts.settle(&mut ended),
             _ => {
                 let end = RequestEnd {
