@@ -98,7 +98,7 @@ impl Site {
 
 /// Retries are paid for, and the host stays in: what is looked at is something else.
 fn generous() -> Value {
-    json!({"role": "decide", "outlierDetection": null, "retry": {
+    json!({"role": "decide", "outlierDetection": null, "circuitBreaker": null, "retry": {
         "budget": {"percent": 100, "interval": "10s"}, "minRetryRate": {"count": 10000, "interval": "1s"},
     }})
 }

@@ -142,7 +142,8 @@ fn callback(host: &Host, plan: &RefCell<Plan>, choices: &mut Choices<'_>) {
             let key = choices.pick(&[
                 "weir/startup",
                 "weir/workers",
-                "weir/budget/nonsense",
+                "weir/budget/2/nonsense",
+                "weir/circuit/nonsense",
                 "weir/ejections/nonsense",
                 "weir/shadow-ejections/nonsense",
             ]);

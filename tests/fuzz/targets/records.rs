@@ -3,7 +3,7 @@
 use super::choices::Choices;
 use std::time::Duration;
 use weir::account::Account;
-use weir::budget::{Budget, BudgetPolicy};
+use weir::budget::{Asker, Budget, BudgetPolicy};
 use weir::detector::OutlierPolicy;
 use weir::exchange::{Ejections, MOST_EJECTIONS, WorkerId, claim};
 use weir::outlier::{EndedAttempt, Outliers};
@@ -46,7 +46,10 @@ pub fn budget(data: &[u8]) {
             now = now.saturating_add(Duration::from_millis(u64::from(choices.byte()) << 4));
             match choices.below(4) {
                 0 => account.arrive(now),
-                1 => drop(account.charge(Some(record), now)),
+                1 => {
+                    let asker = Asker { arrived: time(&mut choices), again: choices.below(2) == 0 };
+                    drop(account.charge(Some(record), asker, now));
+                }
                 2 => drop(account.publish(Some(record), now)),
                 _ => account.retried(u32::from(choices.byte()), now),
             }

@@ -74,7 +74,7 @@ fn wait_for_requests(site: &Site) -> Result<()> {
 /// Whatever a client says in our names or in Envoy's, a POST that was reset is sent once, and no upstream sees ours.
 fn spoof() -> Result<()> {
     let upstream = http1(|_| vec![Step::Rst]);
-    let policy = json!({"role": "decide", "outlierDetection": null});
+    let policy = json!({"role": "decide", "outlierDetection": null, "circuitBreaker": null});
     // This client is trusted by Envoy: its x-envoy-* headers reach Weir.
     let manager = json!({
         "use_remote_address": true,
