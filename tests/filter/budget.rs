@@ -10,6 +10,9 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 /// One retry for five requests, and no floor.
 const FIFTH: &str = r#"{"retry": {"maxRetries": 5,
     "budget": {"percent": 20, "interval": "10s"}, "minRetryRate": {"count": 0, "interval": "1s"}}}"#;
+/// The same, without a circuit breaker, which would not let an outage last.
+const FIFTH_UNBROKEN: &str = r#"{"circuitBreaker": null, "retry": {"maxRetries": 5,
+    "budget": {"percent": 20, "interval": "10s"}, "minRetryRate": {"count": 0, "interval": "1s"}}}"#;
 const SHADOW_FIFTH: &str = r#"{"mode": "shadow", "retry": {"maxRetries": 5,
     "budget": {"percent": 20, "interval": "10s"}, "minRetryRate": {"count": 0, "interval": "1s"}}}"#;
 
@@ -306,4 +309,87 @@ fn workers_pay_from_one_budget() {
     }
     let granted = requests.iter().filter(|request| retry(&at, request, 1)).count();
     assert_eq!(granted, 1, "eleven requests pay for two retries");
+}
+
+/// While retries do not help, those that the last second cannot pay are not begun; once one is answered, all are again.
+#[test]
+fn in_an_outage_what_cannot_be_paid_is_not_begun() {
+    let at = Attached::with(Level::Guard, FIFTH_UNBROKEN);
+    let (cluster, guard) = ("budget in an outage", at.guard.unwrap());
+    let permission = |request: &Stream| request.request_header("x-envoy-max-retries").unwrap();
+    let begin = |request: &Stream, number: u32| at.host.attempt(guard, request, number).begin();
+    let refused = |request: &Stream, number: u32, attempt: Stream| {
+        attempt.end();
+        at.attempt_log(&End::of_attempt(request, number).flags(UF).failure_reason("Connection refused"));
+    };
+    let respond = |request: &Stream, status: u32, attempts: u64| {
+        request.set("response.code", u64::from(status)).set("response.code_details", "via_upstream");
+        request.set("upstream.request_attempt_count", attempts);
+        request.response(status, []);
+    };
+    // Savings, but none of the last second.
+    arrive(&at, cluster, 50);
+    at.host.advance(Duration::from_secs(5));
+    let caught = arrive(&at, cluster, 1).remove(0);
+    assert_eq!(permission(&caught), "5", "charged when they happen");
+    at.host.advance(Duration::from_millis(1));
+    refused(&caught, 1, begin(&caught, 1));
+    let second = begin(&caught, 2);
+    assert!(second.continued());
+    assert_eq!(permission(&arrive(&at, cluster, 1)[0]), "5", "a retry may help");
+    refused(&caught, 2, second);
+    let late = arrive(&at, cluster, 1).remove(0);
+    assert_eq!(permission(&late), "0", "it did not, as the log of its attempt told");
+    assert!(begin(&caught, 3).continued(), "the savings are for what was under way");
+    respond(&late, 503, 1);
+    assert_eq!(late.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    assert_eq!(late.property("weir.verdict").as_deref(), Some(&b"retry_budget_exhausted"[..]));
+    assert_eq!(retries(&at.host, cluster), of([("denied", 1), ("granted", 2)]));
+    // A fifth of the second's 15 requests, less two.
+    let requests = arrive(&at, cluster, 12);
+    let permissions: Vec<String> = requests.iter().map(permission).collect();
+    assert_eq!((permissions.join("").trim_start_matches('0'), permissions.len()), ("1", 12), "{permissions:?}");
+    let last = &requests[11];
+    for number in [1, 2] {
+        let attempt = begin(last, number);
+        assert!(attempt.continued() && attempt.response(503, []));
+        assert_eq!(attempt.edits(), [], "a retry that Envoy will not make is not asked for");
+        attempt.end();
+    }
+    respond(last, 503, 2);
+    assert_eq!(retries(&at.host, cluster), of([("denied", 2), ("granted", 3)]), "it had one, and would have had more");
+    // Others may have spent what it has permission for: then `guard` says no, and that counts once.
+    let requests = arrive(&at, cluster, 5);
+    assert_eq!(permission(&requests[4]), "1");
+    assert!(begin(&caught, 4).continued());
+    let attempt = begin(&requests[4], 1);
+    assert!(attempt.response(503, []));
+    assert_eq!(attempt.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    attempt.end();
+    respond(&requests[4], 503, 1);
+    assert_eq!(retries(&at.host, cluster), of([("denied", 3), ("granted", 4)]));
+    // The first retry that is answered.
+    respond(&caught, 200, 3);
+    assert_eq!(permission(&arrive(&at, cluster, 1)[0]), "5");
+}
+
+/// What is answered with 503 tells `guard` by itself, also where there is no `watch`.
+#[test]
+fn a_retry_that_asks_again_did_not_help() {
+    let at = Attached::with(Level::Guard, FIFTH_UNBROKEN);
+    let cluster = "budget asked again";
+    arrive(&at, cluster, 50);
+    at.host.advance(Duration::from_secs(5));
+    let caught = arrive(&at, cluster, 1).remove(0);
+    at.host.advance(Duration::from_millis(1));
+    let answered = |number| {
+        let attempt = at.host.attempt(at.guard.unwrap(), &caught, number).begin();
+        assert!(attempt.continued() && attempt.response(503, []));
+        attempt.end();
+    };
+    let permission = || arrive(&at, cluster, 1)[0].request_header("x-envoy-max-retries").unwrap();
+    answered(1);
+    assert_eq!(permission(), "5");
+    answered(2);
+    assert_eq!(permission(), "0");
 }
