@@ -37,6 +37,8 @@ struct Weir {
     local: u64,
     granted: u64,
     denied: u64,
+    /// Requests that its circuit breaker answered.
+    shed: u64,
 }
 
 impl Books {
@@ -49,8 +51,17 @@ impl Books {
             connections: stat(&stats, &format!("cluster.{cluster}.upstream_cx_total")),
             refused_connections: stat(&stats, &format!("cluster.{cluster}.upstream_cx_connect_fail")),
         };
+        let weir = |name: &str| stat(&stats, &format!("wasmcustom.weir_{name}.cluster.{cluster}"));
+        let signals = stats.iter().filter(|(name, _)| name.starts_with("wasmcustom.weir_attempts_total."));
+        let weir = Weir {
+            attempts: signals.map(|(_, count)| count).sum(),
+            local: weir("attempts_total.signal.local"),
+            granted: weir("retries_total.verdict.granted"),
+            denied: weir("retries_total.verdict.denied"),
+            shed: weir("shed_total"),
+        };
         // The log is written with a delay.
-        let complete = |attempts: &[Attempt]| attempts.len() as u64 >= requests + envoy.retries;
+        let complete = |attempts: &[Attempt]| attempts.len() as u64 + weir.shed >= requests + envoy.retries;
         let attempts = wait::until(wait::LIMIT, || match attempts::read(&proxy.log(), cluster) {
             Ok(attempts) if complete(&attempts) => Ok(attempts),
             Ok(attempts) => {
@@ -59,14 +70,6 @@ impl Books {
             Err(error) => Err(format!("{error:#}")),
         })
         .map_err(|reason| anyhow!("{}: {reason}", proxy.policy.name()))?;
-        let weir = |name: &str| stat(&stats, &format!("wasmcustom.weir_{name}.cluster.{cluster}"));
-        let signals = stats.iter().filter(|(name, _)| name.starts_with("wasmcustom.weir_attempts_total."));
-        let weir = Weir {
-            attempts: signals.map(|(_, count)| count).sum(),
-            local: weir("attempts_total.signal.local"),
-            granted: weir("retries_total.verdict.granted"),
-            denied: weir("retries_total.verdict.denied"),
-        };
         Ok(Self { policy: proxy.policy, requests, arrived, attempts, envoy, weir })
     }
 
@@ -95,7 +98,8 @@ impl Books {
         let vetoed = self.count(|attempt| attempt.end == End::Vetoed);
         let sent = self.count(|attempt| attempt.end == End::Sent);
         let first = self.count(|attempt| !attempt.is_retry());
-        equal("requests of the clients, first attempts in Envoy's log", self.requests, first, 0);
+        let sent_or_shed = first + self.weir.shed;
+        equal("requests of the clients, first attempts in Envoy's log and shed ones", self.requests, sent_or_shed, 0);
         equal("upstream_rq_retry, retries and vetoes in Envoy's log", self.envoy.retries, self.retries() + vetoed, 0);
         equal("attempts that arrived, attempts sent in Envoy's log", self.arrived, sent, lost);
         // Envoy counts an attempt as soon as it has a connection, and only then asks `guard`.
@@ -107,7 +111,7 @@ impl Books {
             if connected { u64::MAX } else { 0 },
         );
         match self.policy {
-            Policy::Weir => {
+            Policy::Weir | Policy::Breaker => {
                 equal("Weir's attempts, Envoy's log", self.weir.attempts, self.attempts.len() as u64, 0);
                 equal("attempts that Weir stopped, vetoes in Envoy's log", self.weir.local, vetoed, 0);
                 equal("retries that Weir granted, retries in Envoy's log", self.weir.granted, self.retries(), 0);
@@ -139,7 +143,7 @@ impl Books {
         if self.policy.is_weir() {
             numbers["weir"] = json!({
                 "attempts": self.weir.attempts, "local": self.weir.local,
-                "granted": self.weir.granted, "denied": self.weir.denied,
+                "granted": self.weir.granted, "denied": self.weir.denied, "shed": self.weir.shed,
             });
         }
         numbers

@@ -60,8 +60,8 @@ impl fmt::Display for Finding {
 
 /// The rows' names, spelled out.
 pub fn legend() -> String {
-    let width = Policy::RETRIES.iter().map(|policy| policy.name().len()).max().unwrap_or(0);
-    let explained = Policy::RETRIES.iter().filter(|policy| !policy.explained().is_empty());
+    let width = Policy::OUTAGES.iter().map(|policy| policy.name().len()).max().unwrap_or(0);
+    let explained = Policy::OUTAGES.iter().filter(|policy| !policy.explained().is_empty());
     explained
         .map(|policy| format!("  {:<width$}  {}", policy.name(), policy.explained()))
         .collect::<Vec<_>>()

@@ -21,8 +21,11 @@ pub enum Policy {
     Tuned,
     /// Weir, where only an HTTP filter can be attached.
     Decide,
-    /// Weir at all three places.
+    /// Weir at all three places. In the comparisons of retries without its circuit breaker, which would end an outage
+    /// before it cost anything.
     Weir,
+    /// Weir at all three places, as it is by default.
+    Breaker,
 }
 
 /// Weir's defaults, which the promises are about.
@@ -46,6 +49,19 @@ impl Policy {
         Self::Weir,
     ];
 
+    /// The rows where a circuit breaker has a say as well.
+    pub const OUTAGES: [Self; 9] = [
+        Self::None,
+        Self::Istio,
+        Self::Istio123,
+        Self::RetryOn,
+        Self::Budget,
+        Self::BudgetInterval,
+        Self::Decide,
+        Self::Weir,
+        Self::Breaker,
+    ];
+
     /// The rows of the incident. Istio's default of 1.24 would do there what that of 1.23 does: no replica answers 503.
     pub const INCIDENT: [Self; 4] = [Self::None, Self::Istio123, Self::Tuned, Self::Weir];
 
@@ -60,6 +76,7 @@ impl Policy {
             Self::Tuned => "Envoy, tuned by hand",
             Self::Decide => "Weir, decide alone",
             Self::Weir => "Weir",
+            Self::Breaker => "  with its circuit breaker",
         }
     }
 
@@ -78,18 +95,27 @@ impl Policy {
                 "2 retries on reset,gateway-error; retry_budget 20 percent; outlier_detection: consecutive_5xx 5, \
                  base_ejection_time 5s, max_ejection_percent 50"
             }
-            Self::Decide => "at its defaults, where only an HTTP filter can be attached",
-            Self::Weir => "decide, watch and guard, at their defaults: 20 percent of the requests of 10 s",
+            Self::Decide => "circuitBreaker null, else at its defaults, where only an HTTP filter can be attached",
+            Self::Weir => "decide, watch and guard; circuitBreaker null, else at their defaults: 20 percent of 10 s",
+            Self::Breaker => "the same, with circuitBreaker at its defaults as well",
         }
     }
 
     pub fn is_weir(self) -> bool {
-        matches!(self, Self::Decide | Self::Weir)
+        matches!(self, Self::Decide | Self::Weir | Self::Breaker)
+    }
+
+    /// Weir's configuration in the comparisons of retries.
+    pub fn weir(self) -> Value {
+        match self {
+            Self::Breaker => json!({"role": "decide"}),
+            _ => json!({"role": "decide", "circuitBreaker": null}),
+        }
     }
 
     pub fn attach(self) -> Attach {
         match self {
-            Self::Weir => Attach::GUARD,
+            Self::Weir | Self::Breaker => Attach::GUARD,
             Self::Decide => Attach::DECIDE,
             _ => Attach::NOWHERE,
         }
@@ -105,7 +131,7 @@ impl Policy {
         });
         let retry_on = match self {
             Self::None => return Value::Null,
-            Self::Decide | Self::Weir => return policy,
+            Self::Decide | Self::Weir | Self::Breaker => return policy,
             Self::Istio | Self::Istio123 => ISTIO_ON,
             Self::RetryOn | Self::Budget | Self::BudgetInterval => ON_ALL,
             Self::Tuned => "reset,gateway-error",

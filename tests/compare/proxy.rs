@@ -30,7 +30,7 @@ impl Proxy {
         clusters: &[(String, Vec<SocketAddr>)],
         timeouts: &Value,
     ) -> Result<Self> {
-        Self::start_with(policy, workers, clusters, timeouts, &Value::Null, &json!({"role": "decide"}))
+        Self::start_with(policy, workers, clusters, timeouts, &Value::Null, &policy.weir())
     }
 
     /// `over` is merged over each cluster; `decide` is Weir's configuration.

@@ -146,7 +146,7 @@ async fn everyone() -> Result<Vec<Outcomes>> {
     // Since when the hosts are well; `None` while they hang.
     let (switch, hangs) = watch::channel(Some(Instant::now()));
     let mut trials = Vec::new();
-    for policy in Policy::RETRIES {
+    for policy in Policy::OUTAGES {
         trials.push(prepare(policy, &hangs).await?);
     }
     let start = Instant::now() + Duration::from_millis(200);
