@@ -22,6 +22,8 @@ Usage: ./build.sh [COMMAND]
   test --envoy VERSION[,VERSION...] [NAME]
                   run the tests against real Envoys of these versions
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
+  soak [MINUTES [CONNECTIONS]]
+                  half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
@@ -450,6 +452,12 @@ run_compare() {
     run_example compare "$@"
 }
 
+run_soak() {
+    build_module
+    install_envoy
+    cargo run --example soak -- "$@"
+}
+
 run_lints() {
     need cargo
     need_component fmt
@@ -487,6 +495,7 @@ case $command in
             *) run_tests "$@" ;;
         esac
         ;;
+    soak) run_soak "$@" ;;
     lint) run_lints ;;
     image) build_image "$@" ;;
     deny) need cargo; cleanup; exec tests/deny.sh ;;

@@ -17,6 +17,8 @@ mod hostile;
 mod level;
 mod retries;
 mod rows;
+#[path = "../soak/run.rs"]
+mod soak;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
