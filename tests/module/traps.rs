@@ -38,10 +38,10 @@ const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 29] = [
+const EXPLAINED: [Explained; 31] = [
     // Of ours.
     explained("proxy_on_tick", ALONE, MATCH),
-    explained("weir::filter::guard::", ALONE, MATCH),
+    explained("weir::filter::", ALONE, MATCH),
     explained("weir::filter::", "core::option::expect_failed", TEXT),
     explained("weir::hosts::Hosts::", "core::option::unwrap_failed", MAP),
     explained("weir::hosts::Hosts::", "core::panicking::panic", MAP),
@@ -63,6 +63,8 @@ const EXPLAINED: [Explained; 29] = [
     explained("<dlmalloc::", "core::panicking::panic", "the allocator's check of its own heap"),
     explained("__rustc::__rust_dealloc", "core::panicking::panic", "the same"),
     explained("__rustc::__rust_realloc", "core::panicking::panic", "the same"),
+    explained("<core::str::iter::Split", "core::slice::index::slice_index_fail", "a search in a text stays within it"),
+    explained("core::slice::sort::", "", "what is sorted are numbers, whose order is total"),
     // Of serde_json.
     explained("<serde_json::read::SliceRead", "core::", READER),
     explained("serde_json::read::", "core::", READER),
