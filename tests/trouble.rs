@@ -192,7 +192,8 @@ fn grants_what_one_with_every_time_stamp_grants_in_trouble() {
         let (mut budget, mut naive, mut now) = (Budget::new(policy), Naive::default(), START);
         for &number in numbers {
             let mut digits = Digits(number);
-            now += digits.pick(&[0, 1, MS, 40 * MS, 100 * MS, 250 * MS, SECOND, SECOND + 1, 3 * SECOND]);
+            let gaps = [0, 1, MS, 40 * MS, 100 * MS - 1, 250 * MS, SECOND, SECOND + 1, 3 * SECOND, 1_209_600 * SECOND];
+            now += digits.pick(&gaps) + digits.below(3) * digits.below(7 * MS);
             let time = Time::from_nanos(now);
             match digits.below(6) {
                 0 | 1 => {

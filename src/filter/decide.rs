@@ -199,8 +199,11 @@ impl Vm {
         let Some(cluster) = request.cluster else { return };
         let Some(plan) = request.denied.or(request.plan) else { return };
         let denied = request.denied.is_some() && retries >= held;
-        let details = host::property(RESPONSE_DETAILS);
         let status = response_code();
+        if retries == 0 && !grpc && status.is_some_and(|status| status < 400) {
+            return;
+        }
+        let details = host::property(RESPONSE_DETAILS);
         let mut answer = answer(status);
         answer.overloaded |= limit_reached(status);
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());

@@ -11,7 +11,11 @@ use crate::stage::Setup;
 use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
 
-pub const TESTS: &[Test] = &[("budget::steady", steady)];
+pub const TESTS: &[Test] = &[
+    ("budget::steady", steady),
+    ("budget::outage_decide", || outage(Attach::DECIDE)),
+    ("budget::outage_guard", || outage(Attach::GUARD)),
+];
 
 const INTERVAL: Duration = Duration::from_secs(1);
 const SHARE: usize = 20;
@@ -75,5 +79,40 @@ fn steady() -> Result<()> {
         let least = if name == "share" { 2 } else { FLOOR + 1 };
         ensure!(retried >= least, "{name}: {retried} retries of {} requests, not even {least}", failed.len());
     }
+    Ok(())
+}
+
+/// What a calm interval saved is not for those that arrive while nothing answers.
+fn outage(attach: Attach) -> Result<()> {
+    const CALM: usize = 200;
+    const FAILING: usize = 150;
+    const WORKERS: usize = 2;
+    const MAX_RETRIES: usize = 2;
+    let upstream = obedient();
+    let policy = json!({"circuitBreaker": null, "retry": {
+        "maxRetries": MAX_RETRIES,
+        "budget": {"percent": SHARE, "interval": "1m"},
+        "minRetryRate": {"count": 0, "interval": "1s"},
+    }});
+    let setup = Setup::new(attach, policy).workers(WORKERS as u32);
+    let stage = setup.cluster("orders", upstream.address).start()?;
+    let mut clients = [stage.connect()?, stage.connect()?];
+    for request in 0..CALM {
+        clients[request % 2].exchange(&Request::get("/orders/ok"))?;
+    }
+    // The last second, in eleven tenths.
+    let calm = Instant::now();
+    stage.wait_for("a second is over", |_| {
+        if calm.elapsed() > Duration::from_millis(1_200) { Ok(()) } else { Err("it is not".to_owned()) }
+    })?;
+    for request in 0..FAILING {
+        let wish = if request % 4 < 2 { "503" } else { "reset" };
+        let response = clients[request % 2].exchange(&Request::get(&format!("/orders/{wish}")))?;
+        ensure!(response.status == 503, "{response:?}");
+    }
+    let retries = super::retries(&upstream);
+    // The share of their own; and the first request of each worker, which finds out. The calm ones had saved 40.
+    let (least, most) = (1, FAILING * SHARE / 100 + WORKERS * MAX_RETRIES);
+    ensure!((least..=most).contains(&retries), "{retries} retries of {FAILING} requests, not {least} to {most}");
     Ok(())
 }
