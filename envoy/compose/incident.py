@@ -83,6 +83,9 @@ counts = {(method, result): 0 for method in ("GET", "POST") for result in ("answ
 async def clients(host, port):
     await asyncio.start_server(metrics, "0.0.0.0", 9100)
     asyncio.create_task(report())
+    # The service may start later than its clients; that is another story.
+    while await attempt(host, port, "GET", 0) != "answered":
+        await asyncio.sleep(0.2)
     running = set()
     start = time.monotonic()
     for number in itertools.count():
@@ -93,7 +96,10 @@ async def clients(host, port):
 
 
 async def request(host, port, method, number):
-    result = "failed"
+    counts[method, await attempt(host, port, method, number)] += 1
+
+
+async def attempt(host, port, method, number):
     try:
         async with asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection(host, port)
@@ -104,11 +110,9 @@ async def request(host, port, method, number):
             )
             answer = await reader.read()
             writer.close()
-            if answer.startswith(b"HTTP/1.1 200 "):
-                result = "answered"
+            return "answered" if answer.startswith(b"HTTP/1.1 200 ") else "failed"
     except (OSError, TimeoutError):
-        pass
-    counts[method, result] += 1
+        return "failed"
 
 
 async def report():

@@ -11,7 +11,7 @@ say() { printf '==> compose: %s\n' "$*" >&2; }
 die() { printf 'compose: %s\n' "$*" >&2; exit 1; }
 
 # How long the whole may take to show what is asked of it.
-limit=${WEIR_COMPOSE_SECONDS:-120}
+limit=${WEIR_COMPOSE_SECONDS:-180}
 folder=$PWD/target/compose
 project=weir-test-$$
 export ENVOY_PORT=${ENVOY_PORT:-30401} ENVOY_ADMIN_PORT=${ENVOY_ADMIN_PORT:-30402}
