@@ -98,9 +98,17 @@ fn hot_restart() -> Result<()> {
         println!("{count} requests during a hot restart");
         ensure!(failed.is_empty() && count > 10, "{failed:?} of {count}\n{}", second.log_end());
         second.wait_for_log(&["weir", "roles decide, watch, guard"])?;
-        let tally = Tally::read(second.admin, "upstream").map_err(anyhow::Error::msg)?;
-        ensure!(tally.requests > 0 && tally.retries.len() == tally.requests, "{tally:?}");
-        Ok(())
+        wait::until(wait::LIMIT / 3, || {
+            let tally = Tally::read(second.admin, "upstream")?;
+            let granted = tally.retries.iter().filter(|verdict| *verdict == "granted").count();
+            let sums = granted > 0 && tally.attempts.len() == tally.requests + granted;
+            if sums {
+                Ok(())
+            } else {
+                Err(format!("{} requests, {granted} retries, {:?}", tally.requests, tally.attempts))
+            }
+        })
+        .map_err(anyhow::Error::msg)
     })
 }
 
