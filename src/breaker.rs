@@ -263,26 +263,28 @@ impl Circuit {
     /// [`done`](Self::done), or all of it again if another worker was faster, or [`failed`](Self::failed).
     pub fn exchange(&mut self, record: Option<&[u8]>, wish: Wish, now: Time) -> Option<Vec<u8>> {
         let found = record.and_then(|record| Record::decode(record, &self.policy, now));
-        let found = found.unwrap_or_else(|| Record::new(&self.policy));
-        let mut shared = found.clone();
-        shared.corrected = false;
-        let mut event = None;
+        let mut shared = found.unwrap_or_else(|| Record::new(&self.policy));
+        let mut news = std::mem::take(&mut shared.corrected);
         let mut told = false;
-        if shared.opened.is_some() {
+        let event = if shared.opened.is_some() {
+            news |= self.shed > 0;
             shared.shed = shared.shed.saturating_add(self.shed);
-            event = match wish {
+            match wish {
                 _ if shared.is_abandoned(&self.policy, now) => shared.close(now, false),
-                Wish::Exchange { .. } => None,
                 Wish::Probe => shared.probe(&self.policy, now),
                 Wish::Close(ticket) if shared.is_of(ticket) => shared.close(now, true),
-                Wish::Close(_) => None,
-                Wish::GiveBack(ticket) => shared.give_back(ticket, now),
-            };
+                Wish::GiveBack(ticket) => {
+                    news |= shared.give_back(ticket, now);
+                    None
+                }
+                Wish::Exchange { .. } | Wish::Close(_) => None,
+            }
         } else {
             self.attempts.advance(now);
             self.broke.advance(now);
             // What was counted before it closed is of no use any more.
             let current = shared.closed <= self.view.closed && !self.is_open();
+            let mut event = None;
             if current && (!self.broke.is_empty() || shared.is_troubled()) {
                 told = !self.attempts.is_empty();
                 shared.merge(&self.attempts, &self.broke, now);
@@ -290,9 +292,10 @@ impl Circuit {
                     event = shared.judge(&self.policy, now);
                 }
             }
-        }
+            event
+        };
         self.read = now;
-        let record = (shared != found).then(|| shared.encode());
+        let record = (news || told || event.is_some()).then(|| shared.encode());
         self.draft = Some((shared, event, told));
         record
     }

@@ -33,7 +33,7 @@ pub struct Cluster {
     /// Its hosts, where outlier detection is on: from the first request on.
     pub outliers: Option<Outliers>,
     /// Its circuit, where there is a breaker.
-    pub circuit: Option<Circuit>,
+    pub circuit: Option<Box<Circuit>>,
     /// Whether its circuit was open when that was last told.
     pub told_open: bool,
     /// Answered attempts, of whose hosts a sample is read.
@@ -47,6 +47,14 @@ pub struct Cluster {
     /// The numbers under which the host knows its counters, by [`Counter::index`]; `None` until one is counted.
     pub metrics: [Option<u32>; Counter::COUNT],
     last_used: u64,
+}
+
+impl Cluster {
+    /// Whether its circuit is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.circuit.as_ref().is_some_and(|circuit| circuit.is_open())
+    }
 }
 
 /// The clusters that a worker knows.

@@ -151,20 +151,14 @@ impl Engine {
         self.clusters.iter_mut().filter_map(changed).collect()
     }
 
-    /// The clusters whose circuits have something to say, or may have changed elsewhere.
+    /// The clusters whose circuits have something to say, or may have changed elsewhere, or changed and nobody was told.
     #[must_use]
     pub fn due_circuits(&self, now: Time) -> Vec<ClusterId> {
-        let due = |cluster: &Cluster| cluster.circuit.as_ref().is_some_and(|circuit| circuit.is_due(now));
-        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
-    }
-
-    /// The clusters whose circuits opened or closed since this was last asked, and whether they are open.
-    pub fn changed_circuits(&mut self) -> Vec<(ClusterId, bool)> {
-        let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
-            let open = cluster.circuit.as_ref().is_some_and(Circuit::is_open);
-            (std::mem::replace(&mut cluster.told_open, open) != open).then_some((id, open))
+        let due = |cluster: &Cluster| {
+            let circuit = cluster.circuit.as_ref();
+            circuit.is_some_and(|circuit| circuit.is_due(now)) || cluster.told_open != cluster.is_open()
         };
-        self.clusters.iter_mut().filter_map(changed).collect()
+        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
     }
 
     /// How many clusters are known, and how many were forgotten to make room.
@@ -240,7 +234,7 @@ fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: Option<&Clust
             circuit.set_policy(policy);
             circuit
         }
-        None => Circuit::new(policy),
+        None => Box::new(Circuit::new(policy)),
     });
     let adaptive = retry.is_some_and(|retry| retry.adaptive.is_some());
     cluster.latency = adaptive.then(|| cluster.latency.take().unwrap_or_else(|| Latency::new(LATENCY_INTERVAL)));

@@ -153,9 +153,13 @@ impl Vm {
         }
     }
 
-    fn gauge_circuit(&mut self, cluster: ClusterId, open: bool) {
-        let Some(cluster) = self.engine.cluster(cluster) else { return };
-        gauge(&circuit_open(&cluster.name), u64::from(open));
+    fn gauge_circuit(&mut self, cluster: ClusterId) {
+        let Some(cluster) = self.engine.cluster_mut(cluster) else { return };
+        let open = cluster.is_open();
+        if cluster.told_open != open {
+            cluster.told_open = open;
+            gauge(&circuit_open(&cluster.name), u64::from(open));
+        }
     }
 
     /// How many clusters and hosts there are, where that is another number than before.

@@ -110,12 +110,13 @@ impl Record {
         self.opened == Some(ticket.opened)
     }
 
-    /// The last probe said nothing: the next request may be one.
-    pub fn give_back(&mut self, ticket: Ticket, now: Time) -> Option<Event> {
-        if self.is_of(ticket) && self.probes == ticket.number {
+    /// A probe said nothing: if it was the last one, the next request may be one. Whether that changed anything.
+    pub fn give_back(&mut self, ticket: Ticket, now: Time) -> bool {
+        let last = self.is_of(ticket) && self.probes == ticket.number;
+        if last {
             self.next = self.next.min(now);
         }
-        None
+        last
     }
 
     /// Closes, and begins anew.
@@ -161,8 +162,12 @@ impl Record {
         if !rest.is_empty() {
             return None;
         }
-        let window = |window: Window| {
-            let mut window = window.with_interval(policy.interval, Edge::Start, now);
+        let empty = Self::new(policy);
+        let window = |mut window: Window| {
+            // What was counted over another interval is of little use.
+            if window.interval() != empty.attempts.interval() {
+                return empty.attempts.clone();
+            }
             window.advance(now);
             window
         };

@@ -3,6 +3,7 @@
 use super::{ContextId, RATE_LIMITED, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream, VERDICT, Vm, response_code};
 use crate::attempt::ClusterId;
 use crate::breaker::{Admission, Circuit, Event, Ticket, Wish};
+use crate::cluster::Cluster;
 use crate::config::Mode;
 use crate::host::{self, Level, LocalReply, Map, Swap};
 use crate::metrics::Counter;
@@ -44,7 +45,7 @@ impl Vm {
                     Passage::Probe(ticket)
                 }
                 // Another worker was faster: with a probe, or with what it found out.
-                _ if self.circuit(cluster).is_some_and(|circuit| circuit.is_open()) => self.shed(cluster, request),
+                _ if self.engine.cluster(cluster).is_some_and(Cluster::is_open) => self.shed(cluster, request),
                 _ => Passage::On,
             },
         }
@@ -110,9 +111,7 @@ impl Vm {
     pub(super) fn exchange_circuits(&mut self) {
         for cluster in self.engine.due_circuits(self.wall_clock) {
             self.exchange_circuit(cluster);
-        }
-        for (cluster, open) in self.engine.changed_circuits() {
-            self.gauge_circuit(cluster, open);
+            self.gauge_circuit(cluster);
         }
     }
 
@@ -129,7 +128,7 @@ impl Vm {
     }
 
     fn circuit(&mut self, cluster: ClusterId) -> Option<&mut Circuit> {
-        self.engine.cluster_mut(cluster)?.circuit.as_mut()
+        self.engine.cluster_mut(cluster)?.circuit.as_deref_mut()
     }
 
     /// Reads the shared record, and changes it if that is called for.

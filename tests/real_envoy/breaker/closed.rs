@@ -37,7 +37,10 @@ fn statuses() -> Result<()> {
     std::thread::sleep(LONG);
     let outcome = load.stop()?;
     ensure!(outcome.sent > 200 && outcome.shed == 0, "{outcome:?}");
-    ensure!(metric(&stage, "attempts_total.signal.error") == outcome.sent, "{outcome:?}");
+    stage.wait_for("attempts", |stage| match metric(stage, "attempts_total.signal.error") {
+        errors if errors == outcome.sent => Ok(()),
+        errors => Err(format!("{errors} errors counted, {outcome:?}")),
+    })?;
     never_opened(&stage)
 }
 

@@ -39,7 +39,11 @@ fn broken(attach: Attach, mode: Mode, request: &Request) -> Result<()> {
     let took = wait_until(&stage, true)?;
     ensure!(took < Duration::from_secs(5), "open after {took:?}");
     stage.envoy().wait_for_log(&["warning", CLUSTER, "circuit open", "attempts within", "one request each 400 ms"])?;
-    // While it is open, the upstream sees probes only.
+    // While it is open, and what was under way is over, the upstream sees probes only.
+    stage.wait_for("all clients are shed", |stage| match metric(stage, "shed_total") {
+        shed if shed >= 40 => Ok(()),
+        shed => Err(format!("{shed} shed")),
+    })?;
     let (before, probes) = (upstream.upstream.count(), metric(&stage, "circuit_probes_total"));
     stage.wait_for("probes", |stage| match metric(stage, "circuit_probes_total") {
         found if found >= probes + 3 => Ok(()),
