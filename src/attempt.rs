@@ -93,6 +93,12 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// Whether nothing waits to be explained.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.held.is_empty() && self.client_gone.is_none()
+    }
+
     /// Whether [`Attempts::attempt_ended`] needs the attempt's `x-request-id`, which costs a host call.
     #[must_use]
     pub fn needs_request_id(&self, verdict: Verdict) -> bool {

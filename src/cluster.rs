@@ -23,6 +23,12 @@ pub struct Cluster {
     pub policy: usize,
     /// Whether `watch` sees this cluster's attempts, so that `decide` need not judge the last one.
     pub watched: bool,
+    /// Attempts that `watch` saw and that did not go well, so that Envoy may have retried them; all that it saw, where an
+    /// access-log filter passes failures only. Wraps around.
+    pub failures: u32,
+    /// Answers that such a filter passed all the same (of a hedged attempt past its timeout, for one), while the end of their
+    /// request has not been seen.
+    pub flagged_answers: u32,
     /// Whether `guard` sees this cluster's attempts, so that it charges each retry and `decide` need not; `None` while no
     /// retry has told.
     pub guarded: Option<bool>,
@@ -106,6 +112,8 @@ impl Clusters {
             name: name.into(),
             policy,
             watched: false,
+            failures: 0,
+            flagged_answers: 0,
             guarded: None,
             account: None,
             latency: None,

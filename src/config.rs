@@ -51,6 +51,8 @@ pub struct Config {
     pub role: Role,
     /// What it shall do: with [`Role::Decide`], and only with it.
     pub policy: Option<Policy>,
+    /// `"only": "failures"`, with [`Role::Watch`]: an access-log filter keeps from it what went well, which `decide` counts.
+    pub only_failures: bool,
 }
 
 /// The places where the module attaches.
@@ -168,7 +170,7 @@ impl std::error::Error for ConfigError {}
 /// that is unknown, missing, given twice, of the wrong type or out of range.
 pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
     if bytes.trim_ascii().is_empty() {
-        return Ok(Config { role: Role::Decide, policy: Some(Policy::default()) });
+        return Ok(Config { role: Role::Decide, policy: Some(Policy::default()), only_failures: false });
     }
     if bytes.len() > MAX_BYTES {
         let length = bytes.len();
@@ -187,14 +189,16 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
     let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| (role.name(), role));
     let role = root.field("role").map_or(Ok(Role::Decide), |role| role.word(&roles))?;
     if role == Role::Decide {
-        return Ok(Config { role, policy: Some(policy(&root)?) });
+        return Ok(Config { role, policy: Some(policy(&root)?), only_failures: false });
     }
-    if let Some(field) = root.names().find(|name| *name != "role").and_then(|name| root.field(name)) {
+    let known: &[&str] = if role == Role::Watch { &["only", "role"] } else { &["role"] };
+    if let Some(field) = root.names().find(|name| !known.contains(name)).and_then(|name| root.field(name)) {
         let role = role.name();
         return Err(field.error(&format!("not with role \"{role}\": the policy belongs to role \"decide\"")));
     }
-    root.only(&["role"])?;
-    Ok(Config { role, policy: None })
+    root.only(known)?;
+    let only_failures = root.field("only").map_or(Ok(false), |only| only.word(&[("failures", true)]))?;
+    Ok(Config { role, policy: None, only_failures })
 }
 
 fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {

@@ -84,6 +84,11 @@ impl Vm {
         self.roots.iter().any(|(_, root)| root.role == Some(role))
     }
 
+    /// Whether an access-log filter keeps from `watch` what went well.
+    fn only_failures_watched(&self) -> bool {
+        self.roots.iter().any(|(_, root)| root.only_failures)
+    }
+
     fn create_context(&mut self, context: ContextId, parent: ContextId) {
         if parent == 0 {
             self.roots.push((context, roots::Root::default()));

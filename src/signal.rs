@@ -109,7 +109,8 @@ impl Flags {
     /// Downstream remote reset (DR).
     pub const DOWNSTREAM_RESET: Self = Self(1 << 28);
 
-    const BROKEN: Self = Self(
+    /// The connection or the stream broke.
+    pub const BROKEN: Self = Self(
         Self::LOCAL_RESET.0 | Self::REMOTE_RESET.0 | Self::CONNECTION_TERMINATION.0 | Self::UPSTREAM_PROTOCOL_ERROR.0,
     );
     const LATE: Self = Self(Self::TIMEOUT.0 | Self::IDLE_TIMEOUT.0 | Self::MAX_DURATION.0);
@@ -190,6 +191,14 @@ pub enum Verdict {
     Certain(Signal),
     /// It depends on how the request ended.
     Open(Open),
+}
+
+impl Verdict {
+    /// Whether it is an answer, as far as is known.
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        matches!(self, Self::Certain(Signal::Answered) | Self::Open(Open::Answered(Signal::Answered)))
+    }
 }
 
 /// An attempt whose own log entry leaves a question.

@@ -35,7 +35,7 @@ fn millis(millis: u64) -> Duration {
 
 fn policy(json: &str) -> Policy {
     match parse(json.as_bytes()) {
-        Ok(Config { role: Role::Decide, policy: Some(policy) }) => policy,
+        Ok(Config { role: Role::Decide, policy: Some(policy), only_failures: false }) => policy,
         other => panic!("{json}: {other:?}"),
     }
 }
@@ -108,8 +108,10 @@ fn the_defaults_are_the_documented_ones() {
 
 #[test]
 fn roles() {
-    assert_eq!(parse(br#"{"role": "watch"}"#), Ok(Config { role: Role::Watch, policy: None }));
-    assert_eq!(parse(br#"{"role": "guard"}"#), Ok(Config { role: Role::Guard, policy: None }));
+    assert_eq!(parse(br#"{"role": "watch"}"#), Ok(Config { role: Role::Watch, policy: None, only_failures: false }));
+    let failures = br#"{"role": "watch", "only": "failures"}"#;
+    assert_eq!(parse(failures), Ok(Config { role: Role::Watch, policy: None, only_failures: true }));
+    assert_eq!(parse(br#"{"role": "guard"}"#), Ok(Config { role: Role::Guard, policy: None, only_failures: false }));
 }
 
 #[test]

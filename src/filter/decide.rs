@@ -12,7 +12,7 @@ use crate::attempt::{ClusterId, Ended, Held};
 use crate::breaker::Ticket;
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
-use crate::host::{self, Bytes, Map};
+use crate::host::{self, Bytes, HeaderPairs, Map};
 use crate::metrics::{Counter, Grant};
 use crate::proxy_status;
 use crate::retry::{self, Plan};
@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) guarded: bool,
     /// Whether its content is gRPC.
     pub(super) grpc: bool,
+    /// The cluster's failed attempts when it arrived, see [`crate::cluster::Cluster::failures`].
+    failures: u32,
     /// The next retry is charged already.
     pub(super) prepaid: bool,
     /// When it arrived, by the host's own time.
@@ -64,16 +66,12 @@ impl Request {
 }
 
 /// What a request's headers say, in one pass.
-#[derive(Default)]
-struct View {
-    method: Vec<u8>,
-    grpc: bool,
-    idempotency_key: bool,
-    attempt: u32,
+struct View<'a> {
+    request: retry::Request<'a>,
     /// Whether the client sent the steering header, which is not for clients to set.
     hosts: bool,
-    /// Headers to take away from what the client sent.
-    remove: Vec<&'static str>,
+    /// Whether Envoy obeys what the client asks of it.
+    trusted: bool,
 }
 
 impl Vm {
@@ -85,29 +83,19 @@ impl Vm {
         let wall_clock = self.wall_clock;
         let cluster = self.routed_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
-        let hosts = self.engine.steering().map(|steering| steering.header.clone());
-        let view = view(
-            keys.map_or(&[], |policy| policy.idempotency_key_headers.as_slice()),
-            keys.is_some(),
-            hosts.as_deref().unwrap_or_default(),
-        );
+        let hosts = self.engine.steering().map_or("", |steering| &steering.header);
+        let headers = host::headers(Map::Request);
+        let view = view(headers.as_ref(), keys.map_or(&[], |policy| &policy.idempotency_key_headers), hosts);
         let enforce = self.engine.mode() == Mode::Enforce;
-        if enforce {
-            for name in &view.remove {
-                host::remove_header(Map::Request, name);
-            }
-        }
         // In shadow mode, too: nobody but Weir has business setting it, and a cluster with the policy would obey.
-        if let (true, Some(hosts)) = (view.hosts, &hosts) {
+        if view.hosts {
             host::remove_header(Map::Request, hosts);
         }
+        if let (true, true, Some(headers)) = (enforce && view.trusted, keys.is_some(), &headers) {
+            remove_control(headers);
+        }
         let Some(cluster) = cluster else { return true };
-        let request = retry::Request {
-            method: &view.method,
-            grpc: view.grpc,
-            idempotency_key: view.idempotency_key,
-            attempt: view.attempt,
-        };
+        let request = view.request;
         let circuit_probe = match self.pass_circuit(cluster, &request) {
             Passage::On => None,
             Passage::Probe(ticket) => Some(ticket),
@@ -127,25 +115,25 @@ impl Vm {
         }
         self.count(cluster, Counter::Requests(class));
         let (steered, list) = self.steer(cluster, plan, circuit_probe.is_some());
-        if let (true, Some(list), Some(hosts)) = (enforce, &list, &hosts) {
-            host::set_header(Map::Request, hosts, list);
+        if let (true, Some(list), Some(steering)) = (enforce, &list, self.engine.steering()) {
+            host::set_header(Map::Request, &steering.header, list);
         }
         if guarded {
             host::set_property(REQUEST, &context.to_le_bytes());
         }
-        let request = Request {
-            cluster: Some(cluster),
-            plan,
-            arrived: wall_clock,
-            held,
-            denied,
-            per_try_timeout,
-            steered,
-            circuit_probe,
-            grpc: view.grpc,
-            ..Request::default()
-        };
-        self.streams.insert(context, Stream::Decide(request));
+        let failures = self.engine.cluster(cluster).map_or(0, |cluster| cluster.failures);
+        if let Some(Stream::Decide(request)) = self.streams.get_mut(context) {
+            request.cluster = Some(cluster);
+            request.plan = plan;
+            request.arrived = wall_clock;
+            request.held = held;
+            request.denied = denied;
+            request.per_try_timeout = per_try_timeout;
+            request.steered = steered;
+            request.circuit_probe = circuit_probe;
+            request.grpc = view.request.grpc;
+            request.failures = failures;
+        }
         true
     }
 
@@ -182,6 +170,10 @@ impl Vm {
         if let Some(retries) = known {
             return retries;
         }
+        if !self.may_have_failed(context) {
+            // A retry follows a failure.
+            return 0;
+        }
         let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
         let retries = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default();
         if let Some(Stream::Decide(request)) = self.streams.get_mut(context) {
@@ -204,7 +196,7 @@ impl Vm {
             return;
         }
         let details = host::property(RESPONSE_DETAILS);
-        let mut answer = answer(status);
+        let mut answer = answer(status, grpc);
         answer.overloaded |= limit_reached(status);
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
         let end = RequestEnd { flags, answer, details: details.as_deref().unwrap_or_default() };
@@ -245,16 +237,38 @@ impl Vm {
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let explained = std::mem::take(&mut request.explained);
         let (cluster, timeout) = (request.cluster, request.per_try_timeout);
-        let guarded = request.guarded;
+        let (guarded, grpc) = (request.guarded, request.grpc);
         let held = request.holds();
         request.held = None;
         let probe = request.circuit_probe.is_some();
         let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
+        let only_failures = self.only_failures_watched();
+        let failed = self.may_have_failed(context);
+        if let (true, Some(cluster)) = (only_failures && flags.is_empty() && !failed && !grpc, cluster)
+            && explained.is_empty()
+            && self.engine.attempts.is_settled()
+        {
+            self.plain_request_ends(context, cluster, held, timeout);
+            if probe {
+                self.probe_tells(context);
+            }
+            return;
+        }
         let watched = cluster.and_then(|cluster| self.engine.cluster(cluster)).is_some_and(|cluster| cluster.watched);
         // When the client goes away, the attempt's log entry comes after this, also that of a cluster's first attempt.
-        let watched = watched || (flags.client_gone() && self.has_role(Role::Watch));
-        let judge = cluster.filter(|_| !watched);
-        let status = if judge.is_some() || !flags.is_empty() { response_code() } else { None };
+        let watched = watched || only_failures || (flags.client_gone() && self.has_role(Role::Watch));
+        let counts = cluster.is_some() && (!watched || only_failures);
+        let status = if counts || !flags.is_empty() { response_code() } else { None };
+        // What an access-log filter keeps from `watch` is counted here.
+        let mut unseen = only_failures && went_well(status) && !flags.any(Flags::BROKEN);
+        if unseen
+            && failed
+            && let Some(state) = cluster.and_then(|cluster| self.engine.cluster_mut(cluster))
+        {
+            unseen = state.flagged_answers == 0;
+            state.flagged_answers = state.flagged_answers.saturating_sub(1);
+        }
+        let judge = cluster.filter(|_| !watched || unseen);
         // Details cost a host call; nothing depends on them where all went well.
         let trouble = !flags.is_empty() || !explained.is_empty() || status.is_some_and(|status| status >= 400);
         let details = if trouble { host::property(RESPONSE_DETAILS) } else { None };
@@ -263,7 +277,7 @@ impl Vm {
             (Some(_), Some(500..)) => host::header(Map::Response, "proxy-status"),
             _ => None,
         };
-        let answer = if judge.is_some() { answer(status) } else { Answer { status, ..Answer::default() } };
+        let answer = if judge.is_some() { answer(status, grpc) } else { Answer { status, ..Answer::default() } };
         let end = RequestEnd {
             flags,
             answer: Answer { proxy_status: proxy_status.as_deref().unwrap_or_default(), ..answer },
@@ -271,6 +285,8 @@ impl Vm {
         };
         let id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.request_ended(&end, explained, id, &mut self.ended);
+        // What the filter lets through of gRPC's statuses, `watch` has counted.
+        let judge = judge.filter(|_| !unseen || !matches!(end.answer.grpc_status, Some(4 | 8 | 13 | 14 | 15)));
         if let (Some(cluster), Some(signal)) = (judge, judge.and_then(|_| end.last_attempt())) {
             let attempt = self.attempt(cluster, signal == Signal::Answered, None);
             self.ended.push(Ended { attempt, signal });
@@ -287,6 +303,25 @@ impl Vm {
         if probe {
             self.probe_tells(context);
         }
+    }
+
+    /// The end of a request whose attempt was answered, and no other attempt at the cluster failed meanwhile: `watch`, which is
+    /// told of failures only, was told of none.
+    fn plain_request_ends(&mut self, context: ContextId, cluster: ClusterId, held: u32, timeout: Option<Duration>) {
+        let attempt = self.attempt(cluster, true, None);
+        self.ended.push(Ended { attempt, signal: Signal::Answered });
+        self.observe_latency_of_last(cluster, Signal::Answered, timeout);
+        self.count_ended();
+        self.release(cluster, held);
+        self.steered_request_ends(context);
+    }
+
+    /// Whether an attempt of this request may have failed: `watch` sees each that does, of this request or of another to its
+    /// cluster. `false` is certain.
+    fn may_have_failed(&self, context: ContextId) -> bool {
+        let Some(Stream::Decide(request)) = self.streams.get(context) else { return true };
+        let Some(state) = request.cluster.and_then(|cluster| self.engine.cluster(cluster)) else { return true };
+        !(state.watched || self.only_failures_watched()) || state.failures != request.failures
     }
 
     /// Where an adaptive timeout depends on it, and no `watch` tells: how long the last attempt took.
@@ -343,42 +378,51 @@ pub(super) const fn come_back_later(grpc: bool) -> (&'static str, &'static str) 
     if grpc { ("grpc-retry-pushback-ms", "-1") } else { ("retry-after", "1") }
 }
 
-/// What a response says, without the cause that a sidecar may state.
-fn answer(status: Option<u16>) -> Answer<'static> {
+/// What a response says, without the cause that a sidecar may state. Looks for no more than there can be.
+pub(super) fn answer(status: Option<u16>, grpc: bool) -> Answer<'static> {
+    let grpc_status = if grpc && status.is_some() { grpc_status() } else { None };
     Answer {
         status,
-        grpc_status: status.and_then(|_| grpc_status()),
+        grpc_status,
         retry_after: status == Some(503) && host::header(Map::Response, "retry-after").is_some(),
-        overloaded: status.is_some() && pushed_back(),
+        overloaded: (grpc_status.is_some() || (status.is_some() && !went_well(status))) && pushed_back(),
         proxy_status: &[],
     }
 }
 
+/// Whether a status says that there was nothing wrong; gRPC has statuses of its own.
+pub(super) fn went_well(status: Option<u16>) -> bool {
+    matches!(status, Some(200..400))
+}
+
 /// Reads what Weir needs to know of a request.
-fn view(idempotency_keys: &[String], governed: bool, hosts: &str) -> View {
-    let mut view = View { attempt: 1, ..View::default() };
-    let Some(headers) = host::headers(Map::Request) else { return view };
-    let mut trusted = false;
-    let mut control: Vec<&'static str> = Vec::new();
-    for (name, value) in headers.iter() {
+fn view<'a>(headers: Option<&'a HeaderPairs>, idempotency_keys: &[String], hosts: &str) -> View<'a> {
+    let request = retry::Request { method: &[], grpc: false, idempotency_key: false, attempt: 1 };
+    let mut view = View { request, hosts: false, trusted: false };
+    for (name, value) in headers.into_iter().flat_map(HeaderPairs::iter) {
         match name {
-            b":method" => view.method = value.to_vec(),
-            b"content-type" => view.grpc = is_grpc(value),
-            b"x-envoy-attempt-count" => view.attempt = parse_u32(value).unwrap_or(1),
-            b"x-envoy-internal" => trusted = value == b"true",
+            b":method" => view.request.method = value,
+            b"content-type" => view.request.grpc = is_grpc(value),
+            b"x-envoy-attempt-count" => view.request.attempt = parse_u32(value).unwrap_or(1),
+            b"x-envoy-internal" => view.trusted = value == b"true",
             name if name == hosts.as_bytes() => view.hosts = true,
             _ => {
-                control.extend(retry::CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name));
-                if idempotency_keys.iter().any(|key| key.as_bytes() == name) && !value.is_empty() {
-                    view.idempotency_key = true;
-                }
+                view.request.idempotency_key |=
+                    !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
             }
         }
     }
-    if governed && trusted {
-        view.remove.extend(control);
-    }
     view
+}
+
+/// Takes away what a client asks of Envoy that trusts it.
+#[cold]
+fn remove_control(headers: &HeaderPairs) {
+    for (name, _) in headers.iter() {
+        if let Some(header) = retry::CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name) {
+            host::remove_header(Map::Request, header);
+        }
+    }
 }
 
 /// `grpc-status` of a response that is gRPC, from its trailers or, where it has only these, its headers.

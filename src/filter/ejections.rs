@@ -92,6 +92,9 @@ impl Vm {
     /// an attempt's log entry, and at the end of a request for its last attempt, which then seems to have begun with the
     /// request: early rather than late.
     pub(super) fn attempt(&mut self, cluster: ClusterId, answered: bool, request: Option<RequestId>) -> Attempt {
+        if answered && self.is_passed_over(cluster) {
+            return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request };
+        }
         let now = self.wall_clock();
         let host = self.host_of_attempt(cluster, answered, now);
         // When it began matters only after an ejection, and then nothing is sampled.
@@ -107,19 +110,24 @@ impl Vm {
         Attempt { cluster, host: host.map(|(host, _)| host), began, weight, request }
     }
 
+    /// Whether an answered attempt is not in the sample of a calm cluster. By the time of the last event, which saves a
+    /// reading of the clock: the timer sees to it that it is not long ago.
+    fn is_passed_over(&mut self, cluster: ClusterId) -> bool {
+        let now = self.wall_clock;
+        let Some(state) = self.engine.cluster_mut(cluster) else { return true };
+        let Some(outliers) = &state.outliers else { return true };
+        if !outliers.is_calm(now) {
+            return false;
+        }
+        state.attempts = state.attempts.wrapping_add(1);
+        !is_sampled(state.attempts)
+    }
+
     /// The current attempt's host, as far as that is worth its cost, and how many answered attempts it stands for.
     fn host_of_attempt(&mut self, cluster: ClusterId, answered: bool, now: Time) -> Option<(Box<str>, u32)> {
         let state = self.engine.cluster_mut(cluster)?;
         let calm = state.outliers.as_ref()?.is_calm(now);
-        let weight = if answered && calm {
-            state.attempts = state.attempts.wrapping_add(1);
-            if !is_sampled(state.attempts) {
-                return None;
-            }
-            SAMPLE
-        } else {
-            1
-        };
+        let weight = if answered && calm { SAMPLE } else { 1 };
         let address = host::property(UPSTREAM_ADDRESS)?;
         Some((std::str::from_utf8(&address).ok()?.into(), weight))
     }
@@ -149,7 +157,7 @@ impl Vm {
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let Some(cluster) = request.cluster else { return };
         let steered = std::mem::take(&mut request.steered);
-        let now = self.wall_clock();
+        let last = self.wall_clock;
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         if let Some(probe) = steered.probe {
@@ -162,7 +170,7 @@ impl Vm {
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         let steers = !steered.hosts.is_empty();
-        if !steers && outliers.is_calm(now) && outliers.knows_shares() {
+        if !steers && outliers.is_calm(last) && outliers.knows_shares() {
             state.requests = state.requests.wrapping_add(1);
             if !is_sampled(state.requests) {
                 return;
@@ -171,6 +179,7 @@ impl Vm {
         let attempts = if steers { host::property_u64(ATTEMPT_COUNT).unwrap_or_default() as usize } else { 1 };
         let Some(address) = host::property(UPSTREAM_ADDRESS) else { return };
         let Ok(address) = std::str::from_utf8(&address) else { return };
+        let now = host::wall_clock().map_or(last, Time::from_nanos);
         // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
         // nothing else from it. In shadow mode, a list is made, and nobody sees it.
         if !steers || shadow {

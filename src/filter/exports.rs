@@ -84,13 +84,14 @@ pub extern "C" fn proxy_on_response_headers(context: ContextId, _count: u32, end
     })
 }
 
-/// A context's stream is over; 1 lets Envoy delete it.
+/// A context is over; 1 lets Envoy delete it. Envoy would say so, too (`proxy_on_delete`), directly after this.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_done(context: ContextId) -> u32 {
     with_vm(|vm| {
         if let Some(Stream::Guard(_)) = vm.streams.get(context) {
             vm.attempt_over(context);
         }
+        vm.delete_context(context);
     });
     1
 }
@@ -105,10 +106,4 @@ pub extern "C" fn proxy_on_log(context: ContextId) {
         None if vm.role_of(context) == Some(Role::Watch) => vm.attempt_logged(),
         None => {}
     });
-}
-
-/// A context is gone.
-#[unsafe(no_mangle)]
-pub extern "C" fn proxy_on_delete(context: ContextId) {
-    with_vm(|vm| vm.delete_context(context));
 }

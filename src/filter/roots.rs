@@ -12,6 +12,8 @@ const TICK_MILLISECONDS: u32 = 100;
 pub(super) struct Root {
     /// Known once it is configured.
     pub(super) role: Option<Role>,
+    /// Of a `watch`: an access-log filter keeps from it what went well.
+    pub(super) only_failures: bool,
 }
 
 impl Vm {
@@ -25,9 +27,10 @@ impl Vm {
                 return false;
             }
         };
+        let configured = Root { role: Some(config.role), only_failures: config.only_failures };
         match self.roots.iter_mut().find(|(id, _)| *id == root) {
-            Some((_, root)) => root.role = Some(config.role),
-            None => self.roots.push((root, Root { role: Some(config.role) })),
+            Some((_, root)) => *root = configured,
+            None => self.roots.push((root, configured)),
         }
         if let Some(policy) = config.policy {
             let now = self.wall_clock();

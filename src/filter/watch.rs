@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::decide::{grpc_status, pushed_back};
+use super::decide::{answer, went_well};
 use super::{BACKEND_LATENCY, DURATION, RESPONSE_FLAGS, Vm, parse_u32, response_code};
 use crate::attempt::ClusterId;
 use crate::host::{self, Map, Path};
@@ -19,13 +19,20 @@ impl Vm {
             return;
         }
         let Some(cluster) = self.routed_cluster() else { return };
+        let Logged { verdict, plain } = match guarded {
+            Some(attempt) if attempt.vetoed => Logged { verdict: Verdict::Certain(Signal::Local), plain: false },
+            _ => Logged::read(),
+        };
+        let only_failures = self.only_failures_watched();
         if let Some(cluster) = self.engine.cluster_mut(cluster) {
             cluster.watched = true;
+            if !plain || only_failures {
+                cluster.failures = cluster.failures.wrapping_add(1);
+            }
+            if only_failures && verdict.is_answered() {
+                cluster.flagged_answers = cluster.flagged_answers.saturating_add(1);
+            }
         }
-        let verdict = match guarded {
-            Some(attempt) if attempt.vetoed => Verdict::Certain(Signal::Local),
-            _ => classify(),
-        };
         self.observe_latency(cluster, verdict);
         let expired = verdict == Verdict::Open(Open::Dropped) && expired();
         let request_id = if self.engine.attempts.needs_request_id(verdict) {
@@ -34,7 +41,7 @@ impl Vm {
             None
         };
         let request = guarded.and_then(|attempt| attempt.request);
-        let attempt = self.attempt(cluster, verdict == Verdict::Open(Open::Answered(Signal::Answered)), request);
+        let attempt = self.attempt(cluster, verdict.is_answered(), request);
         let request_id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.count_ended();
@@ -71,21 +78,25 @@ impl Vm {
     }
 }
 
-fn classify() -> Verdict {
-    let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
-    let status = response_code();
-    let failed = flags.any(Flags::CONNECTION_FAILURE);
-    let failure_reason = if failed { host::property(FAILURE_REASON) } else { None };
-    let retry_after = status == Some(503) && host::header(Map::Response, "retry-after").is_some();
-    let proxy_status = if status >= Some(500) { host::header(Map::Response, "proxy-status") } else { None };
-    let answer = Answer {
-        status,
-        grpc_status: status.and_then(|_| grpc_status()),
-        retry_after,
-        overloaded: status.is_some() && pushed_back(),
-        proxy_status: proxy_status.as_deref().unwrap_or_default(),
-    };
-    signal::Attempt { flags, answer, failure_reason: failure_reason.as_deref().unwrap_or_default() }.classify()
+/// What the entry says of the attempt.
+struct Logged {
+    verdict: Verdict,
+    /// There is nothing in it that might be retried.
+    plain: bool,
+}
+
+impl Logged {
+    fn read() -> Self {
+        let flags = Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default());
+        let status = response_code();
+        let failed = flags.any(Flags::CONNECTION_FAILURE);
+        let failure_reason = if failed { host::property(FAILURE_REASON) } else { None };
+        let proxy_status = if status >= Some(500) { host::header(Map::Response, "proxy-status") } else { None };
+        let answer = Answer { proxy_status: proxy_status.as_deref().unwrap_or_default(), ..answer(status, true) };
+        let plain = flags.is_empty() && went_well(status) && answer.grpc_status.is_none_or(|status| status == 0);
+        let attempt = signal::Attempt { flags, answer, failure_reason: failure_reason.as_deref().unwrap_or_default() };
+        Self { verdict: attempt.classify(), plain }
+    }
 }
 
 /// `host-shadow`, or `host-shadow:port`.

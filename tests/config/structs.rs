@@ -72,7 +72,7 @@ const NOT_JSON: &str = "configuration: not JSON: ";
 #[test]
 fn as_envoy_sends_it() {
     let watch = b"\x0a\x0f\x0a\x04role\x12\x07\x1a\x05watch";
-    assert_eq!(parse(watch), Ok(Config { role: Role::Watch, policy: None }));
+    assert_eq!(parse(watch), Ok(Config { role: Role::Watch, policy: None, only_failures: false }));
     let decide = b"\x0a\x10\x0a\x04mode\x12\x08\x1a\x06shadow\x0a\x10\x0a\x04role\x12\x08\x1a\x06decide";
     means(decide, r#"{"mode": "shadow"}"#);
     assert_eq!(*decide, *message(&[("mode", text("shadow")), ("role", text("decide"))]));

@@ -27,6 +27,8 @@ use std::collections::BTreeMap;
 const DECIDE: &str = r#"{"role": "decide"}"#;
 const SHADOW: &str = r#"{"role": "decide", "mode": "shadow"}"#;
 const WATCH: &str = r#"{"role": "watch"}"#;
+/// Behind an access-log filter.
+const WATCH_FAILURES: &str = r#"{"role": "watch", "only": "failures"}"#;
 const GUARD: &str = r#"{"role": "guard"}"#;
 
 /// Which roles are attached.
@@ -48,6 +50,8 @@ struct Attached {
     guard: Option<Root>,
     /// Whether an attempt's log entry has a context of its own.
     apart: bool,
+    /// Whether an access-log filter stands before `watch`.
+    watches_only_failures: bool,
 }
 
 impl Attached {
@@ -60,7 +64,16 @@ impl Attached {
         let decide = host.start(decide);
         let watch = (level != Level::Decide).then(|| host.start(WATCH));
         let guard = (level == Level::Guard).then(|| host.start(GUARD));
-        Self { host, decide, watch, guard, apart: false }
+        Self { host, decide, watch, guard, apart: false, watches_only_failures: false }
+    }
+
+    /// Where `watch` is told of failures only.
+    fn only_failures(level: Level) -> Self {
+        let host = Host::new();
+        let decide = host.start(DECIDE);
+        let watch = Some(host.start(WATCH_FAILURES));
+        let guard = (level == Level::Guard).then(|| host.start(GUARD));
+        Self { host, decide, watch, guard, apart: false, watches_only_failures: true }
     }
 
     /// The end of an attempt, where `watch` is attached.

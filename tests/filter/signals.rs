@@ -1,6 +1,6 @@
 //! Every row of Envoy's ways to end an attempt, at every level of attachment, in the orders in which Envoy tells them.
 
-use super::fake_host::{End, flag::*};
+use super::fake_host::{End, HostCall, flag::*};
 use super::{Attached, Level, attempts, of};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -184,9 +184,24 @@ impl Case {
         answer.trailers.iter().fold(end, |end, (name, value)| end.trailer(name, value))
     }
 
+    /// Whether the access-log filter that the README shows lets the attempt's entry through: `response_flag_filter`,
+    /// `status_code_filter` (at least 400, or none), or `grpc_status_filter`.
+    fn is_filtered_out(&self) -> bool {
+        let grpc = |answer: &Answer| {
+            let statuses = ["4", "8", "13", "14", "15"].map(|status| ("grpc-status", status));
+            let has = |headers: &[(&str, &str)]| headers.iter().any(|header| statuses.contains(header));
+            answer.headers.contains(&GRPC) && (has(answer.headers) || has(answer.trailers))
+        };
+        self.flags == 0 && self.answer.as_ref().is_some_and(|answer| answer.code < 400 && !grpc(answer))
+    }
+
     /// One request for `cluster` with one attempt.
     fn play(&self, at: &Attached, order: &[Moment], cluster: &str) {
-        let request = at.host.request(at.decide).cluster(cluster).begin();
+        let mut request = at.host.request(at.decide).cluster(cluster);
+        if self.answer.as_ref().is_some_and(|answer| answer.headers.contains(&GRPC)) {
+            request = request.header(GRPC.0, GRPC.1);
+        }
+        let request = request.begin();
         let mut attempt = at.guard.map(|guard| at.host.attempt(guard, &request, 1).begin());
         let mut log = End::of_attempt(&request, 1).flags(self.flags);
         if !self.reason.is_empty() {
@@ -213,7 +228,9 @@ impl Case {
                     if let Some(attempt) = attempt.take() {
                         attempt.end();
                     }
-                    at.attempt_log(&log);
+                    if !(at.watches_only_failures && self.is_filtered_out()) {
+                        at.attempt_log(&log);
+                    }
                 }
                 ResponseStarts => assert!(request.as_ref().unwrap().response(code, headers.clone())),
                 RequestEnds => request.take().unwrap().end_with(&end),
@@ -301,6 +318,46 @@ fn watch_alone_takes_what_the_attempt_tells() {
     }
     let expected = of([("answered", 1), ("cancelled", 2), ("error", 1), ("refused", 1), ("reset", 2), ("timeout", 1)]);
     assert_eq!(attempts(&at.host, cluster), expected);
+}
+
+/// Whatever the filter keeps from `watch`, the end of the request tells `decide`.
+#[test]
+fn every_case_has_its_signal_where_a_filter_passes_only_failures() {
+    for level in [Level::Watch, Level::Guard] {
+        for first in ["200", "reset"] {
+            let at = Attached::only_failures(level);
+            for case in CASES {
+                for (number, order) in case.orders().iter().enumerate() {
+                    let cluster = format!("filtered {} {level:?} {first} {number}", case.name);
+                    let before = CASES.iter().find(|case| case.name == first).unwrap();
+                    before.play(&at, before.orders()[0], &cluster);
+                    case.play(&at, order, &cluster);
+                    at.tick();
+                    let mut expected = of([(before.signal.unwrap(), 1)]);
+                    if let Some(signal) = case.signal {
+                        *expected.entry(signal.to_owned()).or_default() += 1;
+                    }
+                    assert_eq!(attempts(&at.host, &cluster), expected, "{cluster}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plain_request_costs_less_where_a_filter_passes_only_failures() {
+    let calls = |at: &Attached| {
+        let case = CASES.iter().find(|case| case.name == "200").unwrap();
+        let play = || (0..100).for_each(|_| case.play(at, case.orders()[0], "plain and filtered"));
+        play();
+        let properties = || at.host.calls().get(&HostCall::GetProperty).copied().unwrap_or_default();
+        let before = properties();
+        play();
+        properties() - before
+    };
+    // The cluster's name and the flags; one in eight attempts, and one in eight requests, tells its host.
+    let read = calls(&Attached::only_failures(Level::Watch));
+    assert!((200..250).contains(&read), "{read}");
 }
 
 #[test]

@@ -77,6 +77,36 @@ pub fn plugin(role: &str, configuration: &Value) -> Value {
     })
 }
 
+/// `watch`, in a router's `upstream_log`; with or without the access-log filter that keeps from it what went well.
+pub fn watch_log(only_failures: bool) -> Value {
+    let log = |configuration: Value| {
+        json!({
+            "name": "weir_watch",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
+                "config": plugin("watch", &configuration),
+            },
+        })
+    };
+    if !only_failures {
+        return log(json!({"role": "watch"}));
+    }
+    let status = |op: &str, value: u32| {
+        let value = json!({"default_value": value, "runtime_key": "weir.unused"});
+        json!({"status_code_filter": {"comparison": {"op": op, "value": value}}})
+    };
+    let grpc = ["DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
+    let filters = json!([
+        {"response_flag_filter": {}},
+        status("GE", 400),
+        status("LE", 199),
+        {"grpc_status_filter": {"statuses": grpc}},
+    ]);
+    let mut log = log(json!({"role": "watch", "only": "failures"}));
+    log["filter"] = json!({"or_filter": {"filters": filters}});
+    log
+}
+
 pub fn listener(listener: Listener<'_>) -> Value {
     let Attach { decide, watch, guard } = listener.attach;
     let filter = |role: &str, configuration: &Value| {
@@ -90,13 +120,8 @@ pub fn listener(listener: Listener<'_>) -> Value {
     };
     let mut upstream_log = Vec::new();
     if watch {
-        upstream_log.push(json!({
-            "name": "weir_watch",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog",
-                "config": plugin("watch", &json!({"role": "watch"})),
-            },
-        }));
+        let filtered = std::env::var("WEIR_TEST_WATCH").is_ok_and(|only| only == "failures");
+        upstream_log.push(watch_log(filtered));
     }
     let mut access_log = Vec::new();
     if let Some(directory) = listener.logs {
