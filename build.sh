@@ -18,6 +18,7 @@ Usage: ./build.sh [COMMAND]
   demo [ARG...]   show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
   compare [ARG...]
                   measure Weir beside Envoy and Istio: outage, herd, safety, recovery, incident; or those named
+  bench [PART...] measure what Weir costs, in a real Envoy and natively; "bench help" lists the parts
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
   test --envoy VERSION[,VERSION...] [NAME]
                   run the tests against real Envoys of these versions
@@ -69,6 +70,7 @@ need() {
         cargo) debian="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" macos=$debian ;;
         cc) debian="apt-get install -y gcc libc6-dev" macos="xcode-select --install" ;;
         python3) debian="apt-get install -y python3 python3-pip" macos="brew install python3" ;;
+        h2load) debian="apt-get install -y nghttp2-client" macos="brew install nghttp2" ;;
         node) debian="apt-get install -y nodejs" macos="brew install node" ;;
         prometheus) debian="apt-get install -y --no-install-recommends prometheus" macos="brew install prometheus" ;;
     esac
@@ -458,6 +460,40 @@ run_soak() {
     cargo run --example soak -- "$@"
 }
 
+run_bench() { # PART...
+    local part native=() envoy=()
+    for part in "$@"; do
+        case $part in
+            core | fleet) native+=("$part") ;;
+            *) envoy+=("$part") ;;
+        esac
+    done
+    if [[ "${native[*]}" != "" && "${envoy[*]:-quick}" == quick ]]; then envoy=(); else bench_envoy "${envoy[@]}"; fi
+    if (($# == 0)) || [[ "$*" == quick ]]; then native=(core); fi
+    for part in "${native[@]}"; do
+        if [[ $part == core ]]; then
+            cargo bench --bench core
+        else
+            [[ -f benches/$part.rs ]] || die "there is no benches/$part.rs"
+            cargo bench --bench "$part"
+        fi
+    done
+}
+
+bench_envoy() { # PART...
+    if [[ "$*" != *help* ]]; then
+        need h2load
+        build_module
+        install_envoy
+        say "Building an empty filter with the SDK, to compare with"
+        wasm_cargo build -q --release --locked --target "$wasm_target" --manifest-path tests/bench/empty-filter/Cargo.toml
+        export WEIR_EMPTY_FILTER=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/empty_filter.wasm
+        ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
+    fi
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo run -q --release --example bench -- "$@"
+}
+
 run_lints() {
     need cargo
     need_component fmt
@@ -488,6 +524,7 @@ case $command in
     module) build_module ;;
     demo) run_demo "$@" ;;
     compare) run_compare "$@" ;;
+    bench) run_bench "$@" ;;
     test)
         case ${1:-} in
             compose) test_compose ;;

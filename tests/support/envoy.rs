@@ -116,6 +116,16 @@ impl Launch {
     /// # Errors
     /// With the end of Envoy's log, if it ends instead, as it does for a configuration that it refuses.
     pub fn start(self) -> Result<Envoy> {
+        let mut envoy = self.spawn()?;
+        envoy.wait_ready()?;
+        Ok(envoy)
+    }
+
+    /// Starts Envoy, and does not wait.
+    ///
+    /// # Errors
+    /// If there is no Envoy.
+    pub fn spawn(self) -> Result<Envoy> {
         let directory = tempfile::Builder::new().prefix("weir-envoy-").tempdir()?;
         let config = match self.config {
             Config::File(path) => path,
@@ -148,9 +158,7 @@ impl Launch {
             .spawn()
             .with_context(|| missing(&binary()))?;
         let watchdog = watch_over(&child).inspect_err(|_| drop(child.kill()))?;
-        let mut envoy = Envoy { admin: Admin { address: admin }, child, watchdog, log, directory };
-        envoy.wait_ready()?;
-        Ok(envoy)
+        Ok(Envoy { admin: Admin { address: admin }, child, watchdog, log, directory })
     }
 }
 

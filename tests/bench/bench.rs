@@ -1,0 +1,82 @@
+//! What Weir costs, in a real Envoy: see `./build.sh bench help`.
+
+// The launcher of Envoy and the composition of its bootstrap are what is used of it.
+#[allow(unused_imports)]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod cost;
+mod growth;
+mod load;
+mod options;
+mod statistics;
+mod upstream;
+mod variants;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use cost::{Bench, Measured};
+use load::Shape;
+use options::{Options, Part};
+
+fn main() -> ExitCode {
+    let outcome = Options::from_arguments(std::env::args().skip(1)).and_then(|options| match options {
+        Some(options) => run(&options),
+        None => Ok(true),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether Weir costs no more than it should.
+fn run(options: &Options) -> Result<bool> {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default().to_owned();
+    println!("Envoy {}, {}, load {load} before, `{}`", support::envoy::version()?, machine(), options.command());
+    let mut kept = true;
+    if options.parts.contains(&Part::Calls) {
+        println!("\n{}", calls::run()?);
+    }
+    if options.parts.contains(&Part::Cost) || options.parts.contains(&Part::Latency) {
+        let mut bench = Bench::start(|launch| launch)?;
+        bench.warm_up()?;
+        if options.parts.contains(&Part::Cost) {
+            for shape in Shape::ALL {
+                let measured = Measured::take(&mut bench, shape, options.effort)?;
+                println!("\n{}", measured.table());
+                if !shape.large {
+                    let (lines, broken) = measured.targets();
+                    println!("{lines}");
+                    kept &= !broken;
+                }
+            }
+        }
+        if options.parts.contains(&Part::Latency) {
+            println!("\n{}", cost::latency(&mut bench, options.effort)?);
+        }
+    }
+    if options.parts.contains(&Part::Growth) {
+        println!("\n{}", growth::run(if options.quick { 6 } else { 20 })?);
+    }
+    Ok(kept)
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor =
+        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    match processor {
+        Some(name) => format!("{cores} cores ({name})"),
+        None => format!("{cores} cores"),
+    }
+}
