@@ -12,7 +12,7 @@ usage: ./build.sh bench [quick] [cost] [latency] [calls] [growth] [core] [fleet]
   cost      CPU time per request beside no filter, Envoy's own retries, an empty filter and a Lua filter
   latency   p50, p99 and p99.9 at a fixed rate
   calls     how often a request crosses between Envoy and the module
-  growth    the same cost with up to 10,000 hosts and 1,000 clusters; memory, size, time to the first request
+  growth    the same cost with up to 5,000 hosts and 1,000 clusters; memory, size, time to the first request
   core      the budget natively, beside tower's
   fleet     benches/fleet.rs, where it is there
   quick     fewer rounds: a third of the time, and wider spreads
