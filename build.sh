@@ -124,7 +124,7 @@ choose_wasm_toolchain() {
     fi
     if has_wasm_target; then
         wasm_toolchain=own wasm_env=("CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}")
-        forget_paths "$(rustc --print sysroot)"
+        wasm_flags "$(rustc --print sysroot)"
     else
         use_debian_toolchain
     fi
@@ -145,16 +145,19 @@ has_debian_toolchain() {
 use_debian_toolchain() {
     if ! has_debian_toolchain; then build_debian_toolchain; fi
     wasm_toolchain=debian wasm_env=("CARGO_TARGET_DIR=$debian_folder" "RUSTC=$debian_folder/toolchain/bin/rustc")
-    forget_paths /usr
+    wasm_flags /usr
 }
 
-# forget_paths SYSROOT: where things lie on this machine stays out of the module, so that each machine builds the same.
-forget_paths() {
+# wasm_flags SYSROOT: a small module, and one that is the same from each machine: where things lie stays out of it.
+wasm_flags() {
     local separator=$'\x1f' flags=${RUSTFLAGS:-} home=${CARGO_HOME:-$HOME/.cargo}
     flags=${flags//[[:space:]]/$separator}
     flags+="$separator--remap-path-prefix=$home=/cargo"
     flags+="$separator--remap-path-prefix=$1/lib/rustlib/src/rust=/rust"
     flags+="$separator--remap-path-prefix=$1/src=/rust"
+    # Inlining less than opt-level "s" does makes the module 6 percent smaller.
+    flags+="$separator-Cllvm-args=--inline-threshold=10"
+    flags+="$separator-Cllvm-args=--inlinehint-threshold=10"
     wasm_env+=("CARGO_ENCODED_RUSTFLAGS=${flags#"$separator"}")
 }
 

@@ -256,7 +256,7 @@ impl Circuit {
     /// A host that answered its latest attempt within this time answers: three slots.
     #[must_use]
     pub fn answering(&self) -> Duration {
-        self.policy.interval * 3 / SLOTS as u32
+        self.policy.interval.saturating_mul(3) / SLOTS as u32
     }
 
     /// Reads the record, which `now` is later than, and returns what to put in its place, if anything. Then comes

@@ -196,7 +196,7 @@ impl Out {
             _ if repeatable => Duration::ZERO,
             _ if self.successes > 0 => policy.base_ejection_time.min(PATIENCE),
             Failure::Refused => PATIENCE,
-            _ => PATIENCE * 2,
+            _ => PATIENCE.saturating_mul(2),
         };
         let due = self.ejection.until.max(self.succeeded).saturating_add(patience);
         self.ejection.owner == me && now >= due && self.in_flight(now).is_none()

@@ -33,14 +33,20 @@ const OUT_OF_MEMORY: [&str; 4] = [
 const MAP: &str =
     "the map's own invariants, with no code of ours in between: keys are text and numbers, whose order is total";
 const MATCH: &str = "a value that a match behind a loop does not meet: the loop goes on with it";
+const COUNTED: &str = "a list made from one whose length is known, which the compiler no longer sees";
+const CARRY: &str =
+    "`Duration`'s own arithmetic checks the seconds before, and passes less than a second of nanoseconds";
 const TEXT: &str = "the sum of the lengths of a few short texts does not overflow";
 const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 31] = [
+const EXPLAINED: [Explained; 37] = [
     // Of ours.
     explained("proxy_on_tick", ALONE, MATCH),
+    explained("proxy_on_request_headers", ALONE, MATCH),
+    explained("proxy_on_configure", "core::panicking::panic_fmt", COUNTED),
+    explained("weir::engine::compile", "core::panicking::panic_fmt", COUNTED),
     explained("weir::filter::", ALONE, MATCH),
     explained("weir::filter::", "core::option::expect_failed", TEXT),
     explained("weir::hosts::Hosts::", "core::option::unwrap_failed", MAP),
@@ -50,11 +56,12 @@ const EXPLAINED: [Explained; 31] = [
     // Of the standard library.
     explained("alloc::collections::btree", "core::panicking::panic", MAP),
     explained("<alloc::collections::btree", "core::option::unwrap_failed", MAP),
+    explained("alloc::collections::btree", "core::option::unwrap_failed", MAP),
     explained("alloc::vec::Vec", "<alloc::vec::Vec", "places to insert at come from a binary search of the same list"),
     explained("<alloc::vec::Vec", "core::panicking::panic", "the same"),
     explained("alloc::slice::<impl [T]>::join", "core::", TEXT),
     explained("alloc::str::join_generic_copy", "core::", TEXT),
-    explained("alloc::fmt::format::format_inner", "core::result::unwrap_failed", "writing to a string does not fail"),
+    explained("alloc::fmt::format", "core::result::unwrap_failed", "writing to a string does not fail"),
     explained(
         "std::sys::thread_local::",
         "core::panicking::panic_fmt",
@@ -65,6 +72,8 @@ const EXPLAINED: [Explained; 31] = [
     explained("__rustc::__rust_realloc", "core::panicking::panic", "the same"),
     explained("<core::str::iter::Split", "core::slice::index::slice_index_fail", "a search in a text stays within it"),
     explained("core::slice::sort::", "", "what is sorted are numbers, whose order is total"),
+    explained("<core::time::Duration>::new", "core::option::expect_failed", CARRY),
+    explained("<core::ops::range::RangeFrom<usize> as core::slice", "core::slice::index::slice_index_fail", READER),
     // Of serde_json.
     explained("<serde_json::read::SliceRead", "core::", READER),
     explained("serde_json::read::", "core::", READER),
