@@ -14,11 +14,14 @@
 //! without a failure: silence is no evidence of health. So a host that answers for three seconds after a restart starts
 //! from nothing, and one that fails every few requests is out for longer each time.
 //!
+//! **Early probes.** Where half or more of the hosts are out, a host is probed before its time is over, and so are all of
+//! them at once when those that are in fail. To fail such a probe is no strike: the time goes on as it was.
+//!
 //! **Who decides.** All workers share one [ejection](Ejection) of a host (see [`crate::exchange`]). Its owner, the worker that
 //! ejected the host, alone probes it, one request at a time; the others follow it out and back.
 //!
-//! **What decides.** A verdict is the end of any attempt on the host that began when its ejection time was over, whether or
-//! not it was meant as a probe. What began before decides nothing. A probe that ends without a verdict gives its slot back,
+//! **What decides.** A verdict is the end of any attempt on the host that began when the host was due, whether or not it
+//! was meant as a probe, and of each probe. What began before decides nothing. A probe that ends without a verdict gives its slot back,
 //! and so does one of which nothing was heard for ten seconds.
 
 use std::time::Duration;
@@ -34,6 +37,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOCK_ERROR: Duration = Duration::from_millis(2);
 /// For so long, only requests that may be repeated whatever happens are used as probes: nobody pays for these.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Where hosts are scarce, one that failed is probed again after this many times the shortest ejection.
+const SOON: u32 = 4;
 /// Longest exponent that can matter: 2^20 times the shortest ejection is beyond any longest one.
 const MOST_STRIKES: u8 = 20;
 
@@ -102,7 +107,8 @@ impl Standing {
     pub fn follow(&mut self, ejection: Ejection) {
         match self {
             Self::Out(out) => {
-                if out.ejection.owner != ejection.owner || out.ejection.until != ejection.until {
+                let times = |ejection: &Ejection| (ejection.owner, ejection.until, ejection.due);
+                if times(&out.ejection) != times(&ejection) {
                     (out.successes, out.probe) = (0, None);
                 }
                 out.ejection = ejection;
@@ -170,13 +176,15 @@ impl Health {
         policy: &OutlierPolicy,
         now: Time,
     ) -> Ejection {
+        let until = now.saturating_add(ejection_time(policy, self.strikes, address, owner));
         Ejection {
             address: address.into(),
             failure,
             strikes: self.strikes,
             since: now,
             failed: now,
-            until: now.saturating_add(ejection_time(policy, self.strikes, address, owner)),
+            until,
+            due: until,
             owner,
         }
     }
@@ -191,15 +199,23 @@ impl Out {
     /// may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the wait is
     /// twice as long.
     #[must_use]
-    pub fn wants_probe(&self, me: WorkerId, repeatable: bool, policy: &OutlierPolicy, now: Time) -> bool {
+    pub fn wants_probe(&self, me: WorkerId, repeatable: bool, policy: &OutlierPolicy, scarce: bool, now: Time) -> bool {
         let patience = match self.ejection.failure {
             _ if repeatable => Duration::ZERO,
             _ if self.successes > 0 => policy.base_ejection_time.min(PATIENCE),
             Failure::Refused => PATIENCE,
             _ => PATIENCE.saturating_mul(2),
         };
-        let due = self.ejection.until.max(self.succeeded).saturating_add(patience);
+        let due = self.due(policy, scarce).max(self.succeeded).saturating_add(patience);
         self.ejection.owner == me && now >= due && self.in_flight(now).is_none()
+    }
+
+    /// When it may be probed. Where hosts are `scarce`, half or more of them out, none is left alone for longer than a second
+    /// (at the defaults): it is missed more than an attempt is.
+    #[must_use]
+    pub fn due(&self, policy: &OutlierPolicy, scarce: bool) -> Time {
+        let soon = self.ejection.failed.saturating_add(policy.base_ejection_time.saturating_mul(SOON));
+        if scarce { self.ejection.due.min(soon) } else { self.ejection.due }
     }
 
     fn in_flight(&self, now: Time) -> Option<Probe> {
@@ -219,7 +235,9 @@ impl Out {
     /// Whether the end of an attempt that `began` then is a verdict, for this worker to take.
     #[must_use]
     pub fn concerns(&self, began: Time, me: WorkerId) -> bool {
-        self.ejection.owner == me && began.saturating_add(CLOCK_ERROR) >= self.ejection.until
+        let began = began.saturating_add(CLOCK_ERROR);
+        self.ejection.owner == me
+            && (began >= self.ejection.due || self.probe.is_some_and(|probe| began >= probe.started))
     }
 
     /// An attempt said nothing. If it was the probe, it is over.
@@ -235,12 +253,17 @@ impl Out {
         if self.successes >= enough { Verdict::Readmitted } else { Verdict::None }
     }
 
-    /// An attempt failed.
-    pub fn failed(&mut self, failure: Failure, policy: &OutlierPolicy, now: Time) -> Verdict {
+    /// An attempt that `began` then failed. Nobody would have tried so early if there were other hosts: if the time is not over
+    /// yet, it goes on as it was.
+    pub fn failed(&mut self, failure: Failure, began: Time, policy: &OutlierPolicy, now: Time) -> Verdict {
         let ejection = &mut self.ejection;
         (ejection.failure, ejection.failed) = (failure, now);
-        ejection.strikes = ejection.strikes.saturating_add(1).min(MOST_STRIKES);
-        ejection.until = now.saturating_add(ejection_time(policy, ejection.strikes, &ejection.address, ejection.owner));
+        if began.saturating_add(CLOCK_ERROR) >= ejection.until {
+            ejection.strikes = ejection.strikes.saturating_add(1).min(MOST_STRIKES);
+            let time = ejection_time(policy, ejection.strikes, &ejection.address, ejection.owner);
+            ejection.until = now.saturating_add(time);
+        }
+        ejection.due = ejection.until;
         (self.successes, self.probe) = (0, None);
         Verdict::Extended
     }

@@ -48,8 +48,10 @@ pub struct Ejection {
     pub since: Time,
     /// When it failed last.
     pub failed: Time,
-    /// When it may be probed.
+    /// When its time is over: if it fails then, it is out for twice as long.
     pub until: Time,
+    /// When it may be probed: then, or before that if those that are in fail. To fail before its time is no strike.
+    pub due: Time,
     /// Who probes it.
     pub owner: WorkerId,
 }
@@ -186,9 +188,9 @@ impl Ejections {
             }
             Change::Hurry => {
                 // What just became due, its owner may be probing now.
-                let idle = |until: Time| until > now || now.since(until) >= BEAT / 2;
-                for ejection in self.out.iter_mut().filter(|ejection| idle(ejection.until)) {
-                    (ejection.until, ejection.owner) = (now, me);
+                let idle = |due: Time| due > now || now.since(due) >= BEAT / 2;
+                for ejection in self.out.iter_mut().filter(|ejection| idle(ejection.due)) {
+                    (ejection.due, ejection.owner) = (now, me);
                 }
                 self.speak(me, now);
                 false

@@ -49,7 +49,7 @@ use crate::exchange::{Change, Ejection, WorkerId};
 use crate::hosts::{Host, Hosts, MOST_HOSTS};
 use crate::percent::Percent;
 use crate::signal::Signal;
-use crate::steering::{SUSPICION, Steering};
+use crate::steering::{SUSPICION, Steering, is_suspect};
 use crate::time::Time;
 
 /// A cluster had requests of late if there was one within this time.
@@ -57,6 +57,13 @@ const RECENTLY: Duration = Duration::from_millis(500);
 /// The record is read at most so often because a request arrives: 100 times a second, at two microseconds each. With eight
 /// workers and 1,000 requests a second, 5 ms would save one attempt on a replica that goes down, of seven.
 const STALE: Duration = Duration::from_millis(10);
+/// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so probes are hardly ever more
+/// than one or two in a hundred attempts.
+const PRICE: u32 = 100;
+/// So many requests are remembered to pay with.
+const MOST_CREDIT: u32 = 5 * PRICE;
+/// A host that is due for so long is probed even so.
+const UNPAID: Duration = Duration::from_secs(3);
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -129,6 +136,8 @@ pub struct Outliers {
     /// When an attempt failed last, and when one was not answered at all.
     troubled: Time,
     broken: Time,
+    /// How many requests came, less the price of each probe that failed.
+    credit: u32,
     /// When all that are in failed, last and first.
     desperate: Time,
     despaired: Time,
@@ -155,6 +164,7 @@ impl Outliers {
             exchanged: Time::from_nanos(0),
             troubled: Time::from_nanos(0),
             broken: Time::from_nanos(0),
+            credit: MOST_CREDIT,
             desperate: Time::from_nanos(0),
             despaired: Time::from_nanos(0),
         }
@@ -237,8 +247,11 @@ impl Outliers {
     /// its route and budget. `retries` is how many retries it may have.
     pub fn route(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
         self.requested = now;
+        self.credit = self.credit.saturating_add(1).min(MOST_CREDIT);
         let repeatable = repeatable && retries > 0;
-        let wary = !repeatable && now.since(self.broken) < SUSPICION;
+        let wary = !repeatable
+            && now.since(self.broken) < SUSPICION
+            && self.hosts.present(now).any(|(_, host)| is_suspect(host, now));
         // Where only some of the hosts can be remembered, these would get all requests.
         if self.out == 0 && !wary || self.hosts.is_crowded(now) {
             return None;
@@ -263,7 +276,7 @@ impl Outliers {
         if self.out > 0 && self.explores(explore, repeatable, now) {
             return None;
         }
-        let mut list = self.steering.draw(&self.hosts, count, !wary, now);
+        let mut list = self.steering.draw(&self.hosts, count, repeatable, now);
         if list.is_empty() && wary && self.out > 0 {
             list = self.steering.draw(&self.hosts, count, true, now);
         }
@@ -271,11 +284,15 @@ impl Outliers {
             return None;
         }
         // Else Envoy picks where the last retries go, and may pick the host that went last.
-        let out = |host: &Host| match &host.standing {
+        // A host that seems to have left may still be there: it is better than one that failed.
+        let left = |host: &Host| match &host.standing {
             Standing::Out(out) => Some(out.ejection.failed),
+            Standing::In(_) if host.picks.weight > 0 && host.is_known(now) && !self.steering.is_picked(host) => {
+                Some(Time::default())
+            }
             Standing::In(_) => None,
         };
-        list.extend(self.hosts.earliest(count.saturating_sub(list.len()), out));
+        list.extend(self.hosts.earliest(count.saturating_sub(list.len()), left));
         Some(Route { hosts: list.join(","), probe: None })
     }
 
@@ -305,7 +322,7 @@ impl Outliers {
     pub fn route_circuit_probe(&mut self, now: Time, retries: u32) -> Option<Route> {
         self.requested = now;
         let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
-            Standing::Out(out) if out.ejection.until <= now => Some((out.ejection.until, address)),
+            Standing::Out(out) if out.ejection.due <= now => Some((out.ejection.due, address)),
             _ => None,
         });
         let (_, probed) = due.min()?;
@@ -314,11 +331,24 @@ impl Outliers {
         Some(Route { hosts: list.join(","), probe: None })
     }
 
+    /// Whether half or more of the hosts are out.
+    fn is_scarce(&self, now: Time) -> bool {
+        self.out * 2 >= self.hosts.known(now)
+    }
+
+    /// Of a probe that fails, in requests.
+    fn price(&self, now: Time) -> u32 {
+        if self.is_scarce(now) { PRICE / 2 } else { PRICE }
+    }
+
     /// Of the hosts that want a probe from this worker, the one that is due for longest.
     fn due(&self, now: Time, repeatable: bool) -> Option<Box<str>> {
+        let scarce = self.is_scarce(now);
+        let patience = if self.credit >= self.price(now) { Duration::ZERO } else { UNPAID };
         let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
-            Standing::Out(out) if out.wants_probe(self.me, repeatable, &self.policy, now) => {
-                Some((out.ejection.until, address))
+            Standing::Out(out) if out.wants_probe(self.me, repeatable, &self.policy, scarce, now) => {
+                let due = out.due(&self.policy, scarce);
+                (now.since(due) >= patience).then_some((due, address))
             }
             _ => None,
         });

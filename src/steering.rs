@@ -10,8 +10,11 @@
 //! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the balancer has made so many picks without it that four would have
 //! been its own.
 //!
-//! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a quarter of
-//! a second. Requests that could not be repeated avoid it; those that can be find out.
+//! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a second or
+//! until it answers. Requests that could not be repeated avoid it; those that can be find out. And while requests are steered
+//! anyway, those that could not be repeated prefer hosts that answered within the last tenth of a second: where there are many
+//! hosts with few requests each, the first to meet one that is down then is one that can be repeated. Where there are many
+//! requests, all hosts have answered by then.
 //!
 //! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
 //! most, and no more than it takes for each host to be picked every two seconds, by all workers together: they tell each other
@@ -45,10 +48,18 @@ const CHEAP: u64 = 50;
 const EXPLORE_EACH: Duration = Duration::from_secs(2);
 
 /// A host is suspect for so long, if it answers no request before.
-pub const SUSPICION: Duration = Duration::from_millis(250);
+pub const SUSPICION: Duration = Duration::from_secs(1);
+/// A host that answered within this time is heard.
+const HEARD: Duration = Duration::from_millis(100);
 
-fn is_suspect(host: &Host, now: Time) -> bool {
+/// Whether the latest attempt on it was not answered at all, of late.
+#[must_use]
+pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.record.is_broken() && now.since(host.seen) < SUSPICION
+}
+
+fn is_heard(host: &Host, now: Time) -> bool {
+    host.record.is_fine() && now.since(host.seen) < HEARD
 }
 
 /// Draws the lists of one cluster.
@@ -158,14 +169,20 @@ impl Steering {
     }
 
     /// Draws `count` different hosts that are in, or as many as there are: each with its share among those that are left.
-    /// Suspects are drawn only if `trusting`.
+    /// Suspects are drawn only if `trusting`; if not, those that answered a moment ago come first.
     pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize, trusting: bool, now: Time) -> Vec<&'a str> {
-        let listed = hosts.iter().filter(|(_, host)| {
-            !host.standing.is_out() && self.is_picked(host) && (trusting || !is_suspect(host, now))
-        });
+        let mut drawn = Vec::new();
+        self.draw_from(hosts, count, &mut drawn, |host| trusting || is_heard(host, now));
+        if !trusting {
+            self.draw_from(hosts, count, &mut drawn, |host| !is_heard(host, now) && !is_suspect(host, now));
+        }
+        drawn
+    }
+
+    fn draw_from<'a>(&mut self, hosts: &'a Hosts, count: usize, drawn: &mut Vec<&'a str>, may: impl Fn(&Host) -> bool) {
+        let listed = hosts.iter().filter(|(_, host)| !host.standing.is_out() && self.is_picked(host) && may(host));
         let mut urn: Vec<_> = listed.map(|(address, host)| (address, u64::from(host.picks.weight))).collect();
         let mut total: u64 = urn.iter().map(|(_, weight)| weight).sum();
-        let mut drawn = Vec::new();
         while drawn.len() < count && !urn.is_empty() {
             let mut ticket = self.random.below(total);
             let position = urn.iter().position(|(_, weight)| {
@@ -177,6 +194,5 @@ impl Steering {
             total -= weight;
             drawn.push(address);
         }
-        drawn
     }
 }

@@ -26,6 +26,7 @@ fn ejection(address: &str, owner: WorkerId) -> Ejection {
         since: NOW,
         failed: NOW,
         until: after(500),
+        due: after(400),
         owner,
     }
 }

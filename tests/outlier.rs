@@ -141,6 +141,109 @@ fn when_the_last_one_fails_those_that_are_out_are_tried_first() {
     assert_eq!(bench.out(1), ["b:1", "c:1", "d:1"]);
 }
 
+/// Nobody would have tried it then but for the others.
+#[test]
+fn to_fail_before_its_time_is_no_strike() {
+    let mut bench = Bench::new(1, 3);
+    bench.ends(0, "a:1", Signal::Refused);
+    for _ in 0..3 {
+        bench.probe(0);
+        bench.ends(0, "a:1", Signal::Refused);
+    }
+    let Some(Event::Extended(before)) = bench.events.last().cloned() else { panic!("{:?}", bench.events) };
+    bench.ends(0, "b:1", Signal::Refused);
+    bench.pass(400);
+    (0..2).for_each(|_| bench.ends(0, "c:1", Signal::Refused));
+    assert!(bench.route(0, true).unwrap().hosts.starts_with("a:1,"), "all that are in fail");
+    bench.ends(0, "a:1", Signal::Refused);
+    let Some(Event::Extended(after)) = bench.events.last() else { panic!("{:?}", bench.events) };
+    assert!(after.failed > before.failed && after.until > bench.now);
+    assert_eq!((after.strikes, after.until, after.due), (before.strikes, before.until, before.until));
+}
+
+#[test]
+fn where_half_are_out_none_waits_for_long() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    for _ in 0..4 {
+        bench.probe(0);
+        bench.ends(0, "a:1", Signal::Refused);
+    }
+    (0..500).for_each(|_| drop(bench.route(0, true)));
+    bench.pass(900);
+    bench.ends(0, "b:1", Signal::Refused);
+    assert!(bench.route(0, true).unwrap().probe.is_none());
+    bench.pass(101);
+    assert!(bench.probe(0).hosts.starts_with("a:1,"), "not after four seconds");
+    bench.ends(0, "a:1", Signal::Refused);
+    let Some(Event::Extended(ejection)) = bench.events.last() else { panic!("{:?}", bench.events) };
+    assert_eq!(ejection.strikes, 4);
+    // And what answers is back.
+    bench.pass(1_001);
+    for _ in 0..4 {
+        let probed = bench.probe(0).hosts.split(',').next().unwrap().to_owned();
+        bench.ends(0, &probed, Signal::Answered);
+    }
+    assert_eq!(bench.out(0), [""; 0]);
+}
+
+#[test]
+fn probes_that_fail_are_paid_with_requests() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    let Some(Event::Ejected(mut ejection)) = bench.events.last().cloned() else { panic!("{:?}", bench.events) };
+    for _ in 0..5 {
+        bench.now = ejection.due;
+        assert!(bench.route(0, true).unwrap().probe.is_some());
+        bench.ends(0, "a:1", Signal::Refused);
+        let Some(Event::Extended(extended)) = bench.events.last().cloned() else { panic!("{:?}", bench.events) };
+        ejection = extended;
+    }
+    let due = ejection.due;
+    // There were hardly any requests but the probes.
+    bench.now = due;
+    bench.pass(2_900);
+    let first = bench.workers[0].clone();
+    assert!(bench.route(0, true).unwrap().probe.is_none());
+    bench.pass(200);
+    assert!(bench.route(0, true).unwrap().probe.is_some(), "but not for ever");
+    (bench.workers[0], bench.now) = (first, due);
+    assert!((0..101).any(|_| bench.route(0, true).unwrap().probe.is_some()));
+}
+
+#[test]
+fn what_cannot_be_repeated_goes_where_there_was_an_answer_just_now() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "d:1", Signal::Refused);
+    bench.pass(150);
+    let lists = |bench: &mut Bench, repeatable| -> Vec<String> {
+        let route = |_| bench.route(0, repeatable).map(|route| route.hosts);
+        (0..50).filter_map(route).map(|hosts| hosts.split(',').next().unwrap().to_owned()).collect()
+    };
+    assert!(["a:1", "b:1", "c:1"].iter().all(|host| lists(&mut bench, false).contains(&(*host).to_owned())));
+    bench.ends(0, "b:1", Signal::Answered);
+    assert!(lists(&mut bench, false).iter().all(|host| host == "b:1"));
+    assert_eq!(bench.route(0, false).unwrap().hosts.split(',').count(), 3, "and others for its retries");
+    assert!(lists(&mut bench, true).iter().any(|host| host != "b:1"));
+    bench.ends(0, "b:1", Signal::Reset);
+    assert!(lists(&mut bench, false).iter().all(|host| host != "b:1"));
+}
+
+/// Chance can keep Envoy's balancer from a host for long, and it may be the only one that is fine.
+#[test]
+fn a_host_that_seems_gone_is_better_than_one_that_failed() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    for _ in 0..20 {
+        ["b:1", "c:1"].iter().for_each(|host| bench.ends(0, host, Signal::Answered));
+    }
+    let hosts = bench.route(0, true).unwrap().hosts;
+    assert!(hosts.ends_with(",d:1"), "{hosts}");
+    bench.workers[0].gone("d:1");
+    let hosts = bench.route(0, true).unwrap().hosts;
+    assert!(hosts.ends_with(",a:1"), "{hosts}");
+}
+
 #[test]
 fn when_those_that_are_out_fail_as_well_all_come_back() {
     let mut bench = Bench::new(1, 4);
@@ -258,8 +361,13 @@ fn a_suspect_is_avoided_by_what_cannot_be_repeated() {
     for _ in 0..100 {
         assert!(!bench.route(0, false).unwrap().hosts.contains("a:1"));
     }
+    bench.pass(900);
+    assert!(!bench.route(0, false).unwrap().hosts.contains("a:1"));
+    let answers = bench.workers[0].clone();
+    bench.pass(200);
+    assert_eq!(bench.route(0, false), None, "that was a while ago");
+    bench.workers[0] = answers;
     bench.ends(0, "a:1", Signal::Answered);
-    bench.pass(300);
     assert_eq!(bench.route(0, false), None);
 }
 

@@ -6,7 +6,7 @@ use crate::hosts::is_address;
 use crate::time::Time;
 
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wre\x02";
+const FORMAT: [u8; 4] = *b"wre\x03";
 
 const NO_FAILURE: u8 = u8::MAX;
 
@@ -25,7 +25,7 @@ impl Ejections {
         for ejection in &self.out {
             put_host(record, &ejection.address, Some(ejection.failure));
             record.push(ejection.strikes);
-            let times = [ejection.since, ejection.failed, ejection.until].map(Time::as_nanos);
+            let times = [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
             put(record, &times);
             put(record, &[ejection.owner.0]);
         }
@@ -54,7 +54,7 @@ impl Ejections {
         for _ in 0..u16::from_le_bytes(take(&mut rest)?) {
             let (address, failure) = host(&mut rest)?;
             let [strikes] = take(&mut rest)?;
-            let [since, failed, until, owner] = numbers(&mut rest)?;
+            let [since, failed, until, due, owner] = numbers(&mut rest)?;
             if all.of(&address).is_some() || all.out.len() >= MOST_EJECTIONS {
                 return None;
             }
@@ -65,6 +65,7 @@ impl Ejections {
                 since: Time::from_nanos(since).min(now),
                 failed: Time::from_nanos(failed).min(now),
                 until: Time::from_nanos(until).min(now.saturating_add(longest)),
+                due: Time::from_nanos(due).min(now.saturating_add(longest)),
                 owner: WorkerId(owner),
             });
         }

@@ -7,9 +7,10 @@ use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
 use crate::exchange::Change;
 use crate::record::Record;
-use crate::steering::SUSPICION;
 use crate::time::Time;
 
+/// What failed within this time need not be tried again.
+const JUST: Duration = Duration::from_millis(250);
 /// How long those that are out are waited for, when those that are in fail.
 const DESPAIR: Duration = Duration::from_secs(1);
 
@@ -62,12 +63,12 @@ impl Outliers {
             Outcome::Failed(failure) if usual(failure) => Outcome::Answered,
             outcome => outcome,
         };
-        let policy = self.policy;
+        let (policy, price) = (self.policy, self.price(now));
         let enough = if self.is_desperate(now) { 1 } else { policy.probe_successes };
         let Some(out) = self.out_mut(address) else { return };
         let verdict = match outcome {
             Outcome::Answered => out.answered(began, enough, now),
-            Outcome::Failed(failure) => out.failed(failure, &policy, now),
+            Outcome::Failed(failure) => out.failed(failure, began, &policy, now),
             Outcome::Nothing => {
                 out.no_verdict(began);
                 Verdict::None
@@ -75,7 +76,11 @@ impl Outliers {
         };
         let change = match verdict {
             Verdict::None => return,
-            Verdict::Extended => Change::Extend(out.ejection.clone()),
+            Verdict::Extended => {
+                let ejection = out.ejection.clone();
+                self.credit = self.credit.saturating_sub(price);
+                Change::Extend(ejection)
+            }
             Verdict::Readmitted => Change::Readmit(address.into()),
         };
         self.pending.push(change);
@@ -124,7 +129,7 @@ impl Outliers {
         }
         self.desperate = now;
         let just_failed = |standing: &Standing| match standing {
-            Standing::Out(out) => now.since(out.ejection.failed) < SUSPICION,
+            Standing::Out(out) => now.since(out.ejection.failed) < JUST,
             Standing::In(_) => true,
         };
         let tried = self.hosts.iter().all(|(_, host)| just_failed(&host.standing));
@@ -134,7 +139,7 @@ impl Outliers {
 
     /// Whether all that are in failed a moment ago.
     pub(super) fn is_desperate(&self, now: Time) -> bool {
-        self.out > 0 && now.since(self.desperate) < SUSPICION && self.desperate <= now
+        self.out > 0 && now.since(self.desperate) < JUST && self.desperate <= now
     }
 
     /// Whether some hosts are out, and all that are in fail as well: those that took attempts within the interval, and they
