@@ -467,19 +467,25 @@ run_bench() { # PART...
     local part native=() envoy=()
     for part in "$@"; do
         case $part in
-            core | fleet) native+=("$part") ;;
+            core | fleet | check | accept) native+=("$part") ;;
             *) envoy+=("$part") ;;
         esac
     done
     if [[ "${native[*]}" != "" && "${envoy[*]:-quick}" == quick ]]; then envoy=(); else bench_envoy "${envoy[@]}"; fi
     if (($# == 0)) || [[ "$*" == quick ]]; then native=(core); fi
     for part in "${native[@]}"; do
-        if [[ $part == core ]]; then
-            cargo bench --bench core
-        else
-            [[ -f benches/$part.rs ]] || die "there is no benches/$part.rs"
-            cargo bench --bench "$part"
-        fi
+        case $part in
+            core)
+                cargo bench --bench core
+                cargo bench --bench instructions
+                ;;
+            # Counts of instructions: compared with those that are kept, or kept from now on.
+            check | accept) cargo bench --bench instructions -- "$part" ;;
+            *)
+                [[ -f benches/$part.rs ]] || die "there is no benches/$part.rs"
+                cargo bench --bench "$part"
+                ;;
+        esac
     done
 }
 

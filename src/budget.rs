@@ -194,6 +194,9 @@ impl Budget {
             left = left.min(share(percent, &mut self.requests_of_second, &mut self.retries_of_second, now));
         }
         self.retries_on_floor.advance(now);
+        if left >= floor {
+            return left;
+        }
         left.max(floor.saturating_sub(self.retries_on_floor.at_most(now)))
     }
 

@@ -7,17 +7,19 @@ use super::cost::Effort;
 const HELP: &str = "\
 Measures what Weir costs, in a real Envoy.
 
-usage: ./build.sh bench [quick] [cost] [latency] [calls] [growth] [core] [fleet]
+usage: ./build.sh bench [quick] [cost] [latency] [calls] [growth] [core] [check] [accept] [fleet]
 
   cost      CPU time per request beside no filter, Envoy's own retries, an empty filter and a Lua filter
   latency   p50, p99 and p99.9 at a fixed rate
   calls     how often a request crosses between Envoy and the module
   growth    the same cost with up to 5,000 hosts and 1,000 clusters; memory, size, time to the first request
-  core      the budget natively, beside tower's
+  core      the core natively, in time and in instructions (needs valgrind), beside tower's budget and governor
+  check     fails where the core takes over a tenth more instructions than benches/instructions.txt says
+  accept    writes that file
   fleet     benches/fleet.rs, where it is there
   quick     fewer rounds: a third of the time, and wider spreads
 
-Without names: all but fleet. Ends with 1 if a promise of the README is broken beyond doubt.";
+Without names: all but check, accept and fleet. Ends with 1 if a promise of the README is broken beyond doubt.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
