@@ -19,7 +19,7 @@
 //! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
 //! most, and no more than it takes for each host to be picked every two seconds, by all workers together: they tell each other
 //! what was picked. Such a request may meet a host that is out, which costs it a retry. So where one of many hosts is out
-//! there may be more of them, up to one in 200 requests that meet it: in a big and quiet cluster, where two seconds never
+//! there may be more of them, up to three in 200 requests that meet it: in a big and quiet cluster, where two seconds never
 //! are enough, Envoy goes on balancing nearly all by itself, and what it drains gets nothing. Where most are out there are
 //! fewer, and half as many in the first five seconds, while what the calm taught is fresh.
 
@@ -43,7 +43,7 @@ const FEW: u64 = 4;
 const CALM: Duration = Duration::from_secs(5);
 /// While fewer requests than this (in basis points) meet a host that is out because they explore, more than `explore_percent`
 /// may.
-const CHEAP: u64 = 50;
+const CHEAP: u64 = 150;
 /// How often each host should be picked by Envoy's balancer.
 const EXPLORE_EACH: Duration = Duration::from_secs(2);
 

@@ -104,3 +104,29 @@ fn as_many_hosts_as_there_are() {
     assert!(outliers.route(NOW, true, 9, Percent::default()).unwrap().hosts.ends_with(",out:1"));
     assert_eq!(outliers.route(NOW, true, 0, Percent::default()).unwrap().hosts.len(), "a:1".len());
 }
+
+/// In a quiet cluster, too: 20 hosts, ten requests a second, one host out, and one drained.
+#[test]
+fn a_host_that_is_drained_leaves_within_half_a_minute() {
+    let hosts: Vec<String> = (0..20).map(|host| format!("10.0.0.{host}:80")).collect();
+    let weights: Vec<_> = hosts.iter().map(|host| (&**host, 1)).collect();
+    let percent = Percent::from_basis_points(500).unwrap();
+    let mut late: Vec<u64> = (0..21)
+        .map(|seed| {
+            let mut random = Random::new(seed);
+            let mut outliers = outliers(seed, &weights, &mut random);
+            let mut last = 0;
+            for request in 0..1_200 {
+                let now = after(request * 100);
+                match outliers.route(now, request % 3 > 0, 2, percent) {
+                    Some(route) if route.hosts.starts_with("10.0.0.19:80") => last = request / 10,
+                    Some(_) => {}
+                    None => pick(&mut outliers, &hosts[random.below(19) as usize], Signal::Answered, now),
+                }
+            }
+            last
+        })
+        .collect();
+    late.sort_unstable();
+    assert!(late[10] <= 30, "{late:?}");
+}
