@@ -1,11 +1,13 @@
 //! Outlier detection in a real Envoy: hosts that go are left alone, and come back.
 
+mod crowd;
 mod everywhere;
 mod header;
 mod life;
 pub mod load;
 mod modes;
 pub mod replica;
+mod shares;
 pub mod site;
 mod updates;
 mod workers;
@@ -13,5 +15,15 @@ mod workers;
 use crate::alone::Test;
 
 pub fn all() -> Vec<Test> {
-    [life::TESTS, everywhere::TESTS, header::TESTS, workers::TESTS, updates::TESTS, modes::TESTS].concat()
+    [
+        life::TESTS,
+        crowd::TESTS,
+        shares::TESTS,
+        everywhere::TESTS,
+        header::TESTS,
+        workers::TESTS,
+        updates::TESTS,
+        modes::TESTS,
+    ]
+    .concat()
 }

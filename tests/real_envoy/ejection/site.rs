@@ -31,6 +31,11 @@ pub struct Setup {
     pub policy: Value,
     /// Merged over the route.
     pub route: Value,
+    /// Merged over Envoy's own balancer, which is round robin unless this says otherwise.
+    pub balancer: Value,
+    /// The hosts' weights, as far as they are not 1; and the zone of each, where they are in several.
+    pub weights: Vec<u32>,
+    pub zones: Vec<&'static str>,
     /// Whether the cluster reads the steering header.
     pub obeys: bool,
     /// Whether Envoy's `header_mutation` removes the steering header behind the router.
@@ -45,6 +50,9 @@ impl Setup {
             workers: 1,
             policy: json!({"role": "decide"}),
             route: Value::Null,
+            balancer: Value::Null,
+            weights: Vec::new(),
+            zones: Vec::new(),
             obeys: true,
             strips: false,
         }
@@ -95,6 +103,23 @@ impl Setup {
         }
     }
 
+    fn endpoints(&self, hosts: &[SocketAddr]) -> Value {
+        let mut zones = std::collections::BTreeMap::<&str, (u32, Vec<Value>)>::new();
+        for (number, host) in hosts.iter().enumerate() {
+            let weight = self.weights.get(number).copied().unwrap_or(1);
+            let (sum, endpoints) = zones.entry(self.zones.get(number).copied().unwrap_or_default()).or_default();
+            *sum += weight;
+            let address = bootstrap::address(*host);
+            endpoints.push(json!({"endpoint": {"address": address}, "load_balancing_weight": weight}));
+        }
+        let zone = |(zone, (weight, endpoints)): (&str, (u32, Vec<Value>))| json!({"locality": {"zone": zone}, "load_balancing_weight": weight, "lb_endpoints": endpoints});
+        json!({
+            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name": CLUSTER,
+            "endpoints": zones.into_iter().map(zone).collect::<Vec<_>>(),
+        })
+    }
+
     fn cluster(&self, directory: &Path) -> Value {
         let mut cluster = json!({
             "name": CLUSTER,
@@ -105,6 +130,11 @@ impl Setup {
         });
         if self.obeys {
             bootstrap::merge(&mut cluster, &bootstrap::override_host(HEADER));
+            let own = "/load_balancing_policy/policies/0/typed_extension_config/typed_config/fallback_policy/policies/0\
+                       /typed_extension_config/typed_config";
+            if let Some(own) = cluster.pointer_mut(own) {
+                bootstrap::merge(own, &self.balancer);
+            }
         }
         cluster
     }
@@ -118,7 +148,11 @@ impl Setup {
         let directory = tempfile::Builder::new().prefix("weir-ejection-").tempdir()?;
         let address = ports::free();
         let path = directory.path();
-        publish(path, "hosts.json", &endpoints(&replicas.iter().map(|replica| replica.address).collect::<Vec<_>>()))?;
+        publish(
+            path,
+            "hosts.json",
+            &self.endpoints(&replicas.iter().map(|replica| replica.address).collect::<Vec<_>>()),
+        )?;
         publish(path, "listeners.json", &self.listener(address.port(), path, None))?;
         let mut config = bootstrap::bootstrap(&[], &[self.cluster(path)]);
         config["node"] = json!({"id": "test", "cluster": "test"});
@@ -307,7 +341,7 @@ impl Site {
 
     /// Tells Envoy which hosts the cluster has.
     pub fn update_hosts(&self, hosts: &[SocketAddr]) -> anyhow::Result<()> {
-        publish(self.directory.path(), "hosts.json", &endpoints(hosts))?;
+        publish(self.directory.path(), "hosts.json", &self.setup.endpoints(hosts))?;
         let mut expected: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         expected.sort();
         wait::until(wait::LIMIT, || {
@@ -336,16 +370,6 @@ fn file_log(path: &Path) -> Value {
             "%REQ(:PATH)% %UPSTREAM_HOST% %RESPONSE_FLAGS% %RESPONSE_CODE% %REQ({SPY})% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\n"
         )}},
     }})
-}
-
-fn endpoints(hosts: &[SocketAddr]) -> Value {
-    let endpoints: Vec<Value> =
-        hosts.iter().map(|host| json!({"endpoint": {"address": bootstrap::address(*host)}})).collect();
-    json!({
-        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": CLUSTER,
-        "endpoints": [{"lb_endpoints": endpoints}],
-    })
 }
 
 fn source(directory: &Path, file: &str) -> Value {
