@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::replica::{Replica, State};
 
+/// When a host went out, and when it was back.
+pub type Absence = (Duration, Option<Duration>);
+
 /// Counts of one run, or of several added up.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -34,12 +37,23 @@ pub struct Report {
     bad_attempts: Vec<Vec<Duration>>,
     answers: Vec<Vec<Duration>>,
     pub ejected_at: Vec<Vec<Duration>>,
+    /// By proxy and host: when it went out, and when it was back.
+    pub absences: Vec<Vec<Vec<Absence>>>,
+    /// By proxy: when requests came, and when the budget granted retries.
+    pub spent: Vec<(Vec<Duration>, Vec<Duration>)>,
 }
 
 impl Report {
-    pub fn new(replicas: usize, _workers: usize) -> Self {
+    pub fn new(replicas: usize, proxies: usize) -> Self {
         let each = vec![Vec::new(); replicas];
-        Self { bad_attempts: each.clone(), answers: each.clone(), ejected_at: each, ..Self::default() }
+        Self {
+            bad_attempts: each.clone(),
+            answers: each.clone(),
+            ejected_at: each,
+            absences: vec![vec![Vec::new(); replicas]; proxies],
+            spent: vec![Default::default(); proxies],
+            ..Self::default()
+        }
     }
 
     pub fn attempt(&mut self, host: usize, served: bool, probe: bool, state: State, at: Duration) {
@@ -67,14 +81,27 @@ impl Report {
         }
     }
 
-    pub fn ejected(&mut self, host: usize, was_fine: bool, at: Duration) {
+    pub fn ejected(&mut self, proxy: usize, host: usize, was_fine: bool, at: Duration) {
         self.ejections += 1;
         self.wrong += u64::from(was_fine);
         self.ejected_at[host].push(at);
+        self.absences[proxy][host].push((at, None));
     }
 
-    pub fn readmitted(&mut self, _host: usize, _at: Duration) {
+    pub fn readmitted(&mut self, proxy: usize, host: usize, at: Duration) {
         self.readmissions += 1;
+        self.is_back(proxy, host, at);
+    }
+
+    pub fn everybody(&mut self, proxy: usize, at: Duration) {
+        self.all_readmitted += 1;
+        (0..self.answers.len()).for_each(|host| self.is_back(proxy, host, at));
+    }
+
+    fn is_back(&mut self, proxy: usize, host: usize, at: Duration) {
+        if let Some((_, back)) = self.absences[proxy][host].last_mut() {
+            back.get_or_insert(at);
+        }
     }
 
     /// Looks at what happened around each outage.

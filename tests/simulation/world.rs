@@ -11,7 +11,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use weir::budget::{Budget, BudgetPolicy};
+use weir::account::Account;
+use weir::budget::{Asker, BudgetPolicy, Charge};
 use weir::detector::OutlierPolicy;
 use weir::exchange::WorkerId;
 use weir::outlier::{EndedAttempt, Event, Outliers, Probe};
@@ -36,6 +37,8 @@ pub struct Setup {
     pub lasts: Duration,
     pub policy: OutlierPolicy,
     pub explore: Percent,
+    /// How many proxies the workers belong to, one to the next; those of different ones know nothing of each other.
+    pub proxies: usize,
     /// `false` leaves all to Envoy's balancer.
     pub protected: bool,
     /// Whether the balancer avoids hosts that the request already tried (Envoy's `previous_hosts`).
@@ -61,6 +64,7 @@ struct Request {
     attempts: u32,
     host: usize,
     began: Time,
+    arrived: Time,
     picked: bool,
 }
 
@@ -80,8 +84,10 @@ pub struct World {
     queue: BinaryHeap<Reverse<(Time, u64, What)>>,
     queued: u64,
     workers: Vec<Outliers>,
-    record: Option<Vec<u8>>,
-    budget: Budget,
+    /// What the workers of each proxy share, about the hosts and about the budget.
+    records: Vec<Option<Vec<u8>>>,
+    budgets: Vec<Option<Vec<u8>>>,
+    accounts: Vec<Account>,
     requests: Vec<Request>,
     pub report: Report,
 }
@@ -96,10 +102,11 @@ impl World {
             queue: BinaryHeap::new(),
             queued: 0,
             workers: (0..setup.workers).map(worker).collect(),
-            record: None,
-            budget: Budget::new(BudgetPolicy::default()),
+            records: vec![None; setup.proxies],
+            budgets: vec![None; setup.proxies],
+            accounts: vec![Account::new(BudgetPolicy::default()); setup.workers],
             requests: Vec::new(),
-            report: Report::new(setup.replicas.len(), setup.workers),
+            report: Report::new(setup.replicas.len(), setup.proxies),
             setup,
         };
         world.queue(Duration::ZERO, What::Arrives);
@@ -119,6 +126,7 @@ impl World {
                     if world.workers[worker].has_requests(time) || world.workers[worker].is_pending() {
                         world.exchange(worker);
                     }
+                    world.publish(worker);
                     world.queue(TICK, What::Ticks(worker));
                 }
             }
@@ -146,8 +154,10 @@ impl World {
         let gap = 2_000_000 / self.setup.rate.max(1);
         let gap = self.micros(0, gap.max(1));
         self.queue(gap, What::Arrives);
-        self.budget.deposit(self.now);
         let worker = self.random.below(self.setup.workers as u64) as usize;
+        self.accounts[worker].arrive(self.now);
+        let elapsed = self.elapsed();
+        self.report.spent[worker % self.setup.proxies].0.push(elapsed);
         let get = self.random.below(100) < self.setup.gets;
         let (now, elapsed) = (self.now, self.elapsed());
         if self.workers[worker].is_stale(now) && self.setup.protected {
@@ -170,6 +180,7 @@ impl World {
             attempts: 0,
             host: 0,
             began: now,
+            arrived: now,
             picked: false,
         });
         self.starts(self.requests.len() - 1);
@@ -220,12 +231,15 @@ impl World {
             self.exchange(worker);
         }
         let answered = signal == Signal::Answered;
+        if answered && attempts > 1 {
+            self.accounts[worker].helped(self.now);
+        }
         let repeats = match signal {
             Signal::Answered => false,
             Signal::Refused => true,
             _ => get,
         };
-        if repeats && attempts <= RETRIES && self.budget.try_withdraw(self.now) {
+        if repeats && attempts <= RETRIES && self.pays(number) {
             let back_off = self.micros(0, 25_000 * ((1 << attempts) - 1));
             self.queue(back_off, What::Starts(number));
             return;
@@ -237,10 +251,36 @@ impl World {
         self.report.request(get, fine, answered, host, attempts == 1 && probe.is_some(), elapsed);
     }
 
+    /// Whether the budget pays for a retry of this request.
+    fn pays(&mut self, number: usize) -> bool {
+        let Request { worker, arrived, attempts, .. } = self.requests[number];
+        let proxy = worker % self.setup.proxies;
+        let asker = Asker { arrived, again: attempts > 1 };
+        let (charge, record) = self.accounts[worker].charge(self.budgets[proxy].as_deref(), asker, self.now);
+        if let Some(record) = record {
+            self.budgets[proxy] = Some(record);
+            self.accounts[worker].published();
+        }
+        if charge == Charge::Granted {
+            let elapsed = self.elapsed();
+            self.report.spent[proxy].1.push(elapsed);
+        }
+        charge == Charge::Granted
+    }
+
+    fn publish(&mut self, worker: usize) {
+        if self.accounts[worker].pending() {
+            let proxy = worker % self.setup.proxies;
+            self.budgets[proxy] = Some(self.accounts[worker].publish(self.budgets[proxy].as_deref(), self.now));
+            self.accounts[worker].published();
+        }
+    }
+
     fn exchange(&mut self, worker: usize) {
         let outliers = &mut self.workers[worker];
-        if let Some(record) = outliers.exchange(self.record.as_deref(), self.now) {
-            self.record = Some(record);
+        let proxy = worker % self.setup.proxies;
+        if let Some(record) = outliers.exchange(self.records[proxy].as_deref(), self.now) {
+            self.records[proxy] = Some(record);
         }
         outliers.published();
         let elapsed = self.now.since(START);
@@ -248,10 +288,10 @@ impl World {
             match event {
                 Event::Ejected(ejection) => {
                     let host = index(&ejection.address);
-                    self.report.ejected(host, self.setup.replicas[host].was_fine(elapsed), elapsed);
+                    self.report.ejected(proxy, host, self.setup.replicas[host].was_fine(elapsed), elapsed);
                 }
-                Event::Readmitted(address) => self.report.readmitted(index(&address), elapsed),
-                Event::AllReadmitted => self.report.all_readmitted += 1,
+                Event::Readmitted(address) => self.report.readmitted(proxy, index(&address), elapsed),
+                Event::AllReadmitted => self.report.everybody(proxy, elapsed),
                 Event::Detected(..) => self.report.detected += 1,
                 Event::Extended(_) => self.report.failed_probes += 1,
             }
