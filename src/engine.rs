@@ -193,11 +193,11 @@ impl Engine {
         let Some(cluster) = self.clusters.get_mut(id) else { return off };
         let Some(Some(retry)) = self.retries.get(cluster.policy) else { return off };
         let plan = Plan::of(&retry.policy, request);
+        let guarded = cluster.guarded.unwrap_or(guarded);
         let held = cluster.account.as_mut().and_then(|account| {
             account.arrive(wall_clock);
             // In shadow mode `guard` sees the retries that are not begun otherwise.
-            let begun = cluster.guarded.unwrap_or(guarded)
-                && (self.policy.mode == Mode::Shadow || !account.is_futile(wall_clock));
+            let begun = guarded && (self.policy.mode == Mode::Shadow || !account.is_futile(wall_clock));
             (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))
         });
         let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
@@ -209,7 +209,7 @@ impl Engine {
         let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
         Admission {
             plan: Some(plan),
-            headers: retry.headers.of(plan),
+            headers: retry.headers.of(plan, guarded),
             per_try_timeout: retry
                 .adaptive
                 .zip(observed)

@@ -61,6 +61,8 @@ struct Vm {
     told_clusters: (usize, u64),
     /// Whether any request was steered, so that attempts may carry the steering header.
     steered: bool,
+    /// Whether any request told Envoy to retry what bears [`crate::retry::NOT_SENT`].
+    marks: bool,
     /// Attempts whose signal became known in the current callback.
     ended: Vec<Ended>,
 }

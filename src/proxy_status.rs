@@ -1,6 +1,24 @@
 //! RFC 9209 `proxy-status`: what a proxy in front of the upstream says of an answer that it made itself.
 //!
 //! A sidecar turns a refused or reset connection into a plain 503. Where it states the cause, the signal is regained.
+//!
+//! What an Envoy states (`proxy_status_config`; measured with 1.36.2 and 1.40.0, tests/real_envoy/mesh.rs):
+//!
+//! | at the sidecar | status | `error` | if it retried in vain |
+//! |---|---|---|---|
+//! | refused; connect timeout; TLS (UF) | 503 | `connection_refused` | the same, of the last attempt only |
+//! | connection broke before headers (UC) | 503 | `connection_terminated` | the same, of the last attempt only |
+//! | route or per-try timeout (UT) | 504 | `http_response_timeout` | the same |
+//! | not HTTP (UPE) | 502 | `http_protocol_error` | `destination_unavailable` |
+//! | circuit breaker (UO), with `x-envoy-overloaded` | 503 | `connection_limit_reached` | not retried |
+//! | no host (UH), no cluster (NC) | 503 | `destination_unavailable` | not retried |
+//! | the application's own 503 or 504 | that | none; the application's own `proxy-status` passes | `destination_unavailable`, appended |
+//! | broke after headers | that | none | not retried |
+//!
+//! So `connection_refused` speaks of the last attempt, and `destination_unavailable` may stand for an answered request. That
+//! nothing was sent is certain only with `connection_refused`, `x-envoy-attempt-count: 1` (`include_attempt_count_in_response`,
+//! which overwrites what the application sends) and no `x-envoy-upstream-service-time`, which Envoy adds to all that the
+//! application answers.
 
 use crate::signal::Signal;
 

@@ -134,9 +134,15 @@ impl Plan {
     }
 }
 
-/// A policy's plans in Envoy's words: request headers, made once per policy.
+/// A policy's plans in Envoy's words: request headers, made once per policy, without and with a `guard`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryHeaders {
+    alone: Headers,
+    guarded: Headers,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Headers {
     nothing: Vec<Header>,
     unprocessed: Vec<Header>,
     repeatable: Vec<Header>,
@@ -150,13 +156,18 @@ pub type Header = (&'static str, String);
 /// Headers by which a client can ask Envoy for retries of its own. From clients that Envoy trusts (internal ones) it obeys
 /// them, so they must not outlive the decision. The ones that a [`Plan`] always writes are not among them.
 pub const CONTROL_HEADERS: [&str; 4] =
-    [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, "x-envoy-retriable-header-names", "x-envoy-hedge-on-per-try-timeout"];
+    [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, RETRIABLE_HEADER_NAMES, "x-envoy-hedge-on-per-try-timeout"];
 
 const RETRY_ON: &str = "x-envoy-retry-on";
 /// How often Envoy retries at most; it beats a route's own number.
 pub const MAX_RETRIES: &str = "x-envoy-max-retries";
 const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
 const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
+/// Names a response header with which Envoy takes a response for one to retry, whatever its status and value.
+pub const RETRIABLE_HEADER_NAMES: &str = "x-envoy-retriable-header-names";
+/// That header: `guard` sets it where a proxy in front of the upstream says that it could not send the request on, and
+/// removes what an upstream sends of it.
+pub const NOT_SENT: &str = "x-weir-not-sent";
 /// How long Envoy lets one attempt take, in milliseconds.
 pub const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
@@ -170,10 +181,35 @@ impl RetryHeaders {
     /// The headers for each plan under a policy.
     #[must_use]
     pub fn new(policy: &RetryPolicy) -> Self {
+        Self { alone: Headers::new(policy, false), guarded: Headers::new(policy, true) }
+    }
+
+    /// The headers that tell Envoy's router a plan. `guarded`: there is a `guard`, which alone may say that an answer means
+    /// the request was not sent.
+    #[must_use]
+    pub fn of(&self, plan: Plan, guarded: bool) -> &[Header] {
+        let headers = if guarded { &self.guarded } else { &self.alone };
+        match plan {
+            Plan::Nothing => &headers.nothing,
+            Plan::Unprocessed => &headers.unprocessed,
+            Plan::Repeatable => &headers.repeatable,
+            Plan::Grpc => &headers.grpc,
+            Plan::GrpcRepeatable => &headers.grpc_repeatable,
+        }
+    }
+}
+
+impl Headers {
+    fn new(policy: &RetryPolicy, guarded: bool) -> Self {
         let max_retries = (MAX_RETRIES, policy.max_retries.to_string());
-        let with = |conditions: String, more: Vec<Option<Header>>| {
+        let with = |mut conditions: String, by_status: bool, more: Vec<Option<Header>>| {
+            let mut names = None;
+            if guarded && !by_status {
+                conditions.push_str(",retriable-headers");
+                names = Some((RETRIABLE_HEADER_NAMES, NOT_SENT.to_owned()));
+            }
             let mut headers = vec![(RETRY_ON, conditions), max_retries.clone()];
-            headers.extend(more.into_iter().flatten());
+            headers.extend(more.into_iter().chain([names]).flatten());
             headers
         };
         let (condition, status_codes) = match policy.status_codes.as_slice() {
@@ -191,22 +227,14 @@ impl RetryHeaders {
         };
         Self {
             nothing: vec![(MAX_RETRIES, "0".to_owned())],
-            unprocessed: with(UNPROCESSED.to_owned(), Vec::new()),
-            repeatable: with([UNPROCESSED, ",reset", condition].concat(), vec![status_codes, per_try.clone()]),
-            grpc: with(UNPROCESSED.to_owned(), vec![grpc_on.clone()]),
-            grpc_repeatable: with([UNPROCESSED, ",reset"].concat(), vec![grpc_on, per_try]),
-        }
-    }
-
-    /// The headers that tell Envoy's router a plan.
-    #[must_use]
-    pub fn of(&self, plan: Plan) -> &[Header] {
-        match plan {
-            Plan::Nothing => &self.nothing,
-            Plan::Unprocessed => &self.unprocessed,
-            Plan::Repeatable => &self.repeatable,
-            Plan::Grpc => &self.grpc,
-            Plan::GrpcRepeatable => &self.grpc_repeatable,
+            unprocessed: with(UNPROCESSED.to_owned(), false, Vec::new()),
+            repeatable: with(
+                [UNPROCESSED, ",reset", condition].concat(),
+                policy.status_codes.contains(&503),
+                vec![status_codes, per_try.clone()],
+            ),
+            grpc: with(UNPROCESSED.to_owned(), false, vec![grpc_on.clone()]),
+            grpc_repeatable: with([UNPROCESSED, ",reset"].concat(), false, vec![grpc_on, per_try]),
         }
     }
 }

@@ -173,7 +173,7 @@ const RESET: &str = "connect-failure,refused-stream,reset";
 
 fn assert_headers(policy: &RetryPolicy, plan: Plan, expected: &[(&str, &str)]) {
     let headers = RetryHeaders::new(policy);
-    let headers: Vec<_> = headers.of(plan).iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<_> = headers.of(plan, false).iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(headers, expected, "{plan:?} under {policy:?}");
 }
 
@@ -186,6 +186,27 @@ fn headers_of_the_default_policy() {
     assert_headers(&policy, Plan::Repeatable, &[(RETRY_ON, &repeatable), (MAX_RETRIES, "2")]);
     assert_headers(&policy, Plan::Grpc, &[(RETRY_ON, UNPROCESSED), (MAX_RETRIES, "2")]);
     assert_headers(&policy, Plan::GrpcRepeatable, &[(RETRY_ON, RESET), (MAX_RETRIES, "2")]);
+}
+
+/// What `guard` says of an answer takes a condition more, where no other takes in the 503 of a sidecar.
+#[test]
+fn headers_where_there_is_a_guard() {
+    let names = ("x-envoy-retriable-header-names", "x-weir-not-sent");
+    assert_eq!(names, (weir::retry::RETRIABLE_HEADER_NAMES, weir::retry::NOT_SENT));
+    for codes in [&[502, 503, 504][..], &[500, 503], &[502, 504], &[]] {
+        let headers = RetryHeaders::new(&with_statuses(codes, &[]));
+        for plan in PLANS {
+            let (alone, guarded) = (headers.of(plan, false), headers.of(plan, true));
+            assert!(alone.iter().all(|(name, value)| *name != names.0 && !value.contains("retriable-headers")));
+            let more = plan != Plan::Nothing && (plan != Plan::Repeatable || !codes.contains(&503));
+            let mut expected = alone.to_vec();
+            if more {
+                expected[0].1.push_str(",retriable-headers");
+                expected.push((names.0, names.1.to_owned()));
+            }
+            assert_eq!(guarded, expected, "{plan:?} {codes:?}");
+        }
+    }
 }
 
 #[test]
@@ -228,7 +249,7 @@ fn a_per_try_timeout_only_where_a_timeout_is_retried() {
     ] {
         let headers = RetryHeaders::new(&fixed(timeout));
         for plan in PLANS {
-            let header = headers.of(plan).iter().find(|(name, _)| *name == PER_TRY_TIMEOUT);
+            let header = headers.of(plan, false).iter().find(|(name, _)| *name == PER_TRY_TIMEOUT);
             let expected = plan.repeats().then_some(value);
             assert_eq!(header.map(|(_, value)| value.as_str()), expected, "{plan:?} {timeout:?}");
         }
@@ -255,15 +276,15 @@ fn a_clients_own_wishes() {
     {
         // With no retries allowed, conditions for them mean nothing.
         let plans = PLANS.iter().filter(|plan| **plan != Plan::Nothing);
-        let always_written = plans.clone().all(|plan| headers.of(*plan).iter().any(|(name, _)| *name == asked));
+        let always_written = plans.clone().all(|plan| headers.of(*plan, false).iter().any(|(name, _)| *name == asked));
         assert!(always_written || CONTROL_HEADERS.contains(&asked), "{asked}");
     }
     for plan in PLANS {
-        let limit: Vec<&Header> = headers.of(plan).iter().filter(|(name, _)| *name == MAX_RETRIES).collect();
+        let limit: Vec<&Header> = headers.of(plan, false).iter().filter(|(name, _)| *name == MAX_RETRIES).collect();
         assert_eq!(limit.len(), 1, "{plan:?} sets the one limit");
-        let mut names: Vec<_> = headers.of(plan).iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<_> = headers.of(plan, false).iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), headers.of(plan).len(), "{plan:?} says nothing twice");
+        assert_eq!(names.len(), headers.of(plan, false).len(), "{plan:?} says nothing twice");
     }
 }

@@ -46,8 +46,8 @@ pub(super) struct Request {
     denied: Option<Plan>,
     /// Its retries, where `guard` does not tell, once they were read.
     retries: Option<u32>,
-    /// `guard` marked the response to end the retries; the client shall not see it.
-    pub(super) unmark: bool,
+    /// The header by which `guard` told Envoy whether to retry a response; the client shall not see it.
+    pub(super) unmark: Option<&'static str>,
     /// Where it was sent.
     pub(super) steered: Steered,
     /// It finds out for an open circuit whether the cluster is back.
@@ -105,6 +105,7 @@ impl Vm {
         let admission = self.engine.admit(cluster, &request, guarded, now, wall_clock);
         for (name, value) in admission.headers {
             host::set_header(Map::Request, name, value);
+            self.marks |= *name == retry::RETRIABLE_HEADER_NAMES;
         }
         if let Some(timeout) = admission.per_try_timeout {
             host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &millis(timeout).max(1).to_string());
@@ -143,8 +144,8 @@ impl Vm {
         self.count_ended();
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         request.explained.extend(held);
-        if std::mem::take(&mut request.unmark) {
-            host::remove_header(Map::Response, RATE_LIMITED);
+        if let Some(mark) = request.unmark.take() {
+            host::remove_header(Map::Response, mark);
         }
         let denied = request.denied.is_some();
         let probe = request.circuit_probe.is_some();

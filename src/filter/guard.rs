@@ -7,7 +7,8 @@ use crate::budget::{Asker, Charge};
 use crate::config::Mode;
 use crate::host::{self, LocalReply, Map};
 use crate::metrics::{Counter, Grant, Veto};
-use crate::retry::Plan;
+use crate::proxy_status;
+use crate::retry::{NOT_SENT, Plan};
 use crate::signal::{Answer, Signal};
 
 /// gRPC's UNAVAILABLE.
@@ -129,6 +130,10 @@ impl Vm {
         let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) else { return };
         attempt.answered = true;
         let number = attempt.number;
+        if self.marks {
+            // Nobody but `guard` has business setting it; Envoy would retry even a success.
+            host::remove_header(Map::Response, NOT_SENT);
+        }
         let Some(answer) = refusal(end_of_stream) else { return };
         let Some(signal) = answer.signal() else { return };
         let Some(request) = self.governed() else { return };
@@ -137,19 +142,27 @@ impl Vm {
         let by_status = request.plan.permits(policy, Signal::Error, &answer);
         let enforce = self.engine.mode() == Mode::Enforce;
         let marked = host::header(Map::Response, RATE_LIMITED).is_some();
+        let not_sent =
+            signal == Signal::Error && !by_status && request.plan != Plan::Nothing && retries_left && not_sent();
         let (verdict, stays) = if signal == Signal::Pushback {
             if by_status && retries_left {
                 self.count_veto(request.cluster, Veto::Pushback);
             }
             // Not to be retried by any hop above either, so the client sees the mark.
             ("pushback", true)
-        } else if !by_status {
+        } else if !by_status && !not_sent {
             ("", false)
         } else if !retries_left || !enforce || marked {
             return;
         } else if self.charge_retry(&request) == Charge::Granted {
+            if not_sent {
+                host::set_header(Map::Response, NOT_SENT, "true");
+            }
             if let Some(request) = self.request(request.id) {
                 request.prepaid = true;
+                if not_sent {
+                    request.unmark = Some(NOT_SENT);
+                }
             }
             return;
         } else {
@@ -162,7 +175,7 @@ impl Vm {
             host::set_property(VERDICT, verdict.as_bytes());
         }
         if let (false, Some(request)) = (stays, self.request(request.id)) {
-            request.unmark = true;
+            request.unmark = Some(RATE_LIMITED);
         }
     }
 
@@ -199,6 +212,15 @@ const EXHAUSTED: &str = "weir: not retried: the cluster's retry budget is used u
 
 fn request_id() -> Option<RequestId> {
     host::property(REQUEST).and_then(|id| id.first_chunk().copied()).map(|id| RequestId(u32::from_le_bytes(id)))
+}
+
+/// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so
+/// without a doubt: see [`proxy_status`] on what Envoy states, and why its `proxy-status` alone is not enough.
+fn not_sent() -> bool {
+    let header = |name| host::header(Map::Response, name);
+    header("proxy-status").is_some_and(|value| proxy_status::signal(&value) == Some(Signal::Refused))
+        && header("x-envoy-attempt-count").is_some_and(|count| &*count == b"1")
+        && header("x-envoy-upstream-service-time").is_none()
 }
 
 /// The answer of the current attempt, if it is one that somebody might retry.

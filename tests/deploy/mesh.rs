@@ -153,6 +153,21 @@ fn a_refusal_behind_the_pods_sidecar_is_a_refusal() -> Result<()> {
     Ok(())
 }
 
+/// Also beside the retries that Istio gives the sidecar in front of the pod.
+#[test]
+fn a_post_that_the_pods_sidecar_could_not_send_reaches_another() -> Result<()> {
+    let mesh = Mesh::start(&all())?;
+    mesh.pods[0].stop();
+    for number in 0..50 {
+        let response = exchange(mesh.address, &Request::post("/"))?;
+        ensure!(response.status == 200, "POST {number}: {} {}\n{}", response.status, response.text(), mesh.story());
+    }
+    let refused = format!("weir_attempts_total{{weir_signal=\"refused\",weir_cluster=\"{SERVICE}\"}}");
+    ensure!(mesh.metric(&refused)? > 0, "{}", mesh.story());
+    ensure!(mesh.pods[1].seen().len() == 50, "{} POSTs arrived", mesh.pods[1].seen().len());
+    Ok(())
+}
+
 #[test]
 fn a_reset_behind_the_pods_sidecar_is_a_reset() -> Result<()> {
     let mesh = Mesh::start(&all())?;

@@ -110,6 +110,95 @@ fn an_answer_to_an_unsafe_request_is_not_retried_and_its_mark_stays_inside() {
     assert_eq!(request.response_header("x-envoy-ratelimited"), None);
 }
 
+const MARK: &str = "x-weir-not-sent";
+const NOT_SENT: [(&str, &str); 2] =
+    [("proxy-status", "sidecar; error=connection_refused"), ("x-envoy-attempt-count", "1")];
+
+#[test]
+fn what_a_proxy_could_not_send_is_retried() {
+    let at = Attached::new(Level::Guard);
+    let cluster = "not sent";
+    let request = at.host.request(at.decide).cluster(cluster).method("POST").begin();
+    assert_eq!(request.request_header("x-envoy-retriable-header-names").as_deref(), Some(MARK));
+    for number in 1..=2 {
+        let attempt = send(&at, &request, number);
+        assert!(attempt.continued());
+        assert!(attempt.response(503, NOT_SENT));
+        assert_eq!(attempt.response_header(MARK).as_deref(), Some("true"), "{number}");
+        assert_eq!(attempt.response_header("x-envoy-ratelimited"), None);
+        attempt.end();
+        let [status, count] = NOT_SENT;
+        let end = End::of_attempt(&request, number).code(503).header(status.0, status.1).header(count.0, count.1);
+        at.attempt_log(&end);
+    }
+    // The last one is not retried, also by a policy of the route.
+    let third = send(&at, &request, 3);
+    assert!(third.continued());
+    assert!(third.response(503, NOT_SENT));
+    assert_eq!(third.response_header(MARK), None);
+    assert_eq!(third.response_header("x-envoy-ratelimited").as_deref(), Some("true"));
+    assert!(request.response(503, [("x-envoy-ratelimited", "true")]));
+    assert_eq!(request.response_header("x-envoy-ratelimited"), None);
+    // Charged when it was allowed, and once.
+    assert_eq!(counts(&at.host, "retries", "verdict", cluster), of([("granted", 2)]));
+    assert_eq!(vetoes(&at.host, cluster), of([]));
+    at.tick();
+    assert_eq!(attempts(&at.host, cluster), of([("refused", 2)]));
+}
+
+/// Envoy did not retry it after all: its buffer was too small, say.
+#[test]
+fn the_mark_for_envoy_stays_inside() {
+    let at = Attached::new(Level::Guard);
+    let request = at.host.request(at.decide).cluster("mark inside").method("POST").begin();
+    let attempt = send(&at, &request, 1);
+    assert!(attempt.response(503, NOT_SENT));
+    assert!(attempt.response_header(MARK).is_some());
+    assert!(request.response(503, [NOT_SENT[0], NOT_SENT[1], (MARK, "true")]));
+    assert_eq!(request.response_header(MARK), None);
+}
+
+#[test]
+fn a_doubt_whether_it_was_sent_is_no_retry() {
+    let at = Attached::new(Level::Guard);
+    let [refused, once] = NOT_SENT;
+    let rows: [&[(&str, &str)]; 8] = [
+        &[refused],
+        &[once],
+        &[refused, ("x-envoy-attempt-count", "2")],
+        &[refused, ("x-envoy-attempt-count", "1,1")],
+        &[refused, once, ("x-envoy-upstream-service-time", "0")],
+        &[("proxy-status", "sidecar; error=destination_unavailable"), once],
+        &[("proxy-status", "a; error=connection_refused, b; error=connection_terminated"), once],
+        &[(MARK, "true")],
+    ];
+    for method in ["POST", "PATCH"] {
+        for headers in rows {
+            let request = at.host.request(at.decide).cluster("doubt whether sent").method(method).begin();
+            let attempt = send(&at, &request, 1);
+            assert!(attempt.response(503, headers.iter().copied()));
+            assert_eq!(attempt.response_header(MARK), None, "{method} {headers:?}");
+            assert!(attempt.response_header("x-envoy-ratelimited").is_some(), "{method} {headers:?}");
+        }
+    }
+    // Nor is any other answer, whatever it bears.
+    for status in [200, 404] {
+        let request = at.host.request(at.decide).cluster("doubt whether sent").method("POST").begin();
+        let attempt = send(&at, &request, 1);
+        assert!(attempt.response(status, [refused, once, (MARK, "true")]));
+        assert_eq!(attempt.response_header(MARK), None, "{status}");
+    }
+}
+
+#[test]
+fn without_guard_no_answer_is_said_to_be_unsent() {
+    for level in [Level::Decide, Level::Watch] {
+        let at = Attached::new(level);
+        let request = at.host.request(at.decide).cluster("unguarded, not sent").method("POST").begin();
+        assert_eq!(request.request_header("x-envoy-retriable-header-names"), None, "{level:?}");
+    }
+}
+
 #[test]
 fn a_pushback_that_a_proxy_states_ends_the_retries() {
     let at = Attached::new(Level::Guard);
@@ -130,7 +219,9 @@ fn what_may_be_retried_is_not_marked() {
         let request = at.host.request(at.decide).cluster("not marked").method(method).begin();
         let attempt = send(&at, &request, 1);
         assert!(attempt.response(code, []));
-        assert_eq!(attempt.edits(), [], "{method} {code}");
+        // What may be removed is not an upstream's to send.
+        let set: Vec<_> = attempt.edits().into_iter().filter(|edit| edit.value.is_some()).collect();
+        assert_eq!(set, [], "{method} {code}");
     }
 }
 

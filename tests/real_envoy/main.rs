@@ -15,6 +15,7 @@ mod ejection;
 mod faults;
 mod hostile;
 mod level;
+mod mesh;
 mod retries;
 mod rows;
 #[path = "../soak/run.rs"]
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         ejection::all(),
         faults::all(),
         hostile::all(),
+        mesh::tests(),
         timeouts::tests(),
     ]
     .concat()

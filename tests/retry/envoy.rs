@@ -46,7 +46,7 @@ impl<'a> Router<'a> {
             status_codes,
             grpc_conditions: list("x-envoy-retry-grpc-on"),
         };
-        let known = "connect-failure refused-stream reset gateway-error retriable-status-codes";
+        let known = "connect-failure refused-stream reset gateway-error retriable-status-codes retriable-headers";
         assert!(router.conditions.iter().all(|condition| known.split(' ').any(|name| name == *condition)));
         router
     }
@@ -98,7 +98,9 @@ fn each_plan(mut check: impl FnMut(&RetryPolicy, Plan, &Router<'_>)) {
     for policy in policies() {
         let headers = RetryHeaders::new(&policy);
         for plan in PLANS {
-            check(&policy, plan, &Router::new(headers.of(plan)));
+            for guarded in [false, true] {
+                check(&policy, plan, &Router::new(headers.of(plan, guarded)));
+            }
         }
     }
 }
