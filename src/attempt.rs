@@ -14,6 +14,7 @@
 //! it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
 //! for the request that ended may have had no attempt under way.
 
+use crate::incident::Hint;
 use crate::signal::{Open, RequestEnd, Signal, Verdict};
 use crate::time::Time;
 
@@ -38,6 +39,8 @@ pub struct Attempt {
     pub weight: u32,
     /// The request it belonged to, where `guard` told.
     pub request: Option<RequestId>,
+    /// What incidents want to know besides.
+    pub hint: Hint,
 }
 
 /// An attempt that ended, its signal known.

@@ -3,6 +3,7 @@
 use crate::account::Account;
 use crate::attempt::ClusterId;
 use crate::breaker::Circuit;
+use crate::incident::Incidents;
 use crate::latency::Latency;
 use crate::metrics::Counter;
 use crate::outlier::Outliers;
@@ -42,6 +43,8 @@ pub struct Cluster {
     pub circuit: Option<Box<Circuit>>,
     /// Whether its circuit was open when that was last told.
     pub told_open: bool,
+    /// What happened to its hosts.
+    pub incidents: Incidents,
     /// Answered attempts, of whose hosts a sample is read.
     pub attempts: u32,
     /// Requests, of whose hosts a sample is read.
@@ -120,6 +123,7 @@ impl Clusters {
             outliers: None,
             circuit: None,
             told_open: false,
+            incidents: Incidents::default(),
             attempts: 0,
             requests: 0,
             astray: 0,

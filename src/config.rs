@@ -18,6 +18,7 @@ mod breaker;
 pub mod duration;
 mod excerpt;
 mod glob;
+mod incidents;
 mod json;
 mod outlier;
 mod overlay;
@@ -29,6 +30,7 @@ mod steering;
 use std::fmt;
 
 pub use glob::Glob;
+pub use incidents::IncidentPolicy;
 pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 pub use steering::SteeringPolicy;
 
@@ -96,6 +98,8 @@ pub struct Policy {
     /// How requests are steered away from hosts that are out; `None` where `"steering": null` switched it off, so that
     /// outliers are only reported.
     pub steering: Option<SteeringPolicy>,
+    /// How incidents are told; `None` where `"incidents": null` switched that off.
+    pub incidents: Option<IncidentPolicy>,
     everywhere: ClusterPolicy,
     overrides: Vec<(Glob, ClusterPolicy)>,
 }
@@ -116,6 +120,7 @@ impl Default for Policy {
         Self {
             mode: Mode::default(),
             steering: Some(SteeringPolicy::default()),
+            incidents: Some(IncidentPolicy::default()),
             everywhere: Settings::default().finish(),
             overrides: Vec::new(),
         }
@@ -202,19 +207,21 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
 }
 
 fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
-    root.only(&["circuitBreaker", "clusters", "mode", "outlierDetection", "retry", "role", "steering"])?;
+    root.only(&["circuitBreaker", "clusters", "incidents", "mode", "outlierDetection", "retry", "role", "steering"])?;
 
     let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
     let mode = root.field("mode").map_or(Ok(Mode::default()), |mode| mode.word(&modes))?;
     let mut steering = Some(SteeringPolicy::default());
     section(root, "steering", &mut steering, SteeringPolicy::overlay)?;
+    let mut incidents = Some(IncidentPolicy::default());
+    section(root, "incidents", &mut incidents, IncidentPolicy::overlay)?;
     let everywhere = Settings::default().overlay(root)?;
 
     let mut overrides: Vec<(Glob, ClusterPolicy)> = Vec::new();
     if let Some(clusters) = root.field("clusters") {
         for entry in clusters.items(MAX_CLUSTERS)? {
-            if let Some(steering) = entry.field("steering") {
-                return Err(steering.error("not for single clusters: it stands at the top level, for all of them"));
+            if let Some(section) = ["incidents", "steering"].iter().find_map(|name| entry.field(name)) {
+                return Err(section.error("not for single clusters: it stands at the top level, for all of them"));
             }
             entry.only(&["circuitBreaker", "match", "outlierDetection", "retry"])?;
             let pattern = entry.required("match")?;
@@ -228,7 +235,7 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
             overrides.push((glob, everywhere.clone().overlay(&entry)?.finish()));
         }
     }
-    Ok(Policy { mode, steering, everywhere: everywhere.finish(), overrides })
+    Ok(Policy { mode, steering, incidents, everywhere: everywhere.finish(), overrides })
 }
 
 /// What becomes a [`ClusterPolicy`], and can still be overridden; `None` is off.

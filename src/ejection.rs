@@ -71,6 +71,8 @@ pub struct Out {
     /// The latest of them.
     succeeded: Time,
     probe: Option<Probe>,
+    /// When to look once, before it is due (see [`Out::look_at`]).
+    look: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +115,9 @@ impl Standing {
                 }
                 out.ejection = ejection;
             }
-            Self::In(_) => *self = Self::Out(Out { ejection, successes: 0, succeeded: Time::default(), probe: None }),
+            Self::In(_) => {
+                *self = Self::Out(Out { ejection, successes: 0, succeeded: Time::default(), probe: None, look: None })
+            }
         }
     }
 
@@ -207,7 +211,16 @@ impl Out {
             _ => PATIENCE.saturating_mul(2),
         };
         let due = self.due(policy, scarce).max(self.succeeded).saturating_add(patience);
-        self.ejection.owner == me && now >= due && self.in_flight(now).is_none()
+        let look = repeatable && self.look.is_some_and(|at| now >= at);
+        self.ejection.owner == me && (now >= due || look) && self.in_flight(now).is_none()
+    }
+
+    /// Asks for one probe at that time, though the host may not be due: not for a verdict, which it does not give, but to
+    /// see whether something listens. One that is past is none.
+    pub fn look_at(&mut self, at: Time, now: Time) {
+        if at > now {
+            self.look = Some(at);
+        }
     }
 
     /// When it may be probed. Where hosts are `scarce`, half or more of them out, none is left alone for longer than a second
@@ -225,6 +238,7 @@ impl Out {
     /// A probe is sent.
     pub fn probe(&mut self, number: u64, now: Time) {
         self.probe = Some(Probe { number, started: now });
+        self.look = self.look.filter(|at| *at > now);
     }
 
     /// A probe is over. Without a verdict, it gives its slot back.

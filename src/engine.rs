@@ -10,6 +10,7 @@ use crate::breaker::Circuit;
 use crate::cluster::{Cluster, Clusters};
 use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
 use crate::detector::OutlierPolicy;
+use crate::incident::Milliseconds;
 use crate::latency::{AdaptiveTimeout, Latency};
 use crate::outlier::Outliers;
 use crate::retry::{Class, Header, Plan, Request, RetryHeaders};
@@ -130,12 +131,29 @@ impl Engine {
         self.policy.steering.as_ref()
     }
 
+    /// The clusters for which `due` holds. (By reference: each kind of closure would cost the module 300 bytes.)
+    fn clusters_that(&self, due: &dyn Fn(&Cluster) -> bool) -> Vec<ClusterId> {
+        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
+    }
+
     /// The clusters whose hosts other workers may know more about, or shall hear of.
     #[must_use]
     pub fn clusters_to_exchange(&self, now: Time) -> Vec<ClusterId> {
         let due = |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending();
         let due = |cluster: &Cluster| cluster.outliers.as_ref().is_some_and(due);
-        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
+        self.clusters_that(&due)
+    }
+
+    /// The time that incidents are measured by, in milliseconds; `None` where they are off.
+    #[must_use]
+    pub fn incident_interval(&self) -> Option<Milliseconds> {
+        self.policy.incidents.map(|incidents| incidents.interval)
+    }
+
+    /// The clusters whose record of incidents should be read now.
+    #[must_use]
+    pub fn clusters_with_incidents(&self, now: Time) -> Vec<ClusterId> {
+        self.clusters_that(&|cluster| cluster.incidents.is_due(now))
     }
 
     /// Keeps the hosts of all clusters within bounds. The clusters of which another number of hosts is out or remembered than
@@ -158,7 +176,7 @@ impl Engine {
             let circuit = cluster.circuit.as_ref();
             circuit.is_some_and(|circuit| circuit.is_due(now)) || cluster.told_open != cluster.is_open()
         };
-        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
+        self.clusters_that(&due)
     }
 
     /// How many clusters are known, and how many were forgotten to make room.
@@ -171,7 +189,7 @@ impl Engine {
     #[must_use]
     pub fn pending_accounts(&self) -> Vec<ClusterId> {
         let pending = |cluster: &Cluster| cluster.account.as_ref().is_some_and(Account::pending);
-        self.clusters.iter().filter(|(_, cluster)| pending(cluster)).map(|(id, _)| id).collect()
+        self.clusters_that(&pending)
     }
 
     /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's

@@ -10,6 +10,7 @@ mod decide;
 mod ejections;
 mod exports;
 mod guard;
+mod incidents;
 mod ledger;
 mod log_limit;
 mod roots;
@@ -221,6 +222,7 @@ impl Vm {
             if let Some(circuit) = self.engine.cluster_mut(attempt.cluster).and_then(|it| it.circuit.as_mut()) {
                 circuit.attempt_ended(signal, attempt.began, now);
             }
+            self.note_incident(&attempt, signal);
             self.judge(&attempt, signal);
         }
         self.ended = ended;

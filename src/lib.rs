@@ -54,6 +54,7 @@ pub mod exchange;
 mod filter;
 mod host;
 pub mod hosts;
+pub mod incident;
 pub mod latency;
 pub mod metrics;
 pub mod outlier;

@@ -5,6 +5,7 @@
 //! cluster comes last, so that it may contain dots. The values of all other labels are fixed sets.
 
 use crate::detector::Failure;
+use crate::incident::Pattern;
 use crate::retry::Class;
 use crate::signal::Signal;
 
@@ -80,10 +81,22 @@ pub const CLUSTERS_KNOWN: &str = "weir_clusters_known";
 /// How many clusters were forgotten to make room for others: a counter's name.
 pub const CLUSTERS_FORGOTTEN: &str = "weir_clusters_forgotten_total";
 
-/// A cluster's name as it stands in metrics and log lines, on one line whatever it holds.
+/// Incidents of a pattern, `total` or `open`: a name.
+#[must_use]
+pub fn incidents(which: &str, pattern: Pattern, cluster: &str) -> String {
+    ["weir_incidents_", which, ".pattern.", pattern.name(), ".cluster.", &printable(cluster)].concat()
+}
+
+/// Whether an incident is open on a host: a gauge's name.
+#[must_use]
+pub fn host_incident(pattern: Pattern, host: &str, cluster: &str) -> String {
+    ["weir_host_incident.pattern.", pattern.name(), ".host.", host, ".cluster.", &printable(cluster)].concat()
+}
+
+/// A cluster's name as it stands in metrics and log lines: on one line, and within quotes, whatever it holds.
 #[must_use]
 pub fn printable(cluster: &str) -> String {
-    cluster.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+    cluster.chars().map(|c| if c.is_control() || matches!(c, '"' | '\\') { '_' } else { c }).collect()
 }
 
 /// Something counted per cluster.

@@ -355,6 +355,13 @@ impl Outliers {
         due.min().map(|(_, address)| address.into())
     }
 
+    /// Asks for one probe of a host at that time, should it be out: see [`Out::look_at`].
+    pub fn look_at(&mut self, address: &str, at: Time, now: Time) {
+        if let Some(out) = self.out_mut(address) {
+            out.look_at(at, now);
+        }
+    }
+
     fn out_mut(&mut self, address: &str) -> Option<&mut Out> {
         match &mut self.hosts.get_mut(address)?.standing {
             Standing::Out(out) => Some(out),

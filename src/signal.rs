@@ -309,6 +309,12 @@ impl RequestEnd<'_> {
         self.flags.any(Flags::REMOTE_RESET) && contains(self.details, b"upstream_reset_before_response_started")
     }
 
+    /// Whether there was no connection within the connect timeout.
+    #[must_use]
+    pub fn connect_timeout(&self) -> bool {
+        contains(self.details, b"connection_timeout")
+    }
+
     /// How the last attempt ended, where no `watch` tells; `None` when there was no attempt.
     #[must_use]
     pub fn last_attempt(&self) -> Option<Signal> {
@@ -321,7 +327,7 @@ impl RequestEnd<'_> {
         if contains(self.details, b"upstream_reset_before_response_started") {
             return Some(if contains(self.details, b"overflow") {
                 Signal::Local
-            } else if contains(self.details, b"connection_failure") || contains(self.details, b"connection_timeout") {
+            } else if contains(self.details, b"connection_failure") || self.connect_timeout() {
                 connection_failure(self.details)
             } else if contains(self.details, b"remote_refused_stream_reset") {
                 Signal::Refused

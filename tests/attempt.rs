@@ -4,6 +4,7 @@
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::attempt::{Attempt, Attempts, ClusterId, Ended, Held, RequestId};
+use weir::incident::Hint;
 use weir::signal::Open::{Answered as Answer, Dropped, StreamReset};
 use weir::signal::Signal::{self, *};
 use weir::signal::Verdict::{self, Certain, Open};
@@ -24,6 +25,7 @@ fn attempt(number: u32) -> Attempt {
         began: Time::from_nanos(u64::from(number)),
         weight: number,
         request: Some(RequestId(number)),
+        hint: Hint::Idle(u64::from(number)),
     }
 }
 

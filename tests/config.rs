@@ -76,6 +76,7 @@ const ALL_DEFAULTS: &str = r#"{
   },
   "circuitBreaker": { "percent": 90, "minRequests": 50, "interval": "10s", "openTime": "1s" },
   "steering": { "header": "x-weir-hosts", "explorePercent": 5 },
+  "incidents": { "interval": "10s" },
   "clusters": []
 }"#;
 

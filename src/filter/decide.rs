@@ -13,6 +13,7 @@ use crate::breaker::Ticket;
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
 use crate::host::{self, Bytes, HeaderPairs, Map};
+use crate::incident::Hint;
 use crate::metrics::{Counter, Grant};
 use crate::proxy_status;
 use crate::retry::{self, Plan};
@@ -289,7 +290,9 @@ impl Vm {
         // What the filter lets through of gRPC's statuses, `watch` has counted.
         let judge = judge.filter(|_| !unseen || !matches!(end.answer.grpc_status, Some(4 | 8 | 13 | 14 | 15)));
         if let (Some(cluster), Some(signal)) = (judge, judge.and_then(|_| end.last_attempt())) {
-            let attempt = self.attempt(cluster, signal == Signal::Answered, None);
+            let timed_out = signal == Signal::Unreachable && end.connect_timeout();
+            let hint = if timed_out { Hint::ConnectTimeout } else { Hint::None };
+            let attempt = self.attempt(cluster, signal == Signal::Answered, hint, None);
             self.ended.push(Ended { attempt, signal });
             self.observe_latency_of_last(cluster, signal, timeout);
         }
@@ -309,7 +312,7 @@ impl Vm {
     /// The end of a request whose attempt was answered, and no other attempt at the cluster failed meanwhile: `watch`, which is
     /// told of failures only, was told of none.
     fn plain_request_ends(&mut self, context: ContextId, cluster: ClusterId, held: u32, timeout: Option<Duration>) {
-        let attempt = self.attempt(cluster, true, None);
+        let attempt = self.attempt(cluster, true, Hint::None, None);
         self.ended.push(Ended { attempt, signal: Signal::Answered });
         self.observe_latency_of_last(cluster, Signal::Answered, timeout);
         self.count_ended();
@@ -353,7 +356,9 @@ impl Vm {
     fn retries_happened(&mut self, context: ContextId, cluster: ClusterId) {
         let Some(Stream::Decide(request)) = self.streams.get(context) else { return };
         let (charged, known) = (request.charged, request.retries);
-        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.account.is_none()) {
+        let Some(state) = self.engine.cluster(cluster) else { return };
+        let unseen = !state.watched;
+        if state.account.is_none() && !(unseen && state.incidents.is_watchful()) {
             return;
         }
         let retries = known.unwrap_or_else(|| {
@@ -364,12 +369,15 @@ impl Vm {
         if retries == 0 {
             return;
         }
-        self.count_grant(cluster, Grant::Granted, retries);
         let now = self.wall_clock();
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
-        state.guarded = Some(false);
+        if unseen {
+            state.incidents.retried_unseen(now);
+        }
         if let Some(account) = &mut state.account {
+            state.guarded = Some(false);
             account.retried(retries, now);
+            self.count_grant(cluster, Grant::Granted, retries);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::attempt::{Attempt, ClusterId, RequestId};
 use crate::config::Mode;
 use crate::exchange::{WorkerId, claim};
 use crate::host::{self, Level, Swap};
+use crate::incident::Hint;
 use crate::metrics::{Counter, Ejected};
 use crate::outlier::{EndedAttempt, Event, Outliers, Probe};
 use crate::random::hash;
@@ -91,9 +92,15 @@ impl Vm {
     /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know. Called for
     /// an attempt's log entry, and at the end of a request for its last attempt, which then seems to have begun with the
     /// request: early rather than late.
-    pub(super) fn attempt(&mut self, cluster: ClusterId, answered: bool, request: Option<RequestId>) -> Attempt {
+    pub(super) fn attempt(
+        &mut self,
+        cluster: ClusterId,
+        answered: bool,
+        hint: Hint,
+        request: Option<RequestId>,
+    ) -> Attempt {
         if answered && self.is_passed_over(cluster) {
-            return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request };
+            return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request, hint };
         }
         let now = self.wall_clock();
         let host = self.host_of_attempt(cluster, answered, now);
@@ -107,15 +114,16 @@ impl Vm {
         };
         let began = Time::from_nanos(now.as_nanos().saturating_sub(lasted));
         let weight = host.as_ref().map_or(1, |(_, weight)| *weight);
-        Attempt { cluster, host: host.map(|(host, _)| host), began, weight, request }
+        Attempt { cluster, host: host.map(|(host, _)| host), began, weight, request, hint }
     }
 
     /// Whether an answered attempt is not in the sample of a calm cluster. By the time of the last event, which saves a
     /// reading of the clock: the timer sees to it that it is not long ago.
     fn is_passed_over(&mut self, cluster: ClusterId) -> bool {
         let now = self.wall_clock;
+        let incidents = self.engine.incident_interval().is_some();
         let Some(state) = self.engine.cluster_mut(cluster) else { return true };
-        let Some(outliers) = &state.outliers else { return true };
+        let Some(outliers) = &state.outliers else { return !(incidents && state.incidents.is_watchful()) };
         if !outliers.is_calm(now) {
             return false;
         }
@@ -125,8 +133,14 @@ impl Vm {
 
     /// The current attempt's host, as far as that is worth its cost, and how many answered attempts it stands for.
     fn host_of_attempt(&mut self, cluster: ClusterId, answered: bool, now: Time) -> Option<(Box<str>, u32)> {
+        let incidents = self.engine.incident_interval().is_some();
         let state = self.engine.cluster_mut(cluster)?;
-        let calm = state.outliers.as_ref()?.is_calm(now);
+        let calm = match &state.outliers {
+            Some(outliers) => outliers.is_calm(now),
+            // Where hosts are not judged, what goes wrong on them is told all the same.
+            None if incidents => false,
+            None => return None,
+        };
         let weight = if answered && calm { SAMPLE } else { 1 };
         let address = host::property(UPSTREAM_ADDRESS)?;
         Some((std::str::from_utf8(&address).ok()?.into(), weight))

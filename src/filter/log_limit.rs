@@ -29,6 +29,11 @@ impl LogLimit {
 impl Vm {
     /// Writes `weir: cluster <name>: <line>`, unless there were too many.
     pub(super) fn log_of_cluster(&mut self, level: Level, cluster: &str, line: &str) {
+        self.log_limited(level, &["weir: cluster ", &printable(cluster), ": ", line].concat());
+    }
+
+    /// Writes a line that names what upstreams are called, unless there were too many.
+    pub(super) fn log_limited(&mut self, level: Level, line: &str) {
         self.log_what_was_left_out();
         let limit = &mut self.log_limit;
         if limit.written >= LINES {
@@ -36,7 +41,7 @@ impl Vm {
             return;
         }
         limit.written += 1;
-        host::log(level, &["weir: cluster ", &printable(cluster), ": ", line].concat());
+        host::log(level, line);
     }
 
     /// Says how many lines are missing, once the second in which they came is over.

@@ -47,6 +47,7 @@ impl Vm {
         self.publish_accounts();
         self.exchange_all();
         self.exchange_circuits();
+        self.exchange_incidents();
         self.log_what_was_left_out();
         self.announce();
     }

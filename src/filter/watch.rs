@@ -6,6 +6,7 @@ use super::decide::{answer, went_well};
 use super::{BACKEND_LATENCY, DURATION, RESPONSE_FLAGS, Vm, parse_u32, response_code};
 use crate::attempt::ClusterId;
 use crate::host::{self, Map, Path};
+use crate::incident::Hint;
 use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
 
 const FAILURE_REASON: Path = Path("upstream\0transport_failure_reason");
@@ -41,7 +42,15 @@ impl Vm {
             None
         };
         let request = guarded.and_then(|attempt| attempt.request);
-        let attempt = self.attempt(cluster, verdict.is_answered(), request);
+        let hint = match verdict {
+            Verdict::Certain(Signal::Unreachable)
+                if host::property(FAILURE_REASON).is_none_or(|why| why.is_empty()) =>
+            {
+                Hint::ConnectTimeout
+            }
+            _ => self.idle_of_attempt(cluster, verdict),
+        };
+        let attempt = self.attempt(cluster, verdict.is_answered(), hint, request);
         let request_id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.count_ended();

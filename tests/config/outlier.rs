@@ -1,10 +1,10 @@
-//! The sections `outlierDetection` and `steering`: what they mean, and what is refused.
+//! The sections `outlierDetection`, `steering` and `incidents`: what they mean, and what is refused.
 
 use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::config::SteeringPolicy;
+use weir::config::{IncidentPolicy, SteeringPolicy};
 use weir::detector::{Detector, OutlierPolicy};
 
 use super::refused::{refusal, refuses};
@@ -200,6 +200,28 @@ fn what_is_refused() {
                         "clusters": [{"match": "c", "outlierDetection": {"maxEjectionTime": "1s"}}]}"#;
     let expected = "clusters[0].outlierDetection: baseEjectionTime (5s) is longer than maxEjectionTime (1s)";
     assert_eq!(refusal(inherited), expected);
+}
+
+#[test]
+fn incidents_scale_with_an_interval_or_are_off() {
+    let incidents = |section: &str| policy(&format!(r#"{{"incidents": {section}}}"#)).incidents;
+    assert_eq!(policy("{}").incidents, incidents("{}"));
+    assert_eq!(incidents("{}"), Some(IncidentPolicy { interval: 10_000 }));
+    assert_eq!(incidents(r#"{"interval": "1m30s"}"#), Some(IncidentPolicy { interval: 90_000 }));
+    assert_eq!(incidents("null"), None);
+    for (json, error) in [
+        (
+            r#"{"incidents": {"interval": "999ms"}}"#,
+            r#"incidents.interval: "999ms" is out of range: expected a duration from 1s to 1h"#,
+        ),
+        (r#"{"incidents": {"window": "1s"}}"#, "incidents.window: unknown field; expected one of interval"),
+        (
+            r#"{"clusters": [{"match": "c", "incidents": null}]}"#,
+            "clusters[0].incidents: not for single clusters: it stands at the top level, for all of them",
+        ),
+    ] {
+        assert_eq!(refusal(json), error);
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn too_much() {
 fn unknown_fields() {
     let of_retry = "expected one of alreadyRetried, budget, grpcStatusCodes, idempotencyKeyHeaders, idempotentMethods, \
                     maxRetries, minRetryRate, perTryTimeout, statusCodes";
-    let top = "unknown field; expected one of circuitBreaker, clusters, mode, outlierDetection, retry, role, steering";
+    let top = "unknown field; expected one of circuitBreaker, clusters, incidents, mode, outlierDetection, retry, role, steering";
     let table = [
         (
             r#"{"retry": {"maxRetrys": 1}}"#,

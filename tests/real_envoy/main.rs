@@ -14,6 +14,7 @@ mod check;
 mod ejection;
 mod faults;
 mod hostile;
+mod incidents;
 mod level;
 mod mesh;
 mod retries;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         faults::all(),
         hostile::all(),
         mesh::tests(),
+        incidents::all(),
         timeouts::tests(),
     ]
     .concat()

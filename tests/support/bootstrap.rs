@@ -49,7 +49,7 @@ pub fn stats_config() -> Value {
     let label = |name: &str| {
         json!({
             "tag_name": format!("weir_{name}"),
-            "regex": format!(r"^wasmcustom\.weir_\w+(\.{name}\.(\w+))\.cluster\..+$"),
+            "regex": format!(r"^wasmcustom\.weir_\w+(\.{name}\.(\w+))(?:\.host\..+)?\.cluster\..+$"),
         })
     };
     json!({"stats_tags": [
@@ -57,7 +57,10 @@ pub fn stats_config() -> Value {
         label("signal"),
         label("reason"),
         label("verdict"),
-        {"tag_name": "weir_cluster", "regex": r"^wasmcustom\.weir_\w+(?:\.\w+\.\w+)?(\.cluster\.(.+))$"},
+        label("pattern"),
+        {"tag_name": "weir_host", "regex": r"^wasmcustom\.weir_host_\w+\.pattern\.\w+(\.host\.(.+?))\.cluster\."},
+        {"tag_name": "weir_cluster",
+            "regex": r"^wasmcustom\.weir_\w+(?:\.\w+\.\w+)?(?:\.host\..+?)?(\.cluster\.(.+))$"},
     ]})
 }
 

@@ -2,6 +2,7 @@
 
 use super::choices::Choices;
 use weir::attempt::{Attempt, Attempts, ClusterId, RequestId};
+use weir::incident::Hint;
 use weir::signal::{Answer, Flags, Open, RequestEnd, Signal, Verdict};
 use weir::time::Time;
 
@@ -41,6 +42,7 @@ pub fn attempt(data: &[u8]) {
                     began: Time::from_nanos(choices.u64()),
                     weight: choices.u32(),
                     request: (choices.below(2) == 0).then(|| RequestId(u32::from(choices.byte()))),
+                    hint: Hint::None,
                 };
                 let request_id = choices.bytes();
                 let _ = attempts.needs_request_id(verdict);

@@ -1,0 +1,30 @@
+//! What the `incidents` section says: the time that their patterns are measured by.
+
+use super::ConfigError;
+use super::overlay::{HOUR, SECOND};
+use super::reader::Reader;
+use crate::time::millis;
+
+/// How incidents are told. They concern what is told, and nothing that is done, so all clusters are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IncidentPolicy {
+    /// The time that patterns scale with (see [`crate::incident`]), in milliseconds: 1 s to 1 h. Default: 10 s.
+    pub interval: u64,
+}
+
+impl Default for IncidentPolicy {
+    fn default() -> Self {
+        Self { interval: 10_000 }
+    }
+}
+
+impl IncidentPolicy {
+    /// Replaces what `section` (not null) says otherwise.
+    pub(super) fn overlay(&mut self, section: &Reader<'_>) -> Result<(), ConfigError> {
+        section.only(&["interval"])?;
+        if let Some(interval) = section.field("interval") {
+            self.interval = millis(interval.duration(SECOND..=HOUR)?);
+        }
+        Ok(())
+    }
+}

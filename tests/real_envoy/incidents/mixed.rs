@@ -1,0 +1,62 @@
+//! Several at once: each is told of the host that it concerns, once over four workers, and nothing of the others.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::line::{told, wait_for};
+use super::loops::die;
+use super::{load, setup};
+use crate::alone::Test;
+use crate::ejection::site::Setup;
+use crate::level::Level;
+use crate::support::upstream::full_backlog;
+
+pub const TESTS: &[Test] = &[("incidents::several_at_once", several_at_once)];
+
+fn several_at_once() -> Result<()> {
+    let site = Setup { hosts: 6, ..setup(Level::Guard, 4, "2s") }.start()?;
+    let lost = full_backlog();
+    site.replicas[4].stop();
+    let mut hosts: Vec<_> = site.replicas.iter().map(|replica| replica.address).collect();
+    hosts.push(lost.address);
+    site.update_hosts(&hosts)?;
+    let load = load(&site);
+    std::thread::sleep(Duration::from_secs(1));
+    let mut lives = Vec::new();
+    for round in 0..3 {
+        lives.push(die(&site, 0, Duration::from_secs(2))?);
+        if round == 1 {
+            die(&site, 2, Duration::from_secs(1))?;
+        } else {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        std::thread::sleep(Duration::from_secs(4));
+    }
+    for (state, pattern) in
+        [("open", "crash_loop"), ("open", "not_listening"), ("open", "unreachable"), ("over", "crash_loop")]
+    {
+        wait_for(&site, state, pattern)?;
+    }
+    load.stop();
+    let lines = told(&site)?;
+    let of = |host: String| {
+        let lines = lines.iter().filter(|line| line.host == host);
+        lines.map(|line| format!("{} {}", line.state, line.pattern)).collect::<Vec<_>>()
+    };
+    let replica = |number: usize| of(site.replicas[number].address.to_string());
+    let crash_loop = ["over restart", "over restart", "open crash_loop", "over crash_loop"];
+    ensure!(replica(0) == crash_loop, "{:?}: {lines:#?}", replica(0));
+    ensure!(replica(2) == ["over restart"], "{:?}: {lines:#?}", replica(2));
+    ensure!(replica(4) == ["open not_listening"], "{:?}: {lines:#?}", replica(4));
+    ensure!(of(lost.address.to_string()) == ["open unreachable"], "{lines:#?}");
+    ensure!(lines.len() == 7, "{lines:#?}");
+    let open = lines.iter().find(|line| line.state == "open" && line.pattern == "crash_loop");
+    // How near the figures are, the loops of one replica show; here others fail as well, so that there are fewer probes.
+    let truth = lives.iter().map(|life| (life.back - life.died).as_secs_f64());
+    for (line, down) in open.iter().flat_map(|line| truth.clone().map(move |down| (line, down))) {
+        let (min, max) = (line.seconds("down_min")?, line.seconds("down_max")?);
+        ensure!((min * 0.9..max * 1.1).contains(&down), "it was down for {down} s: {line:?}");
+    }
+    Ok(())
+}
