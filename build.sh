@@ -467,7 +467,7 @@ run_bench() { # PART...
     local part native=() envoy=()
     for part in "$@"; do
         case $part in
-            core | fleet | check | accept) native+=("$part") ;;
+            core | check | accept) native+=("$part") ;;
             *) envoy+=("$part") ;;
         esac
     done

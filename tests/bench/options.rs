@@ -7,7 +7,7 @@ use super::cost::Effort;
 const HELP: &str = "\
 Measures what Weir costs, in a real Envoy.
 
-usage: ./build.sh bench [quick] [cost] [latency] [calls] [growth] [core] [check] [accept] [fleet]
+usage: ./build.sh bench [quick] [cost] [latency] [calls] [growth] [core] [check] [accept]
 
   cost      CPU time per request beside no filter, Envoy's own retries, an empty filter and a Lua filter
   latency   p50, p99 and p99.9 at a fixed rate
@@ -16,10 +16,9 @@ usage: ./build.sh bench [quick] [cost] [latency] [calls] [growth] [core] [check]
   core      the core natively, in time and in instructions (needs valgrind), beside tower's budget and governor
   check     fails where the core takes over a tenth more instructions than benches/instructions.txt says
   accept    writes that file
-  fleet     benches/fleet.rs, where it is there
   quick     fewer rounds: a third of the time, and wider spreads
 
-Without names: all but check, accept and fleet. Ends with 1 if a promise of the README is broken beyond doubt.";
+Without names: all but check and accept. Ends with 1 if a promise of the README is broken beyond doubt.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
