@@ -184,17 +184,29 @@ fn breach(
     bound: impl Fn(u64, u64) -> u64,
 ) -> Option<String> {
     let length = seconds * STEPS_PER_SECOND;
-    phase.steps().find_map(|end| {
+    let mut stalled = 0;
+    let breach = phase.steps().find_map(|end| {
         let retries: u64 = steps[end + 1 - length..=end].iter().map(|step| step.attempts - step.requests).sum();
         let requests: u64 = steps[end + 1 - length - early..=end].iter().map(|step| step.requests).sum();
         // Where the machine stood still, the log has neither requests nor retries when they were due.
         let due = RATE * (length + early) as u64 / STEPS_PER_SECOND as u64;
         if requests * 10 < due * 9 {
+            stalled += 1;
             return None;
         }
         let bound = bound(requests, (length + early).div_ceil(STEPS_PER_SECOND) as u64);
         (retries > bound).then(|| {
             format!("{}: {retries} retries in {seconds} s after {requests} requests, not {bound}", phase.name())
+        })
+    });
+    // What was not looked at is not kept.
+    let all = phase.steps().len();
+    breach.or_else(|| {
+        (stalled * 2 > all).then(|| {
+            format!(
+                "{}: the machine stood still in {stalled} of {all} stretches of {seconds} s: nothing can be said",
+                phase.name()
+            )
         })
     })
 }
