@@ -185,7 +185,10 @@ fn who_gives_up_after_retries_says_so() {
 }
 
 #[test]
-#[cfg_attr(target_arch = "wasm32", ignore = "in Node all tests share one VM, and others have left their mark on it")]
+#[cfg_attr(
+    target_arch = "wasm32",
+    ignore = "once a request asked for it, responses lose x-weir-not-sent, and in Node all tests share one VM"
+)]
 fn no_retry_is_paid_for_that_envoy_does_not_make() {
     let at = Attached::with(Level::Guard, FIFTH);
     let cluster = "budget at the end";
@@ -314,7 +317,10 @@ fn workers_pay_from_one_budget() {
 
 /// While retries do not help, those that the last second cannot pay are not begun; once one is answered, all are again.
 #[test]
-#[cfg_attr(target_arch = "wasm32", ignore = "in Node all tests share one VM, and others have left their mark on it")]
+#[cfg_attr(
+    target_arch = "wasm32",
+    ignore = "once a request asked for it, responses lose x-weir-not-sent, and in Node all tests share one VM"
+)]
 fn in_an_outage_what_cannot_be_paid_is_not_begun() {
     let at = Attached::with(Level::Guard, FIFTH_UNBROKEN);
     let (cluster, guard) = ("budget in an outage", at.guard.unwrap());

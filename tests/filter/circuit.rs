@@ -317,7 +317,10 @@ fn when_the_host_refuses_requests_go_on() {
 
 /// What requests cost: nothing while the circuit is closed, and no look at the record for each while it is open.
 #[test]
-#[cfg_attr(target_arch = "wasm32", ignore = "in Node all tests share one VM, and others have left their mark on it")]
+#[cfg_attr(
+    target_arch = "wasm32",
+    ignore = "its ticks read the circuits of all clusters, and in Node all tests share one VM"
+)]
 fn it_costs_next_to_nothing() {
     let calls = |site: &Site, run: &dyn Fn()| {
         let before = site.at.host.calls();

@@ -144,7 +144,10 @@ fn clients_do_not_steer_and_do_not_ask_for_retries() {
 }
 
 #[test]
-#[cfg_attr(target_arch = "wasm32", ignore = "in Node all tests share one VM, and others have left their mark on it")]
+#[cfg_attr(
+    target_arch = "wasm32",
+    ignore = "once a request asked for it, responses lose x-weir-not-sent, and in Node all tests share one VM"
+)]
 fn shadow_writes_nothing_and_counts_everything() {
     let at = Attached::with(Level::Guard, SHADOW);
     let cluster = "shadow";
@@ -184,7 +187,10 @@ fn a_request_costs_few_host_calls() {
 }
 
 #[test]
-#[cfg_attr(target_arch = "wasm32", ignore = "in Node all tests share one VM, and others have left their mark on it")]
+#[cfg_attr(
+    target_arch = "wasm32",
+    ignore = "durations are those of watch, once there is one, and in Node all tests share one VM"
+)]
 fn an_adaptive_timeout_follows_what_attempts_take() {
     let retry =
         r#""retry": {"perTryTimeout": {"adaptive": {"quantile": 0.9, "factor": 3, "min": "10ms", "max": "1s"}}}"#;
