@@ -44,7 +44,7 @@ fn live(worker: &Worker) -> isize {
     LIVE.with(Cell::get)
 }
 
-/// How many of each; `.ci/run` sets `WEIR_HOSTILE` to a million.
+/// How many of each. `WEIR_HOSTILE=1000000 cargo test --release --test hostile growth` takes two minutes, half of it to compile.
 fn many() -> u32 {
     std::env::var("WEIR_HOSTILE").ok().and_then(|many| many.parse().ok()).unwrap_or(100_000)
 }

@@ -15,10 +15,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("attempt", signals::attempt),
     ("budget", records::budget),
     ("callbacks", |data| in_a_vm(|| callbacks::run(data))),
+    ("circuit", records::circuit),
     ("configuration", configuration::json),
     ("configuration_struct", configuration::structured),
     ("exchange", records::exchange),
     ("headers", headers::headers),
+    ("incident", records::incident),
     ("properties", headers::properties),
     ("proxy_status", signals::proxy_status),
 ];

@@ -3,9 +3,11 @@
 use super::choices::Choices;
 use std::time::Duration;
 use weir::account::Account;
+use weir::breaker::{Admission, BreakerPolicy, Circuit, Event, Wish, record as circuit};
 use weir::budget::{Asker, Budget, BudgetPolicy};
 use weir::detector::OutlierPolicy;
 use weir::exchange::{Ejections, MOST_EJECTIONS, WorkerId, claim};
+use weir::incident::{Hint, Incidents, MOST_STORIES};
 use weir::outlier::{EndedAttempt, Outliers};
 use weir::percent::Percent;
 use weir::signal::Signal;
@@ -108,5 +110,125 @@ pub fn exchange(data: &[u8]) {
             }
         }
         assert!(outliers.out() <= outliers.known(now));
+    }
+}
+
+/// The record of a circuit: however wrong, what is written over it is sound, the next probe is near, and what is shed is
+/// shed because the record says that it is open.
+pub fn circuit(data: &[u8]) {
+    let mut choices = Choices(data);
+    let mut now = time(&mut choices);
+    let policy = BreakerPolicy {
+        percent: Percent::from_basis_points(100 + choices.u32() % 9_901).unwrap_or_default(),
+        min_requests: choices.u32() % 1_000,
+        interval: Duration::from_millis(1_000 + u64::from(choices.u32()) % 3_600_000),
+        open_time: Duration::from_millis(100 + u64::from(choices.u32()) % 300_000),
+    };
+    let foreign = choices.0;
+    let sound = circuit::Record::new(&policy).encode();
+    let marked = [sound.get(..4).unwrap_or_default(), foreign].concat();
+    for record in [foreign, &marked] {
+        if let Some(read) = circuit::Record::decode(record, &policy, now) {
+            assert!(read.opened.is_none_or(|opened| opened <= now) && read.closed <= now);
+            assert!(read.next <= now.saturating_add(policy.open_time));
+            let again = circuit::Record::decode(&read.encode(), &policy, now).expect("what was written");
+            assert_eq!(circuit::Record::decode(&again.encode(), &policy, now), Some(again));
+        }
+        let mut circuit = Circuit::new(policy);
+        let mut shared = record.to_vec();
+        let mut ticket = None;
+        for _ in 0..16 {
+            now = now.saturating_add(Duration::from_millis(u64::from(choices.byte()) << 6));
+            for _ in 0..choices.below(8) {
+                circuit.attempt_ended(choices.pick(&Signal::ALL), time(&mut choices), now);
+            }
+            circuit.requested(now);
+            if circuit.admit(now, || choices.below(2) == 0) == Admission::Shed {
+                circuit.shed();
+            }
+            let wish = match (choices.below(5), ticket) {
+                (0, _) => Wish::Probe,
+                (1, Some(ticket)) => Wish::Close(ticket),
+                (2, Some(ticket)) => Wish::GiveBack(ticket),
+                (other, _) => Wish::Exchange { answering: other == 3 },
+            };
+            if let Some(written) = circuit.exchange(Some(&shared), wish, now) {
+                assert!(circuit::Record::decode(&written, &policy, now).is_some());
+                if choices.below(4) == 0 {
+                    // Another worker was faster, or the host refused it.
+                    circuit.failed(now);
+                    continue;
+                }
+                shared = written;
+            }
+            match circuit.done() {
+                Some(Event::Probing(granted)) => ticket = Some(granted),
+                Some(Event::Opened { broke, attempts, .. }) => {
+                    let whole = u64::from(Percent::MAX.basis_points());
+                    assert!(broke <= attempts || record == marked, "{broke} of {attempts}");
+                    assert!(attempts >= u64::from(policy.min_requests), "{attempts}");
+                    assert!(broke * whole >= attempts * u64::from(policy.percent.basis_points()));
+                }
+                _ => {}
+            }
+        }
+        // Nobody asks any more: hours later it is closed, whatever it said. Once for what is not possible to be corrected.
+        let later = now.saturating_add(Duration::from_secs(8 * 3_600));
+        for at in [now, later] {
+            if let Some(written) = circuit.exchange(Some(&shared), Wish::Exchange { answering: true }, at) {
+                shared = written;
+            }
+            let _ = circuit.done();
+        }
+        let read = circuit::Record::decode(&shared, &policy, later);
+        assert!(read.is_none_or(|read| read.opened.is_none()) || later == Time::from_nanos(u64::MAX), "open for good");
+    }
+}
+
+/// The record of incidents: foreign bytes are forgotten, a line is one line, and all that is open is over after a while of
+/// calm.
+pub fn incident(data: &[u8]) {
+    const HOSTS: [&str; 3] = ["10.0.0.1:80", "10.0.0.2:80", "[::1]:80"];
+    let mut choices = Choices(data);
+    let mut now = time(&mut choices);
+    let interval = u64::from(choices.u32()) % 3_600_000;
+    let foreign = choices.0;
+    let marked = [b"wri\x01".as_slice(), foreign].concat();
+    for record in [foreign, &marked] {
+        let mut incidents = Incidents::default();
+        let mut shared = record.to_vec();
+        for _ in 0..16 {
+            now = now.saturating_add(Duration::from_millis(u64::from(choices.byte()) << 6));
+            for _ in 0..choices.below(8) {
+                let began = time(&mut choices);
+                let hint = match choices.below(3) {
+                    0 => Hint::None,
+                    1 => Hint::ConnectTimeout,
+                    _ => incidents
+                        .used(u64::from(choices.byte()), choices.below(2) == 0, began, now)
+                        .map_or(Hint::None, Hint::Idle),
+                };
+                incidents.ended(choices.pick(&HOSTS), choices.pick(&Signal::ALL), hint, began, now);
+            }
+            if choices.below(8) == 0 {
+                incidents.retried_unseen(now);
+            }
+            if let Some(written) = incidents.exchange(Some(&shared), interval, choices.below(256), now) {
+                // Another worker may have been faster: then it is done again with what that one wrote.
+                if choices.below(4) > 0 {
+                    shared = written;
+                }
+            }
+            for event in incidents.published() {
+                let line = event.line("orders");
+                assert!(line.chars().all(|character| !character.is_control()) && line.len() < 1_000, "{line:?}");
+            }
+            let mut looked_at = 0;
+            incidents.each_look(now, &mut |host, _| {
+                assert!(host.bytes().all(|byte| byte.is_ascii_graphic()), "{host:?}");
+                looked_at += 1;
+            });
+            assert!(looked_at <= MOST_STORIES);
+        }
     }
 }
