@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::flow::Flow;
 use wasmparser::{ElementItems, ExternalKind, Name, NameSectionReader, Operator, Parser, Payload, TypeRef};
 
 /// A function that is not imported.
@@ -11,7 +12,7 @@ pub struct Function {
     pub name: String,
     /// What it calls, by number.
     pub calls: BTreeSet<u32>,
-    /// Where it says `unreachable`: behind a call that never returns, of which function; `None` where it stands alone.
+    /// Where it says `unreachable` and control can come: behind a call that never returns, of which function; `None` where it stands alone.
     pub dead_ends: BTreeSet<Option<u32>>,
 }
 
@@ -69,10 +70,12 @@ impl Module {
                     let number = (module.imports.len() + module.functions.len()) as u32;
                     let mut function = Function { name: format!("function {number}"), ..Function::default() };
                     let mut called = None;
+                    let mut flow = Flow::default();
                     for operator in body.get_operators_reader()? {
                         let before = called.take();
-                        match operator? {
-                            Operator::Unreachable => _ = function.dead_ends.insert(before),
+                        let operator = operator?;
+                        match operator {
+                            Operator::Unreachable if flow.is_live() => _ = function.dead_ends.insert(before),
                             Operator::Call { function_index } => {
                                 function.calls.insert(function_index);
                                 called = Some(function_index);
@@ -80,6 +83,7 @@ impl Module {
                             Operator::CallIndirect { type_index, .. } => indirect.push((number, type_index)),
                             _ => {}
                         }
+                        flow.step(&operator)?;
                     }
                     module.functions.insert(number, function);
                 }

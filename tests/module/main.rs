@@ -4,6 +4,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 mod contents;
+mod flow;
 mod graph;
 mod traps;
 

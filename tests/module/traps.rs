@@ -32,7 +32,7 @@ const OUT_OF_MEMORY: [&str; 4] = [
 
 const MAP: &str =
     "the map's own invariants, with no code of ours in between: keys are text and numbers, whose order is total";
-const MATCH: &str = "a value that a match behind a loop does not meet: the loop goes on with it";
+const MATCH: &str = "a fourth result of a swap, which has three: the loop around it goes on with one of them";
 const COUNTED: &str = "a list made from one whose length is known, which the compiler no longer sees";
 const CARRY: &str =
     "`Duration`'s own arithmetic checks the seconds before, and passes less than a second of nanoseconds";
@@ -41,13 +41,14 @@ const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 37] = [
+const EXPLAINED: [Explained; 38] = [
     // Of ours.
-    explained("proxy_on_tick", ALONE, MATCH),
     explained("proxy_on_request_headers", ALONE, MATCH),
+    explained("weir::filter::guard::<impl weir::filter::Vm>::charge_retry", ALONE, MATCH),
+    explained("weir::filter::roots::<impl weir::filter::Vm>::tick", ALONE, MATCH),
+    explained("weir::filter::circuit::<impl weir::filter::Vm>::change_circuit", ALONE, MATCH),
     explained("proxy_on_configure", "core::panicking::panic_fmt", COUNTED),
     explained("weir::engine::compile", "core::panicking::panic_fmt", COUNTED),
-    explained("weir::filter::", ALONE, MATCH),
     explained("weir::filter::", "core::option::expect_failed", TEXT),
     explained("weir::hosts::Hosts::", "core::option::unwrap_failed", MAP),
     explained("weir::hosts::Hosts::", "core::panicking::panic", MAP),
