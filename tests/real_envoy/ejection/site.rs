@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -21,6 +22,9 @@ pub const CLUSTER: &str = "orders";
 pub const HEADER: &str = "x-weir-hosts";
 /// A copy of it, as `decide` left it, for the access log: it comes too late to steer anything.
 const SPY: &str = "x-spy";
+/// The path that stalls a worker, and the pipe that it waits at.
+pub const STALL: &str = "/stall";
+const GATE: &str = "gate";
 
 /// How to set up a site.
 pub struct Setup {
@@ -40,6 +44,8 @@ pub struct Setup {
     pub obeys: bool,
     /// Whether Envoy's `header_mutation` removes the steering header behind the router.
     pub strips: bool,
+    /// Whether a request for [`STALL`] makes its worker stand still, until [`Site::go_on`].
+    pub stalls: bool,
 }
 
 impl Setup {
@@ -55,6 +61,7 @@ impl Setup {
             zones: Vec::new(),
             obeys: true,
             strips: false,
+            stalls: false,
         }
     }
 
@@ -97,6 +104,9 @@ impl Setup {
             "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
         }}]);
         filters.insert(position, mutation(&spy));
+        if self.stalls {
+            filters.insert(0, stall(&directory.join(GATE)));
+        }
         match module {
             Some(module) => with_module(listener, module),
             None => listener,
@@ -157,6 +167,10 @@ impl Setup {
         let mut config = bootstrap::bootstrap(&[], &[self.cluster(path)]);
         config["node"] = json!({"id": "test", "cluster": "test"});
         config["dynamic_resources"] = json!({"lds_config": source(path, "listeners.json")});
+        if self.stalls {
+            let status = Command::new("mkfifo").arg(path.join(GATE)).status().context("mkfifo")?;
+            ensure!(status.success(), "mkfifo: {status}");
+        }
         let envoy = Launch::json(config).concurrency(self.workers).start()?;
         Ok(Site { setup: self, envoy, address, replicas, directory })
     }
@@ -306,6 +320,11 @@ impl Site {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// Lets the worker go on that stands still.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        std::fs::write(self.directory.path().join(GATE), "go on").context("the pipe")
+    }
+
     pub fn stat(&self, name: &str) -> u64 {
         self.envoy.admin.stats(&format!("^{name}$")).ok().and_then(|stats| stats.get(name).copied()).unwrap_or_default()
     }
@@ -353,6 +372,23 @@ impl Site {
         })
         .map_err(anyhow::Error::msg)
     }
+}
+
+/// Reads the pipe, as no filter should: nothing else happens on its thread until somebody writes.
+fn stall(gate: &Path) -> Value {
+    json!({"name": "stall", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+        "default_source_code": {"inline_string": format!(
+            "function envoy_on_request(handle)
+               if handle:headers():get(':path') == '{STALL}' then
+                 local gate = io.open('{}', 'r')
+                 gate:read('*a')
+                 gate:close()
+               end
+             end",
+            gate.display(),
+        )},
+    }})
 }
 
 fn mutation(mutations: &Value) -> Value {

@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::site::{Setup, Site};
+use super::site::{STALL, Setup, Site};
 use crate::alone::Test;
 use crate::level::Level;
 use crate::support::client::{Connection, Request};
+use crate::support::wait;
 
 pub const TESTS: &[Test] = &[
     ("ejection::workers_act_together", || act_together(Duration::ZERO)),
     // Longer than a worker without requests listens; no longer than what it heard counts as fresh.
     ("ejection::idle_workers_act_as_well", || act_together(Duration::from_millis(700))),
+    ("ejection::a_worker_that_stalls", a_worker_that_stalls),
 ];
 
 const WORKERS: u32 = 4;
@@ -63,5 +65,55 @@ fn act_together(idle: Duration) -> anyhow::Result<()> {
     let log = site.envoy.log();
     let found = log.lines().filter(|line| line.contains("strike 0")).count();
     ensure!(found == 1, "{found} workers ejected it: {}", site.story());
+    Ok(())
+}
+
+/// The worker that owns an ejection stands still: another one probes the host and brings it back meanwhile, and the owner,
+/// when it goes on, takes no part of that back.
+fn a_worker_that_stalls() -> anyhow::Result<()> {
+    let site = Setup { workers: 2, stalls: true, ..Setup::new(Level::Guard) }.start()?;
+    let (mut owner, mut other) = (site.connect()?, site.connect()?);
+    for _ in 0..64 * site.replicas.len() {
+        for connection in [&mut owner, &mut other] {
+            ensure!(connection.exchange(&Request::get("/warm-up"))?.status == 200);
+        }
+    }
+    let balanced = (0..2).all(|worker| {
+        site.stat(&format!("listener.127.0.0.1_{}.worker_{worker}.downstream_cx_active", site.address.port())) == 1
+    });
+    ensure!(balanced, "the connections are not one to each worker");
+    site.stop(0)?;
+    let met = (0..64).any(|_| {
+        let response = owner.exchange(&Request::get("/met"));
+        response.is_ok_and(|response| response.header("x-envoy-attempt-count") == Some("2"))
+    });
+    ensure!(met, "the owner did not meet the dead host");
+    site.wait_for("hosts_out", 1)?;
+    let stalled = std::thread::spawn(move || {
+        let status = owner.exchange(&Request::get(STALL)).map(|response| response.status);
+        (owner, status)
+    });
+    site.replicas[0].start()?;
+    let all_in = wait::until(wait::LIMIT, || {
+        let status = other.exchange(&Request::get("/other")).map_err(|error| format!("{error:#}"))?.status;
+        match (status, site.metric("hosts_out")) {
+            (200, 0) => Ok(()),
+            found => Err(format!("status and hosts out: {found:?}; {}", site.story())),
+        }
+    });
+    let standing = !stalled.is_finished();
+    site.go_on()?;
+    all_in.map_err(anyhow::Error::msg)?;
+    ensure!(standing, "the owner did not stand still");
+    let (mut owner, status) = stalled.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
+    ensure!(status? == 200, "the request that stalled");
+    for _ in 0..64 {
+        for connection in [&mut owner, &mut other] {
+            ensure!(connection.exchange(&Request::get("/after"))?.status == 200);
+        }
+    }
+    ensure!(site.metric("hosts_out") == 0, "the owner undid it: {}", site.story());
+    let on = site.on(0, &site.attempts("/after", 128)?);
+    ensure!(on >= 16, "the host has {on} of 128 requests; {}", site.story());
     Ok(())
 }
