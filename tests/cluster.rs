@@ -6,11 +6,15 @@ use property::{Digits, for_all};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::attempt::ClusterId;
-use weir::cluster::{Clusters, MOST_CLUSTERS};
+use weir::cluster::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
 use weir::config::{Config, Mode, Policy, parse};
+use weir::detector::OutlierPolicy;
 use weir::engine::Engine;
+use weir::exchange::WorkerId;
+use weir::outlier::{EndedAttempt, Outliers};
 use weir::percent::Percent;
 use weir::retry::{Class, Plan, Request};
+use weir::signal::Signal;
 use weir::time::Time;
 
 // The crate links only with a host beside it.
@@ -254,4 +258,40 @@ fn shadow_mode_writes_nothing() {
     assert_eq!(engine.mode(), Mode::Shadow);
     let shadow = engine.admit(orders, &GET, false, NOW, NOW);
     assert_eq!((shadow.plan, shadow.headers.len(), shadow.per_try_timeout), (plan, 0, None));
+}
+
+/// Forty clusters of a thousand hosts each: those used last keep theirs.
+#[test]
+fn the_hosts_of_all_clusters_are_bounded() {
+    let mut engine = Engine::default();
+    engine.reconfigure(policy("{}"), NOW);
+    let ids: Vec<_> = (0..40).map(|number| engine.cluster_id(&format!("cluster {number}"))).collect();
+    let remembered = |engine: &Engine, id: ClusterId| {
+        engine.cluster(id).and_then(|cluster| cluster.outliers.as_ref()).map_or(0, Outliers::remembered)
+    };
+    let meet = |engine: &mut Engine, id: ClusterId| {
+        let cluster = engine.cluster_mut(id).unwrap();
+        let outliers = cluster.outliers.get_or_insert_with(|| Outliers::new(OutlierPolicy::default(), WorkerId(1)));
+        for host in 0..1_000 {
+            let host = format!("10.0.{}.{}:80", host / 250, host % 250);
+            let ended =
+                EndedAttempt { host: Some(&host), signal: Signal::Answered, began: NOW, weight: 1, picked: true };
+            outliers.attempt_ended(&ended, NOW);
+        }
+    };
+    for id in &ids {
+        meet(&mut engine, *id);
+    }
+    // The first is used again.
+    assert_eq!(engine.cluster_id("cluster 0"), ids[0]);
+    let all = |engine: &Engine| ids.iter().map(|id| remembered(engine, *id)).sum::<usize>();
+    assert_eq!(all(&engine), 40_000);
+    engine.changed_host_counts();
+    assert_eq!(all(&engine), MOST_HOSTS_IN_ALL);
+    assert_eq!(remembered(&engine, ids[0]), 1_000);
+    assert_eq!(remembered(&engine, ids[1]), 0);
+    assert_eq!(remembered(&engine, ids[39]), 1_000);
+    // What was forgotten is learned anew.
+    meet(&mut engine, ids[1]);
+    assert_eq!(remembered(&engine, ids[1]), 1_000);
 }
