@@ -210,7 +210,8 @@ build_module() {
     need python3
     say "Building target/weir.wasm"
     # `--crate-type cdylib` alone: with the rlib beside it, cargo would build without LTO.
-    wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target"
+    # `weir_module`: with its own allocator (src/heap.rs), which a test as WebAssembly may want to replace.
+    wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target" -- --cfg weir_module
     local built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/weir.wasm
     check_imports "$built"
     # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever

@@ -13,6 +13,7 @@
 //! ```text
 //!   filter ──► host          callbacks in, effects out; the only modules that know of Envoy's ABI
 //!     ├──► contexts          what is kept for each of Envoy's context numbers
+//!     │    heap              the module's memory
 //!     │
 //!     ▼
 //!   engine                   decisions as values
@@ -52,6 +53,7 @@ pub mod ejection;
 pub mod engine;
 pub mod exchange;
 mod filter;
+pub mod heap;
 mod host;
 pub mod hosts;
 pub mod incident;

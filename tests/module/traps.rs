@@ -41,7 +41,7 @@ const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 38] = [
+const EXPLAINED: [Explained; 35] = [
     // Of ours.
     explained("proxy_on_request_headers", ALONE, MATCH),
     explained("weir::filter::guard::<impl weir::filter::Vm>::charge_retry", ALONE, MATCH),
@@ -68,9 +68,6 @@ const EXPLAINED: [Explained; 38] = [
         "core::panicking::panic_fmt",
         "the VM's state does not ask for itself while it is made",
     ),
-    explained("<dlmalloc::", "core::panicking::panic", "the allocator's check of its own heap"),
-    explained("__rustc::__rust_dealloc", "core::panicking::panic", "the same"),
-    explained("__rustc::__rust_realloc", "core::panicking::panic", "the same"),
     explained("<core::str::iter::Split", "core::slice::index::slice_index_fail", "a search in a text stays within it"),
     explained("core::slice::sort::", "", "what is sorted are numbers, whose order is total"),
     explained("<core::time::Duration>::new", "core::option::expect_failed", CARRY),
