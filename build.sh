@@ -26,6 +26,7 @@ Usage: ./build.sh [COMMAND]
   soak [MINUTES [CONNECTIONS]]
                   half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
+  cli             build target/weir, the command line: "weir check" explains a policy
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
   deny            check the dependencies: licences, advisories, duplicates, where they come from
@@ -444,6 +445,20 @@ build_image() { # [NAME:TAG]
     python3 envoy/image/build.py target/weir.wasm target/weir-image.tar "${1:-weir:latest}"
 }
 
+# Optimised for speed, where the release profile is for the module's size.
+build_cli() {
+    need cargo
+    need cc
+    say "Building target/weir"
+    local folder=${CARGO_TARGET_DIR:-target}/cli
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        CARGO_TARGET_DIR=$folder cargo build --locked --release --bin weir
+    new_scratch
+    cp "$folder/release/weir" "$scratch/weir"
+    mv "$scratch/weir" target/weir
+    say "target/weir is ready; try: target/weir check envoy/envoy.yaml"
+}
+
 run_demo() {
     build_module
     install_envoy
@@ -544,6 +559,7 @@ case $command in
         ;;
     soak) run_soak "$@" ;;
     lint) run_lints ;;
+    cli) build_cli ;;
     image) build_image "$@" ;;
     deny) need cargo; cleanup; exec tests/deny.sh ;;
     reproduce) build_module; cleanup; exec tests/reproduce.sh ;;

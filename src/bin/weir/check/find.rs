@@ -1,0 +1,210 @@
+//! Where in a file the plugin's configuration is: the file itself, or what Envoy, Istio or Envoy Gateway keep it in.
+
+use std::io::{self, Read};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// More is no configuration.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A file, as far as it concerns Weir.
+#[derive(Debug, Default)]
+pub struct Document {
+    /// The configurations of its plugins.
+    pub found: Vec<Found>,
+    /// The file is one configuration, and nothing around it.
+    pub bare: bool,
+    /// Retry policies of routes and virtual hosts that name conditions of their own: their places, and these conditions.
+    pub route_policies: Vec<(String, String)>,
+    /// The most that one of these retries.
+    pub route_retries: Option<u32>,
+}
+
+/// A plugin's configuration.
+#[derive(Debug)]
+pub struct Found {
+    /// Where; empty if it is the file itself.
+    pub place: String,
+    /// What is there.
+    pub source: Source,
+}
+
+/// What the module would be given.
+#[derive(Debug)]
+pub enum Source {
+    /// These bytes.
+    Text(Vec<u8>),
+    /// Something that cannot be read here, and why.
+    Unreadable(String),
+}
+
+/// All of a file, or of standard input.
+pub fn read(file: &str) -> io::Result<Vec<u8>> {
+    let input: Box<dyn Read> =
+        if file == "-" { Box::new(io::stdin().lock()) } else { Box::new(std::fs::File::open(file)?) };
+    let mut bytes = Vec::new();
+    input.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other("more than 64 MiB are no configuration"));
+    }
+    Ok(bytes)
+}
+
+/// Looks for plugins in a file.
+pub fn find(bytes: &[u8]) -> Result<Document, String> {
+    let itself = |text: &[u8]| Document {
+        found: vec![Found { place: String::new(), source: Source::Text(text.to_vec()) }],
+        bare: true,
+        ..Document::default()
+    };
+    if bytes.trim_ascii().is_empty() {
+        return Ok(itself(bytes));
+    }
+    let json = serde_json::from_slice::<Value>(bytes);
+    let values = match (json, yaml(bytes)) {
+        (Ok(value), _) => vec![value],
+        (Err(_), Ok(values)) => values,
+        // The module's own words for what is wrong with it.
+        (Err(_), Err(_)) if bytes.trim_ascii_start().starts_with(b"{") => return Ok(itself(bytes)),
+        (Err(_), Err(error)) => return Err(error),
+    };
+    let mut search = Search::default();
+    for (position, value) in values.iter().enumerate() {
+        let place = if values.len() > 1 { format!("document {}", position + 1) } else { String::new() };
+        search.value(value, &place);
+    }
+    // Other plugins have configurations, too.
+    if search.hits.iter().any(|(_, is_weir)| *is_weir) {
+        search.hits.retain(|(_, is_weir)| *is_weir);
+    }
+    if !search.hits.is_empty() {
+        let found = search.hits.into_iter().map(|(found, _)| found).collect();
+        return Ok(Document { found, ..search.document });
+    }
+    match values.as_slice() {
+        [value] if !is_envelope(value) => match serde_json::from_slice::<Value>(bytes) {
+            // As it is: of a field that is given twice, the module's parser tells.
+            Ok(_) => Ok(itself(bytes)),
+            Err(_) => Ok(itself(value.to_string().as_bytes())),
+        },
+        _ => Err("there is no Wasm plugin in it that could be Weir".to_owned()),
+    }
+}
+
+/// The documents of a YAML file.
+fn yaml(bytes: &[u8]) -> Result<Vec<Value>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "neither JSON nor YAML: it is not UTF-8".to_owned())?;
+    let documents = serde_yaml_ng::Deserializer::from_str(text).map(|document| {
+        let mut value = serde_yaml_ng::Value::deserialize(document)?;
+        value.apply_merge()?;
+        Ok(serde_json::to_value(value))
+    });
+    let mut values = Vec::new();
+    for value in documents {
+        match value.map_err(|error: serde_yaml_ng::Error| format!("neither JSON nor YAML: {error}"))? {
+            Ok(Value::Null) => {}
+            Ok(value) => values.push(value),
+            Err(error) => return Err(format!("YAML that has no JSON: {error}")),
+        }
+    }
+    Ok(values)
+}
+
+/// Whether it is a resource or a bootstrap, and so no policy.
+fn is_envelope(value: &Value) -> bool {
+    let has = |name| value.get(name).is_some();
+    has("kind") || has("apiVersion") || has("static_resources") || has("staticResources") || has("dynamic_resources")
+}
+
+#[derive(Default)]
+struct Search {
+    /// Whether something about the plugin is called Weir.
+    hits: Vec<(Found, bool)>,
+    document: Document,
+}
+
+impl Search {
+    fn value(&mut self, value: &Value, place: &str) {
+        match value {
+            Value::Array(items) => {
+                for (position, item) in items.iter().enumerate() {
+                    self.value(item, &format!("{place}[{position}]"));
+                }
+            }
+            Value::Object(fields) => {
+                let gateway = fields.get("kind").and_then(Value::as_str) == Some("EnvoyExtensionPolicy");
+                if gateway {
+                    let plugins = value.pointer("/spec/wasm").and_then(Value::as_array);
+                    for (position, plugin) in plugins.into_iter().flatten().enumerate() {
+                        let place = dotted(place, &format!("spec.wasm[{position}].config"));
+                        self.hit(&place, plugin.get("config"), plugin, false);
+                    }
+                    return;
+                }
+                let istio = fields.get("kind").and_then(Value::as_str) == Some("WasmPlugin");
+                if istio && value.pointer("/spec/pluginConfig").is_none() {
+                    self.hit(&dotted(place, "spec.pluginConfig"), None, value, false);
+                    return;
+                }
+                if let Some(configuration) = fields.get("pluginConfig") {
+                    self.hit(&dotted(place, "pluginConfig"), Some(configuration), value, false);
+                    return;
+                }
+                if fields.contains_key("vm_config") || fields.contains_key("vmConfig") {
+                    self.hit(&dotted(place, "configuration"), fields.get("configuration"), value, true);
+                    return;
+                }
+                for (name, field) in fields {
+                    let place = dotted(place, name);
+                    if name == "retry_policy" || name == "retryPolicy" {
+                        self.retry_policy(field, &place);
+                    }
+                    // A value of JSON in text, as in Envoy Gateway's patches, is not looked into: there it is no text.
+                    self.value(field, &place);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A plugin. `packed`: its configuration is a `google.protobuf.Any`.
+    fn hit(&mut self, place: &str, configuration: Option<&Value>, plugin: &Value, packed: bool) {
+        let source = match configuration {
+            None | Some(Value::Null) => Source::Text(Vec::new()),
+            Some(any) if packed => unpack(any),
+            Some(object) => Source::Text(object.to_string().into_bytes()),
+        };
+        let is_weir = plugin.to_string().to_ascii_lowercase().contains("weir");
+        self.hits.push((Found { place: place.to_owned(), source }, is_weir));
+    }
+
+    fn retry_policy(&mut self, policy: &Value, place: &str) {
+        let text = |names: [&str; 2]| names.iter().find_map(|name| policy.get(name)).and_then(Value::as_str);
+        let Some(conditions) = text(["retry_on", "retryOn"]).filter(|conditions| !conditions.is_empty()) else {
+            return;
+        };
+        self.document.route_policies.push((place.to_owned(), conditions.to_owned()));
+        let number = ["num_retries", "numRetries"].iter().find_map(|name| policy.get(name)).and_then(Value::as_u64);
+        // Envoy's own default.
+        let retries = u32::try_from(number.unwrap_or(1)).unwrap_or(u32::MAX);
+        self.document.route_retries = self.document.route_retries.max(Some(retries));
+    }
+}
+
+/// What is in a plugin's `configuration`: text, or a `Struct`. Envoy hands the module the one or the other.
+fn unpack(any: &Value) -> Source {
+    let kind = any.get("@type").and_then(Value::as_str).unwrap_or_default();
+    let value = any.get("value");
+    if kind.ends_with("google.protobuf.StringValue") {
+        Source::Text(value.and_then(Value::as_str).unwrap_or_default().as_bytes().to_vec())
+    } else if kind.ends_with("google.protobuf.Struct") {
+        Source::Text(value.map_or_else(Vec::new, |value| value.to_string().into_bytes()))
+    } else {
+        Source::Unreadable(format!("\"@type\" is {kind:?}: expected a google.protobuf.StringValue or Struct"))
+    }
+}
+
+fn dotted(place: &str, name: &str) -> String {
+    if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") }
+}

@@ -1,0 +1,30 @@
+//! The command line: what a policy means, and what Weir would have done about yesterday's traffic.
+//!
+//! It runs on a host, and is the engine of the module with another door: policies are read by `weir::config`, ends of
+//! attempts by `weir::signal`, and so on. What it needs besides is in nobody's way in the module, which is built without it.
+//!
+//! - [`check`]: `weir check FILE` validates a policy and says in words and numbers what it means.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_arch = "wasm32"))]
+mod check;
+
+/// Cargo builds the binaries of a package for its tests, so also where these run as WebAssembly.
+#[cfg(target_arch = "wasm32")]
+fn main() {}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn main() -> std::process::ExitCode {
+    use clap::Parser;
+
+    /// Weir's command line: the same engine that runs in Envoy, on files.
+    #[derive(Parser)]
+    #[command(name = "weir", version, about)]
+    enum Command {
+        Check(check::Arguments),
+    }
+
+    match Command::parse() {
+        Command::Check(arguments) => check::run(&arguments),
+    }
+}

@@ -1,0 +1,164 @@
+//! `weir check`: the module's own verdict and words, what a policy means, and the bounds.
+
+use weir::config;
+
+use super::{Run, weir};
+
+fn check(policy: &str, arguments: &[&str]) -> Run {
+    let run = weir(&[&["check", "-"], arguments].concat(), policy.as_bytes());
+    assert_eq!(run.status, 0, "{}", run.err);
+    run
+}
+
+#[test]
+fn every_configuration_that_is_shipped_is_found_and_valid() {
+    let cases: [(&str, &[&str]); 8] = [
+        ("envoy/envoy.yaml", &["decide", "watch", "guard"]),
+        ("envoy/compose/envoy.yaml", &["decide", "watch", "guard"]),
+        ("envoy/istio/attempts.yaml", &["watch", "guard"]),
+        ("envoy/istio/decide.yaml", &["decide"]),
+        ("envoy/istio/wasmplugin.yaml", &["decide"]),
+        ("envoy/istio/trafficextension.yaml", &["decide"]),
+        ("envoy/gateway/envoypatchpolicy.yaml", &["decide", "watch", "guard"]),
+        ("envoy/gateway/envoyextensionpolicy.yaml", &["decide"]),
+    ];
+    for (file, roles) in cases {
+        let run = weir(&["check", "--quiet", file], b"");
+        assert_eq!(run.status, 0, "{file}: {}", run.err);
+        let found: Vec<&str> = run.out.lines().filter_map(|line| line.split(": valid, role ").nth(1)).collect();
+        let found: Vec<&str> = found.iter().map(|role| role.split(',').next().unwrap_or_default()).collect();
+        assert_eq!(found, roles, "{file}");
+    }
+    let run = weir(&["check", "envoy/gateway/traffic.yaml"], b"");
+    assert_eq!((run.status, run.out.as_str()), (1, ""));
+    assert!(run.err.contains("no Wasm plugin"), "{}", run.err);
+}
+
+#[test]
+fn what_the_module_refuses_is_refused_in_the_same_words() {
+    for policy in [
+        r#"{"retry": {"maxRetries": 99}}"#,
+        r#"{"retry": {"maxRetries": 1, "maxRetries": 2}}"#,
+        r#"{"retry": {"maxRetrys": 1}}"#,
+        r#"{"role": "watch", "retry": {}}"#,
+        r#"{"retry": "#,
+        r#"{"clusters": [{"match": ""}]}"#,
+        "[]",
+    ] {
+        let error = config::parse(policy.as_bytes()).expect_err(policy).to_string();
+        let run = weir(&["check", "-"], policy.as_bytes());
+        assert_eq!(run.status, 1, "{policy}");
+        assert_eq!(run.err, format!("weir: standard input: {error}\n"));
+        assert_eq!(run.out, "");
+    }
+    // As YAML, and inside of something.
+    let run = weir(&["check", "-"], b"retry:\n  maxRetries: 99\n");
+    assert!(run.status == 1 && run.err.contains("retry.maxRetries: 99 is out of range"), "{}", run.err);
+    let plugin = r#"{"http_filters": [{"vm_config": {}, "configuration":
+        {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"mode": "off"}}}]}"#;
+    let run = weir(&["check", "-"], plugin.as_bytes());
+    assert!(run.status == 1 && run.err.contains("http_filters[0].configuration: mode: "), "{}", run.err);
+}
+
+#[test]
+fn a_wrong_command_line_is_not_a_wrong_policy() {
+    assert_eq!(weir(&["check"], b"").status, 2);
+    assert_eq!(weir(&["check", "-", "--roles", "watcher"], b"").status, 2);
+    assert_eq!(weir(&["check", "no/such/file"], b"").status, 2);
+}
+
+#[test]
+fn what_is_no_text_is_refused_and_nothing_worse() {
+    let deep = "[".repeat(100_000);
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\n\
+                g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g,*g]\ni: [*h,*h,*h,*h,*h,*h,*h,*h]\n";
+    for input in [&[0xff, 0xfe, 0x00][..], b"a: [", b"? [1]\n: 2\n", deep.as_bytes(), bomb.as_bytes(), b"retry"] {
+        let run = weir(&["check", "-"], input);
+        assert_eq!(run.status, 1, "{:?}: {}", &input[..input.len().min(20)], run.err);
+        assert!(!run.err.contains("panicked"), "{}", run.err);
+    }
+}
+
+#[test]
+fn retries_are_told_by_the_safety_table() {
+    let run = check("", &[]);
+    assert!(run.has_row("may be repeated * retry retry retry retry 502 503 504 no no"), "{}", run.out);
+    assert!(run.has_row("any other retry retry no no no no no"), "{}", run.out);
+    let run =
+        check(r#"{"retry": {"grpcStatusCodes": ["unavailable"], "statusCodes": [], "alreadyRetried": "none"}}"#, &[]);
+    assert!(run.has_row("gRPC retry retry no no unavailable no no"), "{}", run.out);
+    assert!(run.has_row("may be repeated * retry retry retry retry no no no"), "{}", run.out);
+    assert!(run.has_row("arrives as a retry no no no no no no no"), "{}", run.out);
+}
+
+/// The bounds of tests/compare: two Envoys, and what a client's own retries do.
+#[test]
+fn the_worst_case_is_told_with_and_without_weir() {
+    let run = check("", &["--client-retries", "2", "--route-retries", "2", "--rates", "1,100"]);
+    assert!(run.has_row("one request fails each time 9 9"), "{}", run.out);
+    assert!(run.has_row("the same, the client being an Envoy * 9 3"), "{}", run.out);
+    // The floor, 10 retries a second, is worth more than two retries of each of three requests.
+    assert!(run.has_row("all fail, 3 requests/s with the client's retries 9 9"), "{}", run.out);
+    assert!(run.has_row("all fail, 300 requests/s with the client's retries 9 3.6"), "{}", run.out);
+
+    // Between the two: 20 requests a second, 10 retries.
+    assert!(check("", &["--rates", "20"]).has_row("all fail, 20 requests/s 1 1.5"));
+    // Nothing limits them, nothing is retried, Weir has no say, Weir changes nothing.
+    let route = ["--route-retries", "3", "--rates", "100"];
+    let cases = [
+        (r#"{"retry": {"budget": null}}"#, "3", "3"),
+        (r#"{"retry": {"maxRetries": 0}}"#, "1", "1"),
+        (r#"{"retry": null}"#, "4", "4"),
+        (r#"{"mode": "shadow"}"#, "4", "4"),
+        (r#"{"retry": {"budget": {"percent": 0}, "minRetryRate": null}}"#, "3", "1"),
+    ];
+    for (policy, single, outage) in cases {
+        let run = check(policy, &route);
+        assert!(run.has_row(&format!("one request fails each time 4 {single}")), "{policy}: {}", run.out);
+        assert!(run.has_row(&format!("all fail, 100 requests/s 4 {outage}")), "{policy}: {}", run.out);
+    }
+    let run = check("", &[&route[..], &["--roles", "watch"]].concat());
+    assert!(run.has_row("one request fails each time 4 4"), "{}", run.out);
+}
+
+#[test]
+fn a_route_of_its_own_is_found_and_what_guard_does_about_it() {
+    let bootstrap = r#"{"static_resources": {"route": {"retry_policy": {"retry_on": "5xx", "num_retries": 4}},
+        "plugin": {"vm_config": {"vm_id": "weir"}, "configuration": null}}}"#;
+    let run = check(bootstrap, &[]);
+    assert!(run.flowing().contains("the route's own policy 4 times; Weir is attached as decide."), "{}", run.out);
+    assert!(run.flowing().contains("retry_on \"5xx\" is added"), "{}", run.out);
+    assert!(run.flowing().contains("Without guard, a POST that was perhaps processed is sent again"), "{}", run.out);
+    assert!(run.has_row("one request fails each time 5 3"), "{}", run.out);
+    let run = check(bootstrap, &["--roles", "decide,watch,guard"]);
+    assert!(run.flowing().contains("guard stops what contradicts the safety table"), "{}", run.out);
+    // Somebody else's plugin is not Weir's.
+    let others = r#"[{"vm_config": {"vm_id": "a"}, "configuration": {"@type": "x", "value": 1}},
+        {"vm_config": {"vm_id": "weir"}}]"#;
+    assert!(check(others, &["-q"]).out.starts_with("[1].configuration: valid, role decide"));
+}
+
+#[test]
+fn what_is_valid_and_odd_is_told() {
+    let warnings = |policy: &str| {
+        let flowing = check(policy, &[]).flowing();
+        flowing.split_once("Warnings").map(|(_, warnings)| warnings.to_owned()).unwrap_or_default()
+    };
+    let calm = r#"{"retry": {"perTryTimeout": "1s"}}"#;
+    assert_eq!(warnings(calm), "", "nothing is odd about it");
+    let cases = [
+        (r#"{"retry": {"budget": null}}"#, "budget is null"),
+        (r#"{"retry": {"idempotentMethods": ["GET", "POST"]}}"#, "idempotentMethods has POST"),
+        (r#"{"retry": {"alreadyRetried": "any"}}"#, "attempts multiply"),
+        (r#"{"steering": null}"#, "nobody acts on them"),
+        (r#"{"outlierDetection": null}"#, "cannot tell one dead host"),
+        (r#"{"mode": "shadow"}"#, "nothing of this takes effect"),
+        (r#"{"clusters": [{"match": "a*"}, {"match": "ab*"}]}"#, "\"ab*\": never used"),
+        (r#"{"clusters": [{"match": "a", "retry": {"budget": null}}]}"#, "clusters \"a\": budget is null"),
+    ];
+    for (policy, text) in cases {
+        assert!(warnings(policy).contains(text), "{policy}: {}", warnings(policy));
+    }
+    assert!(!warnings(r#"{"clusters": [{"match": "ab*"}, {"match": "a*"}]}"#).contains("never used"));
+}
