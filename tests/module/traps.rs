@@ -39,12 +39,15 @@ const CARRY: &str =
 const TEXT: &str = "the sum of the lengths of a few short texts does not overflow";
 const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
+const IO: &str = "an error of input and output, which reading a slice does not have";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 35] = [
+const EXPLAINED: [Explained; 40] = [
     // Of ours.
     explained("proxy_on_request_headers", ALONE, MATCH),
+    explained("weir::filter::decide::<impl weir::filter::Vm>::request_arrives", ALONE, MATCH),
     explained("weir::filter::guard::<impl weir::filter::Vm>::charge_retry", ALONE, MATCH),
+    explained("proxy_on_tick", ALONE, MATCH),
     explained("weir::filter::roots::<impl weir::filter::Vm>::tick", ALONE, MATCH),
     explained("weir::filter::circuit::<impl weir::filter::Vm>::change_circuit", ALONE, MATCH),
     explained("proxy_on_configure", "core::panicking::panic_fmt", COUNTED),
@@ -62,6 +65,7 @@ const EXPLAINED: [Explained; 35] = [
     explained("<alloc::vec::Vec", "core::panicking::panic", "the same"),
     explained("alloc::slice::<impl [T]>::join", "core::", TEXT),
     explained("alloc::str::join_generic_copy", "core::", TEXT),
+    explained("core::slice::copy_from_slice_impl", "core::slice::copy_from_slice_impl", TEXT),
     explained("alloc::fmt::format", "core::result::unwrap_failed", "writing to a string does not fail"),
     explained(
         "std::sys::thread_local::",
@@ -75,6 +79,8 @@ const EXPLAINED: [Explained; 35] = [
     // Of serde_json.
     explained("<serde_json::read::SliceRead", "core::", READER),
     explained("serde_json::read::", "core::", READER),
+    explained("<serde_json::error::ErrorCode", "<serde_json::io::imp::Error", IO),
+    explained("<serde_json::io::imp::Error", "core::panicking::panic", IO),
     explained(
         "<serde_json::error::ErrorCode",
         "core::panicking::panic",
