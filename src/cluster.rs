@@ -7,6 +7,7 @@ use crate::incident::Incidents;
 use crate::latency::Latency;
 use crate::metrics::Counter;
 use crate::outlier::Outliers;
+use crate::time::Time;
 
 /// At most this many clusters are remembered.
 pub const MOST_CLUSTERS: usize = 1_000;
@@ -55,6 +56,8 @@ pub struct Cluster {
     pub told: (usize, usize),
     /// The numbers under which the host knows its counters, by [`Counter::index`]; `None` until one is counted.
     pub metrics: [Option<u32>; Counter::COUNT],
+    /// When Envoy last said that there is such a cluster, by the host's clock.
+    pub existed: Time,
     last_used: u64,
 }
 
@@ -129,6 +132,7 @@ impl Clusters {
             astray: 0,
             told: (0, 0),
             metrics: [None; Counter::COUNT],
+            existed: Time::default(),
             last_used: self.uses,
         });
         let id = if self.slots.len() < MOST_CLUSTERS {

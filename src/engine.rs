@@ -100,6 +100,11 @@ impl Engine {
         })
     }
 
+    /// The cluster of that name if it is known.
+    pub fn find_cluster(&mut self, name: &str) -> Option<ClusterId> {
+        self.clusters.find(name)
+    }
+
     /// What is known of a cluster; `None` once it was forgotten.
     #[must_use]
     pub fn cluster(&self, id: ClusterId) -> Option<&Cluster> {

@@ -82,7 +82,7 @@ impl Vm {
         self.count_ended();
         let now = self.now();
         let wall_clock = self.wall_clock;
-        let cluster = self.routed_cluster();
+        let cluster = self.arriving_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
         let hosts = self.engine.steering().map_or("", |steering| &steering.header);
         let headers = host::headers(Map::Request);

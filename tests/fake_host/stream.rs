@@ -68,9 +68,9 @@ impl Request {
         self
     }
 
-    /// The route's cluster.
+    /// The route's cluster, and that it exists.
     pub fn cluster(self, name: &str) -> Self {
-        self.property("xds.cluster_name", name)
+        self.property("cluster_name", name).property("xds.cluster_name", name)
     }
 
     /// Any property.

@@ -31,7 +31,7 @@ const NAMES: [&str; 24] = [
     "x-other",
 ];
 
-const PROPERTIES: [&str; 11] = [
+const PROPERTIES: [&str; 12] = [
     "xds.cluster_name",
     "xds.listener_direction",
     "upstream.address",
@@ -43,6 +43,7 @@ const PROPERTIES: [&str; 11] = [
     "response.backend_latency",
     "request.duration",
     "weir_request",
+    "cluster_name",
 ];
 
 const ROLES: [&str; 3] = [
