@@ -511,9 +511,13 @@ bench_envoy() { # PART...
         need h2load
         build_module
         install_envoy
-        say "Building an empty filter with the SDK, to compare with"
-        wasm_cargo build -q --release --locked --target "$wasm_target" --manifest-path tests/bench/empty-filter/Cargo.toml
-        export WEIR_EMPTY_FILTER=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/empty_filter.wasm
+        say "Building what to compare with: an empty filter with the SDK, and one with our callbacks alone"
+        local filter built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release
+        for filter in empty floor; do
+            wasm_cargo build -q --release --locked --target "$wasm_target" \
+                --manifest-path "tests/bench/$filter-filter/Cargo.toml"
+        done
+        export WEIR_EMPTY_FILTER=$built/empty_filter.wasm WEIR_FLOOR_FILTER=$built/floor_filter.wasm
         ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
     fi
     CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \

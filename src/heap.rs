@@ -1,7 +1,7 @@
 //! The module's memory.
 //!
 //! Rust's own allocator for WebAssembly takes 7 kB of the module and gives memory back to nobody either: a module can only
-//! grow. What Weir asks for is of few sizes that come again and again, on one thread. So a block is of one of two sizes per
+//! grow. What Weir asks for is of few sizes that come again and again, on one thread. So a block is of one of four sizes per
 //! power of two, and one that is freed waits for the next of its size. A free block is never split nor joined: what the heap
 //! holds is at most the sum of what each size once needed, and all that Weir keeps is bounded.
 #![allow(unsafe_code, reason = "an allocator is unsafe to implement; nothing else is in here")]
@@ -13,8 +13,8 @@ use std::ptr::null_mut;
 /// Blocks begin at multiples of this, which is the most that anything in WebAssembly asks for; also the smallest block.
 const ALIGNMENT: usize = 16;
 
-/// One for each size of a block: two per power of two.
-const SIZES: usize = 2 * usize::BITS as usize;
+/// One for each size of a block: four per power of two.
+const SIZES: usize = 4 * usize::BITS as usize;
 
 /// Where memory comes from: at least so many bytes, or none; returns the address of what is new, and how much it is.
 pub type Grow = fn(usize) -> Option<(*mut u8, usize)>;
@@ -45,10 +45,19 @@ const fn block(layout: Layout) -> Option<(usize, usize)> {
     }
     let size = if layout.size() < ALIGNMENT { ALIGNMENT } else { layout.size() };
     let Some(power) = size.checked_next_power_of_two() else { return None };
-    let number = 2 * power.trailing_zeros() as usize;
-    let less = power / 4 * 3;
     // All sizes are multiples of the alignment.
-    if size <= less && less.is_multiple_of(ALIGNMENT) { Some((number - 1, less)) } else { Some((number, power)) }
+    let step = if power / 8 < ALIGNMENT { ALIGNMENT } else { power / 8 };
+    let rounded = (size + step - 1) & !(step - 1);
+    Some((4 * power.trailing_zeros() as usize + ((power - rounded) >> step.trailing_zeros()), rounded))
+}
+
+/// How many bytes a block takes that is asked for; 0 for one that is refused.
+#[must_use]
+pub const fn block_size(layout: Layout) -> usize {
+    match block(layout) {
+        Some((_, size)) => size,
+        None => 0,
+    }
 }
 
 impl Heap {

@@ -1,5 +1,5 @@
 //! How much memory a worker takes for its clusters and their hosts, natively and, with the module's pointers of four bytes, in
-//! Node. The allocator counts what is asked for; `cargo test --test memory -- --nocapture` prints the table.
+//! Node. The allocator counts what the module's would take (`heap`); `cargo test --test memory -- --nocapture` prints the table.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,6 +11,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::account::Account;
 use weir::engine::Engine;
 use weir::exchange::WorkerId;
+use weir::heap::block_size;
 use weir::hosts::MOST_HOSTS;
 use weir::outlier::{EndedAttempt, Outliers};
 use weir::signal::Signal;
@@ -41,12 +42,12 @@ fn count(bytes: isize) {
 // SAFETY: all is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
+        count(block_size(layout) as isize);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
+        count(-(block_size(layout) as isize));
         unsafe { System.dealloc(pointer, layout) }
     }
 }

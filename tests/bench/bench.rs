@@ -21,8 +21,14 @@ use anyhow::Result;
 use cost::{Bench, Measured};
 use load::Shape;
 use options::{Options, Part};
+use variants::Filter;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(growth::SERVE) {
+        let count = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(1);
+        return if growth::serve(count).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let outcome = Options::from_arguments(std::env::args().skip(1)).and_then(|options| match options {
         Some(options) => run(&options),
         None => Ok(true),
@@ -47,7 +53,7 @@ fn run(options: &Options) -> Result<bool> {
         println!("\n{}", calls::run()?);
     }
     if options.parts.contains(&Part::Cost) || options.parts.contains(&Part::Latency) {
-        let mut bench = Bench::start(|launch| launch)?;
+        let mut bench = Bench::start(&Filter::ALL, |launch| launch)?;
         bench.warm_up()?;
         if options.parts.contains(&Part::Cost) {
             for shape in Shape::ALL {
@@ -62,6 +68,13 @@ fn run(options: &Options) -> Result<bool> {
         }
         if options.parts.contains(&Part::Latency) {
             println!("\n{}", cost::latency(&mut bench, options.effort)?);
+        }
+    }
+    if options.parts.contains(&Part::Steps) {
+        let mut bench = Bench::start(&Filter::STEPS, |launch| launch)?;
+        bench.warm_up()?;
+        for shape in Shape::ALL.into_iter().filter(|shape| !shape.large) {
+            println!("\n{}", Measured::take(&mut bench, shape, options.effort)?.steps());
         }
     }
     if options.parts.contains(&Part::Growth) {

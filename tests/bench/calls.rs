@@ -15,8 +15,9 @@ const REQUESTS: u32 = 200;
 type Calls = BTreeMap<String, u32>;
 
 pub fn run() -> Result<String> {
-    let bench =
-        Bench::start(|launch| launch.log_level("warn").argument("--component-log-level").argument("wasm:trace"))?;
+    let bench = Bench::start(&Filter::ALL, |launch| {
+        launch.log_level("warn").argument("--component-log-level").argument("wasm:trace")
+    })?;
     let mut text = String::from(
         "Crossings per request, calm (into the module, and out of it)\n\n| | GET | POST with large bodies | the calls of a GET |\n|---|---|---|---|\n",
     );

@@ -10,7 +10,7 @@ use super::statistics::{Estimate, median, median_at, quantile};
 use super::support::envoy::{Envoy, Launch};
 use super::support::{ports, wait};
 use super::upstream;
-use super::variants::{self, Filter, Variant};
+use super::variants::{self, Filter, Modules, Variant};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -41,11 +41,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn start(launch: impl FnOnce(Launch) -> Launch) -> Result<Self> {
+    pub fn start(filters: &[Filter], launch: impl FnOnce(Launch) -> Launch) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let hosts = upstream::serve(&runtime, (0..4).map(|_| ports::listen()).collect())?;
-        let variants = Variant::all();
-        let bootstrap = variants::bootstrap(&variants, &hosts, variants::dead(), &variants::empty_filter());
+        let variants = Variant::of(filters);
+        let bootstrap = variants::bootstrap(&variants, &hosts, variants::dead(), &Modules::from_environment());
         let envoy = launch(Launch::json(bootstrap)).start()?;
         let bench = Self { envoy, variants, seed: 1, _runtime: runtime };
         Ok(bench)
@@ -167,6 +167,30 @@ impl Measured {
         text
     }
 
+    /// What each step adds to the floor.
+    pub fn steps(&self) -> String {
+        let floor = Filter::Floor("");
+        let mut text = format!(
+            "{}: CPU time of Envoy in µs per request that each step adds to the floor, medians of {} rounds\n\n| | µs |\n|---|---|\n",
+            self.shape.name(),
+            self.rounds
+        );
+        for variant in &self.variants {
+            let cost = |rounds: &[usize]| {
+                let added = |filter| self.added(filter, false, rounds);
+                if matches!(variant.filter, Filter::Empty) || variant.filter == floor {
+                    added(variant.filter)
+                } else {
+                    added(variant.filter) - added(floor)
+                }
+            };
+            if variant.filter != Filter::None {
+                text.push_str(&format!("| {} | {} |\n", variant.filter.title(), self.estimate(cost)));
+            }
+        }
+        text
+    }
+
     /// Whether Weir costs no more than it should. A line each, and whether one is broken beyond doubt.
     pub fn targets(&self) -> (String, bool) {
         let (decide, watch, guard) = (Filter::Decide, Filter::Watch, Filter::Guard);
@@ -174,14 +198,18 @@ impl Measured {
         let mut broken = false;
         let mut line = |what: String, estimate: Estimate, limit: f64| {
             let verdict = match (estimate.low <= limit, estimate.high <= limit) {
-                (_, true) => "kept",
-                (true, false) => "within the spread",
-                (false, false) => "NOT KEPT",
+                _ if limit.is_infinite() => String::new(),
+                (_, true) => format!(", at most {limit}: kept"),
+                (true, false) => format!(", at most {limit}: within the spread"),
+                (false, false) => format!(", at most {limit}: NOT KEPT"),
             };
             broken |= estimate.low > limit;
             let Estimate { value, low, high } = estimate;
-            lines.push_str(&format!("  {what}: {value:.2} ({low:.2} to {high:.2}), at most {limit}: {verdict}\n"));
+            lines.push_str(&format!("  {what}: {value:.2} ({low:.2} to {high:.2}){verdict}\n"));
         };
+        let floor = Filter::Floor("");
+        line("decide / the floor".to_owned(), self.ratio((decide, false), (floor, false)), f64::INFINITY);
+        line("the floor / empty".to_owned(), self.ratio((floor, false), (Filter::Empty, false)), f64::INFINITY);
         line("decide / Lua".to_owned(), self.ratio((decide, false), (Filter::Lua, false)), 1.0);
         line("decide, watch / empty".to_owned(), self.ratio((watch, false), (Filter::Empty, false)), 2.0);
         line("decide, watch, guard / empty".to_owned(), self.ratio((guard, false), (Filter::Empty, false)), 3.5);

@@ -1,6 +1,8 @@
 //! What a request costs when Weir knows many hosts, or many clusters; what the module weighs; how soon it serves.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -29,8 +31,7 @@ pub fn run(rounds: usize) -> Result<String> {
          memory of the process with Weir beside one without, in MB, after the same requests\n\n\
          | | added | memory added |\n|---|---|---|\n"
     );
-    // 5,000 hosts: with two Envoys three sockets for each, and 20,000 files is a usual limit.
-    for size in [Size::Hosts(1), Size::Hosts(100), Size::Hosts(5_000), Size::Clusters(100), Size::Clusters(1_000)] {
+    for size in [Size::Hosts(1), Size::Hosts(100), Size::Hosts(10_000), Size::Clusters(100), Size::Clusters(1_000)] {
         let name = match size {
             Size::Hosts(hosts) => format!("{hosts} hosts of one cluster"),
             Size::Clusters(clusters) => format!("{clusters} clusters of one host"),
@@ -46,16 +47,66 @@ pub fn run(rounds: usize) -> Result<String> {
     Ok(text)
 }
 
-/// Addresses of this machine's loopback network, all with the port of the first: one for each host.
-fn listeners(count: usize) -> Result<Vec<TcpListener>> {
+/// Hosts served by processes of their own: each host has a listener, and a connection from either Envoy, and 20,000 files are a
+/// usual limit of a process.
+struct Hosts {
+    addresses: Vec<SocketAddr>,
+    processes: Vec<Child>,
+}
+
+const HOSTS_OF_A_PROCESS: usize = 4_000;
+
+impl Hosts {
+    fn start(count: usize) -> Result<Self> {
+        let mut hosts = Self { addresses: Vec::new(), processes: Vec::new() };
+        let numbers: Vec<usize> = (0..count).collect();
+        for numbers in numbers.chunks(HOSTS_OF_A_PROCESS) {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg(SERVE).arg(numbers.len().to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut process = command.spawn()?;
+            let output = process.stdout.take();
+            hosts.processes.push(process);
+            let mut port = String::new();
+            BufReader::new(output.context("hosts that say nothing")?).read_line(&mut port)?;
+            let port = port.trim().parse().context("hosts that do not say their port")?;
+            hosts.addresses.extend((0..numbers.len()).map(|number| address(number, port)));
+        }
+        Ok(hosts)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// The argument that makes this program such a process.
+pub const SERVE: &str = "--serve";
+
+/// Serves so many hosts until standard input ends, which it does with whoever started this.
+pub fn serve(count: usize) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let first = ports::listen();
     let port = first.local_addr()?.port();
     let mut listeners = vec![first];
     for number in 1..count {
-        let [_, _, high, low] = (number as u32).to_be_bytes();
-        listeners.push(TcpListener::bind((Ipv4Addr::new(127, 10, high, low), port))?);
+        listeners.push(TcpListener::bind(address(number, port))?);
     }
-    Ok(listeners)
+    upstream::serve(&runtime, listeners)?;
+    println!("{port}");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Addresses of this machine's loopback network.
+fn address(number: usize, port: u16) -> SocketAddr {
+    let [_, _, high, low] = (number as u32).to_be_bytes();
+    let ip = if number == 0 { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(127, 10, high, low) };
+    (ip, port).into()
 }
 
 struct Side {
@@ -64,13 +115,12 @@ struct Side {
 }
 
 fn measure(size: Size, rounds: usize) -> Result<(Estimate, f64)> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (clusters, hosts) = match size {
         Size::Hosts(hosts) => (1, hosts),
         Size::Clusters(clusters) => (clusters, 1),
     };
-    let addresses = upstream::serve(&runtime, listeners(hosts)?)?;
-    let sides = [Attach::NOWHERE, Attach::GUARD].map(|attach| start(attach, clusters, &addresses));
+    let served = Hosts::start(hosts)?;
+    let sides = [Attach::NOWHERE, Attach::GUARD].map(|attach| start(attach, clusters, &served.addresses));
     let [without, with] = sides;
     let (without, with) = (without?, with?);
     let uris = with.envoy.directory().join("uris");
@@ -174,7 +224,7 @@ fn first_answer(attach: Attach) -> Result<f64> {
 }
 
 fn answers(port: u16) -> bool {
-    use std::io::{Read, Write};
+    use std::io::Write;
     let Ok(mut stream) = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let request = b"GET /c0/small HTTP/1.1\r\nhost: all\r\nconnection: close\r\n\r\n";

@@ -18,6 +18,8 @@ pub enum Filter {
     Empty,
     /// A Lua filter that sets the two headers which ask for retries.
     Lua,
+    /// Weir's callbacks, these two headers set, and which host calls more, a letter for each: `floor-filter/src/lib.rs`.
+    Floor(&'static str),
     Decide,
     /// `watch` behind an access-log filter that passes failures only.
     Watch,
@@ -27,15 +29,50 @@ pub enum Filter {
 }
 
 impl Filter {
-    pub const ALL: [Self; 8] =
-        [Self::None, Self::Native, Self::Empty, Self::Lua, Self::Decide, Self::Watch, Self::Guard, Self::WatchAll];
+    pub const ALL: [Self; 9] = [
+        Self::None,
+        Self::Native,
+        Self::Empty,
+        Self::Lua,
+        Self::Floor(""),
+        Self::Decide,
+        Self::Watch,
+        Self::Guard,
+        Self::WatchAll,
+    ];
 
-    pub const fn title(self) -> &'static str {
+    /// The floor, and what each of Weir's host calls adds to it.
+    pub const STEPS: [Self; 12] = [
+        Self::None,
+        Self::Empty,
+        Self::Floor("n"),
+        Self::Floor(""),
+        Self::Floor("c"),
+        Self::Floor("x"),
+        Self::Floor("p"),
+        Self::Floor("v"),
+        Self::Floor("t"),
+        Self::Floor("m"),
+        Self::Floor("f"),
+        Self::Floor("s"),
+    ];
+
+    pub fn title(self) -> &'static str {
         match self {
             Self::None => "no filter",
             Self::Native => "Envoy's retry policy, retry_budget, outlier_detection",
             Self::Empty => "an empty filter (Rust SDK)",
             Self::Lua => "a Lua filter that sets two headers",
+            Self::Floor("") => "the floor: Weir's callbacks, two headers set, nothing else",
+            Self::Floor("n") => "without setting the headers",
+            Self::Floor("c") => "reads `cluster_name`",
+            Self::Floor("x") => "reads `xds.cluster_name`",
+            Self::Floor("p") => "reads all request headers at once",
+            Self::Floor("v") => "reads six request headers one by one",
+            Self::Floor("t") => "reads the clock",
+            Self::Floor("m") => "counts two metrics",
+            Self::Floor("f") => "reads `response.flags` at the end",
+            Self::Floor(_) => "reads `response.code` at the end",
             Self::Decide => "Weir: decide",
             Self::Watch => "Weir: decide, watch (failures)",
             Self::Guard => "Weir: decide, watch (failures), guard",
@@ -43,8 +80,10 @@ impl Filter {
         }
     }
 
-    const fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
+            Self::Floor("") => "floor",
+            Self::Floor(letters) => letters,
             Self::None => "none",
             Self::Native => "native",
             Self::Empty => "empty",
@@ -84,11 +123,11 @@ pub struct Variant {
 }
 
 impl Variant {
-    pub fn all() -> Vec<Self> {
-        let calm = Filter::ALL.map(|filter| (filter, false));
-        let out = Filter::ALL.into_iter().filter(|filter| filter.is_measured_out()).map(|filter| (filter, true));
+    pub fn of(filters: &[Filter]) -> Vec<Self> {
+        let calm = filters.iter().map(|filter| (*filter, false));
+        let out = filters.iter().copied().filter(|filter| filter.is_measured_out()).map(|filter| (filter, true));
         let port = |(filter, out)| Self { filter, out, port: ports::free().port() };
-        calm.into_iter().chain(out).map(port).collect()
+        calm.chain(out).map(port).collect()
     }
 
     pub fn name(&self) -> String {
@@ -112,8 +151,8 @@ fn cluster_name(variant: &str, http2: bool) -> String {
 }
 
 /// The bootstrap with all variants. The hosts of a variant in which one is out are the first three, and `dead`.
-pub fn bootstrap(variants: &[Variant], hosts: &[SocketAddr], dead: SocketAddr, empty: &Path) -> Value {
-    let listeners: Vec<Value> = variants.iter().map(|variant| listener(variant, empty)).collect();
+pub fn bootstrap(variants: &[Variant], hosts: &[SocketAddr], dead: SocketAddr, modules: &Modules) -> Value {
+    let listeners: Vec<Value> = variants.iter().map(|variant| listener(variant, modules)).collect();
     let with_dead: Vec<SocketAddr> = hosts.iter().skip(1).copied().chain([dead]).collect();
     let clusters: Vec<Value> = variants
         .iter()
@@ -123,7 +162,7 @@ pub fn bootstrap(variants: &[Variant], hosts: &[SocketAddr], dead: SocketAddr, e
     bootstrap::bootstrap(&listeners, &clusters)
 }
 
-fn listener(variant: &Variant, empty: &Path) -> Value {
+fn listener(variant: &Variant, modules: &Modules) -> Value {
     let name = variant.name();
     let route = |prefix: &str, http2| {
         let mut route = bootstrap::route(prefix, &cluster_name(&name, http2));
@@ -166,20 +205,8 @@ fn listener(variant: &Variant, empty: &Path) -> Value {
     // Each variant has a VM of its own, and so knows nothing of the others' trouble.
     set_vm_id(&mut listener, &format!("weir-{name}"));
     let filter = match variant.filter {
-        Filter::Empty => Some(json!({
-            "name": "empty",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-                "config": {
-                    "name": "empty",
-                    "vm_config": {
-                        "vm_id": "empty",
-                        "runtime": "envoy.wasm.runtime.v8",
-                        "code": {"local": {"filename": empty}},
-                    },
-                },
-            },
-        })),
+        Filter::Empty => Some(wasm_filter("empty", &modules.empty, "")),
+        Filter::Floor(letters) => Some(wasm_filter(&name, &modules.floor, letters)),
         Filter::Lua => Some(json!({
             "name": "lua",
             "typed_config": {
@@ -196,6 +223,24 @@ fn listener(variant: &Variant, empty: &Path) -> Value {
         filters.insert(0, filter);
     }
     listener
+}
+
+fn wasm_filter(name: &str, module: &Path, configuration: &str) -> Value {
+    json!({
+        "name": name,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": name,
+                "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": configuration},
+                "vm_config": {
+                    "vm_id": name,
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": module}},
+                },
+            },
+        },
+    })
 }
 
 const LUA: &str = "\
@@ -238,7 +283,7 @@ fn cluster(variant: &Variant, http2: bool, hosts: &[SocketAddr]) -> Value {
             }),
         );
     }
-    if variant.filter.is_weir() {
+    if variant.filter.is_weir() || matches!(variant.filter, Filter::Floor(_)) {
         merge(&mut cluster, &override_host());
     }
     cluster
@@ -263,7 +308,18 @@ pub fn dead() -> SocketAddr {
     ports::free()
 }
 
-/// Where the empty filter is, once it is built: `WEIR_EMPTY_FILTER`.
-pub fn empty_filter() -> PathBuf {
-    std::env::var_os("WEIR_EMPTY_FILTER").map_or_else(|| "target/empty-filter.wasm".into(), PathBuf::from)
+/// The modules that Weir is compared with, where `build.sh` put them.
+pub struct Modules {
+    pub empty: PathBuf,
+    pub floor: PathBuf,
+}
+
+impl Modules {
+    pub fn from_environment() -> Self {
+        let module = |variable, file: &str| std::env::var_os(variable).map_or_else(|| file.into(), PathBuf::from);
+        Self {
+            empty: module("WEIR_EMPTY_FILTER", "target/empty-filter.wasm"),
+            floor: module("WEIR_FLOOR_FILTER", "target/floor-filter.wasm"),
+        }
+    }
 }
