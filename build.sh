@@ -481,10 +481,11 @@ run_soak() {
 }
 
 run_bench() { # PART...
-    local part native=() envoy=()
+    local part native=() envoy=() quick=()
     for part in "$@"; do
+        if [[ $part == quick ]]; then quick=(quick); fi
         case $part in
-            core | check | accept) native+=("$part") ;;
+            core | fleet | check | accept) native+=("$part") ;;
             *) envoy+=("$part") ;;
         esac
     done
@@ -498,6 +499,11 @@ run_bench() { # PART...
                 ;;
             # Counts of instructions: compared with those that are kept, or kept from now on.
             check | accept) cargo bench --bench instructions -- "$part" ;;
+            # Simulated: so nothing is measured that depends on how it is compiled, and it may as well be fast.
+            fleet)
+                CARGO_PROFILE_BENCH_OPT_LEVEL=3 CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
+                    cargo bench --bench fleet -- "${quick[@]}"
+                ;;
             *)
                 [[ -f benches/$part.rs ]] || die "there is no benches/$part.rs"
                 cargo bench --bench "$part"

@@ -85,6 +85,39 @@ fn open() -> Worker {
     worker
 }
 
+/// A worker says ten times a second what it counted. One whose timer is late by as long again is still heard before anybody
+/// judges that slot: else the worker that sees nothing but failures would open the circuit for both. What [`SETTLE`] is for.
+///
+/// [`SETTLE`]: weir::breaker::SETTLE
+#[test]
+fn a_worker_whose_timer_is_late_is_heard_before_the_slot_is_judged() {
+    let policy = BreakerPolicy::default();
+    let (mut failing, mut late) = (Circuit::new(policy), Circuit::new(policy));
+    let mut record: Option<Vec<u8>> = None;
+    let mut exchange = |circuit: &mut Circuit, now: u64| {
+        if let Some(written) = circuit.exchange(record.as_deref(), EXCHANGE, at(now)) {
+            record = Some(written);
+        }
+        circuit.done()
+    };
+    let end = |circuit: &mut Circuit, signal: Signal, now: u64| {
+        (0..60).for_each(|_| circuit.attempt_ended(signal, at(now), at(now)));
+    };
+    let over = START + SECOND;
+    end(&mut failing, Signal::Refused, START + 500 * MS);
+    assert_eq!(exchange(&mut failing, START + 900 * MS), None);
+    assert_eq!(exchange(&mut late, over - 5 * MS), None);
+    end(&mut late, Signal::Answered, over - MS);
+    // Due 95 ms after the slot is over, and late by a tenth of a second.
+    for after in [0, 100, 190] {
+        assert_eq!(exchange(&mut failing, over + after * MS), None, "opened before the other was heard");
+    }
+    assert_eq!(exchange(&mut late, over + 195 * MS), None);
+    for after in [290, 390, 490] {
+        assert_eq!(exchange(&mut failing, over + after * MS), None, "opened, though half were answered");
+    }
+}
+
 #[test]
 fn opens_about_a_second_after_everything_began_to_fail() {
     for (signal, offset) in [

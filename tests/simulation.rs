@@ -8,7 +8,14 @@ use weir::random::Random;
 use weir::signal::Signal;
 
 // The crate links only with a host beside it.
+#[path = "simulation/circuit.rs"]
+mod circuit;
 mod fake_host;
+#[allow(dead_code, reason = "the benchmark uses more of it")]
+#[path = "simulation/fleet/mod.rs"]
+mod fleet;
+#[path = "simulation/fleets.rs"]
+mod fleets;
 #[path = "simulation/invariants.rs"]
 mod invariants;
 #[path = "simulation/replica.rs"]
@@ -36,6 +43,8 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         protected: true,
         avoids_previous: true,
         timeout: Duration::from_millis(500),
+        breaker: None,
+        leaves: None,
     }
 }
 

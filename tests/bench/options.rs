@@ -7,7 +7,7 @@ use super::cost::Effort;
 const HELP: &str = "\
 Measures what Weir costs, in a real Envoy.
 
-usage: ./build.sh bench [quick] [cost] [latency] [calls] [steps] [growth] [core] [check] [accept]
+usage: ./build.sh bench [quick] [cost] [latency] [calls] [steps] [growth] [core] [fleet] [check] [accept]
 
   cost      CPU time per request beside no filter, Envoy's own retries, an empty filter and a Lua filter
   latency   p50, p99 and p99.9 at a fixed rate
@@ -15,11 +15,12 @@ usage: ./build.sh bench [quick] [cost] [latency] [calls] [steps] [growth] [core]
   steps     what each of Weir's host calls costs in a real request, added to a filter with its callbacks alone
   growth    the same cost with up to 10,000 hosts and 1,000 clusters; memory, size, time to the first request
   core      the core natively, in time and in instructions (needs valgrind), beside tower's budget and governor
+  fleet     1 to 10,000 proxies, 10 to 10,000 hosts, simulated: load and recovery beside Envoy's, Istio's and Linkerd's rules
   check     fails where the core takes over a tenth more instructions than benches/instructions.txt says
   accept    writes that file
   quick     fewer rounds: a third of the time, and wider spreads
 
-Without names: all but steps, check and accept. Ends with 1 if a promise of the README is broken beyond doubt.";
+Without names: all but steps, fleet, check and accept. Ends with 1 if a promise of the README is broken beyond doubt.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

@@ -52,6 +52,11 @@ impl Replica {
         self.0.iter().rev().find(|(from, _)| *from <= at).map_or(State::Fine, |(_, state)| *state)
     }
 
+    /// Since when it is fine, if it is: before, it had another process.
+    pub fn fine_since(&self, at: Duration) -> Duration {
+        self.0.iter().rev().find(|(from, _)| *from <= at).map_or(Duration::ZERO, |(from, _)| *from)
+    }
+
     /// If it breaks what it holds within that time: when.
     pub fn breaks_within(&self, at: Duration, within: Duration) -> Option<Duration> {
         let breaks = |state: State| matches!(state, State::Resets | State::Refuses);

@@ -2,10 +2,22 @@
 
 use std::time::Duration;
 
+use weir::breaker::Event;
+
 use super::replica::{Replica, State};
 
 /// When a host went out, and when it was back.
 pub type Absence = (Duration, Option<Duration>);
+
+/// What the circuit of one proxy did, and what it went by.
+#[derive(Clone, Debug, Default)]
+pub struct Circuits {
+    pub events: Vec<(Duration, Event)>,
+    /// Attempts that ended: when, and whether they broke.
+    pub ended: Vec<(Duration, bool)>,
+    /// Requests that were shed.
+    pub shed: Vec<Duration>,
+}
 
 /// Counts of one run, or of several added up.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +51,12 @@ pub struct Report {
     pub ejected_at: Vec<Vec<Duration>>,
     /// By proxy and host: when it went out, and when it was back.
     pub absences: Vec<Vec<Vec<Absence>>>,
+    /// By proxy and host: attempts that failed, when they began and when they ended.
+    pub failures: Vec<Vec<Vec<(Duration, Duration)>>>,
     /// By proxy: when requests came, and when the budget granted retries.
     pub spent: Vec<(Vec<Duration>, Vec<Duration>)>,
+    /// By proxy, where there is a breaker.
+    pub circuits: Vec<Circuits>,
 }
 
 impl Report {
@@ -51,7 +67,9 @@ impl Report {
             answers: each.clone(),
             ejected_at: each,
             absences: vec![vec![Vec::new(); replicas]; proxies],
+            failures: vec![vec![Vec::new(); replicas]; proxies],
             spent: vec![Default::default(); proxies],
+            circuits: vec![Circuits::default(); proxies],
             ..Self::default()
         }
     }

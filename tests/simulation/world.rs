@@ -12,6 +12,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use weir::account::Account;
+use weir::breaker::{self, Admission, BreakerPolicy, Circuit, Ticket, Wish};
 use weir::budget::{Asker, BudgetPolicy, Charge};
 use weir::detector::OutlierPolicy;
 use weir::exchange::WorkerId;
@@ -45,6 +46,10 @@ pub struct Setup {
     pub avoids_previous: bool,
     /// The per-try timeout: what hangs for so long fails.
     pub timeout: Duration,
+    /// With outlier detection alone where there is none.
+    pub breaker: Option<BreakerPolicy>,
+    /// The first worker is gone from then on; others get its requests.
+    pub leaves: Option<Duration>,
 }
 
 /// Where the clock starts.
@@ -66,6 +71,8 @@ struct Request {
     began: Time,
     arrived: Time,
     picked: bool,
+    /// It finds out for an open circuit.
+    ticket: Option<Ticket>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +95,9 @@ pub struct World {
     records: Vec<Option<Vec<u8>>>,
     budgets: Vec<Option<Vec<u8>>>,
     accounts: Vec<Account>,
+    /// Each worker's side of the circuit, if there is one, and what those of a proxy share.
+    circuits: Vec<Option<Circuit>>,
+    shared_circuits: Vec<Option<Vec<u8>>>,
     requests: Vec<Request>,
     pub report: Report,
 }
@@ -105,6 +115,8 @@ impl World {
             records: vec![None; setup.proxies],
             budgets: vec![None; setup.proxies],
             accounts: vec![Account::new(BudgetPolicy::default()); setup.workers],
+            circuits: vec![setup.breaker.map(Circuit::new); setup.workers],
+            shared_circuits: vec![None; setup.proxies],
             requests: Vec::new(),
             report: Report::new(setup.replicas.len(), setup.proxies),
             setup,
@@ -122,11 +134,15 @@ impl World {
                 What::Arrives => world.arrives(),
                 What::Starts(request) => world.starts(request),
                 What::Ends(request, signal) => world.ends(request, Signal::ALL[usize::from(signal)]),
+                What::Ticks(worker) if world.is_gone(worker) => {}
                 What::Ticks(worker) => {
                     if world.workers[worker].has_requests(time) || world.workers[worker].is_pending() {
                         world.exchange(worker);
                     }
                     world.publish(worker);
+                    if world.circuits[worker].as_ref().is_some_and(|circuit| circuit.is_due(time)) {
+                        world.exchange_circuit(worker);
+                    }
                     world.queue(TICK, What::Ticks(worker));
                 }
             }
@@ -146,6 +162,10 @@ impl World {
         self.now.since(START)
     }
 
+    fn is_gone(&self, worker: usize) -> bool {
+        worker == 0 && self.setup.leaves.is_some_and(|leaves| self.elapsed() >= leaves)
+    }
+
     fn micros(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_micros(from + self.random.below(to - from))
     }
@@ -154,17 +174,29 @@ impl World {
         let gap = 2_000_000 / self.setup.rate.max(1);
         let gap = self.micros(0, gap.max(1));
         self.queue(gap, What::Arrives);
-        let worker = self.random.below(self.setup.workers as u64) as usize;
-        self.accounts[worker].arrive(self.now);
+        let mut worker = self.random.below(self.setup.workers as u64) as usize;
+        if self.is_gone(worker) {
+            // The next one of the same proxy.
+            worker = self.setup.proxies;
+        }
         let elapsed = self.elapsed();
-        self.report.spent[worker % self.setup.proxies].0.push(elapsed);
         let get = self.random.below(100) < self.setup.gets;
+        let Some(ticket) = self.pass_circuit(worker, get) else {
+            self.report.circuits[worker % self.setup.proxies].shed.push(elapsed);
+            return;
+        };
+        self.accounts[worker].arrive(self.now);
+        self.report.spent[worker % self.setup.proxies].0.push(elapsed);
         let (now, elapsed) = (self.now, self.elapsed());
         if self.workers[worker].is_stale(now) && self.setup.protected {
             self.exchange(worker);
         }
         let outliers = &mut self.workers[worker];
-        let route = if self.setup.protected { outliers.route(now, get, RETRIES, self.setup.explore) } else { None };
+        let route = match ticket {
+            _ if !self.setup.protected => None,
+            Some(_) => outliers.route_circuit_probe(now, RETRIES),
+            None => outliers.route(now, get, RETRIES, self.setup.explore),
+        };
         let list: Vec<usize> = route.iter().flat_map(|route| route.hosts.split(',')).map(index).collect();
         let mut distinct = list.clone();
         distinct.sort_unstable();
@@ -182,6 +214,7 @@ impl World {
             began: now,
             arrived: now,
             picked: false,
+            ticket,
         });
         self.starts(self.requests.len() - 1);
     }
@@ -227,10 +260,21 @@ impl World {
         let address = address(host);
         let ended =
             EndedAttempt { host: Some(&address), signal, began: request.began, weight: 1, picked: request.picked };
+        let began = request.began;
         if self.setup.protected && self.workers[worker].attempt_ended(&ended, self.now) {
             self.exchange(worker);
         }
+        if let Some(circuit) = &mut self.circuits[worker] {
+            circuit.attempt_ended(signal, began, self.now);
+            let broke = !matches!(signal, Signal::Answered | Signal::Error | Signal::Pushback);
+            let elapsed = self.elapsed();
+            self.report.circuits[worker % self.setup.proxies].ended.push((elapsed, broke));
+        }
         let answered = signal == Signal::Answered;
+        if !answered {
+            let (began, ended) = (began.since(START), self.elapsed());
+            self.report.failures[worker % self.setup.proxies][host].push((began, ended));
+        }
         if answered && attempts > 1 {
             self.accounts[worker].helped(self.now);
         }
@@ -246,6 +290,11 @@ impl World {
         }
         if let Some(probe) = probe {
             self.workers[worker].probe_over(probe);
+        }
+        if let Some(ticket) = self.requests[number].ticket
+            && matches!(signal, Signal::Answered | Signal::Error)
+        {
+            self.change_circuit(worker, Wish::Close(ticket));
         }
         let elapsed = self.elapsed();
         self.report.request(get, fine, answered, host, attempts == 1 && probe.is_some(), elapsed);
@@ -274,6 +323,47 @@ impl World {
             self.budgets[proxy] = Some(self.accounts[worker].publish(self.budgets[proxy].as_deref(), self.now));
             self.accounts[worker].published();
         }
+    }
+
+    /// `None`: the request is shed. Else it goes on, as a probe of the circuit where there is a ticket.
+    fn pass_circuit(&mut self, worker: usize, get: bool) -> Option<Option<Ticket>> {
+        let now = self.now;
+        let Some(circuit) = &mut self.circuits[worker] else { return Some(None) };
+        if circuit.requested(now) {
+            self.exchange_circuit(worker);
+        }
+        let circuit = self.circuits[worker].as_mut()?;
+        match circuit.admit(now, || get) {
+            Admission::Pass => return Some(None),
+            Admission::Shed => {}
+            Admission::Due => match self.change_circuit(worker, Wish::Probe) {
+                Some(breaker::Event::Probing(ticket)) => return Some(Some(ticket)),
+                _ if !self.circuits[worker].as_ref()?.is_open() => return Some(None),
+                _ => {}
+            },
+        }
+        self.circuits[worker].as_mut()?.shed();
+        None
+    }
+
+    fn exchange_circuit(&mut self, worker: usize) {
+        let Some(circuit) = &self.circuits[worker] else { return };
+        let answering = circuit.is_troubled() && self.workers[worker].some_host_answers(circuit.answering(), self.now);
+        self.change_circuit(worker, Wish::Exchange { answering });
+    }
+
+    fn change_circuit(&mut self, worker: usize, wish: Wish) -> Option<breaker::Event> {
+        let proxy = worker % self.setup.proxies;
+        let circuit = self.circuits[worker].as_mut()?;
+        if let Some(record) = circuit.exchange(self.shared_circuits[proxy].as_deref(), wish, self.now) {
+            self.shared_circuits[proxy] = Some(record);
+        }
+        let event = circuit.done();
+        if let Some(event) = event {
+            let elapsed = self.elapsed();
+            self.report.circuits[proxy].events.push((elapsed, event));
+        }
+        event
     }
 
     fn exchange(&mut self, worker: usize) {
