@@ -10,8 +10,13 @@
 //! brought in, and of the floor a part as large as its part of the requests; rounded up, else a floor of few retries would
 //! be of use to no worker of many. That is at most one retry more for each other worker.
 
+use std::time::Duration;
+
 use crate::budget::{Asker, Budget, BudgetPolicy, Charge, News, TOGETHER};
 use crate::time::Time;
+
+/// How often what is left is told while nothing arrives.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What this worker knows of a budget.
 #[derive(Clone, Debug)]
@@ -27,6 +32,8 @@ pub struct Account {
     own: Budget,
     /// Retries that requests under way may make, and did not yet.
     held: u32,
+    /// What was left when that was last [asked](Self::left), and when that was.
+    left: Option<(u64, Time)>,
 }
 
 impl Account {
@@ -40,6 +47,7 @@ impl Account {
             view: Budget::new(policy),
             own: Budget::new(policy),
             held: 0,
+            left: None,
         }
     }
 
@@ -127,6 +135,22 @@ impl Account {
     #[must_use]
     pub fn pending(&self) -> bool {
         self.latest.1 > 0 || !self.news.is_empty()
+    }
+
+    /// Whether the record is to be read: there is something to write, or what is left was last told a second ago and is not
+    /// yet what it comes to when nothing arrives for long.
+    #[must_use]
+    pub fn is_due(&self, now: Time) -> bool {
+        let settled = u64::from(self.policy.min_retry_rate.count);
+        let changes = |(left, told): (u64, Time)| left != settled && (now < told || now.since(told) >= AGAIN);
+        self.pending() || self.left.is_some_and(changes)
+    }
+
+    /// How many retries the budget would grant now, as of the record that was last read.
+    pub fn left(&mut self, now: Time) -> u64 {
+        let left = self.view.balance(now);
+        self.left = Some((left, now));
+        left
     }
 
     /// The record with all that is pending.

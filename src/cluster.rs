@@ -56,6 +56,8 @@ pub struct Cluster {
     pub told: (usize, usize),
     /// The numbers under which the host knows its counters, by [`Counter::index`]; `None` until one is counted.
     pub metrics: [Option<u32>; Counter::COUNT],
+    /// The same of the gauge of what its budget has left.
+    pub budget_left: Option<u32>,
     /// When Envoy last said that there is such a cluster, by the host's clock.
     pub existed: Time,
     last_used: u64,
@@ -133,6 +135,7 @@ impl Clusters {
             told: (0, 0),
             metrics: [None; Counter::COUNT],
             existed: Time::default(),
+            budget_left: None,
             last_used: self.uses,
         });
         let id = if self.slots.len() < MOST_CLUSTERS {

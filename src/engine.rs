@@ -111,6 +111,11 @@ impl Engine {
         self.clusters.get(id)
     }
 
+    /// All clusters, to change them.
+    pub fn clusters_mut(&mut self) -> impl Iterator<Item = &mut Cluster> {
+        self.clusters.iter_mut().map(|(_, cluster)| cluster)
+    }
+
     /// The same, to change it.
     pub fn cluster_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         self.clusters.get_mut(id)
@@ -190,11 +195,10 @@ impl Engine {
         self.clusters.counts()
     }
 
-    /// The clusters whose accounts have something to write into the shared record.
+    /// The clusters whose accounts have something to write into the shared record, or to learn from it.
     #[must_use]
-    pub fn pending_accounts(&self) -> Vec<ClusterId> {
-        let pending = |cluster: &Cluster| cluster.account.as_ref().is_some_and(Account::pending);
-        self.clusters_that(&pending)
+    pub fn due_accounts(&self, now: Time) -> Vec<ClusterId> {
+        self.clusters_that(&|cluster| cluster.account.as_ref().is_some_and(|account| account.is_due(now)))
     }
 
     /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's

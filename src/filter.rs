@@ -27,7 +27,7 @@ use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::exchange::WorkerId;
 use crate::host::{self, Metric, MetricKind, Path};
-use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Grant, circuit_open, hosts_known, hosts_out};
+use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Gauge, Grant};
 use crate::time::{Clock, Time};
 
 /// A context's number.
@@ -170,31 +170,49 @@ impl Vm {
     }
 
     fn count_by(&mut self, cluster: ClusterId, counter: Counter, by: i64) {
+        let shadow = self.engine.mode() == Mode::Shadow;
         let Some(cluster) = self.engine.cluster_mut(cluster) else { return };
         let Some(metric) = cluster.metrics.get_mut(counter.index()) else { return };
         if metric.is_none() {
-            *metric = host::define_metric(MetricKind::Counter, &counter.name(&cluster.name)).map(|metric| metric.0);
+            let name = counter.name(&cluster.name, shadow);
+            *metric = host::define_metric(MetricKind::Counter, &name).map(|metric| metric.0);
         }
         if let Some(metric) = *metric {
             host::increment(Metric(metric), by);
         }
     }
 
+    /// The mode changes: other names are in force, and gauges of the old one shall not say for ever what was so last.
+    fn leave_mode(&mut self) {
+        let (hosts_out, circuit_open) = decided(self.engine.mode());
+        for cluster in self.engine.clusters_mut() {
+            cluster.metrics = [None; Counter::COUNT];
+            if std::mem::take(&mut cluster.told).0 > 0 {
+                gauge(hosts_out, &cluster.name, 0);
+            }
+            if std::mem::take(&mut cluster.told_open) {
+                gauge(circuit_open, &cluster.name, 0);
+            }
+        }
+    }
+
     fn gauge_circuit(&mut self, cluster: ClusterId) {
+        let (_, circuit_open) = decided(self.engine.mode());
         let Some(cluster) = self.engine.cluster_mut(cluster) else { return };
         let open = cluster.is_open();
         if cluster.told_open != open {
             cluster.told_open = open;
-            gauge(&circuit_open(&cluster.name), u64::from(open));
+            gauge(circuit_open, &cluster.name, u64::from(open));
         }
     }
 
     /// How many clusters and hosts there are, where that is another number than before.
     fn gauge_counts(&mut self) {
+        let (hosts_out, _) = decided(self.engine.mode());
         for (id, (out, known), forgotten) in self.engine.changed_host_counts() {
             if let Some(cluster) = self.engine.cluster(id) {
-                gauge(&hosts_out(&cluster.name), out as u64);
-                gauge(&hosts_known(&cluster.name), known as u64);
+                gauge(hosts_out, &cluster.name, out as u64);
+                gauge(Gauge::HOSTS_KNOWN, &cluster.name, known as u64);
             }
             if forgotten > 0 {
                 self.count_by(id, Counter::HostsForgotten, i64::from(forgotten));
@@ -203,7 +221,7 @@ impl Vm {
         let counts = self.engine.cluster_counts();
         let (known, forgotten) = std::mem::replace(&mut self.told_clusters, counts);
         if known != counts.0 {
-            gauge(CLUSTERS_KNOWN, counts.0 as u64);
+            record(CLUSTERS_KNOWN, counts.0 as u64);
         }
         if forgotten < counts.1
             && let Some(metric) = host::define_metric(MetricKind::Counter, CLUSTERS_FORGOTTEN)
@@ -213,11 +231,7 @@ impl Vm {
     }
 
     fn count_grant(&mut self, cluster: ClusterId, grant: Grant, by: u32) {
-        let counter = match self.engine.mode() {
-            Mode::Enforce => Counter::Retries(grant),
-            Mode::Shadow => Counter::ShadowRetries(grant),
-        };
-        self.count_by(cluster, counter, i64::from(by));
+        self.count_by(cluster, Counter::Retries(grant), i64::from(by));
     }
 
     /// Counts the attempts that became known, and tells their requests.
@@ -248,7 +262,19 @@ impl Vm {
     }
 }
 
-fn gauge(name: &str, value: u64) {
+/// The gauges of what is decided have names of their own in shadow mode.
+fn decided(mode: Mode) -> (Gauge, Gauge) {
+    match mode {
+        Mode::Enforce => (Gauge::HOSTS_OUT, Gauge::CIRCUIT_OPEN),
+        Mode::Shadow => (Gauge::SHADOW_HOSTS_OUT, Gauge::SHADOW_CIRCUIT_OPEN),
+    }
+}
+
+fn gauge(gauge: Gauge, cluster: &str, value: u64) {
+    record(&gauge.name(cluster), value);
+}
+
+fn record(name: &str, value: u64) {
     if let Some(metric) = host::define_metric(MetricKind::Gauge, name) {
         host::record(metric, value);
     }

@@ -57,22 +57,29 @@ impl Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejected(pub Failure);
 
-/// How many hosts of a cluster are out now: a gauge's name.
-#[must_use]
-pub fn hosts_out(cluster: &str) -> String {
-    ["weir_hosts_out.cluster.", &printable(cluster)].concat()
-}
+/// A gauge per cluster: what its name begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gauge(&'static str);
 
-/// Whether a cluster's circuit is open, 0 or 1: a gauge's name.
-#[must_use]
-pub fn circuit_open(cluster: &str) -> String {
-    ["weir_circuit_open.cluster.", &printable(cluster)].concat()
-}
+impl Gauge {
+    /// How many hosts of a cluster are out now.
+    pub const HOSTS_OUT: Self = Self("weir_hosts_out");
+    /// How many would be, in shadow mode.
+    pub const SHADOW_HOSTS_OUT: Self = Self("weir_shadow_hosts_out");
+    /// How many hosts of a cluster are remembered.
+    pub const HOSTS_KNOWN: Self = Self("weir_hosts_known");
+    /// Whether a cluster's circuit is open, 0 or 1.
+    pub const CIRCUIT_OPEN: Self = Self("weir_circuit_open");
+    /// Whether it would be, in shadow mode.
+    pub const SHADOW_CIRCUIT_OPEN: Self = Self("weir_shadow_circuit_open");
+    /// How many retries a cluster's budget would grant now.
+    pub const BUDGET_LEFT: Self = Self("weir_retry_budget_left");
 
-/// How many hosts of a cluster are remembered: a gauge's name.
-#[must_use]
-pub fn hosts_known(cluster: &str) -> String {
-    ["weir_hosts_known.cluster.", &printable(cluster)].concat()
+    /// The metric's name for a cluster.
+    #[must_use]
+    pub fn name(self, cluster: &str) -> String {
+        [self.0, ".cluster.", &printable(cluster)].concat()
+    }
 }
 
 /// How many clusters are remembered: a gauge's name.
@@ -99,7 +106,7 @@ pub fn printable(cluster: &str) -> String {
     cluster.chars().map(|c| if c.is_control() || matches!(c, '"' | '\\') { '_' } else { c }).collect()
 }
 
-/// Something counted per cluster.
+/// Something counted per cluster. What Weir decides has another name in shadow mode, see [`Counter::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// Requests that `decide` saw on their way to the cluster.
@@ -108,8 +115,8 @@ pub enum Counter {
     Attempts(Signal),
     /// Retries that the safety table permits, by what the budget said.
     Retries(Grant),
-    /// The same in shadow mode, where denied ones happened as well.
-    ShadowRetries(Grant),
+    /// Retries of these that were answered well.
+    RetriesSucceeded,
     /// Ejections, those after a failed probe included.
     Ejections(Ejected),
     /// Outliers that stayed in, since too many hosts were out.
@@ -122,8 +129,6 @@ pub enum Counter {
     Astray,
     /// Requests that were answered at once, since the circuit was open.
     Shed,
-    /// The same in shadow mode, where they went on.
-    ShadowShed,
     /// Circuits that opened.
     CircuitsOpened,
     /// Requests that an open circuit let through.
@@ -132,15 +137,13 @@ pub enum Counter {
     HostsForgotten,
     /// Retries that Envoy would have made and `guard` stopped.
     Vetoes(Veto),
-    /// The same in shadow mode, where they went on.
-    ShadowVetoes(Veto),
 }
 
 const CLASSES: usize = Class::ALL.len();
 const SIGNALS: usize = Signal::ALL.len();
 const VETOES: usize = Veto::ALL.len();
 const GRANTS: usize = Grant::ALL.len();
-const EJECTIONS: usize = CLASSES + SIGNALS + 2 * VETOES + 2 * GRANTS;
+const EJECTIONS: usize = CLASSES + SIGNALS + VETOES + GRANTS;
 const FAILURES: usize = Failure::ALL.len();
 const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 4;
 
@@ -155,44 +158,43 @@ impl Counter {
             Self::Requests(class) => class as usize,
             Self::Attempts(signal) => CLASSES + signal.index(),
             Self::Vetoes(veto) => CLASSES + SIGNALS + veto as usize,
-            Self::ShadowVetoes(veto) => CLASSES + SIGNALS + VETOES + veto as usize,
-            Self::Retries(grant) => CLASSES + SIGNALS + 2 * VETOES + grant as usize,
-            Self::ShadowRetries(grant) => CLASSES + SIGNALS + 2 * VETOES + GRANTS + grant as usize,
+            Self::Retries(grant) => CLASSES + SIGNALS + VETOES + grant as usize,
             Self::Ejections(Ejected(failure)) => EJECTIONS + failure as usize,
             Self::Detected(Ejected(failure)) => EJECTIONS + FAILURES + failure as usize,
             Self::Readmissions => EJECTIONS + 2 * FAILURES,
             Self::Probes => EJECTIONS + 2 * FAILURES + 1,
             Self::Astray => EJECTIONS + 2 * FAILURES + 2,
             Self::Shed => CIRCUITS,
-            Self::ShadowShed => CIRCUITS + 1,
+            Self::RetriesSucceeded => CIRCUITS + 1,
             Self::CircuitsOpened => CIRCUITS + 2,
             Self::CircuitProbes => CIRCUITS + 3,
             Self::HostsForgotten => EJECTIONS + 2 * FAILURES + 3,
         }
     }
 
-    /// The metric's name for a cluster.
+    /// The metric's name for a cluster. In shadow mode, what Weir would have done is `weir_shadow_…`; what happened, and what
+    /// it knows, has one name in both.
     #[must_use]
-    pub fn name(self, cluster: &str) -> String {
+    pub fn name(self, cluster: &str, shadow: bool) -> String {
         let (metric, label) = match self {
             Self::Requests(class) => ("requests", Some(("retry", class.name()))),
             Self::Attempts(signal) => ("attempts", Some(("signal", signal.name()))),
             Self::Retries(grant) => ("retries", Some(("verdict", grant.name()))),
-            Self::ShadowRetries(grant) => ("shadow_retries", Some(("verdict", grant.name()))),
+            Self::RetriesSucceeded => ("retries_succeeded", None),
             Self::Ejections(Ejected(failure)) => ("ejections", Some(("reason", failure.name()))),
             Self::Detected(Ejected(failure)) => ("ejections_withheld", Some(("reason", failure.name()))),
             Self::Readmissions => ("readmissions", None),
             Self::Probes => ("probes", None),
             Self::Astray => ("steering_disobeyed", None),
             Self::Shed => ("shed", None),
-            Self::ShadowShed => ("shadow_shed", None),
             Self::CircuitsOpened => ("circuit_opened", None),
             Self::CircuitProbes => ("circuit_probes", None),
             Self::HostsForgotten => ("hosts_forgotten", None),
             Self::Vetoes(veto) => ("vetoes", Some(("reason", veto.name()))),
-            Self::ShadowVetoes(veto) => ("shadow_vetoes", Some(("reason", veto.name()))),
         };
-        let mut name = ["weir_", metric, "_total"].concat();
+        let happened = matches!(self, Self::Requests(_) | Self::Attempts(_) | Self::HostsForgotten);
+        let shadow = if shadow && !happened { "shadow_" } else { "" };
+        let mut name = ["weir_", shadow, metric, "_total"].concat();
         if let Some((label, value)) = label {
             [".", label, ".", value].iter().for_each(|part| name.push_str(part));
         }

@@ -153,7 +153,7 @@ fn an_engine_forgets_too() {
     let admission = engine.admit(orders, &GET, false, NOW, NOW);
     assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, None));
     assert!(admission.headers.is_empty() && admission.per_try_timeout.is_none());
-    assert!(!engine.pending_accounts().contains(&orders), "what it had not published is gone with it");
+    assert!(!engine.due_accounts(NOW).contains(&orders), "what it had not published is gone with it");
     let again = engine.cluster_id("orders");
     assert_ne!(again, orders);
     assert!(!engine.cluster(again).unwrap().account.as_ref().unwrap().pending());
@@ -218,7 +218,7 @@ fn a_new_policy_keeps_what_was_learned() {
         let cluster = engine.cluster(orders).unwrap();
         assert!(cluster.watched && cluster.guarded == Some(true), "{json}");
         assert!(cluster.account.as_ref().unwrap().pending(), "what is not published yet still will be: {json}");
-        assert_eq!(engine.pending_accounts(), [orders]);
+        assert_eq!(engine.due_accounts(NOW), [orders]);
         assert_eq!(left(&mut engine, orders), 5, "{json}");
         assert_eq!(quantile(&mut engine, orders), Some(observed), "{json}");
     }

@@ -65,7 +65,7 @@ impl Vm {
         circuit.shed();
         let seconds = millis(circuit.open_time()).div_ceil(1_000);
         if self.engine.mode() == Mode::Shadow {
-            self.count(cluster, Counter::ShadowShed);
+            self.count(cluster, Counter::Shed);
             return Passage::On;
         }
         let wait = seconds.to_string();

@@ -239,7 +239,7 @@ impl Vm {
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let explained = std::mem::take(&mut request.explained);
         let (cluster, timeout) = (request.cluster, request.per_try_timeout);
-        let (guarded, grpc) = (request.guarded, request.grpc);
+        let (guarded, charged, grpc) = (request.guarded, request.charged, request.grpc);
         let held = request.holds();
         request.held = None;
         let probe = request.circuit_probe.is_some();
@@ -299,8 +299,9 @@ impl Vm {
         self.count_ended();
         if let Some(cluster) = cluster {
             self.release(cluster, held);
-            if !guarded {
-                self.retries_happened(context, cluster);
+            let retries = if guarded { charged } else { self.retries_happened(context, cluster) };
+            if retries > 0 && answered_well(grpc) {
+                self.count(cluster, Counter::RetriesSucceeded);
             }
             self.steered_request_ends(context);
         }
@@ -352,14 +353,14 @@ impl Vm {
         }
     }
 
-    /// Charges the retries of a request after the fact, where no `guard` charged them as they happened.
-    fn retries_happened(&mut self, context: ContextId, cluster: ClusterId) {
-        let Some(Stream::Decide(request)) = self.streams.get(context) else { return };
+    /// Charges the retries of a request after the fact, where no `guard` charged them as they happened. How many were charged.
+    fn retries_happened(&mut self, context: ContextId, cluster: ClusterId) -> u32 {
+        let Some(Stream::Decide(request)) = self.streams.get(context) else { return 0 };
         let (charged, known) = (request.charged, request.retries);
-        let Some(state) = self.engine.cluster(cluster) else { return };
+        let Some(state) = self.engine.cluster(cluster) else { return 0 };
         let unseen = !state.watched;
         if state.account.is_none() && !(unseen && state.incidents.is_watchful()) {
-            return;
+            return 0;
         }
         let retries = known.unwrap_or_else(|| {
             let attempts = host::property_u64(ATTEMPT_COUNT).unwrap_or_default();
@@ -367,18 +368,18 @@ impl Vm {
         });
         let retries = retries.saturating_sub(charged);
         if retries == 0 {
-            return;
+            return 0;
         }
         let now = self.wall_clock();
-        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(state) = self.engine.cluster_mut(cluster) else { return 0 };
         if unseen {
             state.incidents.retried_unseen(now);
         }
-        if let Some(account) = &mut state.account {
-            state.guarded = Some(false);
-            account.retried(retries, now);
-            self.count_grant(cluster, Grant::Granted, retries);
-        }
+        let Some(account) = &mut state.account else { return 0 };
+        state.guarded = Some(false);
+        account.retried(retries, now);
+        self.count_grant(cluster, Grant::Granted, retries);
+        retries
     }
 }
 
@@ -446,6 +447,18 @@ pub(super) fn grpc_status() -> Option<u32> {
 pub(super) fn limit_reached(status: Option<u16>) -> bool {
     let pushback = |value: Bytes| proxy_status::signal(&value) == Some(Signal::Pushback);
     status >= Some(500) && host::header(Map::Response, "proxy-status").is_some_and(pushback)
+}
+
+/// Whether the last attempt of a request that ended was answered, and well. Costs up to six host calls.
+#[cold]
+fn answered_well(grpc: bool) -> bool {
+    let details = host::property(RESPONSE_DETAILS);
+    let end = RequestEnd {
+        flags: Flags(host::property_u64(RESPONSE_FLAGS).unwrap_or_default()),
+        answer: answer(response_code(), grpc),
+        details: details.as_deref().unwrap_or_default(),
+    };
+    end.last_attempt() == Some(Signal::Answered)
 }
 
 fn answered_by_upstream() -> bool {

@@ -69,7 +69,7 @@ impl Vm {
             request.guarded = true;
         }
         if self.forbidden(&request) {
-            self.count_veto(request.cluster, Veto::Unsafe);
+            self.count(request.cluster, Counter::Vetoes(Veto::Unsafe));
             return self.veto(context, "unsafe_retry", UNSAFE, &[]);
         }
         let prepaid = self.request(request.id).is_some_and(|request| std::mem::take(&mut request.prepaid));
@@ -146,7 +146,7 @@ impl Vm {
             signal == Signal::Error && !by_status && request.plan != Plan::Nothing && retries_left && not_sent();
         let (verdict, stays) = if signal == Signal::Pushback {
             if by_status && retries_left {
-                self.count_veto(request.cluster, Veto::Pushback);
+                self.count(request.cluster, Counter::Vetoes(Veto::Pushback));
             }
             // Not to be retried by any hop above either, so the client sees the mark.
             ("pushback", true)
@@ -194,16 +194,6 @@ impl Vm {
         let (cluster, plan) = (request.cluster?, request.plan?);
         let asker = Asker { arrived: request.arrived, again: request.charged > 0 };
         Some(Governed { id, cluster, plan, grpc: request.grpc, asker, held: request.held })
-    }
-
-    fn count_veto(&mut self, cluster: ClusterId, veto: Veto) {
-        self.count(
-            cluster,
-            match self.engine.mode() {
-                Mode::Enforce => Counter::Vetoes(veto),
-                Mode::Shadow => Counter::ShadowVetoes(veto),
-            },
-        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! Incidents in Envoy: what is noted, the record that workers share, and what is told.
 
-use super::{DURATION, Vm};
+use super::{DURATION, Vm, record};
 use crate::attempt::{Attempt, ClusterId};
 use crate::host::{self, Level, MetricKind, Path, Swap};
 use crate::incident::{Event, Hint, Pattern, State};
@@ -92,12 +92,6 @@ impl Vm {
                 record(&name, u64::from(event.state != State::Over));
             }
         }
-    }
-}
-
-fn record(gauge: &str, value: u64) {
-    if let Some(metric) = host::define_metric(MetricKind::Gauge, gauge) {
-        host::record(metric, value);
     }
 }
 

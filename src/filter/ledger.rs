@@ -4,7 +4,8 @@ use super::Vm;
 use crate::account::Account;
 use crate::attempt::ClusterId;
 use crate::budget::{Asker, Charge};
-use crate::host::{self, Swap};
+use crate::host::{self, Metric, MetricKind, Swap};
+use crate::metrics::Gauge;
 use crate::time::Time;
 
 /// How often a swap is tried. Each conflict means that another worker's swap succeeded, so with any sane number of workers
@@ -39,19 +40,32 @@ impl Vm {
         charge
     }
 
-    /// Writes down what arrived here since the last time, so that it counts in all workers.
+    /// Writes down what arrived here since the last time, so that it counts in all workers, and tells what is left. Told
+    /// whenever the record was read, since another worker may have told something else meanwhile.
     pub(super) fn publish_accounts(&mut self) {
         let last = self.wall_clock;
-        for cluster in self.engine.pending_accounts() {
-            let Some((key, account)) = self.account(cluster) else { continue };
+        for id in self.engine.due_accounts(last) {
+            let Some(cluster) = self.engine.cluster_mut(id) else { continue };
+            let key = [RECORDS, &cluster.name].concat();
+            let Some(account) = &mut cluster.account else { continue };
+            let pending = account.pending();
             for _ in 0..TRIES {
                 let Some(shared) = host::shared(&key) else { return };
-                let record = account.publish(shared.value.as_deref(), now(last));
-                match host::swap_shared(&key, &record, shared.version) {
+                let now = now(last);
+                let record = account.publish(shared.value.as_deref(), now);
+                // Time alone changes nothing that others do not see by themselves.
+                let swap = if pending { host::swap_shared(&key, &record, shared.version) } else { Swap::Done };
+                match swap {
                     Swap::Done => account.published(),
                     Swap::Conflict => continue,
                     Swap::Failed => {}
                 }
+                let left = account.left(now);
+                if cluster.budget_left.is_none() {
+                    let name = Gauge::BUDGET_LEFT.name(&cluster.name);
+                    cluster.budget_left = host::define_metric(MetricKind::Gauge, &name).map(|metric| metric.0);
+                }
+                cluster.budget_left.into_iter().for_each(|metric| host::record(Metric(metric), left));
                 break;
             }
         }

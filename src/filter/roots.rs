@@ -34,6 +34,9 @@ impl Vm {
         }
         if let Some(policy) = config.policy {
             let now = self.wall_clock();
+            if policy.mode != self.engine.mode() {
+                self.leave_mode();
+            }
             self.engine.reconfigure(policy, now);
         }
         host::set_tick_period(TICK_MILLISECONDS);

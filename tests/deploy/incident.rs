@@ -87,9 +87,25 @@ impl Incident {
         ];
         let (enforcing, address) = envoy(&policy, routes, &clusters)?;
 
-        let policy = json!({"role": "decide", "mode": "shadow"});
-        let routes = vec![retried("/outage", "outage"), retried("/unsafe", "unsafe")];
-        let clusters = [cluster("outage", &outage, true), cluster("unsafe", &resetting, true)];
+        let policy = json!({
+            "role": "decide",
+            "mode": "shadow",
+            "clusters": [{"match": "capped", "circuitBreaker": null, "outlierDetection": {"maxEjectionPercent": 50}}],
+        });
+        let routes = vec![
+            retried("/outage", "outage"),
+            retried("/unsafe", "unsafe"),
+            retried("/orders", "orders"),
+            retried("/capped", "capped"),
+            retried("/pushback", "pushback"),
+        ];
+        let clusters = [
+            cluster("outage", &outage, true),
+            cluster("unsafe", &resetting, true),
+            cluster("orders", &orders, true),
+            cluster("capped", &capped, true),
+            bootstrap::cluster("pushback", &[pushing_back.address]),
+        ];
         let (shadow, shadow_address) = envoy(&policy, routes, &clusters)?;
 
         let over = Arc::new(AtomicBool::new(false));
@@ -102,8 +118,9 @@ impl Incident {
         }
         threads.push(load(address, Request::post("/orders")));
         threads.push(load(address, Request::post("/unsafe")));
-        threads.push(load(shadow_address, Request::get("/outage")));
-        threads.push(load(shadow_address, Request::get("/outage")));
+        for path in ["/outage", "/outage", "/orders", "/orders", "/capped", "/pushback"] {
+            threads.push(load(shadow_address, Request::get(path)));
+        }
         threads.push(load(shadow_address, Request::post("/unsafe")));
         let hosts = [&orders[..], &outage, &stale, &capped, &resetting, &failing].concat();
         let direct = vec![address, shadow_address];
@@ -113,6 +130,14 @@ impl Incident {
     /// Where Prometheus scrapes.
     pub fn targets(&self) -> [SocketAddr; 2] {
         [self.enforcing.admin.address, self.shadow.admin.address]
+    }
+
+    /// What Prometheus would scrape now, of both Envoys.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn scrape(&self) -> Result<String> {
+        Ok(self.enforcing.admin.prometheus()? + &self.shadow.admin.prometheus()?)
     }
 
     /// No request reaches a cluster any more; those that Envoy answers by itself go on.

@@ -10,6 +10,7 @@ mod compose;
 mod gateway;
 mod image;
 mod incident;
+mod labels;
 mod mesh;
 mod observe;
 mod prometheus;

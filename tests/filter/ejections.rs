@@ -1,7 +1,7 @@
 //! Hosts that go and come back, through the callbacks: what `decide` asks of Envoy then, and that it asks nothing otherwise.
 
 use super::fake_host::{Edit, End, Host, HostCall, Map, Stream, flag::*};
-use super::{Attached, Level, SHADOW, counts};
+use super::{Attached, DECIDE, Level, SHADOW, counts};
 use std::collections::BTreeMap;
 use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
@@ -242,11 +242,24 @@ fn shadow_mode_judges_and_leads_nobody() {
         envoy.at.host.advance(Duration::from_millis(5));
         envoy.finish(request);
     }
-    assert!(envoy.metric("ejections_total.reason.refused") >= 1);
+    assert!(envoy.metric("shadow_ejections_total.reason.refused") >= 1);
+    assert_eq!(envoy.metric("ejections_total.reason.refused"), 0);
+    envoy.at.tick();
+    assert_eq!((envoy.metric("shadow_hosts_out"), envoy.metric("hosts_out")), (1, 0));
     let keys = envoy.at.host.shared_keys();
     assert!(keys.iter().any(|key| key == "weir/shadow-ejections/shadow ejections"), "{keys:?}");
     assert!(!keys.iter().any(|key| key == "weir/ejections/shadow ejections"), "{keys:?}");
     assert_eq!(envoy.metric("steering_disobeyed_total"), 0);
+    // What is no longer decided is not told any more as if it were.
+    envoy.at.host.start(DECIDE);
+    assert_eq!(envoy.metric("shadow_hosts_out"), 0);
+    let shadow = envoy.metric("shadow_ejections_total.reason.refused");
+    for _ in 0..100 {
+        envoy.at.host.advance(Duration::from_millis(5));
+        envoy.go("GET");
+    }
+    assert!(envoy.metric("ejections_total.reason.refused") >= 1);
+    assert_eq!(envoy.metric("shadow_ejections_total.reason.refused"), shadow);
 }
 
 #[test]

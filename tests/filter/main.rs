@@ -16,6 +16,7 @@ mod ejections;
 mod faults;
 mod host;
 mod lifecycle;
+mod metrics;
 mod nonsense;
 mod order;
 mod signals;

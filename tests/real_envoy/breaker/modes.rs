@@ -77,7 +77,8 @@ fn shadow() -> Result<()> {
     let outcome = load.stop()?;
     ensure!(outcome.shed == 0 && metric(&stage, "shed_total") == 0, "{outcome:?}");
     ensure!(upstream.upstream.count() as u64 == outcome.sent, "{outcome:?}");
-    ensure!(metric(&stage, "circuit_opened_total") == 1 && metric(&stage, "circuit_probes_total") >= 1);
+    ensure!(metric(&stage, "shadow_circuit_opened_total") == 1 && metric(&stage, "shadow_circuit_probes_total") >= 1);
+    ensure!(metric(&stage, "circuit_opened_total") == 0 && metric(&stage, "circuit_probes_total") == 0);
     let requests = metric(&stage, "requests_total.retry.");
     ensure!(requests == outcome.sent, "{requests} counted, {outcome:?}");
     Ok(())

@@ -78,7 +78,7 @@ pub fn metric(stage: &Stage, name: &str) -> u64 {
 /// Waits until the circuit is open, or closed. How long that took.
 pub fn wait_until(stage: &Stage, open: bool) -> Result<Duration> {
     let began = Instant::now();
-    stage.wait_for("the circuit", |stage| match metric(stage, "circuit_open") {
+    stage.wait_for("the circuit", |stage| match metric(stage, "circuit_open") + metric(stage, "shadow_circuit_open") {
         found if found == u64::from(open) => Ok(began.elapsed()),
         found => Err(format!("weir_circuit_open is {found}; {}", story(stage))),
     })

@@ -53,8 +53,10 @@ fn shadow() -> anyhow::Result<()> {
     let steered: Vec<_> = attempts.iter().filter(|attempt| attempt.steered()).collect();
     ensure!(steered.is_empty(), "{steered:#?}");
     ensure!(site.on(0, &attempts) >= 25, "{} of {}", site.on(0, &attempts), attempts.len());
-    site.wait_for("hosts_out", 1)?;
-    ensure!(site.metric("ejections_total.reason.refused") >= 1, "{}", site.story());
+    site.wait_for("shadow_hosts_out", 1)?;
+    ensure!(site.metric("shadow_ejections_total.reason.refused") >= 1, "{}", site.story());
+    ensure!(site.metric("ejections_total.reason.") + site.metric("hosts_out") == 0, "{}", site.story());
+    ensure!(site.metric("shadow_retries_succeeded_total") >= 1, "{}", site.story());
     ensure!(site.metric("steering_disobeyed_total") == 0, "{}", site.story());
     site.replicas[0].start()?;
     site.until_all_are_in(&Request::get("/back"), Duration::from_secs(5))?;

@@ -304,7 +304,7 @@ impl Site {
             if response.status != 200 {
                 failed.push(response.status);
             }
-            match self.metric("hosts_out") {
+            match self.metric("hosts_out") + self.metric("shadow_hosts_out") {
                 0 => Ok(()),
                 out => Err(format!("{out} are out after {count} requests; {}", self.story())),
             }
