@@ -277,7 +277,7 @@ impl Proxy for Weir {
             self.exchange(worker, at);
         }
         let state = &mut self.workers[worker];
-        if !state.engine.pending_accounts().is_empty() {
+        if !state.engine.due_accounts(now).is_empty() {
             let account = state.cluster().account.as_mut().expect("there is a budget");
             let record = account.publish(self.budget.as_deref(), now);
             account.published();
