@@ -52,7 +52,7 @@ fn timelines() -> Vec<Timeline> {
 }
 
 fn attempt(at: u64, number: u32, end: End, answered: bool, host: u16) -> Attempt {
-    Attempt { began: BEGAN + millis(at), number, end, answered, host: Some(replica(host)) }
+    Attempt { began: BEGAN + millis(at), number, end, answered, host: Some(replica(host)), request: None }
 }
 
 /// A request each 10 ms, in turns to both replicas as far as they are up; every tenth is a POST.

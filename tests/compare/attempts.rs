@@ -23,6 +23,8 @@ pub struct Attempt {
     pub answered: bool,
     /// If one was picked.
     pub host: Option<SocketAddr>,
+    /// The number at the end of the path, if there is one.
+    pub request: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,8 @@ impl Attempt {
             _ => End::Sent,
         };
         let host = words.next()?.parse().ok();
-        Some((cluster, Self { began, number, end, answered: code == "200", host }))
+        let request = words.next().and_then(|path| path.rsplit('/').next()?.parse().ok());
+        Some((cluster, Self { began, number, end, answered: code == "200", host, request }))
     }
 }
 

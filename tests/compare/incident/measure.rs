@@ -1,5 +1,6 @@
 //! What one policy made of the incident, in numbers.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use http::Method;
@@ -57,6 +58,9 @@ pub struct Measured {
     pub attempts: Share,
     /// Attempts that failed at a replica, and crashes of replicas.
     pub dead: Share,
+    /// Of the attempts that failed, those that nobody could know better: in flight when their replica crashed, or the first that
+    /// met it then; and the POSTs that ended with one of them.
+    pub unknowable: (u64, u64),
     /// From when a replica was back until it answered; in ascending order.
     pub back: Vec<Duration>,
     /// From when a replica was back until it got half its share; in ascending order.
@@ -118,6 +122,7 @@ impl Measured {
                 part: sent.iter().filter(|attempt| !attempt.answered).count() as u64,
                 whole: crashes.count() as u64,
             },
+            unknowable: unknowable(trial, timelines, length),
             back,
             half_share,
             p50: quantile(&latency, 50),
@@ -170,6 +175,8 @@ impl Measured {
             "requests": self.attempts.whole,
             "failedAttempts": self.dead.part,
             "crashes": self.dead.whole,
+            "unknowableAttempts": self.unknowable.0,
+            "unknowablePosts": self.unknowable.1,
             "secondsUntilFirstAnswer": seconds(&self.back),
             "secondsUntilHalfItsShare": seconds(&self.half_share),
             "latencyMs": {
@@ -178,6 +185,36 @@ impl Measured {
             "answeredPerSecond": self.answered.iter().map(|share| share.part).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Attempts that failed although nobody could know better, and POSTs that were lost with them.
+fn unknowable(trial: &Trial, timelines: &[Timeline], length: Duration) -> (u64, u64) {
+    /// The longest that a replica works on a request, and a bit.
+    const HELD: Duration = Duration::from_millis(50);
+    let mut attempts: Vec<&Attempt> = Vec::new();
+    for (timeline, address) in timelines.iter().zip(&trial.replicas) {
+        let mut failed: Vec<(Duration, &Attempt)> = trial
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.host == Some(*address) && !attempt.answered && attempt.end != End::Vetoed)
+            .map(|attempt| (attempt.began.saturating_sub(trial.began), attempt))
+            .collect();
+        failed.sort_unstable_by_key(|(began, _)| *began);
+        for crash in timeline.crashes.iter().filter(|crash| crash.resets_from < length) {
+            let held = crash.resets_from.saturating_sub(HELD)..crash.resets_from;
+            attempts.extend(failed.iter().filter(|(began, _)| held.contains(began)).map(|(_, attempt)| *attempt));
+            let met = failed.iter().find(|(began, _)| (crash.resets_from..crash.back_at).contains(began));
+            attempts.extend(met.map(|(_, attempt)| *attempt));
+        }
+    }
+    let lost: HashSet<u64> = trial
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.method == Method::POST && outcome.result.is_err())
+        .map(|outcome| outcome.id)
+        .collect();
+    let posts = attempts.iter().filter(|attempt| attempt.request.is_some_and(|id| lost.contains(&id))).count();
+    (attempts.len() as u64, posts as u64)
 }
 
 /// Percent with two decimals, cut, not rounded: 100.00 % is said only of all.

@@ -99,6 +99,18 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
          \x20 p99 of the {} s before the first crash.",
         CALM.as_secs()
     )];
+    if let Some(weir) = row(Policy::Weir) {
+        let (attempts, posts) = weir.unknowable;
+        let lost = weir.post.whole - weir.post.part;
+        notes.push(format!(
+            "  Of the {} attempts that failed with Weir, {attempts} were in flight when their replica crashed or the first that\n\
+             \x20 met it then: nobody could know better. {posts} of the {lost} POSTs that were lost went with them. So a policy that\n\
+             \x20 knows of a crash from its first failure on had {:.3} attempts per request and {:.2} % of the POSTs answered.",
+            weir.dead.part,
+            1.0 + attempts as f64 / weir.attempts.whole.max(1) as f64,
+            100.0 - posts as f64 * 100.0 / weir.post.whole.max(1) as f64,
+        ));
+    }
     let broken = if setting.has_targets() {
         missed
     } else {
