@@ -211,8 +211,13 @@ impl Out {
             _ => PATIENCE.saturating_mul(2),
         };
         let due = self.due(policy, scarce).max(self.succeeded).saturating_add(patience);
-        let look = repeatable && self.look.is_some_and(|at| now >= at);
-        self.ejection.owner == me && (now >= due || look) && self.in_flight(now).is_none()
+        self.ejection.owner == me && (now >= due || repeatable && self.looks(now)) && self.in_flight(now).is_none()
+    }
+
+    /// Whether it is time for the look that was asked for ([`Out::look_at`]).
+    #[must_use]
+    pub fn looks(&self, now: Time) -> bool {
+        self.look.is_some_and(|at| now >= at)
     }
 
     /// Asks for one probe at that time, though the host may not be due: not for a verdict, which it does not give, but to

@@ -32,6 +32,10 @@ pub struct Host {
     evident: Time,
     /// When an attempt on it ended last, or its ejection was read.
     pub seen: Time,
+    /// When it last answered this worker.
+    pub heard: Time,
+    /// When this worker first steered a request to it since it last said anything; the epoch if it owes nothing.
+    pub asked: Time,
 }
 
 impl Host {
@@ -107,6 +111,8 @@ impl Hosts {
                 answers: 0,
                 evident: Time::default(),
                 seen: now,
+                heard: Time::default(),
+                asked: Time::default(),
             }),
         };
         host.seen = now;
@@ -161,7 +167,7 @@ impl Hosts {
     }
 
     /// The addresses of so many hosts for which `time` is the earliest, the earliest first.
-    pub fn earliest(&self, count: usize, time: impl Fn(&Host) -> Option<Time>) -> Vec<&str> {
+    pub fn earliest(&self, count: usize, time: &dyn Fn(&Host) -> Option<Time>) -> Vec<&str> {
         let mut earliest: Vec<&str> = Vec::new();
         // A few of them, time and again: less code than sorting all.
         while earliest.len() < count {

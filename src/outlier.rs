@@ -12,7 +12,8 @@
 //!    the cluster arrives.
 //! 2. When a request arrives and nothing was exchanged of late ([`is_stale`](Outliers::is_stale)), exchange. Then
 //!    [`route`](Outliers::route) it: put the list, if any, into the header that the cluster's `override_host` policy reads,
-//!    and remove what a client sent there in any case. Remember the [`Route::probe`].
+//!    and remove what a client sent there in any case. Remember the [`Route::probe`]. If it can be repeated, hedge it after
+//!    [`hedge_after`](Outliers::hedge_after).
 //! 3. When an attempt ends, say so ([`attempt_ended`](Outliers::attempt_ended)); if that returns `true`, exchange at once.
 //!    Where [`is_calm`](Outliers::is_calm), answered attempts may be sampled, the sample's `weight` telling how many it
 //!    stands for; failures are never sampled.
@@ -43,6 +44,8 @@ use std::time::Duration;
 mod judge;
 mod share;
 
+use judge::JUST;
+
 use crate::detector::{Failure, OutlierPolicy};
 use crate::ejection::{Out, Standing};
 use crate::exchange::{Change, Ejection, WorkerId};
@@ -57,13 +60,15 @@ const RECENTLY: Duration = Duration::from_millis(500);
 /// The record is read at most so often because a request arrives: 100 times a second, at two microseconds each. With eight
 /// workers and 1,000 requests a second, 5 ms would save one attempt on a replica that goes down, of seven.
 const STALE: Duration = Duration::from_millis(10);
-/// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so probes are hardly ever more
-/// than one or two in a hundred attempts.
-const PRICE: u32 = 100;
+/// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so they are hardly ever more than
+/// one in a hundred attempts. Where they are not paid, they wait until hosts usually are back.
+const PRICE: u32 = 200;
 /// So many requests are remembered to pay with.
-const MOST_CREDIT: u32 = 5 * PRICE;
-/// A host that is due for so long is probed even so.
-const UNPAID: Duration = Duration::from_secs(3);
+const MOST_CREDIT: u32 = 2 * PRICE;
+/// A host that is due for so many nanoseconds is probed even so,
+const UNPAID: u64 = 3_000_000_000;
+/// or for so many, where no host has come back yet.
+const UNKNOWN: u64 = 1_000_000_000;
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -138,6 +143,12 @@ pub struct Outliers {
     broken: Time,
     /// How many requests came, less the price of each probe that failed.
     credit: u32,
+    /// When some host was last out.
+    was_out: Time,
+    /// When all that are in last were silent.
+    lost: Time,
+    /// How long hosts were down, of late, in nanoseconds; only of those that this worker brought back.
+    usual: u64,
     /// When all that are in failed, last and first.
     desperate: Time,
     despaired: Time,
@@ -165,6 +176,9 @@ impl Outliers {
             troubled: Time::from_nanos(0),
             broken: Time::from_nanos(0),
             credit: MOST_CREDIT,
+            was_out: Time::from_nanos(0),
+            lost: Time::from_nanos(0),
+            usual: 0,
             desperate: Time::from_nanos(0),
             despaired: Time::from_nanos(0),
         }
@@ -205,10 +219,10 @@ impl Outliers {
         self.hosts.get(address).is_some_and(|host| host.standing.is_out())
     }
 
-    /// Whether no host is out and none failed within the interval, so that a sample of the answered attempts is enough.
+    /// Whether no host was out and none failed within the interval, so that a sample of the answered attempts is enough.
     #[must_use]
     pub fn is_calm(&self, now: Time) -> bool {
-        self.out == 0 && now.since(self.troubled) >= self.policy.interval
+        self.out == 0 && now.since(self.troubled.max(self.was_out)) >= self.policy.interval
     }
 
     /// Whether the shares that Envoy's balancer gives the hosts are known well enough that a sample keeps them fresh.
@@ -241,22 +255,77 @@ impl Outliers {
     }
 
     /// A request arrives. `None` where Envoy should decide: no host is out, or none is left to list, or it explores. (If no
-    /// host is out but one is suspect, a request that could not be repeated is led around it: see [`crate::steering`].)
+    /// host is out but one is suspect, or was out of late, a request that could not be repeated is steered all the same: see
+    /// [`crate::steering`].)
     ///
     /// `repeatable` says that this request is retried whatever happens to its first attempt: its method allows it, and so do
     /// its route and budget. `retries` is how many retries it may have.
     pub fn route(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
+        let route = self.choose(now, repeatable, retries, explore)?;
+        let first = route.hosts.split(',').next().unwrap_or_default();
+        if let Some(host) = self.hosts.get_mut(first) {
+            self.steering.sends(host, now);
+        }
+        Some(route)
+    }
+
+    /// After what time a repeatable request should be sent once more, beside its first attempt, if that is not answered by then:
+    /// while some host is out, since its host may hang. `None` where it should not: what answers take is not known yet, or
+    /// none came of late, so that all hosts may just have become slow.
+    #[must_use]
+    pub fn hedge_after(&self, now: Time) -> Option<Duration> {
+        self.steering
+            .patience()
+            .filter(|patience| self.out > 0 && self.steering.hears(*patience, now))
+            .map(Duration::from_nanos)
+    }
+
+    /// Whether a request should be steered although no host is out: around a host that is silent, or, if it cannot be repeated,
+    /// to where something was answered.
+    fn is_wary(&self, repeatable: bool, now: Time) -> bool {
+        let after = now.since(self.was_out) < self.policy.interval;
+        if after && !repeatable && self.steering.has_scouts() {
+            return true;
+        }
+        let looks = if repeatable { after } else { now.since(self.broken) < SUSPICION };
+        looks
+            && self.hosts.present(now).any(|(_, host)| match repeatable {
+                true => self.steering.is_silent(host, now),
+                false => is_suspect(host, now),
+            })
+    }
+
+    /// Whether all that are in are silent or fail, and those that are out should be tried.
+    fn is_lost(&self, now: Time) -> bool {
+        let mut silent = false;
+        self.out > 0
+            && self.hosts.present(now).all(|(_, host)| {
+                let is_silent = self.steering.is_silent(host, now);
+                silent |= is_silent;
+                is_silent || host.record.is_in_trouble()
+            })
+            && silent
+    }
+
+    fn choose(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
         self.requested = now;
         self.credit = self.credit.saturating_add(1).min(MOST_CREDIT);
         let repeatable = repeatable && retries > 0;
-        let wary = !repeatable
-            && now.since(self.broken) < SUSPICION
-            && self.hosts.present(now).any(|(_, host)| is_suspect(host, now));
+        if repeatable {
+            self.steering.scout();
+        }
+        let wary = self.out == 0 && self.is_wary(repeatable, now);
         // Where only some of the hosts can be remembered, these would get all requests.
         if self.out == 0 && !wary || self.hosts.is_crowded(now) {
             return None;
         }
         let count = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
+        if self.is_lost(now) {
+            if now.since(self.lost) >= JUST {
+                self.pending.push(Change::Hurry);
+            }
+            self.lost = now;
+        }
         if self.is_desperate(now) {
             return self.longest_fine(count, now);
         }
@@ -277,7 +346,7 @@ impl Outliers {
             return None;
         }
         let mut list = self.steering.draw(&self.hosts, count, repeatable, now);
-        if list.is_empty() && wary && self.out > 0 {
+        if list.is_empty() && self.out > 0 {
             list = self.steering.draw(&self.hosts, count, true, now);
         }
         if list.is_empty() {
@@ -292,23 +361,29 @@ impl Outliers {
             }
             Standing::In(_) => None,
         };
-        list.extend(self.hosts.earliest(count.saturating_sub(list.len()), left));
+        list.extend(self.hosts.earliest(count.saturating_sub(list.len()), &left));
         Some(Route { hosts: list.join(","), probe: None })
     }
 
     fn explores(&mut self, explore: Percent, repeatable: bool, now: Time) -> bool {
         let hosts = (self.hosts.len(), self.out);
-        self.steering.explores(explore, hosts, self.speaking, repeatable, now)
+        let poor = self.is_poor(now);
+        self.steering.explores(explore, hosts, self.speaking, repeatable, poor, now)
     }
 
     /// All that are in fail: the hosts, in or out, that failed longest ago. One of them may be back.
     fn longest_fine(&mut self, count: usize, now: Time) -> Option<Route> {
-        let in_or_out = |host: &Host| match &host.standing {
-            Standing::Out(out) => Some(out.ejection.failed),
-            Standing::In(_) if !host.is_known(now) => None,
-            Standing::In(_) => Some(if host.record.is_fine() { Time::default() } else { host.seen }),
+        let in_or_out = |host: &Host| {
+            let failed = match &host.standing {
+                Standing::Out(out) => out.ejection.failed,
+                Standing::In(_) if !host.is_known(now) => return None,
+                Standing::In(_) if host.record.is_fine() => Time::default(),
+                Standing::In(_) => host.seen,
+            };
+            // One that seems to hang comes last.
+            Some(if self.steering.is_silent(host, now) { now } else { failed })
         };
-        let list = self.hosts.earliest(count, in_or_out);
+        let list = self.hosts.earliest(count, &in_or_out);
         let (first, hosts) = ((*list.first()?).to_owned(), list.join(","));
         self.probes += 1;
         let number = self.probes;
@@ -341,14 +416,29 @@ impl Outliers {
         if self.is_scarce(now) { PRICE / 2 } else { PRICE }
     }
 
+    /// Whether probes failed of late that are not paid for yet.
+    fn is_poor(&self, now: Time) -> bool {
+        self.credit < self.price(now)
+    }
+
     /// Of the hosts that want a probe from this worker, the one that is due for longest.
     fn due(&self, now: Time, repeatable: bool) -> Option<Box<str>> {
         let scarce = self.is_scarce(now);
-        let patience = if self.credit >= self.price(now) { Duration::ZERO } else { UNPAID };
+        let poor = self.is_poor(now) && now.since(self.lost) >= JUST;
+        // Half as long again as hosts are down here: most of them are back by then.
+        let half = self.usual / 2;
         let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
             Standing::Out(out) if out.wants_probe(self.me, repeatable, &self.policy, scarce, now) => {
                 let due = out.due(&self.policy, scarce);
-                (now.since(due) >= patience).then_some((due, address))
+                let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
+                let ejection = &out.ejection;
+                let patience = match poor && !out.looks(now) {
+                    false => 0,
+                    true if half == 0 => UNKNOWN,
+                    true if since(ejection.since) / 3 >= half && since(ejection.failed) >= half => 0,
+                    true => UNPAID,
+                };
+                (since(due) >= patience).then_some((due, address))
             }
             _ => None,
         });

@@ -155,8 +155,7 @@ pub type Header = (&'static str, String);
 
 /// Headers by which a client can ask Envoy for retries of its own. From clients that Envoy trusts (internal ones) it obeys
 /// them, so they must not outlive the decision. The ones that a [`Plan`] always writes are not among them.
-pub const CONTROL_HEADERS: [&str; 4] =
-    [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, RETRIABLE_HEADER_NAMES, "x-envoy-hedge-on-per-try-timeout"];
+pub const CONTROL_HEADERS: [&str; 4] = [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, RETRIABLE_HEADER_NAMES, HEDGE];
 
 const RETRY_ON: &str = "x-envoy-retry-on";
 /// How often Envoy retries at most; it beats a route's own number.
@@ -170,6 +169,8 @@ pub const RETRIABLE_HEADER_NAMES: &str = "x-envoy-retriable-header-names";
 pub const NOT_SENT: &str = "x-weir-not-sent";
 /// How long Envoy lets one attempt take, in milliseconds.
 pub const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
+/// Whether the attempt goes on after that, beside the next one.
+pub const HEDGE: &str = "x-envoy-hedge-on-per-try-timeout";
 
 /// Failures after which the upstream cannot have seen the request. Envoy has one more condition for that, `reset-before-request`,
 /// which adds hardly a case and rests on its bookkeeping of what was sent.

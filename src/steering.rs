@@ -11,15 +11,22 @@
 //! been its own.
 //!
 //! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a second or
-//! until it answers. Requests that could not be repeated avoid it; those that can be find out. And while requests are steered
-//! anyway, those that could not be repeated prefer hosts that answered within the last tenth of a second: where there are many
-//! hosts with few requests each, the first to meet one that is down then is one that can be repeated. Where there are many
-//! requests, all hosts have answered by then.
+//! until it answers. Requests that could not be repeated avoid it; those that can be find out.
+//!
+//! **Those that could not be repeated** go, while a host is out and for an interval after, to the host that answered last: so
+//! the first to meet one that is down is one that can be repeated, and is. They follow the others' shares thereby. No more of
+//! them follow than there are others to follow: where nothing can be repeated, one host would get all.
+//!
+//! **Silence.** A host that hangs fails nothing for long. But this knows where it sent requests: where none was answered for
+//! several times as long as answers take, at least 50 ms, the host gets no more, for a second or until it answers. If all that
+//! are in are silent, those that are out are probed at once. And what can be repeated is sent once more, beside the first
+//! attempt, after that time ([`Outliers::hedge_after`](crate::outlier::Outliers::hedge_after)): so nobody waits for a host that
+//! hangs, and whoever just takes long still gets the answer.
 //!
 //! **Exploring.** To keep this fresh and to meet new hosts, some requests carry no list: a share of `explore_percent` at
 //! most, and no more than it takes for each host to be picked every two seconds, by all workers together: they tell each other
 //! what was picked. Such a request may meet a host that is out, which costs it a retry. So where one of many hosts is out
-//! there may be more of them, up to three in 200 requests that meet it: in a big and quiet cluster, where two seconds never
+//! there may be more of them, up to nine in 400 that meet it: in a big and quiet cluster, where two seconds never
 //! are enough, Envoy goes on balancing nearly all by itself, and what it drains gets nothing. Where most are out there are
 //! fewer, and half as many in the first five seconds, while what the calm taught is fresh.
 
@@ -41,16 +48,28 @@ const ENOUGH: u64 = 16;
 const FEW: u64 = 4;
 /// While so long ago nothing was steered, half the exploring will do.
 const CALM: Duration = Duration::from_secs(5);
-/// While fewer requests than this (in basis points) meet a host that is out because they explore, more than `explore_percent`
-/// may.
-const CHEAP: u64 = 150;
+/// While fewer requests than this (in basis points, of those that can be repeated) meet a host that is out because they
+/// explore, more than `explore_percent` may.
+const CHEAP: u64 = 225;
+/// While probes that fail cost enough, no more than this may.
+const DEAR: u64 = 40;
 /// How often each host should be picked by Envoy's balancer.
 const EXPLORE_EACH: Duration = Duration::from_secs(2);
 
 /// A host is suspect for so long, if it answers no request before.
 pub const SUSPICION: Duration = Duration::from_secs(1);
-/// A host that answered within this time is heard.
-const HEARD: Duration = Duration::from_millis(100);
+/// Where no host answered for so many nanoseconds longer than answers take, all may have become slow.
+const HEARD: u64 = 100_000_000;
+/// So many requests that cannot be repeated may follow those that can.
+const MOST_SCOUTS: u32 = 8;
+/// So many answers have to be timed before silence tells anything.
+const TIMED: u32 = 16;
+/// A host is silent that says nothing for so many times what answers take, and for at least
+const SILENT: u64 = 4;
+/// this long, in nanoseconds,
+const SILENT_AT_LEAST: u64 = 50_000_000;
+/// and for so long after.
+const AVOIDED: u64 = 1_000_000_000;
 
 /// Whether the latest attempt on it was not answered at all, of late.
 #[must_use]
@@ -58,8 +77,8 @@ pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.record.is_broken() && now.since(host.seen) < SUSPICION
 }
 
-fn is_heard(host: &Host, now: Time) -> bool {
-    host.record.is_fine() && now.since(host.seen) < HEARD
+const fn nanos_since(time: Time, now: Time) -> u64 {
+    now.as_nanos().saturating_sub(time.as_nanos())
 }
 
 /// Draws the lists of one cluster.
@@ -73,13 +92,30 @@ pub struct Steering {
     /// Since when some host is out.
     since: Option<Time>,
     explored: Time,
+    /// Requests that can be repeated, less those that followed where one of them was answered.
+    scouts: u32,
+    /// When some host answered last.
+    answered: Time,
+    /// What the slower answers of late took, in nanoseconds, and of how many that is known.
+    slow: u64,
+    timed: u32,
 }
 
 impl Steering {
     /// Nothing is known yet. Workers that draw different lists have different seeds.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed), picks: 0, weight: 0, since: None, explored: Time::from_nanos(0) }
+        Self {
+            random: Random::new(seed),
+            picks: 0,
+            weight: 0,
+            since: None,
+            explored: Time::from_nanos(0),
+            scouts: 0,
+            answered: Time::from_nanos(0),
+            slow: 0,
+            timed: 0,
+        }
     }
 
     /// Envoy's balancer picked a host, as far as this attempt tells: one that carried no list, and was no retry.
@@ -130,9 +166,60 @@ impl Steering {
     pub fn steers(&mut self, some_out: bool, now: Time) {
         self.since = if some_out { Some(self.since.unwrap_or(now).min(now)) } else { None };
         self.explored = self.explored.min(now);
+        self.answered = self.answered.min(now);
+    }
+
+    /// A request arrives that can be repeated.
+    pub fn scout(&mut self) {
+        self.scouts = self.scouts.saturating_add(1).min(MOST_SCOUTS);
+    }
+
+    /// Whether there were such requests of late.
+    #[must_use]
+    pub const fn has_scouts(&self) -> bool {
+        self.scouts > 0
+    }
+
+    /// An attempt that `began` then was answered. The longest of late counts, forgotten with a few dozen shorter ones.
+    pub fn took(&mut self, began: Time, now: Time) {
+        self.answered = now;
+        let time = nanos_since(began, now);
+        self.slow = time.max(self.slow - self.slow.saturating_sub(time) / 32);
+        self.timed = self.timed.saturating_add(1);
+    }
+
+    /// How many nanoseconds an answer may take before it is odd that it did not come; `None` while that is not known.
+    #[must_use]
+    pub fn patience(&self) -> Option<u64> {
+        (self.timed >= TIMED).then_some(self.slow.saturating_mul(SILENT).max(SILENT_AT_LEAST))
+    }
+
+    /// Whether some host answered of late. If none did, all may just have become slow.
+    #[must_use]
+    pub fn hears(&self, patience: u64, now: Time) -> bool {
+        nanos_since(self.answered, now) < patience.saturating_add(HEARD)
+    }
+
+    /// Whether a host that was sent requests has not said anything since, for longer than answers take.
+    #[must_use]
+    pub fn is_silent(&self, host: &Host, now: Time) -> bool {
+        if host.asked == Time::default() {
+            return false;
+        }
+        let waits = nanos_since(host.asked, now);
+        self.patience().is_some_and(|patience| waits >= patience && waits - patience < AVOIDED)
+    }
+
+    /// A request is steered to that host.
+    pub fn sends(&self, host: &mut Host, now: Time) {
+        let over = self.patience().unwrap_or(AVOIDED).saturating_add(AVOIDED);
+        if host.asked == Time::default() || host.asked > now || nanos_since(host.asked, now) >= over {
+            host.asked = now;
+        }
     }
 
     /// Whether the next request should be left to Envoy's balancer: one that is not `repeatable` only where no other comes.
+    /// `poor`: probes fail all the time.
     /// So many `hosts` are known, so many of them are `out`, and `workers` take turns.
     pub fn explores(
         &mut self,
@@ -140,14 +227,19 @@ impl Steering {
         (hosts, out): (usize, usize),
         workers: u32,
         repeatable: bool,
+        poor: bool,
         now: Time,
     ) -> bool {
+        if !repeatable && self.has_scouts() {
+            return false;
+        }
         let (hosts, out) = (hosts.max(1) as u64, out.max(1) as u64);
         if percent > Percent::default() && self.picks < FEW.saturating_mul(hosts) {
             return self.random.below(2) == 0;
         }
         let share = match percent.basis_points() {
             0 => 0,
+            share if poor => (DEAR * hosts / out).min(u64::from(share)),
             share => (CHEAP * hosts / out).max(u64::from(share)),
         };
         if self.random.below(u64::from(Percent::MAX.basis_points())) >= share {
@@ -169,18 +261,48 @@ impl Steering {
     }
 
     /// Draws `count` different hosts that are in, or as many as there are: each with its share among those that are left.
-    /// Suspects are drawn only if `trusting`; if not, those that answered a moment ago come first.
+    /// Suspects and silent ones come last, and only if `trusting`; if not, those that answered a moment ago come first.
     pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize, trusting: bool, now: Time) -> Vec<&'a str> {
         let mut drawn = Vec::new();
-        self.draw_from(hosts, count, &mut drawn, |host| trusting || is_heard(host, now));
-        if !trusting {
-            self.draw_from(hosts, count, &mut drawn, |host| !is_heard(host, now) && !is_suspect(host, now));
+        if !trusting && self.scouts > 0 {
+            self.scouts -= 1;
+            drawn.extend(self.latest(hosts, now));
+        }
+        self.draw_from(hosts, count, &mut drawn, &|this, host| {
+            (trusting || !is_suspect(host, now)) && !this.is_silent(host, now)
+        });
+        if trusting {
+            self.draw_from(hosts, count, &mut drawn, &|_, _| true);
         }
         drawn
     }
 
-    fn draw_from<'a>(&mut self, hosts: &'a Hosts, count: usize, drawn: &mut Vec<&'a str>, may: impl Fn(&Host) -> bool) {
-        let listed = hosts.iter().filter(|(_, host)| !host.standing.is_out() && self.is_picked(host) && may(host));
+    /// The host that answered last.
+    fn latest<'a>(&self, hosts: &'a Hosts, now: Time) -> Option<&'a str> {
+        let may = |host: &Host| {
+            !host.standing.is_out()
+                && host.record.is_fine()
+                && host.heard <= now
+                && nanos_since(host.heard, now) < AVOIDED
+                && self.is_picked(host)
+                && !self.is_silent(host, now)
+        };
+        hosts.iter().filter(|(_, host)| may(host)).max_by_key(|(_, host)| host.heard).map(|(address, _)| address)
+    }
+
+    fn draw_from<'a>(
+        &mut self,
+        hosts: &'a Hosts,
+        count: usize,
+        drawn: &mut Vec<&'a str>,
+        may: &dyn Fn(&Self, &Host) -> bool,
+    ) {
+        if drawn.len() >= count {
+            return;
+        }
+        let listed = hosts.iter().filter(|(address, host)| {
+            !host.standing.is_out() && may(self, host) && self.is_picked(host) && !drawn.contains(address)
+        });
         let mut urn: Vec<_> = listed.map(|(address, host)| (address, u64::from(host.picks.weight))).collect();
         let mut total: u64 = urn.iter().map(|(_, weight)| weight).sum();
         while drawn.len() < count && !urn.is_empty() {

@@ -13,6 +13,7 @@ use weir::time::Time;
 mod fake_host;
 
 /// Workers in front of hosts a:1, b:1, c:1, ...; time is in milliseconds.
+#[derive(Clone)]
 struct Bench {
     now: Time,
     record: Option<Vec<u8>>,
@@ -70,6 +71,17 @@ impl Bench {
         self.workers[worker].route(self.now, repeatable, 2, Percent::default())
     }
 
+    /// The same, and what is no probe is answered.
+    fn answered(&mut self, worker: usize, repeatable: bool) -> Option<Route> {
+        let route = self.route(worker, repeatable)?;
+        if route.probe.is_none() {
+            let (host, began) = (route.hosts.split(',').next(), self.now);
+            let attempt = EndedAttempt { host, signal: Signal::Answered, began, weight: 1, picked: false };
+            self.workers[worker].attempt_ended(&attempt, self.now);
+        }
+        Some(route)
+    }
+
     fn out(&self, worker: usize) -> Vec<&str> {
         HOSTS.into_iter().filter(|host| self.workers[worker].is_out(host)).collect()
     }
@@ -77,7 +89,7 @@ impl Bench {
     /// Until a probe goes out.
     fn probe(&mut self, worker: usize) -> Route {
         for _ in 0..1_000 {
-            if let Some(route) = self.route(worker, true).filter(|route| route.probe.is_some()) {
+            if let Some(route) = self.answered(worker, true).filter(|route| route.probe.is_some()) {
                 return route;
             }
             self.pass(50);
@@ -169,7 +181,7 @@ fn where_half_are_out_none_waits_for_long() {
         bench.probe(0);
         bench.ends(0, "a:1", Signal::Refused);
     }
-    (0..500).for_each(|_| drop(bench.route(0, true)));
+    (0..1_000).for_each(|_| drop(bench.answered(0, true)));
     bench.pass(900);
     bench.ends(0, "b:1", Signal::Refused);
     assert!(bench.route(0, true).unwrap().probe.is_none());
@@ -192,7 +204,7 @@ fn probes_that_fail_are_paid_with_requests() {
     let mut bench = Bench::new(1, 4);
     bench.ends(0, "a:1", Signal::Refused);
     let Some(Event::Ejected(mut ejection)) = bench.events.last().cloned() else { panic!("{:?}", bench.events) };
-    for _ in 0..5 {
+    for _ in 0..2 {
         bench.now = ejection.due;
         assert!(bench.route(0, true).unwrap().probe.is_some());
         bench.ends(0, "a:1", Signal::Refused);
@@ -202,23 +214,26 @@ fn probes_that_fail_are_paid_with_requests() {
     let due = ejection.due;
     // There were hardly any requests but the probes.
     bench.now = due;
-    bench.pass(2_900);
+    bench.pass(900);
     let first = bench.workers[0].clone();
     assert!(bench.route(0, true).unwrap().probe.is_none());
     bench.pass(200);
     assert!(bench.route(0, true).unwrap().probe.is_some(), "but not for ever");
     (bench.workers[0], bench.now) = (first, due);
-    assert!((0..101).any(|_| bench.route(0, true).unwrap().probe.is_some()));
+    assert!((0..201).any(|_| bench.route(0, true).unwrap().probe.is_some()));
 }
 
 #[test]
 fn what_cannot_be_repeated_goes_where_there_was_an_answer_just_now() {
     let mut bench = Bench::new(1, 4);
     bench.ends(0, "d:1", Signal::Refused);
-    bench.pass(150);
+    bench.pass(1_100);
     let lists = |bench: &mut Bench, repeatable| -> Vec<String> {
-        let route = |_| bench.route(0, repeatable).map(|route| route.hosts);
-        (0..50).filter_map(route).map(|hosts| hosts.split(',').next().unwrap().to_owned()).collect()
+        let mut route = || {
+            bench.workers[0].route(bench.now, true, 2, Percent::default());
+            bench.route(0, repeatable).map(|route| route.hosts)
+        };
+        (0..50).filter_map(|_| route()).map(|hosts| hosts.split(',').next().unwrap().to_owned()).collect()
     };
     assert!(["a:1", "b:1", "c:1"].iter().all(|host| lists(&mut bench, false).contains(&(*host).to_owned())));
     bench.ends(0, "b:1", Signal::Answered);
@@ -227,6 +242,126 @@ fn what_cannot_be_repeated_goes_where_there_was_an_answer_just_now() {
     assert!(lists(&mut bench, true).iter().any(|host| host != "b:1"));
     bench.ends(0, "b:1", Signal::Reset);
     assert!(lists(&mut bench, false).iter().all(|host| host != "b:1"));
+}
+
+/// Where nothing can be repeated, the host that answered last would get all that comes.
+#[test]
+fn without_others_to_follow_shares_decide() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "d:1", Signal::Refused);
+    (0..20).for_each(|_| drop(bench.answered(0, false)));
+    for host in ["a:1", "b:1", "c:1"] {
+        assert!((0..50).any(|_| bench.answered(0, false).unwrap().hosts.starts_with(host)), "{host}");
+    }
+}
+
+#[test]
+fn what_cannot_be_repeated_follows_for_a_while_after_an_outage() {
+    let mut bench = Bench::new(1, 2);
+    assert_eq!(bench.route(0, false), None);
+    bench.ends(0, "b:1", Signal::Refused);
+    for _ in 0..2 {
+        bench.probe(0);
+        bench.ends(0, "b:1", Signal::Answered);
+    }
+    assert_eq!(bench.out(0), [""; 0]);
+    for host in ["a:1", "b:1"] {
+        bench.pass(1);
+        bench.ends(0, host, Signal::Answered);
+        assert_eq!(bench.route(0, true), None);
+        assert!(bench.route(0, false).unwrap().hosts.starts_with(host));
+    }
+    bench.pass(10_000);
+    assert_eq!((bench.route(0, true), bench.route(0, false)), (None, None));
+}
+
+#[test]
+fn a_host_that_says_nothing_is_avoided() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "d:1", Signal::Refused);
+    while !bench.route(0, true).unwrap().hosts.starts_with("a:1") {}
+    for host in ["b:1", "c:1"] {
+        bench.ends(0, host, Signal::Answered);
+    }
+    let asked = |bench: &mut Bench, repeatable| {
+        (0..50).any(|_| bench.answered(0, repeatable).unwrap().hosts.starts_with("a:1"))
+    };
+    bench.pass(60);
+    assert!(!asked(&mut bench, true) && !asked(&mut bench, false), "others answer within a few milliseconds");
+    assert!(bench.route(0, true).unwrap().hosts.ends_with("a:1"), "better than none");
+    let answers = bench.clone();
+    bench.ends(0, "a:1", Signal::Answered);
+    assert!(asked(&mut bench, true));
+    bench = answers;
+    bench.pass(1_000);
+    assert!(asked(&mut bench, true), "once a second");
+}
+
+/// All that are in hang: nothing fails, so nothing but silence tells.
+#[test]
+fn when_nobody_answers_those_that_are_out_are_tried() {
+    let mut bench = Bench::new(1, 2);
+    bench.ends(0, "b:1", Signal::Refused);
+    for _ in 0..5 {
+        bench.probe(0);
+        bench.ends(0, "b:1", Signal::Refused);
+    }
+    assert!(bench.route(0, true).unwrap().hosts.starts_with("a:1"));
+    bench.pass(20);
+    assert!(bench.route(0, true).unwrap().probe.is_none());
+    bench.pass(40);
+    let probed = (0..3).any(|_| {
+        bench.pass(10);
+        bench.route(0, true).unwrap().probe.is_some()
+    });
+    assert!(probed, "although probes have to wait");
+    bench.ends(0, "b:1", Signal::Answered);
+    assert_eq!(bench.out(0), [""; 0], "one answer is enough");
+}
+
+#[test]
+fn a_second_attempt_beside_the_first_only_where_others_answer() {
+    let mut bench = Bench::new(1, 4);
+    let after = |bench: &Bench| bench.workers[0].hedge_after(bench.now);
+    assert_eq!(after(&bench), None, "no host is out");
+    bench.ends(0, "d:1", Signal::Refused);
+    assert_eq!(after(&bench), Some(Duration::from_millis(50)));
+    let began = bench.now;
+    bench.pass(20);
+    bench.began(0, "a:1", Signal::Answered, began);
+    assert_eq!(after(&bench), Some(Duration::from_millis(80)));
+    bench.pass(200);
+    assert_eq!(after(&bench), None, "all may just have become slow");
+}
+
+#[test]
+fn where_probes_fail_all_the_time_one_reset_is_enough_and_probes_wait() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.pass(2_000);
+    for _ in 0..2 {
+        bench.probe(0);
+        bench.ends(0, "a:1", Signal::Answered);
+    }
+    bench.ends(0, "a:1", Signal::Reset);
+    assert_eq!(bench.out(0), [""; 0], "one is not");
+    bench.ends(0, "a:1", Signal::Refused);
+    for _ in 0..5 {
+        let Some(Event::Ejected(ejection) | Event::Extended(ejection)) = bench.events.last().cloned() else {
+            panic!("{:?}", bench.events)
+        };
+        bench.now = ejection.due;
+        bench.probe(0);
+        bench.ends(0, "a:1", Signal::Refused);
+    }
+    bench.ends(0, "b:1", Signal::Reset);
+    assert_eq!(bench.out(0), ["a:1", "b:1"]);
+    // It was out for two seconds, and was back at some time between.
+    let probed = |bench: &mut Bench| bench.answered(0, true).unwrap().hosts.starts_with("b:1");
+    bench.pass(1_400);
+    assert!(!probed(&mut bench));
+    bench.pass(200);
+    assert!(probed(&mut bench));
 }
 
 /// Chance can keep Envoy's balancer from a host for long, and it may be the only one that is fine.
@@ -288,8 +423,8 @@ fn others_follow_out_and_back_and_only_the_owner_probes() {
     assert_eq!(bench.out(1), ["a:1"]);
     let probe = bench.probe(0);
     assert!(probe.hosts.starts_with("a:1,") && probe.hosts.split(',').count() == 3, "{}", probe.hosts);
-    assert!(bench.route(1, true).unwrap().probe.is_none());
-    assert!(bench.route(0, true).unwrap().probe.is_none(), "one at a time");
+    assert!(bench.answered(1, true).unwrap().probe.is_none());
+    assert!(bench.answered(0, true).unwrap().probe.is_none(), "one at a time");
     bench.ends(0, "a:1", Signal::Answered);
     assert_eq!(bench.out(0), ["a:1"], "two answers bring it back");
     assert!(bench.probe(0).hosts.starts_with("a:1,"));
@@ -359,7 +494,7 @@ fn a_suspect_is_avoided_by_what_cannot_be_repeated() {
     bench.ends(0, "a:1", Signal::Reset);
     assert_eq!(bench.route(0, true), None);
     for _ in 0..100 {
-        assert!(!bench.route(0, false).unwrap().hosts.contains("a:1"));
+        assert!(!bench.answered(0, false).unwrap().hosts.contains("a:1"));
     }
     bench.pass(900);
     assert!(!bench.route(0, false).unwrap().hosts.contains("a:1"));

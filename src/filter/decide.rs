@@ -120,6 +120,10 @@ impl Vm {
         if let (true, Some(list), Some(steering)) = (enforce, &list, self.engine.steering()) {
             host::set_header(Map::Request, &steering.header, list);
         }
+        if let (true, Some(after)) = (enforce, steered.hedge) {
+            host::set_header(Map::Request, retry::PER_TRY_TIMEOUT, &millis(after).to_string());
+            host::set_header(Map::Request, retry::HEDGE, "true");
+        }
         if guarded {
             host::set_property(REQUEST, &context.to_le_bytes());
         }

@@ -1,5 +1,7 @@
 //! Outlier detection in Envoy: who is told what ended where, the record that workers share, and where requests are steered.
 
+use std::time::Duration;
+
 use super::{ATTEMPT_COUNT, ContextId, DURATION, Stream, UPSTREAM_ADDRESS, Vm};
 use crate::attempt::{Attempt, ClusterId, RequestId};
 use crate::config::Mode;
@@ -31,6 +33,8 @@ pub(super) struct Steered {
     pub(super) probe: Option<Probe>,
     /// The hosts that its attempts should go to; empty where Envoy chooses.
     pub(super) hosts: Box<str>,
+    /// After what time it is sent once more, beside the first, where one of its hosts may hang.
+    pub(super) hedge: Option<Duration>,
 }
 
 impl Vm {
@@ -45,9 +49,11 @@ impl Vm {
         let unsteered = (Steered::default(), None);
         let now = self.wall_clock;
         let explore = self.engine.steering().map(|steering| steering.explore_percent);
-        let retries = match (plan, self.engine.retry_policy(cluster)) {
-            (Some(plan), Some(policy)) if plan != Plan::Nothing => policy.max_retries,
-            _ => 0,
+        let (retries, hedges) = match (plan, self.engine.retry_policy(cluster)) {
+            (Some(plan), Some(policy)) if plan != Plan::Nothing => {
+                (policy.max_retries, policy.max_retries > 0 && policy.per_try_timeout.is_none())
+            }
+            _ => (0, false),
         };
         let Some(outliers) = self.outliers(cluster) else { return unsteered };
         outliers.requested(now);
@@ -67,12 +73,13 @@ impl Vm {
         } else {
             outliers.route(now, repeatable, retries, explore)
         };
-        let Some(route) = route else { return unsteered };
+        let hedge = if repeatable && hedges { outliers.hedge_after(now) } else { None };
+        let Some(route) = route else { return (Steered { hedge, ..Steered::default() }, None) };
         self.steered = true;
         if route.probe.is_some() {
             self.count(cluster, Counter::Probes);
         }
-        (Steered { probe: route.probe, hosts: route.hosts.as_str().into() }, Some(route.hosts))
+        (Steered { probe: route.probe, hosts: route.hosts.as_str().into(), hedge }, Some(route.hosts))
     }
 
     /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.

@@ -10,7 +10,7 @@ use crate::record::Record;
 use crate::time::Time;
 
 /// What failed within this time need not be tried again.
-const JUST: Duration = Duration::from_millis(250);
+pub(super) const JUST: Duration = Duration::from_millis(250);
 /// How long those that are out are waited for, when those that are in fail.
 const DESPAIR: Duration = Duration::from_secs(1);
 
@@ -22,6 +22,15 @@ impl Outliers {
         let Some(host) = self.hosts.seen(address, now) else { return false };
         let (policy, me) = (&self.policy, self.me);
         let outcome = Outcome::from(attempt.signal);
+        if outcome != Outcome::Nothing {
+            host.asked = Time::default();
+        }
+        if outcome == Outcome::Answered {
+            host.heard = now;
+            if attempt.weight <= 1 {
+                self.steering.took(attempt.began, now);
+            }
+        }
         let mut failed = None;
         match (&mut host.standing, outcome) {
             (Standing::In(health), Outcome::Answered) if health.concerns(attempt.began) => {
@@ -64,7 +73,7 @@ impl Outliers {
             outcome => outcome,
         };
         let (policy, price) = (self.policy, self.price(now));
-        let enough = if self.is_desperate(now) { 1 } else { policy.probe_successes };
+        let enough = if self.is_desperate(now) || now.since(self.lost) < JUST { 1 } else { policy.probe_successes };
         let Some(out) = self.out_mut(address) else { return };
         let verdict = match outcome {
             Outcome::Answered => out.answered(began, enough, now),
@@ -81,7 +90,14 @@ impl Outliers {
                 self.credit = self.credit.saturating_sub(price);
                 Change::Extend(ejection)
             }
-            Verdict::Readmitted => Change::Readmit(address.into()),
+            Verdict::Readmitted => {
+                // It was back at some time since it last failed.
+                let ejection = &out.ejection;
+                let back = (ejection.failed.as_nanos() / 2).saturating_add(now.as_nanos() / 2);
+                let down = back.saturating_sub(ejection.since.as_nanos());
+                self.usual = if self.usual == 0 { down } else { self.usual - self.usual / 4 + down / 4 };
+                Change::Readmit(address.into())
+            }
         };
         self.pending.push(change);
     }
@@ -106,7 +122,12 @@ impl Outliers {
         }
         let Some(host) = self.hosts.get(address) else { return };
         let Standing::In(health) = &host.standing else { return };
-        if !is_outlier(&self.policy, &host.record, failure, self.others(address, now), now) {
+        let mut policy = self.policy;
+        // Hosts go down one after the other, so it is hardly a stray one.
+        if self.is_poor(now) {
+            policy.reset.count = policy.reset.count.div_ceil(2);
+        }
+        if !is_outlier(&policy, &host.record, failure, self.others(address, now), now) {
             return;
         }
         let most = self.policy.most_out(self.hosts.known(now));

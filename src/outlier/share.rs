@@ -93,7 +93,9 @@ impl Outliers {
         self.speaking = shared.speaking(now);
         self.troubled = self.troubled.min(now);
         self.broken = self.broken.min(now);
+        self.lost = self.lost.min(now);
         self.out = self.hosts.out();
+        self.was_out = if self.out > 0 { now } else { self.was_out.min(now) };
         self.steering.steers(self.out > 0, now);
     }
 }

@@ -131,6 +131,47 @@ fn list(request: &Stream) -> Vec<String> {
     request.request_header(HEADER).map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect())
 }
 
+/// One that hangs must cost nobody: what can be repeated is sent once more, beside the first attempt, while a host is out.
+#[test]
+fn only_what_can_be_repeated_is_hedged_and_only_while_a_host_is_out() {
+    const HEDGED: [&str; 2] = ["x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-hedge-on-per-try-timeout"];
+    let hedged = |envoy: &mut Balancer, method| {
+        let request = envoy.begin(method);
+        let headers = HEDGED.map(|name| request.request_header(name).is_some());
+        envoy.finish(request);
+        assert_eq!(headers[0], headers[1]);
+        headers[0]
+    };
+    let mut envoy = Balancer::new(Attached::new(Level::Guard), "hedged");
+    envoy.warm_up();
+    assert!(!hedged(&mut envoy, "GET"));
+    envoy.kill(HOSTS[1]);
+    for _ in 0..20 {
+        envoy.go("GET");
+    }
+    assert!(hedged(&mut envoy, "GET"));
+    assert!(!hedged(&mut envoy, "POST"));
+    envoy.dead = None;
+    (0..400).for_each(|_| drop(envoy.go("GET")));
+    envoy.at.tick();
+    assert_eq!(envoy.metric("hosts_out"), 0);
+    assert!(!hedged(&mut envoy, "GET"));
+
+    // Whoever sets a timeout has the last word; in shadow mode nothing is set.
+    let timeout = r#"{ "role": "decide", "retry": { "perTryTimeout": "5s" } }"#;
+    for (cluster, policy) in [("timed", timeout), ("shadowed", SHADOW)] {
+        let mut envoy = Balancer::new(Attached::with(Level::Guard, policy), cluster);
+        envoy.warm_up();
+        envoy.dead = Some(HOSTS[1]);
+        for _ in 0..40 {
+            let request = envoy.begin("GET");
+            assert_eq!(request.request_header(HEDGED[1]), None, "{cluster}");
+            envoy.finish(request);
+        }
+        assert_eq!(envoy.metric("ejections_total.reason.refused"), 1, "{cluster}");
+    }
+}
+
 #[test]
 fn requests_are_steered_only_while_a_host_is_out() {
     for (level, cluster) in [(Level::Watch, "steered, watched"), (Level::Guard, "steered, guarded")] {

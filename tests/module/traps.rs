@@ -42,10 +42,11 @@ const READER: &str =
 const IO: &str = "an error of input and output, which reading a slice does not have";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 40] = [
+const EXPLAINED: [Explained; 41] = [
     // Of ours.
     explained("proxy_on_request_headers", ALONE, MATCH),
     explained("weir::filter::decide::<impl weir::filter::Vm>::request_arrives", ALONE, MATCH),
+    explained("weir::filter::exports::proxy_on_request_headers", ALONE, MATCH),
     explained("weir::filter::guard::<impl weir::filter::Vm>::charge_retry", ALONE, MATCH),
     explained("proxy_on_tick", ALONE, MATCH),
     explained("weir::filter::roots::<impl weir::filter::Vm>::tick", ALONE, MATCH),
