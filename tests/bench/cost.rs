@@ -53,7 +53,12 @@ impl Bench {
 
     pub fn send(&self, variant: &Variant, shape: Shape, requests: u32, rate: Option<u32>) -> Result<Outcome> {
         let load = Load { port: variant.port, shape, requests, rate, uris: None };
-        load.run(self.envoy.pid(), self.envoy.directory()).with_context(|| variant.name())
+        let send = || load.run(self.envoy.pid(), self.envoy.directory()).with_context(|| variant.name());
+        // One request of millions may fail on a machine that is busy otherwise: a run of many minutes goes on, and says so.
+        send().or_else(|error| {
+            eprintln!("bench: once more, since {error:#}");
+            send()
+        })
     }
 
     /// V8 has compiled what runs often, all connections are there, and where a host is dead it is known to be.
