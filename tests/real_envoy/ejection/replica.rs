@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -37,6 +37,8 @@ struct Shared {
     mode: Mutex<Mode>,
     connections: Mutex<Vec<TcpStream>>,
     seen: Mutex<Vec<Headers>>,
+    /// When it first broke off, since it was last told what to do.
+    broke: Mutex<Option<Instant>>,
 }
 
 impl Replica {
@@ -55,6 +57,7 @@ impl Replica {
             mode: Mutex::new(Mode::Answer(200)),
             connections: Mutex::default(),
             seen: Mutex::default(),
+            broke: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || accepting.accept());
@@ -75,7 +78,13 @@ impl Replica {
     }
 
     pub fn set(&self, mode: Mode) {
+        *lock(&self.shared.broke) = None;
         *lock(&self.shared.mode) = mode;
+    }
+
+    /// When it first broke off a request, since the mode was [set](Self::set).
+    pub fn broke(&self) -> Option<Instant> {
+        *lock(&self.shared.broke)
     }
 
     /// The requests that arrived so far.
@@ -130,6 +139,7 @@ impl Shared {
                     return None;
                 }
                 Mode::Reset => {
+                    lock(&self.broke).get_or_insert_with(Instant::now);
                     let socket = socket2::SockRef::from(stream);
                     drop(socket.set_linger(Some(Duration::ZERO)));
                     // The copy must not keep it open.

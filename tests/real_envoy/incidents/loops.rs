@@ -32,7 +32,7 @@ fn unsteered() -> serde_json::Value {
     policy("2s", &json!({"steering": null}))
 }
 
-/// One life of a replica, as it really was.
+/// One life of a replica, as it really was: from the first request that it broke off until it listened again, by its own clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Life {
     pub died: Instant,
@@ -47,8 +47,9 @@ pub fn die(site: &Site, replica: usize, down: Duration) -> Result<Life> {
         few => Err(format!("{few} requests: {}", site.story())),
     };
     wait::until(wait::LIMIT, served).map_err(anyhow::Error::msg)?;
-    let died = Instant::now();
     site.replicas[replica].set(Mode::Reset);
+    let broke = || site.replicas[replica].broke().ok_or_else(|| format!("no request to break off: {}", site.story()));
+    let died = wait::until(wait::LIMIT, broke).map_err(anyhow::Error::msg)?;
     std::thread::sleep(Duration::from_millis(150));
     site.replicas[replica].stop();
     site.replicas[replica].set(Mode::Answer(200));
