@@ -15,7 +15,9 @@
 //! | the application's own 503 or 504 | that | none; the application's own `proxy-status` passes | `destination_unavailable`, appended |
 //! | broke after headers | that | none | not retried |
 //!
-//! So `connection_refused` speaks of the last attempt, and `destination_unavailable` may stand for an answered request. That
+//! So `connection_refused` speaks of the last attempt. `destination_unavailable` says nothing: RFC 9209 means it for a next hop
+//! that is taken to be down, but a sidecar that retried in vain says it of an application's own 503 as well, and one such
+//! answer must neither eject a host as if nothing listened there, nor count towards the circuit. Its status speaks. That
 //! nothing was sent is certain only with `connection_refused`, `x-envoy-attempt-count: 1` (`include_attempt_count_in_response`,
 //! which overwrites what the application sends) and no `x-envoy-upstream-service-time`, which Envoy adds to all that the
 //! application answers.
@@ -35,15 +37,14 @@ pub fn signal(value: &[u8]) -> Option<Signal> {
     ERRORS.iter().find(|(name, _)| name.as_bytes() == error).map(|(_, signal)| *signal)
 }
 
-/// The error types of RFC 9209 section 2.3, and what each says of the request. (As a `match`, they cost the module four
+/// The error types of RFC 9209 section 2.3 that say how an attempt ended, and what each says of the request. (As a `match`, they cost the module four
 /// kilobytes.)
-const ERRORS: [(&str, Signal); 18] = [
+const ERRORS: [(&str, Signal); 17] = [
     ("connection_refused", Signal::Refused),
     ("connection_timeout", Signal::Unreachable),
     ("dns_timeout", Signal::Unreachable),
     ("dns_error", Signal::Unreachable),
     ("destination_not_found", Signal::Unreachable),
-    ("destination_unavailable", Signal::Unreachable),
     ("destination_ip_prohibited", Signal::Unreachable),
     ("destination_ip_unroutable", Signal::Unreachable),
     ("tls_protocol_error", Signal::Unreachable),

@@ -12,7 +12,8 @@ const ERRORS: [(&str, Option<Signal>); 32] = [
     ("dns_timeout", Some(Unreachable)),
     ("dns_error", Some(Unreachable)),
     ("destination_not_found", Some(Unreachable)),
-    ("destination_unavailable", Some(Unreachable)),
+    // An Envoy that retried in vain says it of what the application answered.
+    ("destination_unavailable", None),
     ("destination_ip_prohibited", Some(Unreachable)),
     ("destination_ip_unroutable", Some(Unreachable)),
     ("connection_refused", Some(Refused)),
