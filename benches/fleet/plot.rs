@@ -42,7 +42,7 @@ pub fn picture(outcomes: &[(Policy, &Outcome)]) -> String {
         bottom + 30.0,
         "fleet",
         "A simulated fleet through an incident and two outages",
-        "Attempts per request and the share of requests that were answered, over 85 simulated seconds, for 100 proxies and 100 \
+        "Attempts per request and the share of requests that were answered, over 80 simulated seconds, for 100 proxies and 100 \
          hosts: a fifth of the hosts crash-loop, then all hosts refuse for ten seconds, then all hang for ten seconds. The tables \
          that the benchmark prints have the numbers.",
         true,

@@ -82,7 +82,7 @@ pub fn print(options: &Options, sizes: &[Size]) -> Result<()> {
     };
     let began = Instant::now();
     let runs = everything(options, &sizes);
-    println!("seed {}, {} simulations of 85 s in {:.0?}\n", options.seed, runs.len(), began.elapsed());
+    println!("seed {}, {} simulations of 80 s in {:.0?}\n", options.seed, runs.len(), began.elapsed());
     for size in sizes {
         let Size { proxies, hosts, rate } = size;
         println!("{proxies} proxies, {hosts} hosts, {rate} requests a second:\n\n{HEAD}");

@@ -6,9 +6,9 @@
 //!  20 s   all is well
 //!  25 s   an outage: all hosts refuse connections
 //!  35 s   all is well
-//!  50 s   another: all hosts hang. They take requests into their queues and answer none
-//!  60 s   all is well, but for what is in the queues
-//!  85 s   the end
+//!  45 s   another: all hosts hang. They take requests into their queues and answer none
+//!  55 s   all is well, but for what is in the queues
+//!  80 s   the end
 //! ```
 //!
 //! The load is the same through all of it, however many proxies and hosts share it: 70 percent GET, 30 percent POST. A host
@@ -54,8 +54,8 @@ const GETS: u64 = 70;
 
 pub const INCIDENT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 pub const REFUSAL: (Duration, Duration) = (Duration::from_secs(25), Duration::from_secs(35));
-pub const HANG: (Duration, Duration) = (Duration::from_secs(50), Duration::from_secs(60));
-pub const END: Duration = Duration::from_secs(85);
+pub const HANG: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(55));
+pub const END: Duration = Duration::from_secs(80);
 
 /// What is simulated.
 #[derive(Clone, Debug)]
