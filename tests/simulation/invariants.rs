@@ -1,6 +1,22 @@
 //! What holds whatever happens: thousands of short incidents, each made from its seed.
 //!
 //! `WEIR_SEED=7 cargo test --test simulation -- invariants` runs one of them again, and tells what came of it.
+//!
+//! That these checks can fail was tried, by breaking `src` on purpose (2026-11-22):
+//!
+//! | broken | what failed |
+//! |---|---|
+//! | each retry is granted; the shared record is ignored; one retry more than the share | over budget |
+//! | `most_out` allows all; an ejection does not look at `most` | all hosts are out |
+//! | ejections do not get longer; a failed probe counts as an answered one; any failure ejects | went out so many times |
+//! | an early probe that fails is a strike; probes come three seconds late; nobody takes over from a worker that is gone | back too late |
+//! | another host than the one that failed is ejected | had not failed |
+//! | what began before a host was back counts against it | ejections for old news |
+//!
+//! The circuit's, in `circuit.rs`: statuses count as broken, five requests are enough, 60 percent are enough; no probe closes it;
+//! what was shed is counted twice, or three at most; probes come four times as often. Each was caught there. That the next probe is
+//! four `open_time`s away is not, and need not be: who reads such a record puts it right.
+//! Nothing here sees that a host is back after one probe instead of two, or that evidence counts for 20 s instead of one.
 
 use std::time::Duration;
 
