@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::load::{Load, failed};
+use super::replica::Mode;
 use super::site::{Attempt, CLUSTER, Setup, Site};
 use crate::alone::Test;
 use crate::level::Level;
@@ -19,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("ejection::watch::one_of_two", || one_refusal(Setup { hosts: 2, ..Setup::new(Level::Watch) })),
     ("ejection::guard::one_of_two", || one_refusal(Setup { hosts: 2, ..Setup::new(Level::Guard) })),
     ("ejection::nobody_pays_for_probes", nobody_pays_for_probes),
+    ("ejection::a_host_that_hangs_holds_no_probe", a_host_that_hangs_holds_no_probe),
     ("ejection::posts_only", posts_only),
     ("ejection::dead_from_the_start", dead_from_the_start),
 ];
@@ -166,6 +168,36 @@ fn nobody_pays_for_probes() -> anyhow::Result<()> {
     let (others, seconds) = (refused.len() - probes, down.as_secs_f64());
     // Resets of what was under way, a refusal for each connection, and exploration by each worker.
     ensure!(others <= 9 + 9 + (3.0 * seconds).ceil() as usize, "{others} attempts besides probes: {refused:#?}");
+    Ok(())
+}
+
+/// Without any timeout but the route's, which would fail what waits: a probe that is not answered is sent to another host, too.
+fn a_host_that_hangs_holds_no_probe() -> anyhow::Result<()> {
+    let route = json!({"route": {"timeout": "5s"}});
+    let site = Setup { route, ..Setup::new(Level::Guard) }.start()?;
+    site.warm_up()?;
+    site.stop(0)?;
+    let request = Request::get("/while");
+    ensure!(failed_free(&site.send(&request, 40)?), "{}", site.story());
+    site.wait_for("hosts_out", 1)?;
+    site.replicas[0].set(Mode::Hang);
+    let before = site.replicas[0].count();
+    site.replicas[0].start()?;
+    wait::until(wait::LIMIT, || {
+        let statuses = site.send(&request, 20).map_err(|error| format!("{error:#}"))?;
+        let met = site.replicas[0].count() - before;
+        match (failed_free(&statuses), met) {
+            (true, 3..) => Ok(()),
+            _ => Err(format!("{statuses:?}, of which {met} met it; {}", site.story())),
+        }
+    })
+    .map_err(anyhow::Error::msg)?;
+    ensure!(site.metric("hosts_out") == 1, "it is in, and hangs; {}", site.story());
+    let failures = site.stat("http.site.downstream_rq_5xx");
+    ensure!(failures == 0, "{failures} requests failed; {}", site.story());
+    site.replicas[0].set(Mode::Answer(200));
+    let (_, statuses) = site.until_all_are_in(&request, wait::LIMIT)?;
+    ensure!(failed_free(&statuses), "{statuses:?}; {}", site.story());
     Ok(())
 }
 
