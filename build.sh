@@ -26,7 +26,7 @@ Usage: ./build.sh [COMMAND]
   soak [MINUTES [CONNECTIONS]]
                   half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
-  cli             build target/weir, the command line: "weir check" explains a policy
+  cli             build target/weir, the command line: check a policy, replay an access log
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
   deny            check the dependencies: licences, advisories, duplicates, where they come from

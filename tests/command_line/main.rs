@@ -1,6 +1,13 @@
 //! The command line, `weir`, as its users run it.
 
 mod check;
+#[path = "../crash_loops/mod.rs"]
+mod crash_loops;
+mod envoy;
+mod replay;
+#[path = "../support/mod.rs"]
+#[allow(unused_imports)]
+mod support;
 
 use std::io::Write;
 use std::process::{Command, Stdio};

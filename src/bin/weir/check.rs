@@ -4,7 +4,7 @@ mod bounds;
 mod explain;
 pub mod find;
 mod oddities;
-mod words;
+pub mod words;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

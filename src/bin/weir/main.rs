@@ -4,10 +4,13 @@
 //! attempts by `weir::signal`, and so on. What it needs besides is in nobody's way in the module, which is built without it.
 //!
 //! - [`check`]: `weir check FILE` validates a policy and says in words and numbers what it means.
+//! - [`replay`]: `weir replay ACCESS_LOG...` runs the engine over Envoy's access logs.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_arch = "wasm32"))]
 mod check;
+#[cfg(not(target_arch = "wasm32"))]
+mod replay;
 
 /// Cargo builds the binaries of a package for its tests, so also where these run as WebAssembly.
 #[cfg(target_arch = "wasm32")]
@@ -22,9 +25,11 @@ fn main() -> std::process::ExitCode {
     #[command(name = "weir", version, about)]
     enum Command {
         Check(check::Arguments),
+        Replay(replay::Arguments),
     }
 
     match Command::parse() {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
     }
 }

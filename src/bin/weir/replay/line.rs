@@ -1,0 +1,359 @@
+//! A line of an access log: one JSON object, with the names of Istio's default format and some more of our own.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use weir::random::hash;
+use weir::retry::Request;
+use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal, Verdict};
+
+/// What one line says.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Whether it is an attempt's line, from the router's `upstream_log`; else a request's.
+    pub is_attempt: bool,
+    /// When it began and ended, in nanoseconds since the Unix epoch.
+    pub start: u64,
+    pub end: u64,
+    /// The host, where there was one.
+    pub host: Option<Box<str>>,
+    method: Box<str>,
+    grpc: bool,
+    key: bool,
+    flags: Flags,
+    status: Option<u16>,
+    grpc_status: Option<u32>,
+    retry_after: bool,
+    overloaded: bool,
+    proxy_status: Box<str>,
+    details: Box<str>,
+    failure: Box<str>,
+    /// How many attempts the request had; 0 if the line does not say.
+    pub attempts: u32,
+    /// What the lines of one request have in common; 0 if nothing.
+    pub id: u64,
+    /// The attempt's connection.
+    pub connection: Option<u64>,
+}
+
+/// Why a line is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Useless {
+    /// It is longer than any log line.
+    TooLong,
+    /// It is no JSON object.
+    NotJson,
+    /// It has no start time, or none that can be read.
+    NoStart,
+    /// It has no duration.
+    NoDuration,
+    /// It went to no cluster: Envoy answered by itself.
+    NoCluster,
+    /// It went to one of too many clusters.
+    TooManyClusters,
+}
+
+impl Useless {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::TooLong => "longer than 1 MiB",
+            Self::NotJson => "not a JSON object",
+            Self::NoStart => "no start_time that can be read",
+            Self::NoDuration => "no duration",
+            Self::NoCluster => "no upstream_cluster: Envoy answered by itself",
+            Self::TooManyClusters => "of more than 1,000 clusters",
+        }
+    }
+}
+
+/// A value of whatever type: operators of Envoy write numbers where there is one, and null or "-" where there is none.
+#[derive(Default)]
+enum Word<'a> {
+    #[default]
+    None,
+    Number(f64),
+    Text(Cow<'a, str>),
+}
+
+impl Word<'_> {
+    fn text(&self) -> &str {
+        match self {
+            Self::Text(text) if &**text != "-" => text,
+            _ => "",
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+            Self::None => None,
+        }
+    }
+
+    fn whole(&self) -> Option<u32> {
+        self.number().filter(|number| *number >= 0.0).map(|number| number as u32)
+    }
+
+    fn is_there(&self) -> bool {
+        matches!(self, Self::Number(_)) || !self.text().is_empty()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Word<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl<'de> Visitor<'de> for Words {
+            type Value = Word<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Word<'de>, E> {
+                Ok(Word::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Word<'de>, E> {
+                Ok(Word::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Word<'de>, E> {
+                Ok(Word::Number(number as f64))
+            }
+            fn visit_i64<E>(self, number: i64) -> Result<Word<'de>, E> {
+                Ok(Word::Number(number as f64))
+            }
+            fn visit_f64<E>(self, number: f64) -> Result<Word<'de>, E> {
+                Ok(Word::Number(number))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Word<'de>, E> {
+                Ok(Word::None)
+            }
+            fn visit_unit<E>(self) -> Result<Word<'de>, E> {
+                Ok(Word::None)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Word<'de>, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Word::None)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word<'de>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Word::None)
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    log: Word<'a>,
+    start_time: Word<'a>,
+    duration: Word<'a>,
+    method: Word<'a>,
+    upstream_cluster: Word<'a>,
+    upstream_host: Word<'a>,
+    upstream_local_address: Word<'a>,
+    response_code: Word<'a>,
+    response_flags: Word<'a>,
+    response_code_details: Word<'a>,
+    upstream_transport_failure_reason: Word<'a>,
+    #[serde(alias = "attempt_count")]
+    upstream_request_attempt_count: Word<'a>,
+    grpc_status: Word<'a>,
+    grpc_trailer: Word<'a>,
+    content_type: Word<'a>,
+    idempotency_key: Word<'a>,
+    retry_after: Word<'a>,
+    overloaded: Word<'a>,
+    proxy_status: Word<'a>,
+    stream_id: Word<'a>,
+    request_id: Word<'a>,
+}
+
+/// Reads a line: what it says, and of which cluster.
+pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
+    let fields: Fields<'_> = match line.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => serde_json::from_slice(line).map_err(|_| Useless::NotJson)?,
+        _ => return Err(Useless::NotJson),
+    };
+    let start = match &fields.start_time {
+        Word::Number(seconds) => nanos(*seconds),
+        Word::Text(text) => time(text),
+        Word::None => None,
+    };
+    let start = start.ok_or(Useless::NoStart)?;
+    let lasted = fields.duration.number().filter(|ms| *ms >= 0.0).ok_or(Useless::NoDuration)?;
+    let cluster = match fields.upstream_cluster {
+        Word::Text(text) if !text.is_empty() && text != "-" => text,
+        _ => return Err(Useless::NoCluster),
+    };
+    let text = |word: &Word<'_>| Box::<str>::from(word.text());
+    let grpc = fields.content_type.text().starts_with("application/grpc");
+    let host = fields.upstream_host.text();
+    // Of attempts, Envoy logs no stream id (1.40).
+    let id = Some(fields.request_id.text()).filter(|id| !id.is_empty()).unwrap_or(fields.stream_id.text());
+    let status = fields.response_code.whole().and_then(|status| u16::try_from(status).ok());
+    let local = fields.upstream_local_address.text();
+    let record = Record {
+        is_attempt: fields.log.text() == "attempt",
+        start,
+        end: start.saturating_add((lasted.min(LONGEST) * 1e6) as u64),
+        host: (!host.is_empty()).then(|| host.into()),
+        method: text(&fields.method),
+        grpc,
+        key: fields.idempotency_key.is_there(),
+        flags: flags(fields.response_flags.text()),
+        status: status.filter(|status| *status > 0),
+        grpc_status: fields.grpc_trailer.whole().or_else(|| fields.grpc_status.whole()).filter(|_| grpc),
+        retry_after: fields.retry_after.is_there(),
+        overloaded: fields.overloaded.is_there(),
+        proxy_status: text(&fields.proxy_status),
+        details: text(&fields.response_code_details),
+        failure: text(&fields.upstream_transport_failure_reason),
+        attempts: fields.upstream_request_attempt_count.whole().unwrap_or(0).min(MOST_ATTEMPTS),
+        id: if id.is_empty() { 0 } else { hash(id.as_bytes(), 0).max(1) },
+        connection: (!local.is_empty()).then(|| hash(local.as_bytes(), 0)),
+    };
+    Ok((record, cluster))
+}
+
+impl Record {
+    /// What retries depend on.
+    pub fn request(&self) -> Request<'_> {
+        Request { method: self.method.as_bytes(), grpc: self.grpc, idempotency_key: self.key, attempt: 1 }
+    }
+
+    /// What was answered.
+    pub fn answer(&self) -> Answer<'_> {
+        Answer {
+            status: self.status,
+            grpc_status: self.grpc_status,
+            retry_after: self.retry_after,
+            overloaded: self.overloaded,
+            proxy_status: self.proxy_status.as_bytes(),
+        }
+    }
+
+    /// An attempt's own verdict.
+    pub fn classify(&self) -> Verdict {
+        Attempt { flags: self.flags, answer: self.answer(), failure_reason: self.failure.as_bytes() }.classify()
+    }
+
+    /// Whether there was no connection within the connect timeout.
+    pub fn connect_timeout(&self) -> bool {
+        if self.is_attempt { self.failure.is_empty() } else { self.request_end().connect_timeout() }
+    }
+
+    /// A request's end.
+    pub fn request_end(&self) -> RequestEnd<'_> {
+        RequestEnd { flags: self.flags, answer: self.answer(), details: self.details.as_bytes() }
+    }
+
+    /// How the last attempt of a request ended; `None` where there was none.
+    pub fn last_attempt(&self) -> Option<Signal> {
+        let nothing = self.host.is_none() && self.details.is_empty();
+        if self.details.is_empty() && !self.flags.is_empty() && !nothing {
+            // A log without details: the flags of the request are those of its last attempt.
+            return match self.classify() {
+                Verdict::Certain(signal) => Some(signal),
+                Verdict::Open(open) => Some(open.provisional(false)),
+            };
+        }
+        self.request_end().last_attempt()
+    }
+
+    /// Whether its end explains that of attempts: they ended together with it, and not by an answer.
+    pub fn explains(&self) -> bool {
+        !self.is_attempt && !self.flags.is_empty()
+    }
+}
+
+/// `UF,URX`, as Envoy writes them; those that nothing depends on are one bit.
+fn flags(text: &str) -> Flags {
+    let bit = |flag: &str| match flag.trim() {
+        "" | "-" => 0,
+        // Told of requests that were retried as often as they may be: the attempt has its own.
+        "URX" => OTHER,
+        "UH" => Flags::NO_HEALTHY_UPSTREAM.0,
+        "UT" => Flags::TIMEOUT.0,
+        "LR" => Flags::LOCAL_RESET.0,
+        "UR" => Flags::REMOTE_RESET.0,
+        "UF" => Flags::CONNECTION_FAILURE.0,
+        "UC" => Flags::CONNECTION_TERMINATION.0,
+        "UO" => Flags::OVERFLOW.0,
+        "DC" => Flags::DOWNSTREAM_TERMINATION.0,
+        "SI" => Flags::IDLE_TIMEOUT.0,
+        "DPE" => Flags::DOWNSTREAM_PROTOCOL_ERROR.0,
+        "UMSDR" => Flags::MAX_DURATION.0,
+        "UPE" => Flags::UPSTREAM_PROTOCOL_ERROR.0,
+        "DR" => Flags::DOWNSTREAM_RESET.0,
+        _ => OTHER,
+    };
+    Flags(text.split(',').map(bit).fold(0, |all, bit| all | bit))
+}
+
+const OTHER: u64 = 1 << 63;
+/// No request takes longer, in milliseconds: a day. So no time is near the end of all times.
+const LONGEST: f64 = 86_400_000.0;
+/// No request has more.
+const MOST_ATTEMPTS: u32 = 1_000;
+
+/// Seconds since the epoch, in nanoseconds.
+fn nanos(seconds: f64) -> Option<u64> {
+    (0.0..1e10).contains(&seconds).then_some((seconds * 1e9) as u64)
+}
+
+/// `1770000000.123456`, or `2026-11-22T21:44:23.123Z`.
+fn time(text: &str) -> Option<u64> {
+    if let Some((seconds, fraction)) = text.split_once('.')
+        && seconds.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return seconds
+            .parse::<u64>()
+            .ok()
+            .filter(|seconds| *seconds < 10_000_000_000)?
+            .checked_mul(1_000_000_000)?
+            .checked_add(part(fraction)?);
+    }
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let separated = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if !separated.iter().all(|(at, byte)| text.as_bytes().get(*at) == Some(byte)) {
+        return text.parse::<f64>().ok().and_then(nanos);
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !(1970..=2200).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let rest = text.get(19..)?;
+    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let fraction = if digits > 0 { part(rest.get(1..=digits)?)? } else { 0 };
+    let zone = rest.get(if digits > 0 { 1 + digits } else { 0 }..)?;
+    let offset = match zone {
+        "Z" | "" => 0,
+        _ => {
+            let sign = if zone.starts_with('-') { -1 } else { 1 };
+            let digits: String = zone.chars().filter(char::is_ascii_digit).collect();
+            let hours: i64 = digits.get(..2)?.parse().ok()?;
+            let minutes: i64 = digits.get(2..4)?.parse().ok()?;
+            sign * (hours * 3_600 + minutes * 60)
+        }
+    };
+    // Days since 1970, with years that begin in March.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
+    let seconds = days.checked_sub(719_468)?.checked_mul(86_400)? + hour * 3_600 + minute * 60 + second;
+    seconds.checked_add_signed(-offset)?.checked_mul(1_000_000_000)?.checked_add(fraction)
+}
+
+/// A fraction of a second, in nanoseconds.
+fn part(digits: &str) -> Option<u64> {
+    let nine: String = digits.chars().chain(std::iter::repeat('0')).take(9).collect();
+    nine.parse().ok()
+}

@@ -1,0 +1,169 @@
+//! What happened, as a picture: requests and failures over time, what would have been out, and incidents.
+
+use std::time::Duration;
+
+use weir::signal::Signal;
+
+use super::Lines;
+use super::report::{clock, ordered};
+use super::tally::{Tally, Timeline};
+use super::world::World;
+
+#[path = "../../../../tests/crash_loops/svg.rs"]
+#[allow(dead_code)]
+mod svg;
+
+use svg::{Frame, Svg};
+
+/// Clusters and lanes of hosts that are drawn.
+const MOST_CLUSTERS: usize = 6;
+const MOST_LANES: usize = 16;
+
+const FRAME: Frame = Frame { width: 960.0, left: 170.0, span: 770.0, length: Duration::ZERO };
+const HIGH: f64 = 70.0;
+const LANE: f64 = 18.0;
+
+/// The colours of failures; each is told in the legend.
+const COLOURS: [(Signal, &str); 6] = [
+    (Signal::Refused, "#3a6ea5"),
+    (Signal::Unreachable, "#7aa6d6"),
+    (Signal::Reset, "#d9480f"),
+    (Signal::Truncated, "#f2a074"),
+    (Signal::Timeout, "#8a5fb0"),
+    (Signal::Error, "#e8b33c"),
+];
+
+/// The whole picture.
+pub fn draw(lines: &Lines, world: &World) -> String {
+    let (first, last) = (lines.first.unwrap_or(0), lines.last);
+    let frame = Frame { length: Duration::from_nanos(last.saturating_sub(first).max(1_000_000)), ..FRAME };
+    let mut svg = Svg::default();
+    let mut y = 30.0;
+    svg.text("heading", (16.0, y), &format!("Weir replay: {} to {}", clock(first, true), clock(last, true)));
+    y += 22.0;
+    let mut x = 16.0;
+    for (signal, colour) in COLOURS {
+        rect(&mut svg, (x, y - 9.0), (10.0, 10.0), colour);
+        svg.text("key", (x + 14.0, y), signal.name());
+        x += 30.0 + 7.0 * signal.name().len() as f64;
+    }
+    y += 20.0;
+    let clusters = ordered(world);
+    for (name, _, tally) in clusters.iter().take(MOST_CLUSTERS) {
+        y = cluster(&mut svg, &frame, first, y, name, tally);
+    }
+    if clusters.len() > MOST_CLUSTERS {
+        svg.text("muted", (16.0, y + 10.0), &format!("and {} more clusters", clusters.len() - MOST_CLUSTERS));
+        y += 24.0;
+    }
+    let description =
+        "For each cluster: requests and failed attempts over time, hosts that would have been out, incidents.";
+    svg.finish(&frame, y + 10.0, "replay", "Weir replay", description, true)
+}
+
+fn cluster(svg: &mut Svg, frame: &Frame, first: u64, top: f64, name: &str, tally: &Tally) -> f64 {
+    let mut y = top + 14.0;
+    svg.text("heading", (16.0, y), name);
+    y += 10.0;
+    let timeline = &tally.timeline;
+    let requests: Vec<u64> = timeline.steps.iter().map(|step| step.requests.max(step.attempts)).collect();
+    let failures: Vec<Vec<u64>> = timeline
+        .steps
+        .iter()
+        .map(|step| COLOURS.iter().map(|(signal, _)| step.signals.get(signal.index()).copied().unwrap_or(0)).collect())
+        .collect();
+    let most_requests = requests.iter().copied().max().unwrap_or(0).max(1);
+    let most_failures = failures.iter().map(|step| step.iter().sum()).max().unwrap_or(0).max(1);
+    let per_second = |count: u64| count as f64 * 1e9 / timeline.length as f64;
+
+    label(svg, y, "requests/s", &format!("up to {:.0}", per_second(most_requests)));
+    let width = |step: usize| {
+        let (left, right) = (x(frame, first, timeline, step), x(frame, first, timeline, step + 1));
+        (left, (right - left).max(0.7))
+    };
+    for (step, count) in requests.iter().enumerate() {
+        let (left, width) = width(step);
+        let high = HIGH * *count as f64 / most_requests as f64;
+        svg.rect("up", (left, y + HIGH - high), (width, high));
+    }
+    svg.line("grid", (frame.left, y + HIGH), (frame.left + frame.span, y + HIGH));
+    y += HIGH + 12.0;
+    label(svg, y, "failed attempts/s", &format!("up to {:.0}", per_second(most_failures)));
+    for (step, counts) in failures.iter().enumerate() {
+        let (left, width) = width(step);
+        let mut bottom = y + HIGH;
+        for (count, (_, colour)) in counts.iter().zip(COLOURS) {
+            let high = HIGH * *count as f64 / most_failures as f64;
+            bottom -= high;
+            if *count > 0 {
+                rect(svg, (left, bottom), (width, high), colour);
+            }
+        }
+    }
+    let lanes_from = y + HIGH + 10.0;
+    svg.line("grid", (frame.left, y + HIGH), (frame.left + frame.span, y + HIGH));
+    y = lanes(svg, frame, first, lanes_from, tally);
+    for told in tally.told.iter().filter(|told| told.state == "open" || told.pattern == "restart").take(60) {
+        let at = frame.x(Duration::from_nanos(told.at.saturating_sub(first)));
+        svg.line("bound", (at, lanes_from - 4.0), (at, y));
+        svg.text("tick middle", (at.clamp(frame.left + 30.0, frame.left + frame.span - 30.0), y + 10.0), told.pattern);
+    }
+    axis(svg, frame, y + 14.0);
+    y + 40.0
+}
+
+/// What would have been out, host by host.
+fn lanes(svg: &mut Svg, frame: &Frame, first: u64, top: f64, tally: &Tally) -> f64 {
+    let mut y = top;
+    let end = frame.length.as_nanos() as u64;
+    let lane = |host: &str| tally.ejected.iter().any(|ejected| &*ejected.host == host);
+    for host in tally.hosts.keys().filter(|host| lane(host)).take(MOST_LANES) {
+        svg.text("muted", (16.0, y + 12.0), host);
+        svg.line("track", (frame.left, y + 8.0), (frame.left + frame.span, y + 8.0));
+        for ejected in tally.ejected.iter().filter(|ejected| ejected.host == *host) {
+            let left = frame.x(Duration::from_nanos(ejected.at.saturating_sub(first)));
+            let back = ejected.back.map_or(end, |back| back.saturating_sub(first));
+            let right = frame.x(Duration::from_nanos(back));
+            svg.rect("out", (left, y + 3.0), ((right - left).max(1.0), 10.0));
+        }
+        y += LANE;
+    }
+    y
+}
+
+fn label(svg: &mut Svg, y: f64, name: &str, most: &str) {
+    svg.text("label", (16.0, y + 14.0), name);
+    svg.text("muted", (16.0, y + 30.0), most);
+}
+
+fn x(frame: &Frame, first: u64, timeline: &Timeline, step: usize) -> f64 {
+    let start = timeline.start.unwrap_or(first).saturating_sub(first);
+    frame.x(Duration::from_nanos(start.saturating_add(timeline.length.saturating_mul(step as u64))))
+}
+
+/// Some times below a cluster.
+fn axis(svg: &mut Svg, frame: &Frame, y: f64) {
+    let seconds = frame.length.as_secs_f64();
+    for tick in 0..=6 {
+        let share = f64::from(tick) / 6.0;
+        let at = frame.left + frame.span * share;
+        let class = match tick {
+            0 => "tick",
+            6 => "tick end",
+            _ => "tick middle",
+        };
+        let time = seconds * share;
+        let text = match time {
+            time if seconds >= 7_200.0 => format!("{:.1} h", time / 3_600.0),
+            time if seconds >= 120.0 => format!("{:.1} min", time / 60.0),
+            time => format!("{time:.1} s"),
+        };
+        svg.text(class, (at, y + 8.0), &text);
+    }
+}
+
+fn rect(svg: &mut Svg, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
+    use std::fmt::Write as _;
+    let [x, y, width, height] = [x, y, width, height].map(svg::short);
+    let _ = write!(svg, r#"<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{colour}"/>"#);
+}

@@ -1,0 +1,191 @@
+//! What is counted of one cluster: bounded, however long the log.
+
+use std::collections::BTreeMap;
+
+use weir::signal::Signal;
+
+/// Hosts that are told apart.
+const MOST_HOSTS: usize = 500;
+/// Ejections and incidents that are kept; more are only counted.
+pub const MOST_KEPT: usize = 1_000;
+/// Steps of the timeline.
+const MOST_STEPS: usize = 512;
+
+/// Attempts by [`Signal::index`].
+pub type Signals = [u64; Signal::ALL.len()];
+
+/// What became of a cluster's requests, and what Weir would have done about them.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub requests: u64,
+    pub attempts: u64,
+    pub signals: Signals,
+    pub hosts: BTreeMap<Box<str>, Host>,
+    /// Attempts on hosts beyond those.
+    pub other_hosts: u64,
+    /// Requests that a client saw fail.
+    pub failures: u64,
+    /// Of these, those that Weir could have retried safely, and the budget would have paid.
+    pub retriable: u64,
+    /// Of these, those where some host of the cluster answered just then.
+    pub hopeful: u64,
+    /// Those that might have been retried, had the budget not denied it.
+    pub unpaid: u64,
+    /// Retries that happened: that Weir would have made as well, had the budget not paid for, would have stopped.
+    pub granted: u64,
+    pub denied: u64,
+    pub stopped: u64,
+    /// Retries of which the log does not tell what they followed.
+    pub unclear: u64,
+    /// Requests that an open circuit would have answered at once.
+    pub shed: u64,
+    pub ejections: u64,
+    pub ejected: Vec<Ejected>,
+    pub opened: u64,
+    pub openings: Vec<Opening>,
+    pub incidents: u64,
+    pub told: Vec<Told>,
+    pub timeline: Timeline,
+}
+
+/// One host.
+#[derive(Debug, Default)]
+pub struct Host {
+    pub signals: Signals,
+    /// Attempts that it got while it would have been out.
+    pub while_out: u64,
+}
+
+/// A host was out.
+#[derive(Debug)]
+pub struct Ejected {
+    pub host: Box<str>,
+    pub why: &'static str,
+    pub at: u64,
+    /// When it would have been back; `None`: it is out at the end.
+    pub back: Option<u64>,
+    /// How often that was prolonged.
+    pub prolonged: u32,
+}
+
+/// A circuit was open.
+#[derive(Debug)]
+pub struct Opening {
+    pub at: u64,
+    pub broke: u64,
+    pub attempts: u64,
+    pub closed: Option<u64>,
+}
+
+/// An incident.
+#[derive(Debug)]
+pub struct Told {
+    pub at: u64,
+    pub pattern: &'static str,
+    pub state: &'static str,
+    pub host: Option<Box<str>>,
+    pub line: String,
+}
+
+impl Tally {
+    /// An attempt ended.
+    pub fn attempt(&mut self, host: Option<&str>, signal: Signal, out: bool, at: u64) {
+        self.attempts += 1;
+        bump(&mut self.signals, signal);
+        self.timeline.step(at, |step| {
+            step.attempts += 1;
+            bump(&mut step.signals, signal);
+        });
+        let Some(host) = host else { return };
+        if !self.hosts.contains_key(host) {
+            if self.hosts.len() >= MOST_HOSTS {
+                self.other_hosts += 1;
+                return;
+            }
+            self.hosts.insert(host.into(), Host::default());
+        }
+        if let Some(host) = self.hosts.get_mut(host) {
+            bump(&mut host.signals, signal);
+            host.while_out += u64::from(out);
+        }
+    }
+
+    /// A host is out.
+    pub fn eject(&mut self, host: &str, why: &'static str, at: u64) {
+        self.ejections += 1;
+        if self.ejected.len() < MOST_KEPT {
+            self.ejected.push(Ejected { host: host.into(), why, at, back: None, prolonged: 0 });
+        }
+    }
+
+    /// The ejection of a host that is out, if it is kept.
+    pub fn out(&mut self, host: &str) -> Option<&mut Ejected> {
+        self.ejected.iter_mut().rev().find(|ejected| &*ejected.host == host && ejected.back.is_none())
+    }
+
+    /// Whether a host was out since then.
+    pub fn is_out_since(&self, host: &str, began: u64) -> bool {
+        let last = self.ejected.iter().rev().find(|ejected| &*ejected.host == host);
+        last.is_some_and(|ejected| ejected.back.is_none() && ejected.at <= began)
+    }
+}
+
+fn bump(signals: &mut Signals, signal: Signal) {
+    if let Some(count) = signals.get_mut(signal.index()) {
+        *count += 1;
+    }
+}
+
+/// A stretch of time.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    pub requests: u64,
+    pub failures: u64,
+    pub attempts: u64,
+    pub signals: Signals,
+}
+
+/// Steps of equal length, which grows with the log.
+#[derive(Debug)]
+pub struct Timeline {
+    /// When it begins, and how long a step is, in nanoseconds.
+    pub start: Option<u64>,
+    pub length: u64,
+    pub steps: Vec<Step>,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self { start: None, length: 100_000_000, steps: Vec::new() }
+    }
+}
+
+impl Timeline {
+    /// Changes the step at a moment.
+    pub fn step(&mut self, at: u64, change: impl FnOnce(&mut Step)) {
+        let start = *self.start.get_or_insert(at);
+        let after = at.saturating_sub(start);
+        while after / self.length >= MOST_STEPS as u64 {
+            self.length = self.length.saturating_mul(2);
+            self.steps = self.steps.chunks(2).map(sum).collect();
+        }
+        let position = usize::try_from(after / self.length).unwrap_or(MOST_STEPS - 1);
+        if self.steps.len() <= position {
+            self.steps.resize(position + 1, Step::default());
+        }
+        if let Some(step) = self.steps.get_mut(position) {
+            change(step);
+        }
+    }
+}
+
+fn sum(steps: &[Step]) -> Step {
+    let mut all = Step::default();
+    for step in steps {
+        all.requests += step.requests;
+        all.failures += step.failures;
+        all.attempts += step.attempts;
+        all.signals.iter_mut().zip(step.signals).for_each(|(all, one)| *all += one);
+    }
+    all
+}

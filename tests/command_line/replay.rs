@@ -1,0 +1,210 @@
+//! `weir replay` on logs that were written by hand: what is in them must come out, whatever is in them besides.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::weir;
+
+/// Some day in 2026, in milliseconds.
+const START: u64 = 1_770_000_000_000;
+
+fn replay(log: &[u8], arguments: &[&str]) -> Value {
+    let run = weir(&[&["replay", "--json", "-"], arguments].concat(), log);
+    assert_eq!(run.status, 0, "{}", run.err);
+    serde_json::from_str(&run.out).expect("JSON")
+}
+
+/// A line of a request, as Istio writes it.
+fn request(at: u64, lasted: u64, host: u32, method: &str, code: u16, flags: &str, details: &str) -> String {
+    let seconds = (START + at) / 1_000;
+    let time = format!(
+        "2026-02-02T{:02}:{:02}:{:02}.{:03}Z",
+        seconds / 3_600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+        at % 1_000
+    );
+    let line = json!({"start_time": time, "duration": lasted, "method": method, "upstream_cluster": "outbound|80||orders",
+        "upstream_host": format!("10.0.0.{host}:80"), "response_code": code, "response_flags": flags,
+        "response_code_details": details, "path": "/", "bytes_sent": 3, "authority": null, "request_id": format!("{at}-{host}")});
+    format!("{line}\n")
+}
+
+const VIA: &str = "via_upstream";
+const REFUSED: &str =
+    "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}";
+const RESET: &str = "upstream_reset_before_response_started{connection_termination}";
+
+/// Twenty seconds of four hosts in turn, of which one refuses connections from the second second to the tenth.
+fn crash() -> String {
+    let mut log = String::new();
+    for tick in 0..2_000 {
+        let (at, host) = (tick * 10, (tick % 4) as u32);
+        let down = host == 3 && (2_000..10_000).contains(&at);
+        let method = if tick / 4 % 2 == 0 { "GET" } else { "POST" };
+        log += &match at {
+            2_000..2_100 if down => request(at, 3, host, method, 503, "UC", RESET),
+            _ if down => request(at, 1, host, method, 503, "UF", REFUSED),
+            _ => request(at, 5, host, method, 200, "-", VIA),
+        };
+    }
+    log
+}
+
+#[test]
+fn an_incident_in_istios_format_is_told() {
+    let report = replay(crash().as_bytes(), &[]);
+    let cluster = &report["clusters"][0];
+    assert_eq!(report["lines"]["requests"], 2_000);
+    assert_eq!(cluster["cluster"], "outbound|80||orders");
+    assert_eq!(cluster["attemptsSeen"], "last");
+    let dead = &cluster["hosts"]["10.0.0.3:80"]["signals"];
+    // 200 of its requests, two of which came in the first tenth of a second: a GET and a POST.
+    assert_eq!(
+        (&dead["reset"], &dead["refused"], &dead["answered"]),
+        (&json!(2), &json!(198), &json!(300)),
+        "{dead:#}"
+    );
+    assert_eq!(cluster["failures"]["seenByClients"], 200);
+    // The POST that was reset stays what it was.
+    let failures = &cluster["failures"];
+    let safe = failures["retriable"].as_u64().unwrap_or(0) + failures["deniedByBudget"].as_u64().unwrap_or(0);
+    let resets = crash().lines().filter(|line| line.contains("POST") && line.contains("UC")).count() as u64;
+    assert_eq!(safe, 200 - resets, "{failures:#}");
+    assert_eq!(failures["retriableAndSomeHostAnswered"], failures["retriable"], "the other hosts answer");
+    let ejections = cluster["ejections"].as_array().expect("a list");
+    assert!(
+        !ejections.is_empty() && ejections.iter().all(|ejection| ejection["host"] == "10.0.0.3:80"),
+        "{ejections:#?}"
+    );
+    assert!(ejections.iter().all(|ejection| ejection["back"].is_number()), "it is back at the end: {ejections:#?}");
+    let incidents = cluster["incidents"].as_array().expect("a list");
+    assert!(incidents.iter().any(|told| told["host"] == "10.0.0.3:80"), "{cluster:#}");
+}
+
+#[test]
+fn an_outage_opens_the_circuit() {
+    let mut log = String::new();
+    for tick in 0..3_000_u64 {
+        let (at, host) = (tick * 5, (tick % 4) as u32);
+        log += &match at {
+            3_000..10_000 => request(at, 1, host, "GET", 503, "UF", REFUSED),
+            _ => request(at, 2, host, "GET", 200, "-", VIA),
+        };
+    }
+    let report = replay(log.as_bytes(), &[]);
+    let cluster = &report["clusters"][0];
+    assert_eq!(cluster["circuit"]["opened"], 1, "{cluster:#}");
+    assert!(cluster["circuit"]["openings"][0]["closed"].is_number(), "{cluster:#}");
+    let shed = cluster["circuit"]["shed"].as_u64().unwrap_or(0);
+    assert!((800..1_400).contains(&shed), "of 1,400 requests in the outage, {shed} are shed");
+    let patterns: Vec<&Value> =
+        cluster["incidents"].as_array().into_iter().flatten().map(|told| &told["pattern"]).collect();
+    assert!(patterns.contains(&&json!("everyone")), "{patterns:?}");
+    // With another policy, nothing of it.
+    let policy = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(policy.path(), r#"{"circuitBreaker": null, "outlierDetection": null, "incidents": null}"#)
+        .expect("a policy");
+    let report = replay(log.as_bytes(), &["--policy", &policy.path().display().to_string()]);
+    let cluster = &report["clusters"][0];
+    assert_eq!(
+        (&cluster["circuit"]["opened"], &cluster["ejectionCount"], &cluster["incidentCount"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
+}
+
+#[test]
+fn lines_in_another_order_come_to_the_same() {
+    let log = crash();
+    let mut lines: Vec<&str> = log.lines().collect();
+    // By up to a second.
+    lines.chunks_mut(100).for_each(<[&str]>::reverse);
+    let shuffled = lines.join("\n");
+    let (straight, shuffled) = (replay(log.as_bytes(), &[]), replay(shuffled.as_bytes(), &[]));
+    assert_eq!(straight["clusters"], shuffled["clusters"]);
+    assert_eq!(shuffled["lines"]["late"], 0);
+    // Out of reach, it is told.
+    let late = replay((log.lines().rev().collect::<Vec<_>>().join("\n")).as_bytes(), &["--window", "1"]);
+    assert!(late["lines"]["late"].as_u64() > Some(0), "{:#}", late["lines"]);
+    assert_eq!(late["clusters"][0]["requests"], 2_000, "and it counts all the same");
+}
+
+#[test]
+fn lines_that_are_of_no_use_are_told_with_the_first_of_each_kind() {
+    let good = request(0, 1, 1, "GET", 200, "-", VIA);
+    let mut log = good.clone().into_bytes();
+    log.extend_from_slice(b"{\"start_time\": 1\n\n[]\nnull\n\xff\xfe\n");
+    log.extend_from_slice(b"{\"duration\": 1, \"upstream_cluster\": \"a\"}\n");
+    log.extend_from_slice(
+        b"{\"start_time\": \"2026-13-02T00:00:00Z\", \"duration\": 1, \"upstream_cluster\": \"a\"}\n",
+    );
+    log.extend_from_slice(b"{\"start_time\": 1770000000.5, \"upstream_cluster\": \"a\"}\n");
+    log.extend_from_slice(b"{\"start_time\": 1770000000.5, \"duration\": \"-\", \"upstream_cluster\": \"a\"}\n");
+    log.extend_from_slice(b"{\"start_time\": 1770000000.5, \"duration\": 1, \"upstream_cluster\": \"-\"}\n");
+    log.extend_from_slice(&[b'x'; 3 << 20]);
+    log.extend_from_slice(b"\n");
+    log.extend_from_slice(good.trim_end().as_bytes());
+    let report = replay(&log, &[]);
+    assert_eq!(report["lines"]["requests"], 2, "{report:#}");
+    let useless = report["lines"]["notUsed"].as_array().expect("a list");
+    let found: Vec<(&str, u64, &str)> = useless
+        .iter()
+        .map(|kind| {
+            (
+                kind["why"].as_str().unwrap_or(""),
+                kind["lines"].as_u64().unwrap_or(0),
+                kind["first"].as_str().unwrap_or(""),
+            )
+        })
+        .collect();
+    let wanted = [
+        ("not a JSON object", 4, "standard input:2"),
+        ("no start_time that can be read", 2, "standard input:7"),
+        ("no duration", 2, "standard input:9"),
+        ("no upstream_cluster: Envoy answered by itself", 1, "standard input:11"),
+        ("longer than 1 MiB", 1, "standard input:12"),
+    ];
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn nonsense_is_no_reason_to_panic() {
+    assert_eq!(weir(&["replay", "-"], b"").status, 0, "an empty log is one");
+    assert_eq!(weir(&["replay", "-"], b"\n\n").status, 0);
+    assert_eq!(weir(&["replay", "-"], b"hello\n").status, 1, "nothing is of use");
+    assert_eq!(weir(&["replay", "no/such/file"], b"").status, 2);
+    assert_eq!(weir(&["replay"], b"").status, 2);
+    assert_eq!(weir(&["replay", "-"], &[0x1f, 0x8b, 8, 0, 0]).status, 2, "a broken archive is no log");
+    // Numbers and times at their ends, a clock that jumps by centuries, and back.
+    let mut log = String::new();
+    for start in [
+        "0",
+        "9999999999",
+        "1e300",
+        "-5",
+        "1770000000",
+        "\"2200-12-31T23:59:60.999999999Z\"",
+        "\"1970-01-01T00:00:00+14:00\"",
+        "\"1970-01-01T00:00:00-14:00\"",
+        "\"\u{e4}\u{f6}\u{fc}0-01-01T00:00:00Z\"",
+        "\"99999999999999999999.1\"",
+        "1769999999.999",
+        "\"2026-02-02T00:00:00.Z\"",
+    ] {
+        for duration in ["0", "1e18", "1e308", "18446744073709551615", "-1", "\"NaN\"", "\"7\""] {
+            for code in ["0", "503", "70000", "-1", "\"x\""] {
+                let _ = writeln!(
+                    log,
+                    r#"{{"start_time": {start}, "duration": {duration}, "response_code": {code}, {}}}"#,
+                    r#""upstream_cluster": "a", "upstream_host": "h\u0000", "response_flags": "UF,,ZZ,UC", "stream_id": 5,
+                    "upstream_request_attempt_count": 4294967295, "log": {"a": [1]}"#
+                        .replace('\n', " ")
+                );
+            }
+        }
+    }
+    let run = weir(&["replay", "-", "--json", "--plot", "/dev/null"], log.as_bytes());
+    assert_eq!(run.status, 0, "{}", run.err);
+    assert!(!run.err.contains("panicked"), "{}", run.err);
+}
