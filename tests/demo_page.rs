@@ -63,7 +63,7 @@ const LOG: &str = r#"999.900 starting main dispatch loop
 1009.000 wasm log weir_decide: weir: cluster orders: host 10.0.0.1:8084 ejected for 251 ms (refused, strike 0): 1 of 4 are out
 1009.500 wasm log weir_decide: weir: cluster orders: all hosts fail alike, so none is out
 1012.000 wasm log weir_decide: weir: cluster orders: host 10.0.0.1:8081 ejected for 251 ms (reset, strike 0): 1 of 4 are out
-1013.000 wasm log weir_decide: weir: incident state=open pattern=crash_loop cluster="orders" host="10.0.0.1:8081" crashes=3 period=6.104s look_at="the \"limit\" <of> memory & more"
+1013.000 wasm log weir: weir: incident state=open pattern=crash_loop cluster="orders" host="10.0.0.1:8081" crashes=3 period=6.104s look_at="the \"limit\" <of> memory & more"
 "#;
 
 /// Every tenth request failed, but with Weir every hundredth.

@@ -14,7 +14,9 @@ fn lines(log: &str, began: Duration) -> impl Iterator<Item = (Duration, &str)> {
         let (time, message) = line.split_once(' ')?;
         let (seconds, millis) = time.split_once('.')?;
         let at = Duration::from_secs(seconds.parse().ok()?) + Duration::from_millis(millis.parse().ok()?);
-        Some((at.saturating_sub(began), &message[message.find("weir: ")? + "weir: ".len()..]))
+        let text = &message[message.find("weir: ")? + "weir: ".len()..];
+        // Envoy may put the VM's name before it, which is the same word.
+        Some((at.saturating_sub(began), text.strip_prefix("weir: ").unwrap_or(text)))
     })
 }
 

@@ -184,7 +184,9 @@ fn in_widths(widths: &[(&str, u32)], draw: impl Fn(u32, &str) -> String) -> Stri
 /// What Weir recognised; nothing if it recognised nothing.
 fn told(incidents: &[Incident]) -> String {
     let mut items = String::new();
-    for incident in incidents {
+    // What was told of a host last holds what was told before.
+    let last = |(number, it): &(usize, &Incident)| !incidents[number + 1..].iter().any(|later| later.host == it.host);
+    for (_, incident) in incidents.iter().enumerate().filter(last) {
         let evidence: Vec<String> = incident.evidence.iter().map(|(name, value)| format!("{name} {value}")).collect();
         let _ = write!(
             items,
@@ -201,7 +203,7 @@ fn told(incidents: &[Incident]) -> String {
         return items;
     }
     format!(
-        r#"<section aria-labelledby="told"><h2 id="told">What Weir says about it, in Envoy’s log</h2><ul class="told">{items}</ul></section>"#
+        r#"<section aria-labelledby="told"><h2 id="told">What Weir says about it, in Envoy’s log</h2><p class="readout">The last line about each host. A host that crashes for the third time is in a crash loop: <code>--seconds 40</code> shows it.</p><ul class="told">{items}</ul></section>"#
     )
 }
 
