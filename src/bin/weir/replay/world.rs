@@ -3,34 +3,32 @@
 //! One worker, whose records nobody else writes. The past does not change: requests went where they went, so what is out
 //! here was sent requests all the same, and those that it got when it was due are taken as probes.
 
+mod circuit;
+mod remembered;
+mod retries;
+
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use weir::attempt::ClusterId;
-use weir::breaker::{self, Admission, Ticket, Wish};
-use weir::budget::{Asker, Charge};
+use weir::breaker::Wish;
 use weir::config::Policy;
 use weir::engine::Engine;
 use weir::exchange::WorkerId;
 use weir::incident::{Hint, State};
 use weir::outlier::{self, EndedAttempt, Outliers};
-use weir::retry::Plan;
 use weir::signal::{Signal, Verdict};
 use weir::time::Time;
 
 use super::line::Record;
 use super::order::{Event, Kind};
-use super::tally::{MOST_KEPT, Opening, Tally, Told};
+use super::tally::{MOST_KEPT, Tally, Told};
+use remembered::Remembered;
 
 /// The module's timer.
 const TICK: u64 = 100_000_000;
 /// After so long without an event, nothing more comes of it.
 const LULL: u64 = 3_600_000_000_000;
-/// A host that answered within this time would have answered a retry, as far as that can be told.
-const JUST: Duration = Duration::from_secs(1);
-/// Requests of which failed attempts, or an unusual end, are remembered.
-const MOST_REMEMBERED: usize = 1 << 16;
 /// How far an attempt's end may be from that of its request, if it is the last one: durations are in milliseconds.
 const TOGETHER: u64 = 5_000_000;
 
@@ -236,79 +234,6 @@ impl World {
         }
     }
 
-    fn passes_circuit(&mut self, number: usize, record: &Record, now: Time) -> bool {
-        let Some(id) = self.clusters.get(number).map(|cluster| cluster.id) else { return true };
-        let Some(circuit) = self.engine.cluster_mut(id).and_then(|state| state.circuit.as_mut()) else { return true };
-        if circuit.requested(now) {
-            let wish = self.exchange_wish(id, now);
-            self.change_circuit(number, wish, now);
-        }
-        let policy = self.engine.retry_policy(id);
-        let Some(circuit) = self.engine.cluster(id).and_then(|state| state.circuit.as_ref()) else { return true };
-        let repeatable = || policy.is_some_and(|policy| Plan::of(policy, &record.request()).repeats());
-        match circuit.admit(now, repeatable) {
-            Admission::Pass => true,
-            Admission::Shed => {
-                self.shed(id);
-                false
-            }
-            Admission::Due => match self.change_circuit(number, Wish::Probe, now) {
-                Some(breaker::Event::Probing(ticket)) => {
-                    if let Some(wish) = outcome(record, ticket) {
-                        self.probes.push((record.end, number, wish));
-                    }
-                    true
-                }
-                _ if self.engine.cluster(id).is_some_and(weir::cluster::Cluster::is_open) => {
-                    self.shed(id);
-                    false
-                }
-                _ => true,
-            },
-        }
-    }
-
-    fn shed(&mut self, id: ClusterId) {
-        if let Some(circuit) = self.engine.cluster_mut(id).and_then(|state| state.circuit.as_mut()) {
-            circuit.shed();
-        }
-    }
-
-    fn exchange_wish(&self, id: ClusterId, now: Time) -> Wish {
-        let answering = self.engine.cluster(id).is_some_and(|state| match (&state.circuit, &state.outliers) {
-            (Some(circuit), Some(outliers)) => {
-                circuit.is_troubled() && outliers.some_host_answers(circuit.answering(), now)
-            }
-            _ => false,
-        });
-        Wish::Exchange { answering }
-    }
-
-    fn change_circuit(&mut self, number: usize, wish: Wish, now: Time) -> Option<breaker::Event> {
-        let cluster = self.clusters.get_mut(number)?;
-        let circuit = self.engine.cluster_mut(cluster.id)?.circuit.as_mut()?;
-        if let Some(changed) = circuit.exchange(record(&cluster.circuit), wish, now) {
-            cluster.circuit = changed;
-        }
-        let event = circuit.done()?;
-        let tally = &mut cluster.tally;
-        match event {
-            breaker::Event::Opened { broke, attempts, .. } => {
-                tally.opened += 1;
-                if tally.openings.len() < MOST_KEPT {
-                    tally.openings.push(Opening { at: now.as_nanos(), broke, attempts, closed: None });
-                }
-            }
-            breaker::Event::Closed { .. } => {
-                if let Some(last) = tally.openings.last_mut() {
-                    last.closed.get_or_insert(now.as_nanos());
-                }
-            }
-            breaker::Event::Probing(_) => {}
-        }
-        Some(event)
-    }
-
     fn attempt_ends(&mut self, number: usize, record: &Record) {
         let signal = match record.classify() {
             Verdict::Certain(signal) => signal,
@@ -391,148 +316,9 @@ impl World {
             }
         }
     }
-
-    fn request_ends(&mut self, number: usize, record: &Record) {
-        let now = Time::from_nanos(self.now);
-        let failed = self.failed.remove(record.id).unwrap_or_default();
-        let last = record.last_attempt();
-        let Some(cluster) = self.clusters.get(number) else { return };
-        let (id, watched) = (cluster.id, cluster.watched);
-        let attempts = record.attempts.max(u32::from(last.is_some()));
-        let retries = attempts.saturating_sub(1);
-        if !watched {
-            if retries > 0
-                && let Some(state) = self.engine.cluster_mut(id)
-            {
-                state.incidents.retried_unseen(now);
-            }
-            if let Some(signal) = last {
-                self.judge(number, record, signal);
-            }
-        }
-        let seen = last.is_some_and(Signal::is_failure);
-        if let (true, Some(cluster)) = (seen, self.clusters.get_mut(number)) {
-            cluster.tally.failures += 1;
-            cluster.tally.timeline.step(self.now, |step| step.failures += 1);
-        }
-        let Some(policy) = self.engine.retry_policy(id) else { return };
-        let plan = Plan::of(policy, &record.request());
-        let most = policy.max_retries;
-        let known = watched && record.id > 0 && !failed.is_empty();
-        let permits = |signal: Signal| plan.permits(policy, signal, &record.answer());
-        // Each retry that happened followed a failure.
-        let (mut asked, mut stopped, mut unclear) = (0, 0, 0_u64);
-        for retry in 0..retries {
-            match failed.get(retry as usize).filter(|_| known) {
-                // Which status an attempt before the last one had is not kept: where one is retried, it is that one.
-                Some(Signal::Error) if retry < most && plan.repeats() && !policy.status_codes.is_empty() => asked += 1,
-                Some(Signal::Error) => stopped += 1,
-                Some(signal) if retry < most && permits(*signal) => asked += 1,
-                Some(_) => stopped += 1,
-                None if retry < most => unclear += 1,
-                None => stopped += 1,
-            }
-        }
-        let open = self.engine.cluster(id).is_some_and(weir::cluster::Cluster::is_open);
-        let wanted = last.is_some_and(|signal| seen && retries < most && permits(signal));
-        let arrived = Time::from_nanos(record.start.min(self.now));
-        let (mut granted, mut denied) = (0, 0);
-        for retry in 0..asked + unclear {
-            match self.charge(number, Asker { arrived, again: retry > 0 }, now) {
-                Charge::Granted => granted += 1,
-                Charge::Denied => denied += 1,
-            }
-        }
-        let charge = (wanted && !open).then(|| self.charge(number, Asker { arrived, again: retries > 0 }, now));
-        let Some(state) = self.engine.cluster_mut(id) else { return };
-        let hopeful = state.outliers.as_ref().is_some_and(|outliers| outliers.some_host_answers(JUST, now));
-        if let Some(account) = &mut state.account {
-            if last == Some(Signal::Answered) && retries > 0 {
-                account.helped(now);
-            } else if charge == Some(Charge::Granted) {
-                // What would have come of it: an estimate.
-                if hopeful { account.helped(now) } else { account.failed(true, now) }
-            }
-        }
-        let Some(cluster) = self.clusters.get_mut(number) else { return };
-        let tally = &mut cluster.tally;
-        tally.granted += granted;
-        tally.denied += denied;
-        tally.stopped += stopped;
-        tally.unclear += unclear;
-        match charge {
-            Some(Charge::Granted) => {
-                tally.retriable += 1;
-                tally.hopeful += u64::from(hopeful);
-            }
-            Some(Charge::Denied) => tally.unpaid += 1,
-            None => {}
-        }
-    }
-
-    fn charge(&mut self, number: usize, asker: Asker, now: Time) -> Charge {
-        let Some(cluster) = self.clusters.get_mut(number) else { return Charge::Denied };
-        let Some(account) = self.engine.cluster_mut(cluster.id).and_then(|state| state.account.as_mut()) else {
-            // No budget.
-            return Charge::Granted;
-        };
-        let (charge, changed) = account.charge(record(&cluster.budget), asker, now);
-        if let Some(changed) = changed {
-            cluster.budget = changed;
-        }
-        account.published();
-        charge
-    }
 }
 
 /// A record, unless there is none yet.
 fn record(bytes: &[u8]) -> Option<&[u8]> {
     (!bytes.is_empty()).then_some(bytes)
-}
-
-/// What a request says about the circuit that let it through.
-fn outcome(record: &Record, ticket: Ticket) -> Option<Wish> {
-    match record.last_attempt() {
-        Some(Signal::Answered | Signal::Error | Signal::Pushback) => Some(Wish::Close(ticket)),
-        Some(Signal::Cancelled | Signal::Local) | None => Some(Wish::GiveBack(ticket)),
-        Some(_) => None,
-    }
-}
-
-/// Values by request, in two generations, so that the older half is forgotten.
-struct Remembered<T> {
-    young: HashMap<u64, T>,
-    old: HashMap<u64, T>,
-}
-
-impl<T> Default for Remembered<T> {
-    fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
-    }
-}
-
-impl<T> Remembered<T> {
-    fn insert(&mut self, id: u64, value: T) {
-        if self.young.len() >= MOST_REMEMBERED / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(id, value);
-    }
-
-    fn get(&self, id: u64) -> Option<&T> {
-        self.young.get(&id).or_else(|| self.old.get(&id))
-    }
-
-    fn remove(&mut self, id: u64) -> Option<T> {
-        self.young.remove(&id).or_else(|| self.old.remove(&id))
-    }
-}
-
-impl<T: Default> Remembered<T> {
-    fn entry(&mut self, id: u64) -> &mut T {
-        if self.get(id).is_none() {
-            self.insert(id, T::default());
-        }
-        if self.young.contains_key(&id) { self.young.entry(id).or_default() } else { self.old.entry(id).or_default() }
-    }
 }
