@@ -66,26 +66,30 @@ fn cluster(svg: &mut Svg, frame: &Frame, first: u64, top: f64, name: &str, tally
     svg.text("heading", (16.0, y), name);
     y += 10.0;
     let timeline = &tally.timeline;
-    let requests: Vec<u64> = timeline.steps.iter().map(|step| step.requests.max(step.attempts)).collect();
+    let most = timeline.steps.iter().map(|step| step.requests.max(step.attempts)).max().unwrap_or(0).max(1);
     let failures: Vec<Vec<u64>> = timeline
         .steps
         .iter()
         .map(|step| COLOURS.iter().map(|(signal, _)| step.signals.get(signal.index()).copied().unwrap_or(0)).collect())
         .collect();
-    let most_requests = requests.iter().copied().max().unwrap_or(0).max(1);
     let most_failures = failures.iter().map(|step| step.iter().sum()).max().unwrap_or(0).max(1);
     let per_second = |count: u64| count as f64 * 1e9 / timeline.length as f64;
 
-    label(svg, y, "requests/s", &format!("up to {:.0}", per_second(most_requests)));
+    label(svg, y, "attempts/s", &format!("up to {:.0}", per_second(most)));
+    svg.text("muted", (16.0, y + 46.0), "line: requests/s");
     let width = |step: usize| {
         let (left, right) = (x(frame, first, timeline, step), x(frame, first, timeline, step + 1));
         (left, (right - left).max(0.7))
     };
-    for (step, count) in requests.iter().enumerate() {
-        let (left, width) = width(step);
-        let high = HIGH * *count as f64 / most_requests as f64;
-        svg.rect("up", (left, y + HIGH - high), (width, high));
+    let high = |count: u64| HIGH * count as f64 / most as f64;
+    let mut line = String::new();
+    for (number, step) in timeline.steps.iter().enumerate() {
+        let (left, width) = width(number);
+        svg.rect("up", (left, y + HIGH - high(step.attempts)), (width, high(step.attempts)));
+        let (from, to, at) = (svg::short(left), svg::short(left + width), svg::short(y + HIGH - high(step.requests)));
+        line += &format!("{}{from} {at}L{to} {at}", if number == 0 { "M" } else { "L" });
     }
+    svg.path("curve weir", &line);
     svg.line("grid", (frame.left, y + HIGH), (frame.left + frame.span, y + HIGH));
     y += HIGH + 12.0;
     label(svg, y, "failed attempts/s", &format!("up to {:.0}", per_second(most_failures)));
