@@ -100,8 +100,8 @@ fn of_cluster(cluster: &ClusterPolicy, policy: &Policy, around: &Around) -> Vec<
         when(
             cluster.outlier_detection.is_some_and(|outliers| outliers.timeout.count <= LENGTH)
                 && retry.per_try_timeout.is_none(),
-            "no perTryTimeout: a host that hangs is found only when the route's timeout is over, and holds its requests for so \
-             long",
+            "no perTryTimeout: while no host is out, one that hangs is found only when the route's timeout is over, and \
+                 holds its requests for so long",
         );
     } else {
         when(around.route > 0, "retry is null, and the route's own policy retries, without any budget");
