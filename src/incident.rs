@@ -27,7 +27,7 @@ use crate::signal::Signal;
 use crate::time::Time;
 
 pub use shared::{ALIKE, MOST_STORIES, RACES};
-pub use story::{CONNECT_TIMEOUTS, CRASHES, Kind, REFUSALS, Story, TIMEOUTS};
+pub use story::{CONNECT_TIMEOUTS, CRASHES, Kind, MANY_CRASHES, REFUSALS, Story, TIMEOUTS};
 
 use shared::Shared;
 

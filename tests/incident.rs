@@ -11,7 +11,7 @@ mod site;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use site::{Site, number};
-use weir::incident::{Hint, Pattern, State};
+use weir::incident::{Hint, MANY_CRASHES, Pattern, State};
 use weir::signal::Signal;
 
 const A: &str = "10.0.0.1:8080";
@@ -27,6 +27,43 @@ fn crash(site: &mut Site, host: &str, resets: u64, down: u64) {
         site.ended(host, Signal::Refused, Hint::None);
     }
     site.serve(host, 1_000);
+}
+
+/// Nobody asked the host between its first refusal and its first answer, so it is down for anything between.
+#[test]
+fn a_loop_of_which_little_is_known_takes_five_crashes() {
+    for crashes in 1..=6 {
+        let mut site = Site::new(1);
+        for _ in 0..crashes {
+            site.ended(A, Signal::Reset, Hint::None);
+            site.pass(500);
+            site.ended(A, Signal::Refused, Hint::None);
+            site.pass(2_000);
+            site.serve(A, 8_000);
+        }
+        let (loops, restarts) = (site.told(Pattern::CrashLoop).len(), site.told(Pattern::Restart).len());
+        assert_eq!((loops, restarts), (usize::from(crashes >= MANY_CRASHES), crashes.min(2) as usize), "{crashes}");
+    }
+}
+
+/// A host in a loop is looked at in the middle of its time down, if nothing was refused until then; later between what is
+/// known to be too early and to be late enough.
+#[test]
+fn a_look_for_a_refusal_comes_first() {
+    let mut site = Site::new(1);
+    crash(&mut site, A, 1, 3_000);
+    site.serve(A, 6_000);
+    assert_eq!(site.look_at(A), None, "it is up");
+    let died = site.now();
+    site.ended(A, Signal::Reset, Hint::None);
+    site.pass(200);
+    let half = site.look_at(A).expect("a look") - died;
+    assert!((1_400..=1_600).contains(&half), "{half}");
+    site.pass(half);
+    site.ended(A, Signal::Refused, Hint::None);
+    site.pass(200);
+    let next = site.look_at(A).map(|at| at - died);
+    assert!(next.is_none_or(|next| next >= 2_900), "{next:?}");
 }
 
 #[test]

@@ -39,6 +39,8 @@ const SKEW: Milliseconds = 20;
 const LAG: Milliseconds = 200;
 /// So many crashes are a loop.
 pub const CRASHES: u64 = 3;
+/// So many are a loop, though nobody knows well how long it is down each time.
+pub const MANY_CRASHES: u64 = 5;
 /// So many refusals at least, over three intervals, mean that nothing listens.
 pub const REFUSALS: u64 = 5;
 /// So many connect timeouts at least, over one interval, mean that a host cannot be reached.
@@ -170,8 +172,16 @@ impl Story {
     /// restarts before to be too early, and to be late enough. So each restart leaves a third of what is not known. `None`
     /// where it is known well enough, or nothing is.
     pub(super) fn look_at(&self, now: Milliseconds) -> Option<Milliseconds> {
+        if !self.is_down() || self.restarts == 0 {
+            return None;
+        }
+        // Without a refusal it is no restart, and whoever waits longer from probe to probe than it is down sees none.
+        let half = add(self.down, self.least / 2);
+        if self.count(Kind::Refused) == 0 && half > now {
+            return Some(half);
+        }
         let third = sub(self.most, self.least) / 3;
-        if !self.is_down() || self.restarts == 0 || third <= self.least / 30 {
+        if third <= self.least / 30 {
             return None;
         }
         let first = add(add(self.down, self.least), third);
@@ -303,7 +313,7 @@ impl Story {
             self.close(now, events);
             if shared || refused == 0 || !seen_whole {
                 // Of everyone, or of nobody knows how many.
-            } else if self.crashes >= CRASHES {
+            } else if self.crashes >= CRASHES && self.is_known() {
                 self.tell(Pattern::CrashLoop, now, events);
             } else if told.is_none() && (self.restarts < CRASHES || again) {
                 self.told_at = now;
@@ -312,6 +322,12 @@ impl Story {
         }
         self.end_episode();
         settled
+    }
+
+    /// Whether it is known well enough how long it is down each time: to a tenth, or as well as can be; or there were many
+    /// crashes.
+    fn is_known(&self) -> bool {
+        self.crashes >= MANY_CRASHES || sub(self.most, self.least) <= LAG.max(self.least / 10)
     }
 
     fn restarted(&mut self, crash: bool) {

@@ -64,6 +64,19 @@ impl Site {
         self.workers.iter_mut().for_each(|worker| worker.retried_unseen(now));
     }
 
+    /// When some worker would look at the host, if any would.
+    pub fn look_at(&self, host: &str) -> Option<u64> {
+        let mut looks = None;
+        for worker in &self.workers {
+            worker.each_look(time(self.now), &mut |address, at| {
+                if address == host {
+                    looks = Some(at.as_nanos() / 1_000_000 - START);
+                }
+            });
+        }
+        looks
+    }
+
     /// The host answers, ten times a second.
     pub fn serve(&mut self, host: &str, lasts: u64) {
         for _ in 0..lasts / TICK {
