@@ -159,7 +159,7 @@ fn only_what_can_be_repeated_is_hedged_and_only_while_a_host_is_out() {
 
     // Whoever sets a timeout has the last word; in shadow mode nothing is set.
     let timeout = r#"{ "role": "decide", "retry": { "perTryTimeout": "5s" } }"#;
-    for (cluster, policy) in [("timed", timeout), ("shadowed", SHADOW)] {
+    for (cluster, policy, ejections) in [("timed", timeout, "ejections"), ("shadowed", SHADOW, "shadow_ejections")] {
         let mut envoy = Balancer::new(Attached::with(Level::Guard, policy), cluster);
         envoy.warm_up();
         envoy.dead = Some(HOSTS[1]);
@@ -168,7 +168,7 @@ fn only_what_can_be_repeated_is_hedged_and_only_while_a_host_is_out() {
             assert_eq!(request.request_header(HEDGED[1]), None, "{cluster}");
             envoy.finish(request);
         }
-        assert_eq!(envoy.metric("ejections_total.reason.refused"), 1, "{cluster}");
+        assert_eq!(envoy.metric(&format!("{ejections}_total.reason.refused")), 1, "{cluster}");
     }
 }
 
