@@ -177,12 +177,12 @@ fn what_envoy_answers_itself_is_left_alone() {
 #[test]
 fn a_cluster_that_envoy_does_not_know_is_left_alone() {
     let at = Attached::new(Level::Decide);
-    let gone = || at.host.request(at.decide).property("cluster_name", "gone").begin();
+    let gone = || at.host.request(at.decide).property("cluster_name", "heard of").begin();
     assert_eq!(gone().edits(), [], "the route alone has heard of it");
-    assert!(begin(&at, "gone", |request| request).request_header("x-envoy-retry-on").is_some());
+    assert!(begin(&at, "heard of", |request| request).request_header("x-envoy-retry-on").is_some());
     at.host.advance(Duration::from_secs(1));
     assert_eq!(gone().edits(), [], "it was there a second ago");
-    assert_eq!(requests(&at.host, "gone").values().sum::<u64>(), 1);
+    assert_eq!(requests(&at.host, "heard of").values().sum::<u64>(), 1);
 }
 
 /// Until Envoy is asked again, a cluster that it no longer has is taken to be there. Then its requests are counted as such, and
