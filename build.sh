@@ -481,7 +481,7 @@ run_soak() {
 }
 
 run_bench() { # PART...
-    local part native=() envoy=() quick=()
+    local part native=() envoy=() quick=() bench_status=0
     for part in "$@"; do
         if [[ $part == quick ]]; then quick=(quick); fi
         case $part in
