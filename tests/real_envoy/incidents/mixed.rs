@@ -29,7 +29,8 @@ fn several_at_once() -> Result<()> {
     for round in 0..5 {
         lives.push(die(&site, 0, Duration::from_secs(2))?);
         if round == 1 {
-            die(&site, 2, Duration::from_secs(2))?;
+            // Longer than a probe waits where others were in vain, so that it is seen to refuse.
+            die(&site, 2, Duration::from_secs(4))?;
         } else {
             std::thread::sleep(Duration::from_secs(1));
         }
