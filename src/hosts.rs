@@ -32,8 +32,10 @@ pub struct Host {
     evident: Time,
     /// When an attempt on it ended last, or its ejection was read.
     pub seen: Time,
-    /// When it last answered this worker.
+    /// When it last answered this worker, if no request followed that could not be repeated (see [`crate::steering`]).
     pub heard: Time,
+    /// How many such requests followed, and are not over yet.
+    pub followed: u8,
     /// When this worker first steered a request to it since it last said anything; the epoch if it owes nothing.
     pub asked: Time,
 }
@@ -112,6 +114,7 @@ impl Hosts {
                 evident: Time::default(),
                 seen: now,
                 heard: Time::default(),
+                followed: 0,
                 asked: Time::default(),
             }),
         };

@@ -265,6 +265,9 @@ impl Outliers {
         let first = route.hosts.split(',').next().unwrap_or_default();
         if let Some(host) = self.hosts.get_mut(first) {
             self.steering.sends(host, now);
+            if !repeatable && host.heard != Time::default() {
+                host.followed = host.followed.saturating_add(1);
+            }
         }
         Some(route)
     }

@@ -10,12 +10,17 @@
 //! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the balancer has made so many picks without it that four would have
 //! been its own.
 //!
+//! The share of each host is hardly ever known to better than an eighth. Where hosts differ by no more than chance explains,
+//! all get the same: of 300 equal ones that do 70 percent of what they can, those that chance had favoured had more than they
+//! could do.
+//!
 //! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a second or
 //! until it answers. Requests that could not be repeated avoid it; those that can be find out.
 //!
 //! **Those that could not be repeated** go, while a host is out and for an interval after, to the host that answered last: so
 //! the first to meet one that is down is one that can be repeated, and is. They follow the others' shares thereby. No more of
-//! them follow than there are others to follow: where nothing can be repeated, one host would get all.
+//! them follow than there are others to follow: where nothing can be repeated, one host would get all. And what follows is not
+//! followed in turn, and follows alone: else a host that gets more answers more, and so gets ever more.
 //!
 //! **Silence.** A host that hangs fails nothing for long. But this knows where it sent requests: where none was answered for
 //! several times as long as answers take, at least 50 ms, the host gets no more, for a second or until it answers. If all that
@@ -87,8 +92,9 @@ pub struct Steering {
     random: Random,
     /// Picks of Envoy's own balancer so far.
     picks: u64,
-    /// Those that are remembered: the sum over the hosts.
+    /// Those that are remembered: the sum over the hosts, and the sum of their squares.
     weight: u64,
+    squares: u64,
     /// Since when some host is out.
     since: Option<Time>,
     explored: Time,
@@ -109,6 +115,7 @@ impl Steering {
             random: Random::new(seed),
             picks: 0,
             weight: 0,
+            squares: 0,
             since: None,
             explored: Time::from_nanos(0),
             scouts: 0,
@@ -125,23 +132,29 @@ impl Steering {
             // What is odd is rounded by chance, so that no share is rounded away.
             let random = &mut self.random;
             hosts.iter_mut().for_each(|(_, host)| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
-            self.weight = hosts.iter().map(|(_, host)| u64::from(host.picks.weight)).sum();
+            let weights = || hosts.iter().map(|(_, host)| u64::from(host.picks.weight));
+            (self.weight, self.squares) =
+                (weights().sum(), weights().map(|weight| weight.saturating_mul(weight)).sum());
         }
         let mean = self.weight / hosts.len().max(1) as u64;
         if let Some(host) = hosts.get_mut(address) {
             // A host that is met while requests are steered gets few picks; as many as the others have is the best guess.
             let met = host.picks.latest == 0 && self.since.is_some();
             let more = if met { mean.max(1) } else { 1 };
+            let before = u64::from(host.picks.weight);
             host.picks.weight = host.picks.weight.saturating_add(u32::try_from(more).unwrap_or(1));
             host.picks.latest = self.picks;
             self.weight += more;
+            self.squares = self.squares.saturating_add((2 * before + more) * more);
         }
     }
 
     /// A host is not there any more.
     pub fn gone(&mut self, hosts: &mut Hosts, address: &str) {
         if let Some(host) = hosts.get_mut(address) {
-            self.weight = self.weight.saturating_sub(u64::from(std::mem::take(&mut host.picks.weight)));
+            let weight = u64::from(std::mem::take(&mut host.picks.weight));
+            self.weight = self.weight.saturating_sub(weight);
+            self.squares = self.squares.saturating_sub(weight.saturating_mul(weight));
         }
     }
 
@@ -282,12 +295,24 @@ impl Steering {
         let may = |host: &Host| {
             !host.standing.is_out()
                 && host.record.is_fine()
+                && host.followed == 0
                 && host.heard <= now
                 && nanos_since(host.heard, now) < AVOIDED
                 && self.is_picked(host)
                 && !self.is_silent(host, now)
         };
         hosts.iter().filter(|(_, host)| may(host)).max_by_key(|(_, host)| host.heard).map(|(address, _)| address)
+    }
+
+    /// How much of the differences between the hosts' picks is no chance, in 256ths; and the mean of the picks, times 256.
+    ///
+    /// Where a balancer picks by chance, their variance is a third to all of their mean. Up to half as much again is taken to be
+    /// chance; from two and a half times the mean on, all of it is real.
+    fn spread(&self, hosts: u64) -> (u64, u64) {
+        let (hosts, weight) = (hosts.max(1), self.weight.max(1));
+        let variance = self.squares.saturating_sub(weight.saturating_mul(weight) / hosts);
+        let beyond = variance.saturating_mul(2).saturating_sub(weight.saturating_mul(3));
+        ((beyond.saturating_mul(128) / weight).min(256), 256 * weight / hosts)
     }
 
     fn draw_from<'a>(
@@ -303,7 +328,9 @@ impl Steering {
         let listed = hosts.iter().filter(|(address, host)| {
             !host.standing.is_out() && may(self, host) && self.is_picked(host) && !drawn.contains(address)
         });
-        let mut urn: Vec<_> = listed.map(|(address, host)| (address, u64::from(host.picks.weight))).collect();
+        let (real, mean) = self.spread(hosts.len() as u64);
+        let share = |host: &Host| (u64::from(host.picks.weight) * 256 * real + mean * (256 - real)).max(1);
+        let mut urn: Vec<_> = listed.map(|(address, host)| (address, share(host))).collect();
         let mut total: u64 = urn.iter().map(|(_, weight)| weight).sum();
         while drawn.len() < count && !urn.is_empty() {
             let mut ticket = self.random.below(total);

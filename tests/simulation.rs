@@ -22,6 +22,8 @@ mod invariants;
 mod replica;
 #[path = "simulation/report.rs"]
 mod report;
+#[path = "simulation/targets.rs"]
+mod targets;
 #[path = "simulation/world.rs"]
 mod world;
 

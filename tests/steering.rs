@@ -70,6 +70,23 @@ fn shares_survive() {
     }
 }
 
+/// What a balancer did by chance is not repeated: of 100 equal hosts, none gets half as many requests more than another does in
+/// the long run.
+#[test]
+fn chance_is_no_share() {
+    let names: Vec<String> = (0..100).map(|host| format!("h{host}:1")).collect();
+    let weights: Vec<(&str, u64)> = names.iter().map(|name| (&**name, 1)).collect();
+    let mut outliers = outliers(1, &weights, &mut Random::new(5));
+    let mut drawn: BTreeMap<String, u64> = BTreeMap::new();
+    for _ in 0..100_000 {
+        let route = outliers.route(NOW, true, 0, Percent::default()).unwrap();
+        *drawn.entry(route.hosts).or_default() += 1;
+    }
+    let (least, most) = (drawn.values().min().unwrap(), drawn.values().max().unwrap());
+    // A host that the balancer missed for long by chance is taken to have left.
+    assert!(drawn.len() > 90 && most * 2 < least * 3, "{} hosts got {least} to {most}", drawn.len());
+}
+
 #[test]
 fn hosts_that_the_balancer_leaves_leave_the_list_and_new_ones_enter() {
     let mut random = Random::new(1);

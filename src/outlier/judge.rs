@@ -25,8 +25,11 @@ impl Outliers {
         if outcome != Outcome::Nothing {
             host.asked = Time::default();
         }
+        // What followed an answer is not followed in turn: else a host that gets more gets ever more.
+        let follows = host.followed > 0;
+        host.followed = host.followed.saturating_sub(1);
         if outcome == Outcome::Answered {
-            host.heard = now;
+            host.heard = if follows { host.heard } else { now };
             if attempt.weight <= 1 {
                 self.steering.took(attempt.began, now);
             }

@@ -57,6 +57,12 @@ impl Replica {
         self.0.iter().rev().find(|(from, _)| *from <= at).map_or(Duration::ZERO, |(from, _)| *from)
     }
 
+    /// Since when it is not fine; then if it is.
+    pub fn down_since(&self, at: Duration) -> Duration {
+        let before = self.0.iter().rev().filter(|(from, _)| *from <= at);
+        before.take_while(|(_, state)| *state != State::Fine).last().map_or(at, |(from, _)| *from)
+    }
+
     /// If it breaks what it holds within that time: when.
     pub fn breaks_within(&self, at: Duration, within: Duration) -> Option<Duration> {
         let breaks = |state: State| matches!(state, State::Resets | State::Refuses);

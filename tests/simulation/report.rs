@@ -19,6 +19,29 @@ pub struct Circuits {
     pub shed: Vec<Duration>,
 }
 
+/// How it came that an attempt failed on a replica that was down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spent {
+    /// It was there when the replica went down, or was the first that met it then: nobody could know better.
+    Unknowable,
+    /// The replica was not out yet, though something had failed on it.
+    Evidence,
+    /// It was out, and the worker did not know.
+    Stale,
+    Probe,
+    /// It was left to the balancer, or the list had ended.
+    Explored,
+    /// The replica was listed though it was out: all others are worse.
+    Listed,
+    /// It came back too early.
+    Readmitted,
+}
+
+impl Spent {
+    pub const ALL: [Self; 7] =
+        [Self::Unknowable, Self::Evidence, Self::Stale, Self::Probe, Self::Explored, Self::Listed, Self::Readmitted];
+}
+
 /// Counts of one run, or of several added up.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -46,6 +69,8 @@ pub struct Report {
     pub out_at_end: usize,
     /// GETs and POSTs that failed, by how many replicas were fine when they came.
     pub failed: [[u64; 5]; 2],
+    /// Attempts on replicas that were down, while one was fine: where they came from.
+    pub spent_on: [u64; Spent::ALL.len()],
     bad_attempts: Vec<Vec<Duration>>,
     answers: Vec<Vec<Duration>>,
     pub ejected_at: Vec<Vec<Duration>>,
@@ -81,6 +106,40 @@ impl Report {
         if state != State::Fine && served {
             self.bad_attempts[host].push(at);
         }
+    }
+
+    /// An attempt on a replica that is down, `from` then on; it is out by the record, or by what its worker knows; and whether it
+    /// was a probe, and in a list.
+    pub fn dead(
+        &mut self,
+        host: usize,
+        from: Duration,
+        (by_record, by_worker): (bool, bool),
+        probe: bool,
+        listed: bool,
+    ) {
+        let met = self.bad_attempts[host].iter().rev().take_while(|at| **at >= from).count();
+        let was_out = self.ejected_at[host].iter().any(|at| *at >= from);
+        self.spend(match (by_record, by_worker) {
+            _ if met <= 1 => Spent::Unknowable,
+            _ if probe => Spent::Probe,
+            (_, true) if listed => Spent::Listed,
+            (_, true) => Spent::Explored,
+            (true, false) => Spent::Stale,
+            (false, false) if was_out => Spent::Readmitted,
+            (false, false) => Spent::Evidence,
+        });
+    }
+
+    pub fn spend(&mut self, on: Spent) {
+        self.spent_on[on as usize] += 1;
+    }
+
+    /// By replicas that went down, in words.
+    pub fn spent_line(&self) -> String {
+        let outages = self.per_outage.len().max(1) as f64;
+        let each = Spent::ALL.iter().zip(self.spent_on);
+        each.map(|(on, count)| format!("{on:?} {:.2}", count as f64 / outages)).collect::<Vec<_>>().join(", ")
     }
 
     pub fn request(&mut self, get: bool, fine: usize, answered: bool, host: usize, probe: bool, at: Duration) {
@@ -139,6 +198,7 @@ impl Report {
         pair(&mut self.posts, other.posts);
         pair(&mut self.all, other.all);
         self.requests += other.requests;
+        self.spent_on.iter_mut().zip(other.spent_on).for_each(|(sum, more)| *sum += more);
         self.attempts += other.attempts;
         self.per_outage.extend(other.per_outage);
         self.back.extend(other.back);
@@ -172,6 +232,10 @@ impl Report {
         (at(&self.per_outage, quantile), at(&self.back, quantile))
     }
 
+    pub fn mean_per_outage(&self) -> f64 {
+        self.per_outage.iter().sum::<u64>() as f64 / self.per_outage.len().max(1) as f64
+    }
+
     pub fn line(&self) -> String {
         let ((half, back), (most, late)) = (self.quantiles(0.5), self.quantiles(0.99));
         format!(
@@ -182,7 +246,7 @@ impl Report {
             100.0 * self.post_success(),
             self.attempts_per_request(),
             self.per_outage.len(),
-            self.per_outage.iter().sum::<u64>() as f64 / self.per_outage.len().max(1) as f64,
+            self.mean_per_outage(),
             self.ejections,
             self.wrong,
             self.failed_probes,

@@ -15,7 +15,7 @@ use weir::account::Account;
 use weir::breaker::{self, Admission, BreakerPolicy, Circuit, Ticket, Wish};
 use weir::budget::{Asker, BudgetPolicy, Charge};
 use weir::detector::OutlierPolicy;
-use weir::exchange::WorkerId;
+use weir::exchange::{Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Event, Outliers, Probe};
 use weir::percent::Percent;
 use weir::random::Random;
@@ -23,7 +23,7 @@ use weir::signal::Signal;
 use weir::time::Time;
 
 use super::replica::{Replica, State};
-use super::report::Report;
+use super::report::{Report, Spent};
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -237,10 +237,24 @@ impl World {
         let (host, served, probe) = (request.host, request.fine > 0, request.probe.is_some() && request.attempts == 1);
         let state = self.setup.replicas[host].state(elapsed);
         self.report.attempt(host, served, probe, state, elapsed);
+        if state != State::Fine && served {
+            let (worker, address) = (request.worker, address(host));
+            let record = self.records[worker % self.setup.proxies].as_deref();
+            let shared = record.and_then(|record| Ejections::decode(record, &self.setup.policy, now));
+            let by_record = shared.is_some_and(|shared| shared.of(&address).is_some());
+            let out = (by_record, self.workers[worker].is_out(&address));
+            let from = self.setup.replicas[host].down_since(elapsed);
+            self.report.dead(host, from, out, probe, listed.is_some());
+        }
         let takes = self.micros(2_000, 8_000);
         let (takes, signal) = match state {
             State::Fine => match self.setup.replicas[host].breaks_within(elapsed, takes) {
-                Some(after) => (after, Signal::Reset),
+                Some(after) => {
+                    if served {
+                        self.report.spend(Spent::Unknowable);
+                    }
+                    (after, Signal::Reset)
+                }
                 None => (takes, Signal::Answered),
             },
             State::Resets => (self.micros(500, 4_000), Signal::Reset),
