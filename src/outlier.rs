@@ -61,14 +61,17 @@ const RECENTLY: Duration = Duration::from_millis(500);
 /// workers and 1,000 requests a second, 5 ms would save one attempt on a replica that goes down, of seven.
 const STALE: Duration = Duration::from_millis(10);
 /// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so they are hardly ever more than
-/// one in a hundred attempts. Where they are not paid, they wait until hosts usually are back.
-const PRICE: u32 = 200;
+/// one in two hundred attempts. Where they are not paid, they wait until hosts usually are back.
+const PRICE: u32 = 400;
 /// So many requests are remembered to pay with.
 const MOST_CREDIT: u32 = 2 * PRICE;
 /// A host that is due for so many nanoseconds is probed even so,
 const UNPAID: u64 = 3_000_000_000;
 /// or for so many, where no host has come back yet.
 const UNKNOWN: u64 = 1_000_000_000;
+/// A host that is out for half as long as hosts usually are down is not probed, or for less than this: it may have gone out for
+/// something else.
+const TOO_EARLY: u64 = 1_000_000_000;
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -427,14 +430,20 @@ impl Outliers {
     /// Of the hosts that want a probe from this worker, the one that is due for longest.
     fn due(&self, now: Time, repeatable: bool) -> Option<Box<str>> {
         let scarce = self.is_scarce(now);
-        let poor = self.is_poor(now) && now.since(self.lost) >= JUST;
+        let lost = now.since(self.lost) < JUST;
+        let poor = self.is_poor(now) && !lost;
         // Half as long again as hosts are down here: most of them are back by then.
         let half = self.usual / 2;
+        // Hardly any is back before this.
+        let early = half.min(TOO_EARLY);
         let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
             Standing::Out(out) if out.wants_probe(self.me, repeatable, &self.policy, scarce, now) => {
                 let due = out.due(&self.policy, scarce);
                 let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
                 let ejection = &out.ejection;
+                if !lost && !out.looks(now) && since(ejection.since) < early {
+                    return None;
+                }
                 let patience = match poor && !out.looks(now) {
                     false => 0,
                     true if half == 0 => UNKNOWN,

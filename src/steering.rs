@@ -57,7 +57,7 @@ const CALM: Duration = Duration::from_secs(5);
 /// explore, more than `explore_percent` may.
 const CHEAP: u64 = 225;
 /// While probes that fail cost enough, no more than this may.
-const DEAR: u64 = 40;
+const DEAR: u64 = 20;
 /// How often each host should be picked by Envoy's balancer.
 const EXPLORE_EACH: Duration = Duration::from_secs(2);
 
