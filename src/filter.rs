@@ -55,6 +55,10 @@ struct Vm {
     log_limit: log_limit::LogLimit,
     /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
     last_attempt: Option<guard::AttemptEnd>,
+    /// The request that `decide` saw arrive last: most likely, that of the next attempt that is a first one.
+    arrived: Option<ContextId>,
+    /// Attempts that `guard` does not let go, while others of their requests may still be answered.
+    held_back: Vec<ContextId>,
     /// Whether this Envoy tells `watch` which listener an attempt came through.
     listeners_told: bool,
     /// This worker among those that share records; claimed with the first request.

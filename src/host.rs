@@ -52,6 +52,8 @@ unsafe extern "C" {
         headers_size: usize,
         grpc_status: i32,
     ) -> i32;
+    fn proxy_set_effective_context(context: u32) -> i32;
+    fn proxy_continue_stream(stream: u32) -> i32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> i32;
     fn proxy_increment_metric(id: u32, by: i64) -> i32;
     fn proxy_record_metric(id: u32, value: u64) -> i32;
@@ -280,6 +282,19 @@ pub fn send_local_reply(reply: &LocalReply<'_>) -> bool {
             reply.grpc_status,
         ) == OK
     }
+}
+
+/// Makes another context the current one, until the callback is over. Whether there is such a context.
+pub fn act_for(context: u32) -> bool {
+    // SAFETY: no pointers.
+    unsafe { proxy_set_effective_context(context) == OK }
+}
+
+/// Lets the current stream's request go on, which a callback had stopped.
+pub fn resume_request() {
+    const REQUEST: u32 = 0;
+    // SAFETY: no pointers.
+    unsafe { proxy_continue_stream(REQUEST) };
 }
 
 /// What kind of metric.

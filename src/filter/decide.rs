@@ -33,6 +33,9 @@ pub(super) struct Request {
     pub(super) charged: u32,
     /// Whether `guard` saw one of its retries, and so charged them all.
     pub(super) guarded: bool,
+    /// Its first attempt that reached `guard`, most likely; and the later ones, for certain.
+    pub(super) first: Option<ContextId>,
+    pub(super) later: Vec<ContextId>,
     /// Whether its content is gRPC.
     pub(super) grpc: bool,
     /// The cluster's failed attempts when it arrived, see [`crate::cluster::Cluster::failures`].
@@ -126,6 +129,7 @@ impl Vm {
         }
         if guarded {
             host::set_property(REQUEST, &context.to_le_bytes());
+            self.arrived = Some(context);
         }
         let failures = self.engine.cluster(cluster).map_or(0, |cluster| cluster.failures);
         if let Some(Stream::Decide(request)) = self.streams.get_mut(context) {

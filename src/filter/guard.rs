@@ -17,6 +17,8 @@ const UNAVAILABLE: i32 = 14;
 /// Envoy waits for the local reply; the attempt does not go on.
 const STOP: u32 = 1;
 const CONTINUE: u32 = 0;
+/// Neither headers nor body go on until they are told to.
+const HOLD: u32 = 4;
 
 /// What `guard` knows about an attempt.
 #[derive(Debug, Default)]
@@ -25,6 +27,20 @@ pub(super) struct Attempt {
     number: u64,
     answered: bool,
     vetoed: bool,
+    /// Its request, where that was read.
+    request: Option<RequestId>,
+    /// It waits: it may not be sent, and another of its request still runs beside it (a hedge, in Envoy's words). To answer in
+    /// its place would cost the client the answer that the other may get.
+    held_back: Option<Refusal>,
+}
+
+/// Why an attempt is not sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Refusal {
+    /// The route's own policy repeats what may have been processed.
+    Unsafe,
+    /// The budget does not pay for it.
+    Unpaid,
 }
 
 /// An attempt that `guard` saw end, for the log entry that directly follows.
@@ -58,37 +74,92 @@ impl Vm {
         if let (true, Some(steering)) = (stripped, self.engine.steering()) {
             host::remove_header(Map::Request, &steering.header);
         }
+        let arrived = self.arrived.take();
         if number < 2 {
+            if let Some(request) = arrived.and_then(|id| self.request(RequestId(id))) {
+                request.first = Some(context);
+            }
             return CONTINUE;
         }
-        let Some(request) = self.governed() else { return CONTINUE };
+        let Some(request) = request_id().and_then(|id| self.governed(id)) else { return CONTINUE };
+        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) {
+            attempt.request = Some(request.id);
+        }
         if let Some(cluster) = self.engine.cluster_mut(request.cluster) {
             cluster.guarded.get_or_insert(true);
         }
         if let Some(request) = self.request(request.id) {
             request.guarded = true;
         }
-        if self.forbidden(&request) {
-            self.count(request.cluster, Counter::Vetoes(Veto::Unsafe));
-            return self.veto(context, "unsafe_retry", UNSAFE, &[]);
+        let beside = self.is_beside_another(context, request.id);
+        if let Some(request) = self.request(request.id) {
+            request.later.push(context);
         }
-        let prepaid = self.request(request.id).is_some_and(|request| std::mem::take(&mut request.prepaid));
-        if prepaid || self.charge_retry(&request) == Charge::Granted {
+        let why = if self.forbidden(&request, beside) {
+            self.count(request.cluster, Counter::Vetoes(Veto::Unsafe));
+            Refusal::Unsafe
+        } else if self.is_paid(&request) {
+            return CONTINUE;
+        } else {
+            Refusal::Unpaid
+        };
+        if self.engine.mode() == Mode::Shadow {
             return CONTINUE;
         }
-        // No hop above shall retry it either.
-        let headers = [(RATE_LIMITED, "true"), come_back_later(request.grpc)];
-        self.veto(context, "retry_budget_exhausted", EXHAUSTED, &headers)
+        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) {
+            attempt.vetoed = true;
+            attempt.held_back = beside.then_some(why);
+        }
+        if beside {
+            self.held_back.push(context);
+            return HOLD;
+        }
+        if veto(why, request.grpc) { STOP } else { CONTINUE }
+    }
+
+    /// Whether another attempt of the request runs beside this one: the first, about which Envoy is asked, or a later one.
+    fn is_beside_another(&mut self, context: ContextId, id: RequestId) -> bool {
+        let first = self.request(id).and_then(|request| request.first).filter(|first| self.runs(*first));
+        if let Some(first) = first {
+            let certain = host::act_for(first) && request_id() == Some(id);
+            // Back again; should that fail, whatever follows would be done to the first attempt.
+            if !host::act_for(context) {
+                return true;
+            }
+            if !certain && let Some(request) = self.request(id) {
+                request.first = None;
+            }
+        }
+        self.others_run(context, id)
+    }
+
+    /// The same, as far as is known.
+    fn others_run(&self, context: ContextId, id: RequestId) -> bool {
+        let Some(Stream::Decide(request)) = self.streams.get(id.0) else { return false };
+        request.first.iter().chain(&request.later).any(|other| *other != context && self.runs(*other))
+    }
+
+    /// Whether an attempt was sent and not answered yet.
+    fn runs(&self, context: ContextId) -> bool {
+        let attempt = self.streams.get(context);
+        matches!(attempt, Some(Stream::Guard(Attempt { answered: false, held_back: None, .. })))
     }
 
     /// Whether the safety table forbids this retry, which then is the route's own policy at work. What an attempt with an
     /// answer meant was decided when the answer passed; and a refused stream cannot be told from any other before the
-    /// request ends (`Open::StreamReset`): no veto on a doubt.
-    fn forbidden(&mut self, request: &Governed) -> bool {
+    /// request ends (`Open::StreamReset`): no veto on a doubt. One that still runs, with this attempt `beside` it, timed out.
+    fn forbidden(&mut self, request: &Governed, beside: bool) -> bool {
         let last_signal = self.request(request.id).and_then(|request| request.last_signal.take());
+        let last_signal = if beside { Some(Signal::Timeout) } else { last_signal };
         let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return false };
         let policy = self.engine.retry_policy(request.cluster);
         policy.is_some_and(|policy| !request.plan.permits(policy, signal, &Answer::default()))
+    }
+
+    /// Whether a retry is paid for, now if not before.
+    fn is_paid(&mut self, request: &Governed) -> bool {
+        let prepaid = self.request(request.id).is_some_and(|request| std::mem::take(&mut request.prepaid));
+        prepaid || self.charge_retry(request) == Charge::Granted
     }
 
     /// Asks the budget for a retry, and counts what it says.
@@ -110,18 +181,32 @@ impl Vm {
         charge
     }
 
-    /// Ends an attempt before it is sent; not in shadow mode.
-    fn veto(&mut self, context: ContextId, verdict: &str, body: &str, headers: &[(&str, &str)]) -> u32 {
-        if self.engine.mode() == Mode::Shadow {
-            return CONTINUE;
+    /// Decides on attempts that were held back and are the last ones of their requests by now: the others have failed. (On a
+    /// tick, since Envoy is not yet done with those when it tells of their end.)
+    pub(super) fn release_held_back(&mut self) {
+        for context in std::mem::take(&mut self.held_back) {
+            let Some(Stream::Guard(Attempt { held_back: Some(why), request: Some(id), .. })) =
+                self.streams.get(context)
+            else {
+                continue;
+            };
+            let (why, id) = (*why, *id);
+            if self.others_run(context, id) || !host::act_for(context) {
+                self.held_back.push(context);
+                continue;
+            }
+            let Some(request) = self.governed(id) else { continue };
+            let paid = why == Refusal::Unpaid && self.is_paid(&request);
+            if let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) {
+                attempt.held_back = None;
+                attempt.vetoed = !paid;
+            }
+            if paid {
+                host::resume_request();
+            } else {
+                veto(why, request.grpc);
+            }
         }
-        if let Some(Stream::Guard(attempt)) = self.streams.get_mut(context) {
-            attempt.vetoed = true;
-        }
-        host::set_property(VERDICT, verdict.as_bytes());
-        let details = ["weir_", verdict].concat();
-        let reply = LocalReply { status: 503, details: &details, body, headers, grpc_status: UNAVAILABLE };
-        if host::send_local_reply(&reply) { STOP } else { CONTINUE }
     }
 
     /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
@@ -136,7 +221,7 @@ impl Vm {
         }
         let Some(answer) = refusal(end_of_stream) else { return };
         let Some(signal) = answer.signal() else { return };
-        let Some(request) = self.governed() else { return };
+        let Some(request) = request_id().and_then(|id| self.governed(id)) else { return };
         let Some(policy) = self.engine.retry_policy(request.cluster) else { return };
         let retries_left = number <= u64::from(request.held.unwrap_or(policy.max_retries));
         let by_status = request.plan.permits(policy, Signal::Error, &answer);
@@ -188,13 +273,25 @@ impl Vm {
 
     /// What `decide` said about the request of the current attempt; `None` for requests that `decide` does not see, mirrored
     /// ones among them, and where it has no say.
-    fn governed(&mut self) -> Option<Governed> {
-        let id = request_id()?;
+    fn governed(&mut self, id: RequestId) -> Option<Governed> {
         let request = self.request(id)?;
         let (cluster, plan) = (request.cluster?, request.plan?);
         let asker = Asker { arrived: request.arrived, again: request.charged > 0 };
         Some(Governed { id, cluster, plan, grpc: request.grpc, asker, held: request.held })
     }
+}
+
+/// Answers in the place of the current attempt. Whether the host lets us.
+fn veto(why: Refusal, grpc: bool) -> bool {
+    // No hop above shall retry it either, if it is for want of budget.
+    let marks = [(RATE_LIMITED, "true"), come_back_later(grpc)];
+    let (verdict, body, headers) = match why {
+        Refusal::Unsafe => ("unsafe_retry", UNSAFE, &[][..]),
+        Refusal::Unpaid => ("retry_budget_exhausted", EXHAUSTED, &marks[..]),
+    };
+    host::set_property(VERDICT, verdict.as_bytes());
+    let details = ["weir_", verdict].concat();
+    host::send_local_reply(&LocalReply { status: 503, details: &details, body, headers, grpc_status: UNAVAILABLE })
 }
 
 const UNSAFE: &str = "weir: not retried: the request may have been processed, and is not safe to repeat";

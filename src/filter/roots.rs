@@ -53,5 +53,7 @@ impl Vm {
         self.exchange_incidents();
         self.log_what_was_left_out();
         self.announce();
+        // Last, since it acts for other contexts.
+        self.release_held_back();
     }
 }

@@ -31,6 +31,8 @@ pub enum HostCall {
     ReplaceHeader,
     RemoveHeader,
     SendLocalResponse,
+    SetEffectiveContext,
+    ContinueStream,
     DefineMetric,
     IncrementMetric,
     RecordMetric,
@@ -39,7 +41,7 @@ pub enum HostCall {
 }
 
 impl HostCall {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Log,
         Self::GetCurrentTime,
         Self::SetTickPeriod,
@@ -51,6 +53,8 @@ impl HostCall {
         Self::ReplaceHeader,
         Self::RemoveHeader,
         Self::SendLocalResponse,
+        Self::SetEffectiveContext,
+        Self::ContinueStream,
         Self::DefineMetric,
         Self::IncrementMetric,
         Self::RecordMetric,

@@ -268,6 +268,34 @@ pub extern "C" fn proxy_send_local_response(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn proxy_set_effective_context(context: u32) -> i32 {
+    plain(HostCall::SetEffectiveContext, "", |state| {
+        let known = state.contexts.contains_key(&context);
+        match &mut state.current {
+            Some(current) if known => {
+                current.context = context;
+                status::OK
+            }
+            _ => status::BAD_ARGUMENT,
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_continue_stream(stream: u32) -> i32 {
+    plain(HostCall::ContinueStream, "", |state| {
+        let Some(current) = state.current else { return status::BAD_ARGUMENT };
+        if stream > 1 {
+            return status::BAD_ARGUMENT;
+        }
+        if stream == 0 {
+            state.context(current.context).request_paused = false;
+        }
+        status::OK
+    })
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> i32 {
     let name = text(name, name_size);
     plain(HostCall::DefineMetric, &name, |state| {

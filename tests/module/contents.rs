@@ -48,6 +48,7 @@ fn it_asks_only_what_it_says_it_asks() {
     imports.sort();
     // SECURITY.md lists them in other words: no file, no network, no environment, no bodies.
     let known = [
+        "continue_stream",
         "define_metric",
         "get_buffer_bytes",
         "get_current_time_nanoseconds",
@@ -61,6 +62,7 @@ fn it_asks_only_what_it_says_it_asks() {
         "remove_header_map_value",
         "replace_header_map_value",
         "send_local_response",
+        "set_effective_context",
         "set_property",
         "set_shared_data",
         "set_tick_period_milliseconds",

@@ -2,6 +2,7 @@
 
 mod empty;
 mod exact;
+mod hedges;
 mod pushback;
 mod reload;
 mod settings;
@@ -15,7 +16,8 @@ use crate::case::Case;
 use crate::support::upstream::{Seen, Step, Upstream, answer, http1};
 
 pub fn tests() -> Vec<Test> {
-    [empty::TESTS, exact::TESTS, reload::TESTS, settings::TESTS, steady::TESTS, unguarded::TESTS].concat()
+    [empty::TESTS, exact::TESTS, hedges::TESTS, reload::TESTS, settings::TESTS, steady::TESTS, unguarded::TESTS]
+        .concat()
 }
 
 pub fn cases() -> Vec<Case> {
