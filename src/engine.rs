@@ -116,6 +116,17 @@ impl Engine {
         self.clusters.iter_mut().map(|(_, cluster)| cluster)
     }
 
+    /// The clusters without a budget, and whether they have retries.
+    pub fn unbudgeted_clusters(&mut self) -> impl Iterator<Item = (&mut Cluster, bool)> {
+        let retries = &self.retries;
+        let has_retries = |cluster: &Cluster| retries.get(cluster.policy).is_some_and(Option::is_some);
+        let clusters = self.clusters.iter_mut().map(|(_, cluster)| cluster);
+        clusters.filter(|cluster| cluster.account.is_none()).map(move |cluster| {
+            let retries = has_retries(cluster);
+            (cluster, retries)
+        })
+    }
+
     /// The same, to change it.
     pub fn cluster_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         self.clusters.get_mut(id)

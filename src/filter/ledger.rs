@@ -16,6 +16,9 @@ const TRIES: u32 = 1_000;
 /// module drains, each has records of its own, instead of taking the other's for none.
 const RECORDS: &str = "weir/budget/2/";
 
+/// What the gauge says where nothing bounds retries.
+const NO_END: u64 = u32::MAX as u64;
+
 impl Vm {
     /// Asks a cluster's budget for one retry. Without a budget, it is granted. Should the host refuse to keep the record, the
     /// answer is what it would have been on the last one; and should it refuse to show it, what this worker knows must do.
@@ -68,6 +71,15 @@ impl Vm {
                 cluster.budget_left.into_iter().for_each(|metric| host::record(Metric(metric), left));
                 break;
             }
+        }
+    }
+
+    /// A policy is in force: what was told of budgets that are no more shall not stand for ever, since Envoy forgets no gauge.
+    /// Without retries there is nothing to grant; without a budget, no end to it.
+    pub(super) fn close_accounts(&mut self) {
+        for (cluster, retries) in self.engine.unbudgeted_clusters() {
+            let left = if retries { NO_END } else { 0 };
+            cluster.budget_left.take().into_iter().for_each(|metric| host::record(Metric(metric), left));
         }
     }
 

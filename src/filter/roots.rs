@@ -38,6 +38,7 @@ impl Vm {
                 self.leave_mode();
             }
             self.engine.reconfigure(policy, now);
+            self.close_accounts();
         }
         host::set_tick_period(TICK_MILLISECONDS);
         true

@@ -377,3 +377,15 @@ fn watch_alone_opens_nothing() {
     assert_eq!(site.metric("circuit_opened_total"), 0);
     assert_eq!(site.at.host.shared("weir/circuit/watched only"), None);
 }
+
+#[test]
+fn the_gauge_does_not_outlive_the_circuit_breaker() {
+    for (cluster, mode) in [("broken no more", ""), ("broken no more in shadow", r#""mode": "shadow", "#)] {
+        let config = |circuit: &str| format!(r#"{{{mode}"circuitBreaker": {circuit}}}"#);
+        let site = Site::with(Level::Guard, cluster, &config(r#"{"minRequests": 20, "interval": "2s"}"#));
+        site.open();
+        site.at.host.start(&config("null"));
+        site.at.tick();
+        assert_eq!((site.metric("circuit_open"), site.metric("shadow_circuit_open")), (0, 0), "{cluster}");
+    }
+}

@@ -304,6 +304,18 @@ fn shadow_mode_judges_and_leads_nobody() {
 }
 
 #[test]
+fn the_gauges_of_hosts_do_not_outlive_outlier_detection() {
+    let mut envoy = Balancer::new(Attached::new(Level::Guard), "judged no more");
+    envoy.warm_up();
+    envoy.kill(HOSTS[1]);
+    envoy.at.tick();
+    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known")), (1, 4));
+    envoy.at.host.start(r#"{"outlierDetection": null}"#);
+    envoy.at.tick();
+    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known")), (0, 0));
+}
+
+#[test]
 fn a_cluster_that_does_not_obey_is_told_of_once() {
     let config = r#"{"outlierDetection": {"baseEjectionTime": "1m", "maxEjectionTime": "1m"}}"#;
     let mut envoy = Balancer::new(Attached::with(Level::Guard, config), "disobeying");

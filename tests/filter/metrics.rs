@@ -122,6 +122,29 @@ fn the_gauge_says_what_the_budget_would_grant_now() {
 }
 
 #[test]
+fn the_gauge_does_not_outlive_the_budget() {
+    for (cluster, policy, then) in [
+        ("left without retries", r#"{"retry": null}"#, 0),
+        ("left without a budget", r#"{"retry": {"budget": null}}"#, u64::from(u32::MAX)),
+        ("left to others by name", r#"{"clusters": [{"match": "left to others by*", "retry": null}]}"#, 0),
+    ] {
+        let at = Attached::with(Level::Guard, FIFTH);
+        let requests: Vec<Stream> = (0..50).map(|_| at.host.request(at.decide).cluster(cluster).begin()).collect();
+        at.tick();
+        assert_eq!(left(&at.host, cluster), Some(10));
+        drop(requests);
+        at.host.start(policy);
+        at.tick();
+        assert_eq!(left(&at.host, cluster), Some(then), "{cluster}");
+        // And it comes back with the budget.
+        at.host.start(FIFTH);
+        let _request = at.host.request(at.decide).cluster(cluster).begin();
+        at.tick();
+        assert!(matches!(left(&at.host, cluster), Some(1..=10)), "{cluster}: {:?}", left(&at.host, cluster));
+    }
+}
+
+#[test]
 fn a_worker_that_has_nothing_to_write_tells_what_others_left() {
     let at = Attached::with(Level::Guard, FIFTH);
     let cluster = "left to others";
