@@ -5,6 +5,7 @@ mod crowd;
 mod metrics;
 mod shadow;
 mod update;
+mod verdicts;
 
 use std::net::SocketAddr;
 
@@ -19,7 +20,7 @@ use crate::support::upstream::Upstream;
 pub type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 pub fn all() -> Vec<Test> {
-    [configuration::TESTS, crowd::TESTS, metrics::TESTS, shadow::TESTS, update::TESTS].concat()
+    [configuration::TESTS, crowd::TESTS, metrics::TESTS, shadow::TESTS, update::TESTS, verdicts::TESTS].concat()
 }
 
 /// An Envoy with one listener, one route and one cluster, `upstream`.
