@@ -13,7 +13,10 @@ use super::crash_loops::load::{self, Failure, Outcome, Progress};
 use super::crash_loops::replicas::{Ledger, Replica};
 use super::crash_loops::schedule::{Crash, Outage, Timeline};
 use super::support::bootstrap::{self, Attach, Listener};
-use super::support::envoy::Launch;
+use super::support::client::Request;
+use super::support::client_h2;
+use super::support::envoy::{Envoy, Launch};
+use super::support::upstream::{Reply, http2};
 use super::support::{ports, runtime, wait};
 use super::{Run, weir};
 
@@ -51,26 +54,31 @@ fn logs(part: &str, directory: &Path) -> Value {
     log
 }
 
-fn incident(retry_policy: &Value) -> Incident {
-    let directory = tempfile::tempdir().expect("a directory");
-    let listener = ports::free();
-    let timelines = timelines();
-    let addresses: Vec<SocketAddr> = timelines.iter().map(|_| ports::free()).collect();
+/// An Envoy that writes the shipped logs.
+fn logging_envoy(directory: &Path, listener: SocketAddr, retry_policy: &Value, cluster: &Value) -> Envoy {
     let mut route = bootstrap::route("/", "orders");
     bootstrap::merge(&mut route, &json!({"route": {"retry_policy": retry_policy}}));
-    let mut listener_config = bootstrap::listener(Listener {
+    let mut listener = bootstrap::listener(Listener {
         name: "ingress",
         port: listener.port(),
         attach: Attach::NOWHERE,
         policy: &Value::Null,
         routes: vec![route],
         logs: None,
-        manager: json!({"access_log": logs("access_log", directory.path())}),
+        manager: json!({"access_log": logs("access_log", directory)}),
     });
     let router = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/upstream_log";
-    *listener_config.pointer_mut(router).expect("the router") = logs("upstream_log", directory.path());
-    let bootstrap = bootstrap::bootstrap(&[listener_config], &[bootstrap::cluster("orders", &addresses)]);
-    let envoy = Launch::json(bootstrap).concurrency(2).start().expect("Envoy starts");
+    *listener.pointer_mut(router).expect("the router") = logs("upstream_log", directory);
+    let bootstrap = bootstrap::bootstrap(&[listener], std::slice::from_ref(cluster));
+    Launch::json(bootstrap).concurrency(2).start().expect("Envoy starts")
+}
+
+fn incident(retry_policy: &Value) -> Incident {
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = ports::free();
+    let timelines = timelines();
+    let addresses: Vec<SocketAddr> = timelines.iter().map(|_| ports::free()).collect();
+    let envoy = logging_envoy(directory.path(), listener, retry_policy, &bootstrap::cluster("orders", &addresses));
 
     let ledger = Arc::new(Ledger::default());
     let replicas: Vec<_> = addresses
@@ -228,4 +236,34 @@ fn retries_that_a_route_made_are_judged() {
     let unpacked = weir(&["replay", "--json", "-"], &packed);
     assert_eq!((plain.status, unpacked.status), (0, 0));
     assert_eq!(plain.out, unpacked.out);
+}
+
+/// Where a pushback stands, in headers or in trailers, it is read as the module reads it.
+#[test]
+fn a_pushback_of_grpc_is_logged_and_read() {
+    let upstream = http2(|seen| match seen.path.as_str() {
+        "/headers" => Reply::grpc_trailers_only(14).header("grpc-retry-pushback-ms", "-1"),
+        "/trailers" => Reply::grpc(14).trailer("grpc-retry-pushback-ms", "-1"),
+        _ => Reply::grpc(14).trailer("grpc-retry-pushback-ms", "20"),
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = ports::free();
+    let mut cluster = bootstrap::cluster("orders", &[upstream.address]);
+    bootstrap::merge(&mut cluster, &bootstrap::http2());
+    let envoy = logging_envoy(directory.path(), listener, &Value::Null, &cluster);
+    for path in ["/headers", "/trailers", "/later"] {
+        client_h2::exchange(listener, &Request::grpc(path)).expect("an answer");
+    }
+    for name in ["requests.json", "attempts.json"] {
+        let path = directory.path().join(name);
+        let log = wait::until(wait::LIMIT, || {
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            if log.lines().count() == 3 && log.ends_with('\n') { Ok(log) } else { Err(format!("{name}: {log}")) }
+        });
+        let run = weir(&["replay", "--json", "-"], log.expect("Envoy writes its log").as_bytes());
+        let report: Value = serde_json::from_str(&run.out).expect("JSON");
+        let signals = &report["clusters"][0]["signals"];
+        assert_eq!((number(&signals["pushback"]), number(&signals["error"])), (2, 1), "{name}: {signals:#}");
+    }
+    drop(envoy);
 }

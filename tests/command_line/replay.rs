@@ -114,6 +114,32 @@ fn an_outage_opens_the_circuit() {
     );
 }
 
+/// As in gRFC A6: what is not a number of milliseconds to wait says not to retry.
+#[test]
+fn a_retry_pushback_of_grpc_is_one() {
+    let line = |field: &str, pushback: Value| {
+        let line = json!({"start_time": "2026-02-02T00:00:00.000Z", "duration": 1, "method": "POST",
+            "upstream_cluster": "a", "upstream_host": "10.0.0.1:80", "response_code": 200, "response_flags": "-",
+            "response_code_details": VIA, "content_type": "application/grpc", "grpc_trailer": "14", field: pushback});
+        let report = replay(format!("{line}\n").as_bytes(), &[]);
+        report["clusters"][0]["signals"].clone()
+    };
+    for field in ["grpc_pushback", "grpc_pushback_trailer"] {
+        for pushback in [json!("-1"), json!("soon"), json!(-1)] {
+            assert_eq!(line(field, pushback.clone())["pushback"], 1, "{field} {pushback}");
+        }
+        for pushback in [json!("0"), json!("250"), json!("-"), json!(null), json!(250)] {
+            assert_eq!(line(field, pushback.clone())["error"], 1, "{field} {pushback}");
+        }
+    }
+    for field in ["overloaded", "grpc_pushback"] {
+        let line = json!({"start_time": 1770000000, "duration": 1, "method": "POST", "upstream_cluster": "a",
+            "upstream_host": "10.0.0.1:80", "response_code": 200, "response_code_details": VIA, field: "never"});
+        let report = replay(format!("{line}\n").as_bytes(), &[]);
+        assert_eq!(report["clusters"][0]["signals"]["answered"], 1, "{field}");
+    }
+}
+
 #[test]
 fn lines_in_another_order_come_to_the_same() {
     let log = crash();

@@ -64,6 +64,14 @@ impl Reply {
         self
     }
 
+    /// Adds to the trailers, where there are some.
+    pub fn trailer(mut self, name: &str, value: &str) -> Self {
+        if let Some(trailers) = &mut self.trailers {
+            trailers.push((name.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
     pub fn body(mut self, body: &'static str) -> Self {
         self.body = body;
         self

@@ -97,6 +97,14 @@ impl Word<'_> {
         self.number().filter(|number| *number >= 0.0).map(|number| number as u32)
     }
 
+    /// Whether a gRPC retry pushback is there, and no number of milliseconds: then it says not to retry (gRFC A6).
+    fn is_no_delay(&self) -> bool {
+        match self {
+            Self::Number(number) => *number < 0.0 || number.fract() != 0.0,
+            _ => self.is_there() && self.text().trim().parse::<u32>().is_err(),
+        }
+    }
+
     fn is_there(&self) -> bool {
         matches!(self, Self::Number(_)) || !self.text().is_empty()
     }
@@ -168,6 +176,8 @@ struct Fields<'a> {
     idempotency_key: Word<'a>,
     retry_after: Word<'a>,
     overloaded: Word<'a>,
+    grpc_pushback: Word<'a>,
+    grpc_pushback_trailer: Word<'a>,
     proxy_status: Word<'a>,
     stream_id: Word<'a>,
     request_id: Word<'a>,
@@ -196,6 +206,10 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
     // Of attempts, Envoy logs no stream id (1.40).
     let id = Some(fields.request_id.text()).filter(|id| !id.is_empty()).unwrap_or(fields.stream_id.text());
     let status = fields.response_code.whole().and_then(|status| u16::try_from(status).ok());
+    let grpc_status = fields.grpc_trailer.whole().or_else(|| fields.grpc_status.whole()).filter(|_| grpc);
+    let pushed_back = fields.overloaded.is_there()
+        || fields.grpc_pushback.is_no_delay()
+        || fields.grpc_pushback_trailer.is_no_delay();
     let local = fields.upstream_local_address.text();
     let record = Record {
         is_attempt: fields.log.text() == "attempt",
@@ -207,9 +221,10 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
         key: fields.idempotency_key.is_there(),
         flags: flags(fields.response_flags.text()),
         status: status.filter(|status| *status > 0),
-        grpc_status: fields.grpc_trailer.whole().or_else(|| fields.grpc_status.whole()).filter(|_| grpc),
+        grpc_status,
         retry_after: fields.retry_after.is_there(),
-        overloaded: fields.overloaded.is_there(),
+        // On what went well, neither means anything; gRPC says so with a status of its own.
+        overloaded: pushed_back && (grpc_status.is_some() || !matches!(status, Some(200..400))),
         proxy_status: text(&fields.proxy_status),
         details: text(&fields.response_code_details),
         failure: text(&fields.upstream_transport_failure_reason),
