@@ -63,7 +63,8 @@ const LOG: &str = r#"999.900 starting main dispatch loop
 1009.000 wasm log weir_decide: weir: cluster orders: host 10.0.0.1:8084 ejected for 251 ms (refused, strike 0): 1 of 4 are out
 1009.500 wasm log weir_decide: weir: cluster orders: all hosts fail alike, so none is out
 1012.000 wasm log weir_decide: weir: cluster orders: host 10.0.0.1:8081 ejected for 251 ms (reset, strike 0): 1 of 4 are out
-1013.000 wasm log weir: weir: incident state=open pattern=crash_loop cluster="orders" host="10.0.0.1:8081" crashes=3 period=6.104s look_at="the \"limit\" <of> memory & more"
+1013.000 wasm log weir: weir: incident state=open pattern=crash_loop cluster="orders" host="10.0.0.1:8081" crashes=3 period=6.104s down=2.555s down_min=2.052s down_max=3.059s look_at="the \"limit\" <of> memory & more"
+1014.000 wasm log weir: weir: incident state=over pattern=everyone cluster="orders" host="*" hosts=3 known=4 lasted=2.215s look_at="what they share"
 "#;
 
 /// Every tenth request failed, but with Weir every hundredth.
@@ -164,7 +165,11 @@ fn the_page_shows_the_numbers() {
 #[test]
 fn what_weir_says_is_shown_and_cannot_break_the_page() {
     let page = compose();
-    assert!(page.contains("<b>crash loop</b>") && page.contains("period 6.104s"));
+    assert!(page.contains("<b>replica 1: crash loop</b>") && page.contains("period 6.1 s"));
+    assert!(page.contains("<b>everyone</b>") && page.contains("lasted 2.2 s"));
+    // Where it is known from when to when, both are told with what lies between.
+    assert!(page.contains("crashes 3 · period 6.1 s · down 2.6 s (2.1 to 3.1)"));
+    assert!(!page.contains("10.0.0.1"), "an address says nothing to who looks at the page");
     assert!(page.contains("the &quot;limit&quot; &lt;of&gt; memory &amp; more"));
 }
 

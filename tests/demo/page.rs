@@ -187,15 +187,15 @@ fn told(incidents: &[Incident]) -> String {
     // What was told of a host last holds what was told before.
     let last = |(number, it): &(usize, &Incident)| !incidents[number + 1..].iter().any(|later| later.host == it.host);
     for (_, incident) in incidents.iter().enumerate().filter(last) {
-        let evidence: Vec<String> = incident.evidence.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let pattern = incident.pattern.replace('_', " ");
+        let title = if incident.host == "*" { pattern } else { format!("{}: {pattern}", incident.host) };
         let _ = write!(
             items,
-            r#"<li><p><b>{}</b> <span class="where">{}, {:.1} s, {}</span></p><p class="evidence">{}</p><p>{}</p></li>"#,
-            escape(&incident.pattern.replace('_', " ")),
-            escape(&incident.host),
+            r#"<li><p><b>{}</b> <span class="where">at {:.1} s, {}</span></p><p class="evidence">{}</p><p>{}</p></li>"#,
+            escape(&title),
             incident.at.as_secs_f64(),
             escape(&incident.state),
-            escape(&evidence.join(" · ").replace('_', " ")),
+            escape(&evidence(&incident.evidence)),
             escape(&incident.look_at),
         );
     }
@@ -205,6 +205,29 @@ fn told(incidents: &[Incident]) -> String {
     format!(
         r#"<section aria-labelledby="told"><h2 id="told">What Weir says about it, in Envoy’s log</h2><p class="readout">The last line about each host. A host that crashes for the third time is in a crash loop: <code>--seconds 40</code> shows it.</p><ul class="told">{items}</ul></section>"#
     )
+}
+
+/// What was counted and measured, to be read: `restarts 1 · down 2.6 s (2.1 to 3.1) · reset 3`.
+fn evidence(evidence: &[(String, String)]) -> String {
+    let value = |name: &str| evidence.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    let bound = |name: &str| {
+        let (of, _) = name.rsplit_once('_').filter(|(_, which)| matches!(*which, "min" | "max"))?;
+        value(of)
+    };
+    let figure = |text: &str| match text.strip_suffix('s').and_then(|seconds| seconds.parse::<f64>().ok()) {
+        Some(seconds) => (format!("{seconds:.1}"), " s"),
+        None => (text.to_owned(), ""),
+    };
+    let mut facts = Vec::new();
+    for (name, text) in evidence.iter().filter(|(name, _)| bound(name).is_none()) {
+        let (number, unit) = figure(text);
+        let mut fact = format!("{} {number}{unit}", name.replace('_', " "));
+        if let (Some(least), Some(most)) = (value(&format!("{name}_min")), value(&format!("{name}_max"))) {
+            let _ = write!(fact, " ({} to {})", figure(least).0, figure(most).0);
+        }
+        facts.push(fact);
+    }
+    facts.join(" · ")
 }
 
 fn numbers(reports: &[Report]) -> String {

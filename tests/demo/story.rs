@@ -43,6 +43,14 @@ impl Story {
     pub fn with_log(mut self, log: &str, began: Duration, replicas: &[SocketAddr], length: Duration) -> Self {
         self.marks = weir_log::marks(log, began, replicas, length);
         self.incidents = weir_log::incidents(log, began);
+        // By the names that the page has for them.
+        for incident in &mut self.incidents {
+            let address = incident.host.parse().ok();
+            let number = replicas.iter().position(|replica| Some(*replica) == address);
+            if let Some(number) = number {
+                incident.host = format!("replica {}", number + 1);
+            }
+        }
         self
     }
 
