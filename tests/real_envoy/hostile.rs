@@ -2,6 +2,7 @@
 
 mod clients;
 mod filters;
+mod routes;
 mod upstreams;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use crate::support::upstream::Upstream;
 use crate::support::{ports, wait};
 
 pub fn all() -> Vec<Test> {
-    [clients::TESTS, filters::TESTS, upstreams::TESTS].concat()
+    [clients::TESTS, filters::TESTS, routes::TESTS, upstreams::TESTS].concat()
 }
 
 /// An Envoy of two workers with all roles in front of one upstream.
