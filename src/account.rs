@@ -32,6 +32,8 @@ pub struct Account {
     own: Budget,
     /// Retries that requests under way may make, and did not yet.
     held: u32,
+    /// What was left here at least, from when until when: no request within that time needs to ask again while it suffices.
+    spare: (Time, Time, u64),
     /// What was left when that was last [asked](Self::left), and when that was.
     left: Option<(u64, Time)>,
 }
@@ -47,6 +49,7 @@ impl Account {
             view: Budget::new(policy),
             own: Budget::new(policy),
             held: 0,
+            spare: (Time::default(), Time::default(), 0),
             left: None,
         }
     }
@@ -54,6 +57,7 @@ impl Account {
     /// Puts another policy in force. What was counted stays.
     pub fn set_policy(&mut self, policy: BudgetPolicy, now: Time) {
         self.gather(now);
+        self.ask_again();
         let mut record = Vec::new();
         for budget in [&mut self.view, &mut self.own] {
             budget.encode(&mut record);
@@ -65,7 +69,7 @@ impl Account {
     /// A request arrives.
     pub fn arrive(&mut self, now: Time) {
         let (first, count) = &mut self.latest;
-        if *count == 0 || now < *first || now.since(*first) >= TOGETHER {
+        if *count == 0 || now < *first || now.is_later(TOGETHER, *first) {
             self.gather(now);
             self.latest = (now, 1);
         } else {
@@ -92,11 +96,23 @@ impl Account {
     /// they are [given back](Self::release).
     #[must_use]
     pub fn hold(&mut self, wanted: u32, now: Time) -> u32 {
-        self.gather(now);
-        let left = self.own.balance_within(&mut self.view, now).saturating_sub(u64::from(self.held));
-        let held = u32::try_from(left).unwrap_or(u32::MAX).min(wanted);
+        let (from, until, spare) = self.spare;
+        let suffices = from <= now && now < until && spare >= u64::from(self.held) + u64::from(wanted);
+        let held = if suffices {
+            wanted
+        } else {
+            self.gather(now);
+            let spare = self.own.balance_within(&mut self.view, now);
+            self.spare = (now, self.own.lasts_until(now), spare);
+            u32::try_from(spare.saturating_sub(u64::from(self.held))).unwrap_or(u32::MAX).min(wanted)
+        };
         self.held = self.held.saturating_add(held);
         held
+    }
+
+    /// Something happened after which less may be left.
+    fn ask_again(&mut self) {
+        self.spare = (Time::default(), Time::default(), 0);
     }
 
     /// A request gives back what it [held](Self::hold), used or not.
@@ -113,6 +129,7 @@ impl Account {
 
     /// Retries happened on a permission.
     pub fn retried(&mut self, retries: u32, now: Time) {
+        self.ask_again();
         self.news.retries = self.news.retries.saturating_add(retries);
         self.view.withdraw(now, retries);
         self.own.withdraw(now, retries);
@@ -120,6 +137,7 @@ impl Account {
 
     /// An attempt failed that might be retried. `again`: it was a retry itself.
     pub fn failed(&mut self, again: bool, now: Time) {
+        self.ask_again();
         for trouble in [&mut self.news.trouble, self.view.trouble(now)] {
             if again { trouble.retry_failed(now) } else { trouble.attempt_failed(now) }
         }
@@ -142,7 +160,7 @@ impl Account {
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {
         let settled = u64::from(self.policy.min_retry_rate.count);
-        let changes = |(left, told): (u64, Time)| left != settled && (now < told || now.since(told) >= AGAIN);
+        let changes = |(left, told): (u64, Time)| left != settled && (now < told || now.is_later(AGAIN, told));
         self.pending() || self.left.is_some_and(changes)
     }
 
@@ -185,6 +203,7 @@ impl Account {
     }
 
     fn keep(&mut self, budget: Budget) -> Vec<u8> {
+        self.ask_again();
         let mut record = Vec::new();
         budget.encode(&mut record);
         self.view = budget;

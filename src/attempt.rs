@@ -136,6 +136,9 @@ impl Attempts {
     /// request's end will explain.
     #[must_use]
     pub fn response_started(&mut self, by_upstream: impl FnOnce() -> bool, ended: &mut Vec<Ended>) -> Vec<Held> {
+        if self.is_settled() {
+            return Vec::new();
+        }
         self.client_gone = None;
         self.settle_all_but(|open| !matches!(open, Open::Answered(_)), ended);
         if self.held.iter().any(|held| held.open == Open::Dropped) && by_upstream() {
@@ -155,12 +158,18 @@ impl Attempts {
         ended: &mut Vec<Ended>,
     ) {
         self.client_gone = end.flags.client_gone().then(|| request_id.to_vec());
+        if explained.is_empty() && self.held.is_empty() {
+            return;
+        }
         let held = explained.into_iter().chain(self.held.drain(..));
         ended.extend(held.map(|held| held.explained(end)));
     }
 
     /// The turn of the event loop is over: nothing more will be known.
     pub fn settle(&mut self, ended: &mut Vec<Ended>) {
+        if self.is_settled() {
+            return;
+        }
         self.client_gone = None;
         ended.extend(self.held.drain(..).map(Held::settled));
     }

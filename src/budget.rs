@@ -200,6 +200,13 @@ impl Budget {
         left.max(floor.saturating_sub(self.retries_on_floor.at_most(now)))
     }
 
+    /// Until when no less is left than is left now, unless retries are charged or attempts fail: requests that pay for retries
+    /// stay within the interval until a slot of it is over.
+    #[must_use]
+    pub fn lasts_until(&self, now: Time) -> Time {
+        if self.trouble.is_futile() { now } else { self.requests.slot_ends(now) }
+    }
+
     /// What became of the latest attempts.
     pub fn trouble(&mut self, now: Time) -> &mut Trouble {
         self.trouble.advance(now);
@@ -306,7 +313,7 @@ impl News {
         // What could not be written down for so long may as well be older.
         let full = self.arrivals.len() >= MOST_ARRIVALS;
         match self.arrivals.last_mut() {
-            Some((first, count)) if full || (*first <= moment && moment.since(*first) < TOGETHER) => {
+            Some((first, count)) if full || (*first <= moment && !moment.is_later(TOGETHER, *first)) => {
                 *count = count.saturating_add(requests);
             }
             _ => self.arrivals.push((moment, requests)),

@@ -7,7 +7,6 @@ use crate::incident::Incidents;
 use crate::latency::Latency;
 use crate::metrics::Counter;
 use crate::outlier::Outliers;
-use crate::time::Time;
 
 /// At most this many clusters are remembered.
 pub const MOST_CLUSTERS: usize = 1_000;
@@ -58,8 +57,6 @@ pub struct Cluster {
     pub metrics: [Option<u32>; Counter::COUNT],
     /// The same of the gauge of what its budget has left.
     pub budget_left: Option<u32>,
-    /// When Envoy last said that there is such a cluster, by the host's clock.
-    pub existed: Time,
     last_used: u64,
 }
 
@@ -91,12 +88,21 @@ const SLOTS: u32 = MOST_CLUSTERS.next_power_of_two() as u32;
 impl Clusters {
     /// The cluster of that name if it is known.
     pub fn find(&mut self, name: &str) -> Option<ClusterId> {
-        if self.name(self.last) != name {
-            let place = self.search(name).ok()?;
-            self.last = *self.by_name.get(place)?;
+        if let Some(id) = self.same(name.as_bytes()) {
+            return Some(id);
+        }
+        let place = self.search(name).ok()?;
+        self.last = *self.by_name.get(place)?;
+        self.same(name.as_bytes())
+    }
+
+    /// The cluster that was found last, if that is its name.
+    pub fn same(&mut self, name: &[u8]) -> Option<ClusterId> {
+        let (id, cluster) = self.slots.get_mut(usize::from(self.last))?;
+        if cluster.name.as_bytes() != name {
+            return None;
         }
         self.uses += 1;
-        let (id, cluster) = self.slots.get_mut(usize::from(self.last))?;
         cluster.last_used = self.uses;
         Some(*id)
     }
@@ -134,7 +140,6 @@ impl Clusters {
             astray: 0,
             told: (0, 0),
             metrics: [None; Counter::COUNT],
-            existed: Time::default(),
             budget_left: None,
             last_used: self.uses,
         });

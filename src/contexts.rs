@@ -3,17 +3,21 @@
 //! A hash table with open addressing and linear probing, for one kind of key: the standard library's costs the module
 //! 2 kB for each type of value, and is made for more than numbers that a host counts up.
 
+use std::cell::Cell;
+
 /// Values by context number.
 #[derive(Debug)]
 pub struct Contexts<V> {
     /// A power of two of slots, or none. At least a quarter of them are free, so that every search ends.
     slots: Vec<Option<(u32, V)>>,
     len: usize,
+    /// The place that was found last: a callback asks for its context several times.
+    last: Cell<usize>,
 }
 
 impl<V> Default for Contexts<V> {
     fn default() -> Self {
-        Self { slots: Vec::new(), len: 0 }
+        Self { slots: Vec::new(), len: 0, last: Cell::new(0) }
     }
 }
 
@@ -33,13 +37,19 @@ impl<V> Contexts<V> {
     /// The value of a context.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&V> {
-        self.slots.get(self.find(id)?)?.as_ref().map(|(_, value)| value)
+        match self.slots.get(self.find(id)?) {
+            Some(Some((_, value))) => Some(value),
+            _ => None,
+        }
     }
 
     /// The same, to change it.
     pub fn get_mut(&mut self, id: u32) -> Option<&mut V> {
         let place = self.find(id)?;
-        self.slots.get_mut(place)?.as_mut().map(|(_, value)| value)
+        match self.slots.get_mut(place) {
+            Some(Some((_, value))) => Some(value),
+            _ => None,
+        }
     }
 
     /// Puts a value in, in the place of the one that was there.
@@ -88,9 +98,16 @@ impl<V> Contexts<V> {
     }
 
     fn find(&self, id: u32) -> Option<usize> {
+        let last = self.last.get();
+        if let Some(Some((known, _))) = self.slots.get(last)
+            && *known == id
+        {
+            return Some(last);
+        }
         let mut place = self.home(id);
         while let Some((known, _)) = self.slots.get(place)? {
             if *known == id {
+                self.last.set(place);
                 return Some(place);
             }
             place = self.after(place);

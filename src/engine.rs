@@ -100,9 +100,9 @@ impl Engine {
         })
     }
 
-    /// The cluster of that name if it is known.
-    pub fn find_cluster(&mut self, name: &str) -> Option<ClusterId> {
-        self.clusters.find(name)
+    /// The cluster that was asked for last, if that is its name.
+    pub fn same_cluster(&mut self, name: &[u8]) -> Option<ClusterId> {
+        self.clusters.same(name)
     }
 
     /// What is known of a cluster; `None` once it was forgotten.

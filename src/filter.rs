@@ -18,10 +18,9 @@ mod startup;
 mod watch;
 
 use std::cell::RefCell;
-use std::time::Duration;
 
 use crate::attempt::{ClusterId, Ended, RequestId};
-use crate::cluster::{Cluster, LONGEST_NAME};
+use crate::cluster::LONGEST_NAME;
 use crate::config::{Mode, Role};
 use crate::contexts::Contexts;
 use crate::engine::Engine;
@@ -131,27 +130,12 @@ impl Vm {
         }
     }
 
-    /// The cluster that an arriving request is routed to. The route's own name for it costs the least to ask for, but Envoy may
-    /// not know a cluster of that name; so it is taken for one that Envoy knew within the last second.
-    fn arriving_cluster(&mut self) -> Option<ClusterId> {
-        let now = self.wall_clock;
-        let known = |cluster: &Cluster| now >= cluster.existed && now.since(cluster.existed) < CLUSTERS_STAY;
-        let name = host::property(ROUTE_CLUSTER);
-        let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
-        let id = self.engine.find_cluster(name).filter(|id| self.engine.cluster(*id).is_some_and(known));
-        if id.is_some() {
-            return id;
-        }
-        let id = self.routed_cluster()?;
-        if let Some(cluster) = self.engine.cluster_mut(id) {
-            cluster.existed = now;
-        }
-        Some(id)
-    }
-
     /// The cluster that the current stream is routed to, if Envoy knows it.
     fn routed_cluster(&mut self) -> Option<ClusterId> {
         let name = host::property(CLUSTER_NAME)?;
+        if let Some(id) = self.engine.same_cluster(&name) {
+            return Some(id);
+        }
         let name = std::str::from_utf8(&name).ok().filter(|name| (1..=LONGEST_NAME).contains(&name.len()))?;
         Some(self.engine.cluster_id(name))
     }
@@ -240,6 +224,9 @@ impl Vm {
 
     /// Counts the attempts that became known, and tells their requests.
     fn count_ended(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
         let mut ended = std::mem::take(&mut self.ended);
         for Ended { attempt, signal } in ended.drain(..) {
             self.count(attempt.cluster, Counter::Attempts(signal));
@@ -284,11 +271,7 @@ fn record(name: &str, value: u64) {
     }
 }
 
-/// For so long a cluster that Envoy knew is taken to be there.
-const CLUSTERS_STAY: Duration = Duration::from_secs(1);
-
-/// The cluster as the route has it, whether there is one or not.
-const ROUTE_CLUSTER: Path = Path("cluster_name");
+/// The cluster of the route, if there is such a cluster. (Envoy finds nothing under `cluster_name` before a host is chosen.)
 const CLUSTER_NAME: Path = Path("xds\0cluster_name");
 const UPSTREAM_ADDRESS: Path = Path("upstream\0address");
 const RESPONSE_FLAGS: Path = Path("response\0flags");

@@ -223,18 +223,54 @@ pub struct HeaderPairs(Bytes);
 impl HeaderPairs {
     /// Names and values in the host's order; ends early where the encoding is cut short.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.with_names_of(Lengths::ALL)
+    }
+
+    /// The same for headers whose names have certain lengths: most are passed over at the cost of a comparison.
+    pub fn with_names_of(&self, lengths: Lengths) -> impl Iterator<Item = (&[u8], &[u8])> {
         let bytes: &[u8] = &self.0;
-        let (count, mut lengths) = read_u32(bytes).unwrap_or((0, &[]));
-        let mut data = (count as usize).checked_mul(8).and_then(|size| lengths.get(size..)).unwrap_or(&[]);
-        (0..count).map_while(move |_| {
-            let (name_size, rest) = read_u32(lengths)?;
-            let (value_size, rest) = read_u32(rest)?;
-            lengths = rest;
-            let (name, rest) = data.split_at_checked(name_size as usize)?;
-            let (value, rest) = rest.get(1..)?.split_at_checked(value_size as usize)?;
-            data = rest.get(1..)?;
-            Some((name, value))
-        })
+        let (count, sizes) = read_u32(bytes).unwrap_or((0, &[]));
+        let (sizes, data) =
+            (count as usize).checked_mul(8).and_then(|size| sizes.split_at_checked(size)).unwrap_or_default();
+        let mut at = 0_usize;
+        sizes
+            .chunks_exact(8)
+            .map_while(move |sizes| {
+                let (name, value) = read_u32(sizes)?;
+                let (value, _) = read_u32(value)?;
+                let start = at;
+                let middle = start.checked_add(name as usize)?;
+                let end = middle.checked_add(1)?.checked_add(value as usize)?;
+                at = end.checked_add(1)?;
+                if !lengths.has(name as usize) {
+                    return Some(None);
+                }
+                // Each has a NUL behind it.
+                data.get(end)?;
+                Some(Some((data.get(start..middle)?, data.get(middle + 1..end)?)))
+            })
+            .flatten()
+    }
+}
+
+/// A set of lengths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lengths(u64);
+
+impl Lengths {
+    /// No length.
+    pub const NONE: Self = Self(0);
+    /// Any length.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// This set and another length. From 63 on, all lengths are one.
+    #[must_use]
+    pub const fn and(self, length: usize) -> Self {
+        Self(self.0 | 1 << if length < 63 { length } else { 63 })
+    }
+
+    const fn has(self, length: usize) -> bool {
+        self.0 >> (if length < 63 { length } else { 63 }) & 1 == 1
     }
 }
 

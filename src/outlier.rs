@@ -225,7 +225,7 @@ impl Outliers {
     /// Whether no host was out and none failed within the interval, so that a sample of the answered attempts is enough.
     #[must_use]
     pub fn is_calm(&self, now: Time) -> bool {
-        self.out == 0 && now.since(self.troubled.max(self.was_out)) >= self.policy.interval
+        self.out == 0 && now.is_later(self.policy.interval, self.troubled.max(self.was_out))
     }
 
     /// Whether the shares that Envoy's balancer gives the hosts are known well enough that a sample keeps them fresh.
@@ -237,7 +237,7 @@ impl Outliers {
     /// Whether the record was not read for a while, so that another worker may have ejected a host since.
     #[must_use]
     pub fn is_stale(&self, now: Time) -> bool {
-        now.since(self.exchanged) >= STALE || self.exchanged > now
+        now.is_later(STALE, self.exchanged) || self.exchanged > now
     }
 
     /// Whether there were requests of late.
@@ -289,7 +289,7 @@ impl Outliers {
     /// Whether a request should be steered although no host is out: around a host that is silent, or, if it cannot be repeated,
     /// to where something was answered.
     fn is_wary(&self, repeatable: bool, now: Time) -> bool {
-        let after = now.since(self.was_out) < self.policy.interval;
+        let after = !now.is_later(self.policy.interval, self.was_out);
         if after && !repeatable && self.steering.has_scouts() {
             return true;
         }

@@ -35,6 +35,12 @@ impl Time {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// Whether `by` has passed since `earlier`. (Cheaper than to compare what [`since`](Self::since) returns, which divides.)
+    #[must_use]
+    pub const fn is_later(self, by: Duration, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= nanos(by)
+    }
+
     /// The moment `after` later, or the last representable one.
     #[must_use]
     pub const fn saturating_add(self, after: Duration) -> Self {

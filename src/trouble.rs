@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use crate::budget::TOGETHER;
-use crate::time::Time;
+use crate::time::{Time, nanos};
 
 /// After so long without failures, all is well.
 const QUIET: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl Trouble {
 
     /// Lets time pass, or step back.
     pub fn advance(&mut self, now: Time) {
-        if now.since(self.last) > QUIET {
+        if now.as_nanos().saturating_sub(self.last.as_nanos()) > nanos(QUIET) {
             (self.since, self.futile) = (None, false);
         }
         self.since = self.since.map(|since| since.min(now));

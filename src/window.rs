@@ -82,6 +82,13 @@ impl<S: Default> Window<S> {
         }
     }
 
+    /// When the slot that `now` is in is over.
+    #[must_use]
+    pub fn slot_ends(&self, now: Time) -> Time {
+        let slot = (now.as_nanos() / self.slot).saturating_add(1);
+        Time::from_nanos(slot.saturating_mul(self.slot.get()))
+    }
+
     /// The slots that are within the last interval as a whole, the newest first.
     pub fn inside(&self, now: Time) -> impl Iterator<Item = &S> {
         self.slots.iter().take(SLOTS.saturating_sub(self.age(now)))

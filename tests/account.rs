@@ -252,6 +252,50 @@ fn what_workers_give_out_is_bounded() {
     });
 }
 
+/// An account remembers what was left, so as not to add it all up for each request. One that adds up each time permits the same.
+#[test]
+fn permissions_do_not_depend_on_what_is_remembered() {
+    for_all(200, 300, |numbers| {
+        let mut digits = Digits(numbers[0]);
+        let policy = policy(digits.below(101) as u32, digits.below(4) as u32);
+        let mut accounts = [Account::new(policy), Account::new(policy)];
+        let mut shared = [Shared::default(), Shared::default()];
+        let (mut tenths, mut held) = (0, 0);
+        for &number in numbers {
+            let mut digits = Digits(number);
+            // Mostly none or little time passes, now and then much.
+            tenths += match digits.below(40) {
+                0 => digits.below(200),
+                passed => passed / 13,
+            };
+            let now = Time::from_nanos(at(NOW).as_nanos() + 100_000_000 * tenths);
+            let (action, some) = (digits.below(12), digits.below(4) as u32);
+            let mut forgets = false;
+            let given = accounts.each_mut().map(|account| {
+                match action {
+                    0 => account.retried(some.min(held), now),
+                    1 => account.failed(some > 0, now),
+                    2 => account.helped(now),
+                    3 => account.set_policy(policy, now),
+                    _ => {}
+                }
+                arrive(account, 1 + 5 * some, now);
+                account.release(some.min(held));
+                if std::mem::replace(&mut forgets, true) {
+                    // No retries: nothing but a reason to add up.
+                    account.retried(0, now);
+                }
+                account.hold(some, now)
+            });
+            assert_eq!(given[0], given[1]);
+            held = held - some.min(held) + given[0];
+            if action == 4 {
+                accounts.iter_mut().zip(&mut shared).for_each(|(account, shared)| shared.publish(account, now));
+            }
+        }
+    });
+}
+
 #[test]
 fn a_floor_without_guard() {
     let policy = policy(0, 3);

@@ -12,7 +12,7 @@ use crate::attempt::{ClusterId, Ended, Held};
 use crate::breaker::Ticket;
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
-use crate::host::{self, Bytes, HeaderPairs, Map};
+use crate::host::{self, Bytes, HeaderPairs, Lengths, Map};
 use crate::incident::Hint;
 use crate::metrics::{Counter, Grant};
 use crate::proxy_status;
@@ -85,7 +85,7 @@ impl Vm {
         self.count_ended();
         let now = self.now();
         let wall_clock = self.wall_clock;
-        let cluster = self.arriving_cluster();
+        let cluster = self.routed_cluster();
         let keys = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
         let hosts = self.engine.steering().map_or("", |steering| &steering.header);
         let headers = host::headers(Map::Request);
@@ -248,6 +248,7 @@ impl Vm {
         let explained = std::mem::take(&mut request.explained);
         let (cluster, timeout) = (request.cluster, request.per_try_timeout);
         let (guarded, charged, grpc) = (request.guarded, request.charged, request.grpc);
+        let once = request.retries == Some(0) && charged == 0;
         let held = request.holds();
         request.held = None;
         let probe = request.circuit_probe.is_some();
@@ -269,6 +270,16 @@ impl Vm {
         let watched = watched || only_failures || (flags.client_gone() && self.has_role(Role::Watch));
         let counts = cluster.is_some() && (!watched || only_failures);
         let status = if counts || !flags.is_empty() { response_code() } else { None };
+        if let (true, Some(cluster)) = (once && !watched && flags.is_empty() && !grpc && went_well(status), cluster)
+            && explained.is_empty()
+            && self.engine.attempts.is_settled()
+        {
+            self.plain_request_ends(context, cluster, held, timeout);
+            if probe {
+                self.probe_tells(context);
+            }
+            return;
+        }
         // What an access-log filter keeps from `watch` is counted here.
         let mut unseen = only_failures && went_well(status) && !flags.any(Flags::BROKEN);
         if unseen
@@ -318,8 +329,8 @@ impl Vm {
         }
     }
 
-    /// The end of a request whose attempt was answered, and no other attempt at the cluster failed meanwhile: `watch`, which is
-    /// told of failures only, was told of none.
+    /// The end of a request whose one attempt was answered well: there was no retry; or no attempt at the cluster failed
+    /// meanwhile, of which `watch` is told even where it is told of failures only.
     fn plain_request_ends(&mut self, context: ContextId, cluster: ClusterId, held: u32, timeout: Option<Duration>) {
         let attempt = self.attempt(cluster, true, Hint::None, None);
         self.ended.push(Ended { attempt, signal: Signal::Answered });
@@ -417,7 +428,9 @@ pub(super) fn went_well(status: Option<u16>) -> bool {
 fn view<'a>(headers: Option<&'a HeaderPairs>, idempotency_keys: &[String], hosts: &str) -> View<'a> {
     let request = retry::Request { method: &[], grpc: false, idempotency_key: false, attempt: 1 };
     let mut view = View { request, hosts: false, trusted: false };
-    for (name, value) in headers.into_iter().flat_map(HeaderPairs::iter) {
+    let lengths = idempotency_keys.iter().fold(NAMES.and(hosts.len()), |lengths, key| lengths.and(key.len()));
+    let Some(headers) = headers else { return view };
+    for (name, value) in headers.with_names_of(lengths) {
         match name {
             b":method" => view.request.method = value,
             b"content-type" => view.request.grpc = is_grpc(value),
@@ -432,6 +445,13 @@ fn view<'a>(headers: Option<&'a HeaderPairs>, idempotency_keys: &[String], hosts
     }
     view
 }
+
+/// The lengths of the names that `view` always looks for.
+const NAMES: Lengths = Lengths::NONE
+    .and(":method".len())
+    .and("content-type".len())
+    .and("x-envoy-attempt-count".len())
+    .and("x-envoy-internal".len());
 
 /// Takes away what a client asks of Envoy that trusts it.
 #[cold]

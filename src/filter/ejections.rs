@@ -10,7 +10,7 @@ use crate::host::{self, Level, Swap};
 use crate::incident::Hint;
 use crate::metrics::{Counter, Ejected};
 use crate::outlier::{EndedAttempt, Event, Outliers, Probe};
-use crate::random::hash;
+use crate::random::{Random, hash};
 use crate::retry::Plan;
 use crate::signal::Signal;
 use crate::time::{Time, millis};
@@ -311,7 +311,7 @@ impl Vm {
 /// Whether to look at the n-th. Not at each eighth: a balancer that takes turns among four hosts would show the same one
 /// each time, and the other three would never be known.
 fn is_sampled(n: u32) -> bool {
-    hash(&n.to_le_bytes(), 0).is_multiple_of(u64::from(SAMPLE))
+    Random::new(n.into()).number().is_multiple_of(SAMPLE.into())
 }
 
 /// Claims an id that no other worker has. Should shared data fail, one made of the time: it is another one in all likelihood.

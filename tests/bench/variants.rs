@@ -42,12 +42,11 @@ impl Filter {
     ];
 
     /// The floor, and what each of Weir's host calls adds to it.
-    pub const STEPS: [Self; 12] = [
+    pub const STEPS: [Self; 11] = [
         Self::None,
         Self::Empty,
         Self::Floor("n"),
         Self::Floor(""),
-        Self::Floor("c"),
         Self::Floor("x"),
         Self::Floor("p"),
         Self::Floor("v"),
@@ -65,7 +64,6 @@ impl Filter {
             Self::Lua => "a Lua filter that sets two headers",
             Self::Floor("") => "the floor: Weir's callbacks, two headers set, nothing else",
             Self::Floor("n") => "without setting the headers",
-            Self::Floor("c") => "reads `cluster_name`",
             Self::Floor("x") => "reads `xds.cluster_name`",
             Self::Floor("p") => "reads all request headers at once",
             Self::Floor("v") => "reads six request headers one by one",

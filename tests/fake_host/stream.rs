@@ -68,9 +68,9 @@ impl Request {
         self
     }
 
-    /// The route's cluster, and that it exists.
+    /// The route's cluster, and that it exists. (Envoy finds nothing under `cluster_name` before a host is chosen.)
     pub fn cluster(self, name: &str) -> Self {
-        self.property("cluster_name", name).property("xds.cluster_name", name)
+        self.property("xds.cluster_name", name)
     }
 
     /// Any property.

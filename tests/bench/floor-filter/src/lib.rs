@@ -94,9 +94,6 @@ pub extern "C" fn proxy_on_configure(_root: u32, size: usize) -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_request_headers(_context: u32, _count: u32, _end_of_stream: u32) -> u32 {
-    if does(b'c') {
-        property("cluster_name");
-    }
     if does(b'x') {
         property("xds\0cluster_name");
     }
