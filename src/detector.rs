@@ -25,8 +25,10 @@
 //! that are out are probed at once, all of them: one may be back. If they fail, too, the failure is common, and all hosts come
 //! back. The first host to show a common failure may be out until then: some milliseconds.
 
+mod others;
 mod policy;
 
+pub use others::Others;
 pub use policy::{Detector, OutlierPolicy};
 
 pub use crate::record::{Failure, Outcome};
@@ -39,36 +41,32 @@ use crate::time::Time;
 const LENGTHS: [u32; 7] = [1, 2, 4, 8, 16, 32, LENGTH];
 /// So many in a row leave no doubt.
 const RUN: u32 = 8;
+/// The number of that length.
+const RUN_LENGTH: usize = 3;
+const _: () = assert!(LENGTHS[RUN_LENGTH] == RUN);
 
 /// Whether a host whose latest attempt failed is an outlier among the `others` that are in.
 #[must_use]
-pub fn is_outlier<'a>(
-    policy: &OutlierPolicy,
-    host: &Record,
-    failure: Failure,
-    others: impl Iterator<Item = &'a Record> + Clone,
-    now: Time,
-) -> bool {
+pub fn is_outlier(policy: &OutlierPolicy, host: &Record, failure: Failure, others: &Others, now: Time) -> bool {
     // Hosts that crash at once shall not excuse each other: where there is one that is fine and well known, the ones in trouble
     // are no measure.
-    let fine = |other: &&Record| !other.is_in_trouble();
-    let measured = others.clone().any(|other| fine(&other) && other.attempts() >= RUN);
-    let others = others.filter(move |other| !measured || fine(other));
+    let well = others.are_measured();
     let Detector { count, percent } = policy.detector(failure);
     let recent = host.within_interval(failure, now);
     let count = u64::from(count.max(1));
-    if recent < count || !others.clone().any(Record::is_fine) {
+    if recent < count || !others.some_fine() {
         return false;
     }
-    if host.failed_in_a_row(failure) >= RUN && others.clone().any(|other| other.answered_in_a_row() >= RUN) {
+    if host.failed_in_a_row(failure) >= RUN && others.some_answer() {
         return true;
     }
-    LENGTHS.iter().any(|&length| {
+    let longest = LENGTHS.len() - 1;
+    LENGTHS.iter().enumerate().any(|(number, &length)| {
         let (failed, attempts) = host.last(failure, length);
         let failed = failed.min(recent);
         failed >= count
-            && [length, LENGTH].iter().all(|&length| {
-                let others = share(others.clone(), failure, length);
+            && [number, longest].iter().all(|&number| {
+                let others = others.share(failure, number, well);
                 is_above((failed, attempts), others, percent) && is_beyond_chance((failed, attempts), others)
             })
     })
@@ -86,13 +84,9 @@ pub fn is_common<'a>(mut hosts: impl Iterator<Item = &'a Record>) -> bool {
 
 /// Whether at least half of the latest attempts on these hosts fail so.
 #[must_use]
-pub fn is_usual<'a>(hosts: impl Iterator<Item = &'a Record>, failure: Failure) -> bool {
-    let (failed, attempts) = share(hosts, failure, RUN);
+pub fn is_usual(hosts: &Others, failure: Failure) -> bool {
+    let (failed, attempts) = hosts.share(failure, RUN_LENGTH, false);
     failed > 0 && 2 * failed >= attempts
-}
-
-fn share<'a>(hosts: impl Iterator<Item = &'a Record>, failure: Failure, length: u32) -> (u64, u64) {
-    hosts.map(|host| host.last(failure, length)).fold((0, 0), |sum, last| (sum.0 + last.0, sum.1 + last.1))
 }
 
 // Numbers here are at most 64 for the host and 64,000 for a thousand others, so no product overflows a u64.

@@ -106,16 +106,18 @@ impl Standing {
     }
 
     /// Follows an ejection that all workers share: out, or on.
-    pub fn follow(&mut self, ejection: Ejection) {
+    pub fn follow(&mut self, ejection: &Ejection) {
         match self {
+            Self::Out(out) if out.ejection == *ejection => {}
             Self::Out(out) => {
                 let times = |ejection: &Ejection| (ejection.owner, ejection.until, ejection.due);
-                if times(&out.ejection) != times(&ejection) {
+                if times(&out.ejection) != times(ejection) {
                     (out.successes, out.probe) = (0, None);
                 }
-                out.ejection = ejection;
+                out.ejection = ejection.clone();
             }
             Self::In(_) => {
+                let ejection = ejection.clone();
                 *self = Self::Out(Out { ejection, successes: 0, succeeded: Time::default(), probe: None, look: None })
             }
         }

@@ -102,7 +102,7 @@ pub enum Change {
 /// What all workers share about the hosts of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ejections {
-    /// Those that are out, in no order.
+    /// Those that are out, in the order of their addresses.
     pub out: Vec<Ejection>,
     /// When all were readmitted last, because all failed.
     pub common: Time,
@@ -173,7 +173,8 @@ impl Ejections {
                 let applies = self.of(&ejection.address).is_none() && before < (*most).min(MOST_EJECTIONS);
                 if applies {
                     self.evidence.retain(|evidence| evidence.address != ejection.address);
-                    self.out.push(ejection.clone());
+                    let place = self.out.partition_point(|other| other.address < ejection.address);
+                    self.out.insert(place, ejection.clone());
                     self.speak(me, now);
                 }
                 applies
@@ -205,34 +206,37 @@ impl Ejections {
         }
     }
 
-    fn speak(&mut self, me: WorkerId, now: Time) {
+    /// Whether that changed anything.
+    fn speak(&mut self, me: WorkerId, now: Time) -> bool {
+        let room = self.speakers.len() < MOST_SPEAKERS;
         match self.speakers.iter_mut().find(|speaker| speaker.worker == me) {
             Some(speaker) if now.since(speaker.beat) >= BEAT => speaker.beat = now,
-            Some(_) => {}
-            None => {
-                if self.speakers.len() < MOST_SPEAKERS {
-                    self.speakers.push(Speaker { worker: me, beat: now });
-                }
-            }
+            None if room => self.speakers.push(Speaker { worker: me, beat: now }),
+            _ => return false,
         }
+        true
     }
 
     /// Says for this worker that it has requests, if it `has_requests`, and takes over from owners that are silent. Drops
-    /// what no probe reached.
-    pub fn keep(&mut self, me: WorkerId, has_requests: bool, now: Time) {
+    /// what no probe reached. Whether that changed anything.
+    pub fn keep(&mut self, me: WorkerId, has_requests: bool, now: Time) -> bool {
+        let before = (self.out.len(), self.speakers.len());
         self.out.retain(|ejection| now.since(ejection.until) < LOST);
         let troubled = !self.out.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
         if !has_requests || !troubled {
-            return;
+            return before.0 != self.out.len();
         }
         self.speakers.retain(|speaker| now.since(speaker.beat) < SILENCE);
-        self.speak(me, now);
+        let mut changed = before != (self.out.len(), self.speakers.len());
+        changed |= self.speak(me, now);
         let Self { out, speakers, .. } = self;
         for ejection in out {
             if !speakers.iter().any(|speaker| speaker.worker == ejection.owner) {
                 ejection.owner = me;
+                changed = true;
             }
         }
+        changed
     }
 }
 

@@ -1,13 +1,17 @@
 //! The hosts of a cluster, by address, bounded: the least recently seen is forgotten first, and one that is out last.
 //!
 //! A host costs about 400 bytes, its address included.
+//!
+//! They lie in the order of their addresses, so that what is drawn from them depends on nothing else; a *place* is a position in
+//! that order, and holds until a host is added or forgotten. What is asked for each request or attempt is found without looking
+//! at all of them: a host by a hash of its address, and kept up to date are which are out, what those that are in show together,
+//! who answered last, and which may be suspect or silent. To meet a new host and to forget one may take longer.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use crate::ejection::Standing;
-use crate::exchange::FRESH;
+use crate::detector::{Failure, Others};
+use crate::ejection::{Out, Standing};
+use crate::exchange::{Ejection, FRESH};
 use crate::record::Record;
 use crate::time::Time;
 
@@ -21,6 +25,8 @@ const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// What a worker knows of a host.
 #[derive(Clone, Debug)]
 pub struct Host {
+    /// Its address and port.
+    pub address: Box<str>,
     /// How its attempts ended.
     pub record: Record,
     /// In or out.
@@ -38,6 +44,10 @@ pub struct Host {
     pub followed: u8,
     /// When this worker first steered a request to it since it last said anything; the epoch if it owes nothing.
     pub asked: Time,
+    /// Whether it is one of those that are counted: in, and known when that was last looked at.
+    counted: bool,
+    /// Whether it is one of those that are watched.
+    watched: bool,
 }
 
 impl Host {
@@ -45,6 +55,12 @@ impl Host {
     #[must_use]
     pub fn is_known(&self, now: Time) -> bool {
         now.since(self.seen) < KNOWN_FOR
+    }
+
+    /// Whether it is in and was seen within the last minute.
+    #[must_use]
+    pub fn is_present(&self, now: Time) -> bool {
+        !self.standing.is_out() && self.is_known(now)
     }
 
     /// There is evidence against the host: told, or heard of others. Returns how many attempts it answered since there was
@@ -67,68 +83,176 @@ pub struct Picks {
     pub latest: u64,
 }
 
-/// The hosts of a cluster. In the order of their addresses, so that what is drawn from them depends on nothing else.
+/// The hosts of a cluster.
 #[derive(Clone, Debug)]
 pub struct Hosts {
-    hosts: BTreeMap<Box<str>, Host>,
+    #[allow(clippy::vec_box, reason = "a new one moves those behind it: eight bytes each, not 300")]
+    hosts: Vec<Box<Host>>,
+    /// Hashes of their addresses, and their places, in the order of the hashes.
+    index: Vec<(u32, u16)>,
     interval: Duration,
     most: usize,
+    /// Another one whenever places change, or who is out.
+    version: u64,
+    /// The places of those that are out.
+    out: Vec<u16>,
+    /// What those show that are in and known,
+    shown: Others,
+    /// which holds from then
+    counted: Time,
+    /// until then.
+    until: Time,
+    /// The places of those whose latest attempt broke, or that were asked and did not say anything yet; of others, too.
+    watched: Vec<u16>,
+    /// The places of those that answered last, the latest first.
+    answered: Vec<u16>,
+    /// The place of one that was well when somebody last looked for such a one.
+    well: u16,
+    /// The latest time that anything here may bear.
+    latest: Time,
     /// How many were forgotten to make room, since that was last asked.
     forgotten: u32,
     /// When one was that was still known.
     crowded: Option<Time>,
 }
 
+/// Of so many it is known that they answered last.
+const LAST: usize = 8;
+/// No place.
+const NOWHERE: u16 = u16::MAX;
+
 impl Hosts {
     /// None yet, and never more than `most`; their failures count for `interval`.
     #[must_use]
     pub const fn new(interval: Duration, most: usize) -> Self {
-        Self { hosts: BTreeMap::new(), interval, most, forgotten: 0, crowded: None }
+        Self {
+            hosts: Vec::new(),
+            index: Vec::new(),
+            interval,
+            most,
+            version: 1,
+            out: Vec::new(),
+            shown: Others::new(),
+            counted: Time::from_nanos(0),
+            until: Time::from_nanos(0),
+            watched: Vec::new(),
+            answered: Vec::new(),
+            well: NOWHERE,
+            latest: Time::from_nanos(0),
+            forgotten: 0,
+            crowded: None,
+        }
     }
 
     /// Failures count for another interval from now on; all records start anew.
     pub fn set_interval(&mut self, interval: Duration) {
         if self.interval != interval {
             self.interval = interval;
-            self.hosts.values_mut().for_each(|host| host.record = Record::new(interval));
+            self.hosts.iter_mut().for_each(|host| host.record = Record::new(interval));
+            (self.until, self.latest) = (Time::default(), Time::from_nanos(u64::MAX));
         }
     }
 
-    /// The host at that address, known from now on. `None` if that is no address (see [`is_address`]).
-    pub fn seen(&mut self, address: &str, now: Time) -> Option<&mut Host> {
-        if !self.hosts.contains_key(address) {
-            if !is_address(address) {
-                return None;
-            }
-            if self.hosts.len() >= self.most {
-                self.forget_one(now);
-            }
-        }
-        let host = match self.hosts.entry(address.into()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Host {
-                record: Record::new(self.interval),
-                standing: Standing::new(),
-                picks: Picks::default(),
-                answers: 0,
-                evident: Time::default(),
-                seen: now,
-                heard: Time::default(),
-                followed: 0,
-                asked: Time::default(),
-            }),
+    /// The place of a known host.
+    #[must_use]
+    pub fn find(&self, address: &str) -> Option<usize> {
+        let hash = hash(address);
+        let first = self.index.partition_point(|(other, _)| *other < hash);
+        let alike = self.index.iter().skip(first).take_while(|(other, _)| *other == hash);
+        alike
+            .map(|(_, place)| usize::from(*place))
+            .find(|place| self.at(*place).is_some_and(|host| *host.address == *address))
+    }
+
+    /// The place of the host at that address, known from now on. `None` if that is no address (see [`is_address`]).
+    pub fn seen(&mut self, address: &str, now: Time) -> Option<usize> {
+        let place = match self.find(address) {
+            Some(place) => place,
+            None => self.add(address, now)?,
         };
+        self.latest = self.latest.max(now);
+        self.until = self.until.min(now.saturating_add(KNOWN_FOR));
+        let host = self.hosts.get_mut(place)?;
         host.seen = now;
-        Some(host)
+        if !host.counted && !host.standing.is_out() {
+            host.counted = true;
+            self.shown.add(&host.record);
+        }
+        Some(place)
+    }
+
+    fn add(&mut self, address: &str, now: Time) -> Option<usize> {
+        if !is_address(address) {
+            return None;
+        }
+        if self.hosts.len() >= self.most {
+            self.forget_one(now);
+        }
+        let host = Box::new(Host {
+            address: address.into(),
+            record: Record::new(self.interval),
+            standing: Standing::new(),
+            picks: Picks::default(),
+            answers: 0,
+            evident: Time::default(),
+            seen: now,
+            heard: Time::default(),
+            followed: 0,
+            asked: Time::default(),
+            counted: false,
+            watched: false,
+        });
+        let place = self.hosts.partition_point(|other| *other.address < *address);
+        self.each_place(&mut |other| {
+            if usize::from(*other) >= place && *other != NOWHERE {
+                *other += 1
+            }
+        });
+        let hash = hash(address);
+        insert(&mut self.index, &|(other, _)| *other < hash, (hash, place as u16));
+        insert(&mut self.hosts, &|other| *other.address < *address, host);
+        Some(place)
+    }
+
+    /// Places change.
+    fn each_place(&mut self, change: &mut dyn FnMut(&mut u16)) {
+        self.index.iter_mut().for_each(|(_, place)| change(place));
+        self.out.iter_mut().for_each(&mut *change);
+        self.watched.iter_mut().for_each(&mut *change);
+        self.answered.iter_mut().for_each(&mut *change);
+        change(&mut self.well);
+        self.version += 1;
     }
 
     fn forget_one(&mut self, now: Time) {
-        let least = self.hosts.iter().min_by_key(|(_, host)| (host.standing.is_out(), host.seen));
-        if let Some((address, known)) = least.map(|(address, host)| (address.clone(), host.is_known(now))) {
-            self.hosts.remove(&address);
+        let least = (0..).zip(&self.hosts).min_by_key(|(_, host)| (host.standing.is_out(), host.seen));
+        let Some(least) = least.map(|(place, _)| place) else { return };
+        self.each_place(&mut |other| {
+            if *other == least {
+                *other = NOWHERE;
+            } else if *other > least && *other != NOWHERE {
+                *other -= 1;
+            }
+        });
+        self.index.retain(|(_, place)| *place != NOWHERE);
+        self.out.retain(|place| *place != NOWHERE);
+        self.watched.retain(|place| *place != NOWHERE);
+        self.answered.retain(|place| *place != NOWHERE);
+        let least = usize::from(least);
+        if least < self.hosts.len() {
+            let host = self.hosts.remove(least);
+            if host.counted {
+                self.shown.remove(&host.record);
+            }
             self.forgotten = self.forgotten.saturating_add(1);
-            self.crowded = if known { Some(now) } else { self.crowded };
+            self.crowded = if host.is_known(now) { Some(now) } else { self.crowded };
         }
+    }
+
+    /// Another number whenever places changed, or who is out.
+    #[must_use]
+    pub const fn version(&self) -> u64 {
+        self.version
     }
 
     /// Whether the cluster has more hosts than can be remembered, as far as the last minute tells. (Where old ones make room
@@ -143,55 +267,302 @@ impl Hosts {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// A known host.
+    /// The host at that place.
     #[must_use]
-    pub fn get(&self, address: &str) -> Option<&Host> {
-        self.hosts.get(address)
+    pub fn at(&self, place: usize) -> Option<&Host> {
+        self.hosts.get(place).map(|host| &**host)
     }
 
-    /// The same, to change it.
-    pub fn get_mut(&mut self, address: &str) -> Option<&mut Host> {
-        self.hosts.get_mut(address)
+    /// The same, to change it; but for its record and its standing.
+    pub fn at_mut(&mut self, place: usize) -> Option<&mut Host> {
+        self.hosts.get_mut(place).map(|host| &mut **host)
     }
 
-    /// All known hosts.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Host)> + Clone {
-        self.hosts.iter().map(|(address, host)| (&**address, host))
+    /// What is known of a host that is out.
+    pub fn out_at(&mut self, place: usize) -> Option<&mut Out> {
+        match &mut self.at_mut(place)?.standing {
+            Standing::Out(out) => Some(out),
+            Standing::In(_) => None,
+        }
     }
 
-    /// The same, to change them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Host)> {
-        self.hosts.iter_mut().map(|(address, host)| (&**address, host))
+    /// Changes a host's record.
+    fn record(&mut self, place: usize, change: &mut dyn FnMut(&mut Record)) {
+        let Some(host) = self.hosts.get_mut(place) else { return };
+        if host.counted {
+            self.shown.remove(&host.record);
+        }
+        change(&mut host.record);
+        if host.counted {
+            self.shown.add(&host.record);
+        }
+        if !host.watched && host.record.is_broken() {
+            host.watched = true;
+            self.watched.push(place as u16);
+        }
+    }
+
+    /// Attempts on a host were answered.
+    pub fn answered(&mut self, place: usize, attempts: u32) {
+        if self.at(place).is_some_and(|host| !host.record.is_spotless()) {
+            self.record(place, &mut |record| record.answered(attempts));
+        }
+    }
+
+    /// An attempt on a host failed.
+    pub fn failed(&mut self, place: usize, failure: Failure, now: Time) {
+        self.record(place, &mut |record| record.failed(failure, now));
+    }
+
+    /// A host answered this worker.
+    pub fn heard(&mut self, place: usize, now: Time) {
+        let Some(host) = self.hosts.get_mut(place) else { return };
+        host.heard = now;
+        let mut moved = place as u16;
+        let later = |other: u16| {
+            let heard = self.hosts.get(usize::from(other)).map(|host| host.heard);
+            (heard.unwrap_or_default(), other) > (now, moved)
+        };
+        if self.answered.first().is_some_and(|first| later(*first)) {
+            // The clock stepped back, or this is the same moment.
+            self.answered.retain(|other| *other != moved);
+            self.answered.truncate(LAST - 1);
+            insert(&mut self.answered, &|other| later(*other), moved);
+            return;
+        }
+        for other in &mut self.answered {
+            std::mem::swap(other, &mut moved);
+            if usize::from(moved) == place {
+                return;
+            }
+        }
+        if self.answered.len() < LAST {
+            self.answered.push(moved);
+        }
+    }
+
+    /// The host that answered last, of those for which `may` holds, if that was within `time`.
+    pub fn last_heard(&self, may: &dyn Fn(&Host) -> bool, within: Duration, now: Time) -> Option<&Host> {
+        let mut last = self.answered.iter().filter_map(|place| self.at(usize::from(*place)));
+        last.clone().find(|host| may(host)).or_else(|| {
+            // There may be others; but none that answered later than the last of these.
+            let recent = last.next_back().is_some_and(|host| now.since(host.heard) < within);
+            let all = self.iter().filter(|host| recent && may(host));
+            all.max_by_key(|host| host.heard)
+        })
+    }
+
+    /// A host is watched until it says something.
+    pub fn watch(&mut self, place: usize) {
+        if let Some(host) = self.hosts.get_mut(place)
+            && !host.watched
+        {
+            host.watched = true;
+            self.watched.push(place as u16);
+        }
+    }
+
+    /// Whether `is` holds for any host that is present and watched: whose latest attempt broke, or that was asked.
+    pub fn any_watched(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
+        let mut next = 0;
+        while let Some(place) = self.watched.get(next) {
+            let Some(host) = self.hosts.get_mut(usize::from(*place)) else { return false };
+            host.watched = host.record.is_broken() || host.asked != Time::default();
+            if host.watched {
+                if host.is_present(now) && is(host) {
+                    return true;
+                }
+                next += 1;
+            } else {
+                self.watched.swap_remove(next);
+            }
+        }
+        false
+    }
+
+    /// A place that is well, if any is: present, and `is` holds.
+    pub fn well(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
+        let is = |host: &Host| host.is_present(now) && is(host);
+        if self.at(usize::from(self.well)).is_some_and(is) {
+            return true;
+        }
+        let well = self.hosts.iter().position(|host| is(host));
+        self.well = well.map_or(NOWHERE, |place| place as u16);
+        well.is_some()
+    }
+
+    /// All known hosts, in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = &Host> + Clone {
+        self.hosts.iter().map(|host| &**host)
+    }
+
+    /// The same, to change them; but for their records and standings.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Host> {
+        self.hosts.iter_mut().map(|host| &mut **host)
+    }
+
+    /// The places of those that are out, and what is known of these.
+    pub fn each_out(&self) -> impl Iterator<Item = (usize, &Host, &Out)> {
+        self.out.iter().filter_map(|place| {
+            let host = self.at(usize::from(*place))?;
+            match &host.standing {
+                Standing::Out(out) => Some((usize::from(*place), host, out)),
+                Standing::In(_) => None,
+            }
+        })
+    }
+
+    /// What is known of each that is out, to change it.
+    pub fn each_out_mut(&mut self, change: &mut dyn FnMut(&mut Out)) {
+        for place in &self.out {
+            if let Some(host) = self.hosts.get_mut(usize::from(*place))
+                && let Standing::Out(out) = &mut host.standing
+            {
+                change(out);
+            }
+        }
     }
 
     /// The hosts that are in and were seen within the last minute.
-    pub fn present(&self, now: Time) -> impl Iterator<Item = (&str, &Host)> + Clone {
-        self.iter().filter(move |(_, host)| !host.standing.is_out() && host.is_known(now))
+    pub fn present(&self, now: Time) -> impl Iterator<Item = &Host> + Clone {
+        self.iter().filter(move |host| host.is_present(now))
     }
 
     /// The addresses of so many hosts for which `time` is the earliest, the earliest first.
     pub fn earliest(&self, count: usize, time: &dyn Fn(&Host) -> Option<Time>) -> Vec<&str> {
-        let mut earliest: Vec<&str> = Vec::new();
-        // A few of them, time and again: less code than sorting all.
-        while earliest.len() < count {
-            let left = self.iter().filter(|(address, _)| !earliest.contains(address));
-            let next = left.filter_map(|(address, host)| Some((time(host)?, address))).min();
-            let Some((_, address)) = next else { break };
-            earliest.push(address);
+        let mut earliest: Vec<(Time, &str)> = Vec::new();
+        if count == 0 {
+            return Vec::new();
         }
-        earliest
+        for host in self.iter() {
+            let Some(time) = time(host) else { continue };
+            if earliest.len() < count || earliest.last().is_some_and(|(last, _)| time < *last) {
+                earliest.truncate(count - 1);
+                let position = earliest.partition_point(|(other, _)| *other <= time);
+                earliest.insert(position, (time, &host.address));
+            }
+        }
+        earliest.iter().map(|(_, address)| *address).collect()
+    }
+
+    fn is_counted(&self, now: Time) -> bool {
+        self.counted <= now && now < self.until
+    }
+
+    /// Counts who is known, unless that is known to hold still.
+    pub fn count(&mut self, now: Time) {
+        if self.is_counted(now) {
+            return;
+        }
+        (self.shown, self.counted) = (Others::new(), now);
+        self.until = Time::from_nanos(u64::MAX);
+        for host in &mut self.hosts {
+            host.counted = host.is_present(now);
+            if host.counted {
+                self.shown.add(&host.record);
+                self.until = self.until.min(host.seen.saturating_add(KNOWN_FOR));
+            }
+        }
+    }
+
+    /// What those show that are in and known, but for the host at that place.
+    pub fn others(&mut self, place: usize, now: Time) -> Others {
+        self.count(now);
+        let mut others = self.shown.clone();
+        if let Some(host) = self.hosts.get(place)
+            && host.counted
+        {
+            others.remove(&host.record);
+        }
+        others
     }
 
     /// How many hosts the cluster seems to have: those that are present, and those that are out.
     #[must_use]
     pub fn known(&self, now: Time) -> usize {
-        self.present(now).count() + self.out()
+        let present = if self.is_counted(now) { self.shown.hosts() as usize } else { self.present(now).count() };
+        present + self.out()
     }
 
     /// How many are out.
     #[must_use]
-    pub fn out(&self) -> usize {
-        self.hosts.values().filter(|host| host.standing.is_out()).count()
+    pub const fn out(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Does as `shared` says, the ejections in the order of addresses. Those that are out and are not among these come back:
+    /// as having failed again if `common`, else with so many answers. Whether any came back.
+    pub fn adopt(&mut self, shared: &[Ejection], common: bool, answers: u32, now: Time) -> bool {
+        let interval = self.interval;
+        if now < self.latest {
+            for host in &mut self.hosts {
+                host.seen = host.seen.min(now);
+                host.standing.clamp(now, interval);
+            }
+            self.until = Time::default();
+        }
+        self.latest = now;
+        let (before, mut next) = (std::mem::take(&mut self.out), 0);
+        let mut fresh = Vec::new();
+        for ejection in shared {
+            while let Some(place) = before.get(next).copied().map(usize::from)
+                && self.at(place).is_some_and(|host| host.address < ejection.address)
+            {
+                self.readmit(place, common, answers, now);
+                next += 1;
+            }
+            let known = before
+                .get(next)
+                .copied()
+                .filter(|place| self.at(usize::from(*place)).is_some_and(|host| host.address == ejection.address));
+            match known {
+                Some(place) => {
+                    next += 1;
+                    self.out.push(place);
+                    if let Some(host) = self.at_mut(usize::from(place)) {
+                        host.seen = now;
+                        host.standing.clamp(now, interval);
+                        host.standing.follow(ejection);
+                    }
+                }
+                None => fresh.push(ejection),
+            }
+        }
+        let back = self.out.len() < before.len();
+        for place in before.iter().skip(next) {
+            self.readmit(usize::from(*place), common, answers, now);
+        }
+        for ejection in &fresh {
+            let Some(place) = self.seen(&ejection.address, now) else { continue };
+            let Some(host) = self.hosts.get_mut(place) else { continue };
+            if std::mem::take(&mut host.counted) {
+                self.shown.remove(&host.record);
+            }
+            host.standing.follow(ejection);
+            insert(&mut self.out, &|other| usize::from(*other) < place, place as u16);
+            self.version += 1;
+        }
+        back
+    }
+
+    fn readmit(&mut self, place: usize, common: bool, answers: u32, now: Time) {
+        let interval = self.interval;
+        let Some(failure) = self.out_at(place).map(|out| out.ejection.failure) else { return };
+        if common {
+            // What is known of it is that it failed.
+            self.failed(place, failure, now);
+        } else {
+            // What it did before stays known: else others would be held to a record that is clean for being short.
+            self.answered(place, answers);
+        }
+        let Some(host) = self.hosts.get_mut(place) else { return };
+        host.standing.readmit(now, interval, common);
+        if host.is_known(now) {
+            host.counted = true;
+            self.shown.add(&host.record);
+            self.until = self.until.min(host.seen.saturating_add(KNOWN_FOR));
+        }
+        self.version += 1;
     }
 
     /// How many are remembered.
@@ -210,13 +581,55 @@ impl Hosts {
 /// Whether it may stand in a list of addresses in a header: an address and a port, in letters, digits and `.:[]%-_`.
 #[must_use]
 pub fn is_address(address: &str) -> bool {
-    // Not `rsplit_once`, which the compiler does not see to be free of panics.
-    let port = address
-        .bytes()
-        .rposition(|byte| byte == b':')
-        .filter(|colon| *colon > 0)
-        .and_then(|colon| address.get(colon + 1..));
-    address.len() <= LONGEST_ADDRESS
-        && address.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:[]%-_".contains(&byte))
-        && port.is_some_and(|port| port.parse::<u16>().is_ok())
+    let (mut fine, mut host, mut port) = (address.len() <= LONGEST_ADDRESS, None, 0);
+    for (position, byte) in address.bytes().enumerate() {
+        let allowed = if byte < 64 { DIGITS >> byte } else { LETTERS >> (byte & 63) };
+        fine &= allowed & 1 == 1 && byte < 128;
+        let digit = byte.wrapping_sub(b'0');
+        (host, port) = match byte {
+            b':' => (Some(position), 0),
+            // Whatever is no number is too great for a port.
+            _ if digit > 9 => (host, NO_PORT),
+            _ => (host, (port * 10 + u32::from(digit)).min(NO_PORT)),
+        };
+    }
+    fine && port < NO_PORT && host.is_some_and(|length| length > 0 && length + 1 < address.len())
+}
+
+const NO_PORT: u32 = 1 << u16::BITS;
+/// The characters below 64 that an address may have, a bit for each;
+const DIGITS: u64 = bits(b"0123456789.:%-");
+/// and those above.
+const LETTERS: u64 = bits(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz[]_");
+
+const fn bits(mut characters: &[u8]) -> u64 {
+    let mut bits = 0;
+    while let [first, rest @ ..] = characters {
+        bits |= 1 << (*first & 63);
+        characters = rest;
+    }
+    bits
+}
+
+/// Puts an item into a list that is in order, after those that are less.
+fn insert<T>(list: &mut Vec<T>, less: &dyn Fn(&T) -> bool, item: T) {
+    let position = list.partition_point(less);
+    // It is; but the compiler does not see that.
+    if position <= list.len() {
+        list.insert(position, item);
+    }
+}
+
+/// Eight bytes at a time; the last eight may have been among those before.
+fn hash(address: &str) -> u32 {
+    let bytes = address.as_bytes();
+    let mix = |hash: u64, chunk: &[u8; 8]| {
+        let mixed = (hash ^ u64::from_le_bytes(*chunk)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 32)
+    };
+    let chunks = bytes.chunks_exact(8).filter_map(<[u8]>::first_chunk);
+    match bytes.last_chunk() {
+        Some(last) => mix(chunks.fold(0, mix), last) as u32,
+        None => bytes.iter().fold(0, |hash, byte| hash << 4 ^ u32::from(*byte)),
+    }
 }

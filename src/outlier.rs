@@ -219,7 +219,7 @@ impl Outliers {
     /// Whether a host is out.
     #[must_use]
     pub fn is_out(&self, address: &str) -> bool {
-        self.hosts.get(address).is_some_and(|host| host.standing.is_out())
+        self.hosts.find(address).and_then(|place| self.hosts.at(place)).is_some_and(|host| host.standing.is_out())
     }
 
     /// Whether no host was out and none failed within the interval, so that a sample of the answered attempts is enough.
@@ -266,11 +266,14 @@ impl Outliers {
     pub fn route(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
         let route = self.choose(now, repeatable, retries, explore)?;
         let first = route.hosts.split(',').next().unwrap_or_default();
-        if let Some(host) = self.hosts.get_mut(first) {
+        if let Some(place) = self.hosts.find(first)
+            && let Some(host) = self.hosts.at_mut(place)
+        {
             self.steering.sends(host, now);
             if !repeatable && host.heard != Time::default() {
                 host.followed = host.followed.saturating_add(1);
             }
+            self.hosts.watch(place);
         }
         Some(route)
     }
@@ -288,29 +291,25 @@ impl Outliers {
 
     /// Whether a request should be steered although no host is out: around a host that is silent, or, if it cannot be repeated,
     /// to where something was answered.
-    fn is_wary(&self, repeatable: bool, now: Time) -> bool {
+    fn is_wary(&mut self, repeatable: bool, now: Time) -> bool {
         let after = !now.is_later(self.policy.interval, self.was_out);
         if after && !repeatable && self.steering.has_scouts() {
             return true;
         }
         let looks = if repeatable { after } else { now.since(self.broken) < SUSPICION };
-        looks
-            && self.hosts.present(now).any(|(_, host)| match repeatable {
-                true => self.steering.is_silent(host, now),
-                false => is_suspect(host, now),
-            })
+        let is = |host: &Host| match repeatable {
+            true => self.steering.is_silent(host, now),
+            false => is_suspect(host, now),
+        };
+        looks && self.hosts.any_watched(&is, now)
     }
 
     /// Whether all that are in are silent or fail, and those that are out should be tried.
-    fn is_lost(&self, now: Time) -> bool {
-        let mut silent = false;
+    fn is_lost(&mut self, now: Time) -> bool {
+        let silent = |host: &Host| self.steering.is_silent(host, now);
         self.out > 0
-            && self.hosts.present(now).all(|(_, host)| {
-                let is_silent = self.steering.is_silent(host, now);
-                silent |= is_silent;
-                is_silent || host.record.is_in_trouble()
-            })
-            && silent
+            && !self.hosts.well(&|host| !silent(host) && !host.record.is_in_trouble(), now)
+            && self.hosts.present(now).any(silent)
     }
 
     fn choose(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
@@ -325,6 +324,7 @@ impl Outliers {
         if self.out == 0 && !wary || self.hosts.is_crowded(now) {
             return None;
         }
+        self.hosts.count(now);
         let count = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
         if self.is_lost(now) {
             if now.since(self.lost) >= JUST {
@@ -335,14 +335,14 @@ impl Outliers {
         if self.is_desperate(now) {
             return self.longest_fine(count, now);
         }
-        if let Some(probed) = self.due(now, repeatable) {
-            let mut list = vec![&*probed];
+        if let Some(place) = self.due(now, repeatable) {
+            let mut list: Vec<_> = self.hosts.at(place).map(|host| &*host.address).into_iter().collect();
             list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1), repeatable, now));
             if list.len() > 1 {
                 let hosts = list.join(",");
                 self.probes += 1;
                 let number = self.probes;
-                if let Some(out) = self.out_mut(&probed) {
+                if let Some(out) = self.hosts.out_at(place) {
                     out.probe(number, now);
                 }
                 return Some(Route { hosts, probe: Some(Probe(number)) });
@@ -402,12 +402,9 @@ impl Outliers {
     /// no host is out: all are alike, and Envoy's balancer takes turns.
     pub fn route_circuit_probe(&mut self, now: Time, retries: u32) -> Option<Route> {
         self.requested = now;
-        let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
-            Standing::Out(out) if out.ejection.due <= now => Some((out.ejection.due, address)),
-            _ => None,
-        });
-        let (_, probed) = due.min()?;
-        let mut list = vec![probed];
+        let due = self.hosts.each_out().filter(|(_, _, out)| out.ejection.due <= now);
+        let (_, probed, _) = due.min_by_key(|(_, _, out)| out.ejection.due)?;
+        let mut list = vec![&*probed.address];
         list.extend(self.steering.draw(&self.hosts, usize::try_from(retries).unwrap_or(usize::MAX), true, now));
         Some(Route { hosts: list.join(","), probe: None })
     }
@@ -428,7 +425,7 @@ impl Outliers {
     }
 
     /// Of the hosts that want a probe from this worker, the one that is due for longest.
-    fn due(&self, now: Time, repeatable: bool) -> Option<Box<str>> {
+    fn due(&self, now: Time, repeatable: bool) -> Option<usize> {
         let scarce = self.is_scarce(now);
         let lost = now.since(self.lost) < JUST;
         let poor = self.is_poor(now) && !lost;
@@ -436,25 +433,25 @@ impl Outliers {
         let half = self.usual / 2;
         // Hardly any is back before this.
         let early = half.min(TOO_EARLY);
-        let due = self.hosts.iter().filter_map(|(address, host)| match &host.standing {
-            Standing::Out(out) if out.wants_probe(self.me, repeatable, &self.policy, scarce, now) => {
-                let due = out.due(&self.policy, scarce);
-                let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
-                let ejection = &out.ejection;
-                if !lost && !out.looks(now) && since(ejection.since) < early {
-                    return None;
-                }
-                let patience = match poor && !out.looks(now) {
-                    false => 0,
-                    true if half == 0 => UNKNOWN,
-                    true if since(ejection.since) / 3 >= half && since(ejection.failed) >= half => 0,
-                    true => UNPAID,
-                };
-                (since(due) >= patience).then_some((due, address))
+        let due = self.hosts.each_out().filter_map(|(place, _, out)| {
+            if !out.wants_probe(self.me, repeatable, &self.policy, scarce, now) {
+                return None;
             }
-            _ => None,
+            let due = out.due(&self.policy, scarce);
+            let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
+            let ejection = &out.ejection;
+            if !lost && !out.looks(now) && since(ejection.since) < early {
+                return None;
+            }
+            let patience = match poor && !out.looks(now) {
+                false => 0,
+                true if half == 0 => UNKNOWN,
+                true if since(ejection.since) / 3 >= half && since(ejection.failed) >= half => 0,
+                true => UNPAID,
+            };
+            (since(due) >= patience).then_some((due, place))
         });
-        due.min().map(|(_, address)| address.into())
+        due.min().map(|(_, place)| place)
     }
 
     /// Asks for one probe of a host at that time, should it be out: see [`Out::look_at`].
@@ -465,19 +462,23 @@ impl Outliers {
     }
 
     fn out_mut(&mut self, address: &str) -> Option<&mut Out> {
-        match &mut self.hosts.get_mut(address)?.standing {
-            Standing::Out(out) => Some(out),
-            Standing::In(_) => None,
-        }
+        self.hosts.out_at(self.hosts.find(address)?)
     }
 
     /// Envoy's own balancer picked a host, for a request that carried no list; where [`EndedAttempt::picked`] cannot tell.
     pub fn picked(&mut self, address: &str, now: Time) {
-        if self.hosts.seen(address, now).is_some() {
-            self.steering.picked(&mut self.hosts, address);
-            if self.out > 0 && self.pending.len() < MOST_EVENTS {
-                self.pending.push(Change::See(address.into(), None, 0));
-            }
+        if let Some(place) = self.hosts.seen(address, now) {
+            self.picked_at(place);
+        }
+    }
+
+    fn picked_at(&mut self, place: usize) {
+        self.steering.picked(&mut self.hosts, place);
+        if self.out > 0
+            && self.pending.len() < MOST_EVENTS
+            && let Some(host) = self.hosts.at(place)
+        {
+            self.pending.push(Change::See(host.address.clone(), None, 0));
         }
     }
 
@@ -493,10 +494,6 @@ impl Outliers {
 
     /// A request that carried a probe is over.
     pub fn probe_over(&mut self, probe: Probe) {
-        for (_, host) in self.hosts.iter_mut() {
-            if let Standing::Out(out) = &mut host.standing {
-                out.probe_over(probe.0);
-            }
-        }
+        self.hosts.each_out_mut(&mut |out| out.probe_over(probe.0));
     }
 }

@@ -138,6 +138,18 @@ impl Record {
         self.any().trailing_zeros().min(self.attempts)
     }
 
+    /// Whether as many attempts as are remembered were all answered, so that one more changes nothing.
+    #[must_use]
+    pub fn is_spotless(&self) -> bool {
+        self.attempts >= LENGTH && self.any() == 0
+    }
+
+    /// Whether any of the last attempts failed so.
+    #[must_use]
+    pub fn has(&self, failure: Failure) -> bool {
+        self.bits(failure) != 0
+    }
+
     fn any(&self) -> u64 {
         self.failed.iter().fold(0, |any, bits| any | bits)
     }

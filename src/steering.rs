@@ -37,6 +37,10 @@
 
 use std::time::Duration;
 
+mod urn;
+
+use urn::{Shares, Urn};
+
 use crate::hosts::{Host, Hosts};
 use crate::percent::Percent;
 use crate::random::Random;
@@ -105,6 +109,10 @@ pub struct Steering {
     /// What the slower answers of late took, in nanoseconds, and of how many that is known.
     slow: u64,
     timed: u32,
+    /// What hosts that are in are drawn from, each with its picks, but for those that were found to be picked no longer;
+    urn: Urn,
+    /// and which version of the hosts these are.
+    filled: u64,
 }
 
 impl Steering {
@@ -122,22 +130,26 @@ impl Steering {
             answered: Time::from_nanos(0),
             slow: 0,
             timed: 0,
+            urn: Urn::new(),
+            filled: 0,
         }
     }
 
     /// Envoy's balancer picked a host, as far as this attempt tells: one that carried no list, and was no retry.
-    pub fn picked(&mut self, hosts: &mut Hosts, address: &str) {
+    pub fn picked(&mut self, hosts: &mut Hosts, place: usize) {
         self.picks += 1;
         if self.weight >= MEMORY * hosts.len() as u64 {
             // What is odd is rounded by chance, so that no share is rounded away.
             let random = &mut self.random;
-            hosts.iter_mut().for_each(|(_, host)| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
-            let weights = || hosts.iter().map(|(_, host)| u64::from(host.picks.weight));
+            hosts.iter_mut().for_each(|host| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
+            let weights = || hosts.iter().map(|host| u64::from(host.picks.weight));
             (self.weight, self.squares) =
                 (weights().sum(), weights().map(|weight| weight.saturating_mul(weight)).sum());
+            self.filled = 0;
         }
         let mean = self.weight / hosts.len().max(1) as u64;
-        if let Some(host) = hosts.get_mut(address) {
+        let version = hosts.version();
+        if let Some(host) = hosts.at_mut(place) {
             // A host that is met while requests are steered gets few picks; as many as the others have is the best guess.
             let met = host.picks.latest == 0 && self.since.is_some();
             let more = if met { mean.max(1) } else { 1 };
@@ -146,15 +158,24 @@ impl Steering {
             host.picks.latest = self.picks;
             self.weight += more;
             self.squares = self.squares.saturating_add((2 * before + more) * more);
+            if self.filled == version {
+                self.urn.put(place, in_urn(host));
+            }
         }
     }
 
     /// A host is not there any more.
     pub fn gone(&mut self, hosts: &mut Hosts, address: &str) {
-        if let Some(host) = hosts.get_mut(address) {
+        let version = hosts.version();
+        if let Some(place) = hosts.find(address)
+            && let Some(host) = hosts.at_mut(place)
+        {
             let weight = u64::from(std::mem::take(&mut host.picks.weight));
             self.weight = self.weight.saturating_sub(weight);
             self.squares = self.squares.saturating_sub(weight.saturating_mul(weight));
+            if self.filled == version {
+                self.urn.put(place, 0);
+            }
         }
     }
 
@@ -276,22 +297,49 @@ impl Steering {
     /// Draws `count` different hosts that are in, or as many as there are: each with its share among those that are left.
     /// Suspects and silent ones come last, and only if `trusting`; if not, those that answered a moment ago come first.
     pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize, trusting: bool, now: Time) -> Vec<&'a str> {
-        let mut drawn = Vec::new();
+        if self.filled != hosts.version() {
+            self.filled = hosts.version();
+            self.urn.fill(hosts.len(), &mut hosts.iter().map(in_urn));
+        }
+        // With their weights, which are put back in the end, and whether they come first.
+        let mut drawn: Vec<(usize, u32, bool)> = Vec::with_capacity(4);
+        let mut first = 0;
         if !trusting && self.scouts > 0 {
             self.scouts -= 1;
-            drawn.extend(self.latest(hosts, now));
+            if let Some(host) = self.latest(hosts, now)
+                && let Some(place) = hosts.find(&host.address)
+            {
+                drawn.push((place, self.urn.put(place, 0), true));
+                first += 1;
+            }
         }
-        self.draw_from(hosts, count, &mut drawn, &|this, host| {
-            (trusting || !is_suspect(host, now)) && !this.is_silent(host, now)
-        });
-        if trusting {
-            self.draw_from(hosts, count, &mut drawn, &|_, _| true);
+        let (real, mean) = self.spread(hosts.len() as u64);
+        let shares = Shares::new(256 * real, mean * (256 - real));
+        while first < count && self.urn.total(shares) > 0 {
+            let place = self.urn.find(self.random.below(self.urn.total(shares)), shares);
+            let weight = self.urn.put(place, 0);
+            // One that is picked no longer stays out, until it is picked.
+            if let Some(host) = hosts.at(place).filter(|host| self.is_picked(host)) {
+                let comes_first = (trusting || !is_suspect(host, now)) && !self.is_silent(host, now);
+                drawn.push((place, weight, comes_first));
+                first += usize::from(comes_first);
+            }
         }
-        drawn
+        for (place, weight, _) in &drawn {
+            self.urn.put(*place, *weight);
+        }
+        let mut list = Vec::with_capacity(4);
+        for turn in [true, false] {
+            let last = list.len() >= count || !turn && !trusting;
+            let of_turn = drawn.iter().filter(|(_, _, comes_first)| *comes_first == turn && !last);
+            list.extend(of_turn.filter_map(|(place, _, _)| hosts.at(*place)).map(|host| &*host.address));
+        }
+        list.truncate(count.max(first));
+        list
     }
 
     /// The host that answered last.
-    fn latest<'a>(&self, hosts: &'a Hosts, now: Time) -> Option<&'a str> {
+    fn latest<'a>(&self, hosts: &'a Hosts, now: Time) -> Option<&'a Host> {
         let may = |host: &Host| {
             !host.standing.is_out()
                 && host.record.is_fine()
@@ -301,7 +349,7 @@ impl Steering {
                 && self.is_picked(host)
                 && !self.is_silent(host, now)
         };
-        hosts.iter().filter(|(_, host)| may(host)).max_by_key(|(_, host)| host.heard).map(|(address, _)| address)
+        hosts.last_heard(&may, Duration::from_nanos(AVOIDED), now)
     }
 
     /// How much of the differences between the hosts' picks is no chance, in 256ths; and the mean of the picks, times 256.
@@ -314,34 +362,9 @@ impl Steering {
         let beyond = variance.saturating_mul(2).saturating_sub(weight.saturating_mul(3));
         ((beyond.saturating_mul(128) / weight).min(256), 256 * weight / hosts)
     }
+}
 
-    fn draw_from<'a>(
-        &mut self,
-        hosts: &'a Hosts,
-        count: usize,
-        drawn: &mut Vec<&'a str>,
-        may: &dyn Fn(&Self, &Host) -> bool,
-    ) {
-        if drawn.len() >= count {
-            return;
-        }
-        let listed = hosts.iter().filter(|(address, host)| {
-            !host.standing.is_out() && may(self, host) && self.is_picked(host) && !drawn.contains(address)
-        });
-        let (real, mean) = self.spread(hosts.len() as u64);
-        let share = |host: &Host| (u64::from(host.picks.weight) * 256 * real + mean * (256 - real)).max(1);
-        let mut urn: Vec<_> = listed.map(|(address, host)| (address, share(host))).collect();
-        let mut total: u64 = urn.iter().map(|(_, weight)| weight).sum();
-        while drawn.len() < count && !urn.is_empty() {
-            let mut ticket = self.random.below(total);
-            let position = urn.iter().position(|(_, weight)| {
-                let found = ticket < *weight;
-                ticket = ticket.saturating_sub(*weight);
-                found
-            });
-            let (address, weight) = urn.swap_remove(position.unwrap_or_default());
-            total -= weight;
-            drawn.push(address);
-        }
-    }
+/// With which weight a host is drawn.
+fn in_urn(host: &Host) -> u32 {
+    if host.standing.is_out() { 0 } else { host.picks.weight }
 }

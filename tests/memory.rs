@@ -14,6 +14,7 @@ use weir::exchange::WorkerId;
 use weir::heap::block_size;
 use weir::hosts::MOST_HOSTS;
 use weir::outlier::{EndedAttempt, Outliers};
+use weir::percent::Percent;
 use weir::signal::Signal;
 use weir::time::Time;
 
@@ -109,6 +110,7 @@ fn worker(clusters: usize, hosts: usize, failing: usize) -> Engine {
             record = outliers.exchange(record.as_deref(), now).or(record);
             outliers.published();
             outliers.take_events();
+            outliers.route(now, true, 2, Percent::default());
         }
     }
     engine.changed_host_counts();

@@ -70,6 +70,43 @@ fn shares_survive() {
     }
 }
 
+/// Of ordered lists: each with the probability that it has when hosts are drawn one after the other, each from those left.
+#[test]
+fn each_host_of_a_list_has_its_share_of_what_is_left() {
+    let hosts = [("a:1", 10), ("b:1", 20), ("c:1", 30), ("d:1", 100)];
+    let mut outliers = Outliers::new(OutlierPolicy::default(), WorkerId(3));
+    for _ in 0..10 {
+        hosts.iter().for_each(|(host, picks)| {
+            (0..picks / 10).for_each(|_| pick(&mut outliers, host, Signal::Answered, NOW));
+        });
+    }
+    outliers.requested(NOW);
+    pick(&mut outliers, "out:1", Signal::Refused, NOW);
+    outliers.exchange(None, NOW);
+    outliers.published();
+    let draws = 20_000;
+    let mut drawn: BTreeMap<String, f64> = BTreeMap::new();
+    for _ in 0..draws {
+        *drawn.entry(outliers.route(NOW, true, 2, Percent::default()).unwrap().hosts).or_default() += 1.0;
+    }
+    let (mut chi_square, mut lists) = (0.0, 0);
+    for (first, a) in hosts {
+        for (second, b) in hosts.into_iter().filter(|(host, _)| *host != first) {
+            for (third, c) in hosts.into_iter().filter(|(host, _)| *host != first && *host != second) {
+                let (a, b, c) = (f64::from(a), f64::from(b), f64::from(c));
+                let expected = f64::from(draws) * (a / 160.0) * (b / (160.0 - a)) * (c / (160.0 - a - b));
+                let count = drawn.get(&[first, second, third].join(",")).copied().unwrap_or_default();
+                chi_square += (count - expected).powi(2) / expected;
+                lists += 1;
+            }
+        }
+    }
+    assert_eq!((lists, drawn.len()), (24, 24));
+    // 23 degrees of freedom: above that in one of 10,000.
+    assert!(chi_square < 59.0, "{chi_square}");
+    println!("chi-square, 23 degrees of freedom: {chi_square:.1}");
+}
+
 /// What a balancer did by chance is not repeated: of 100 equal hosts, none gets half as many requests more than another does in
 /// the long run.
 #[test]

@@ -15,6 +15,8 @@ impl Ejections {
     /// number before them.
     pub fn encode(&self, record: &mut Vec<u8>) {
         record.clear();
+        // What most take.
+        record.reserve(64 * (1 + self.speakers.len() + self.out.len() + self.evidence.len()));
         record.extend_from_slice(&FORMAT);
         put(record, &[self.common.as_nanos(), self.told]);
         record.push(self.speakers.len() as u8);
@@ -55,10 +57,16 @@ impl Ejections {
             let (address, failure) = host(&mut rest)?;
             let [strikes] = take(&mut rest)?;
             let [since, failed, until, due, owner] = numbers(&mut rest)?;
-            if all.of(&address).is_some() || all.out.len() >= MOST_EJECTIONS {
+            // They come in this order, unless somebody else wrote them.
+            let place = match all.out.last() {
+                Some(last) if last.address >= address => all.out.partition_point(|other| other.address < address),
+                _ => all.out.len(),
+            };
+            let twice = all.out.get(place).is_some_and(|other| other.address == address);
+            if twice || all.out.len() >= MOST_EJECTIONS {
                 return None;
             }
-            all.out.push(Ejection {
+            let ejection = Ejection {
                 address,
                 failure: failure?,
                 strikes,
@@ -67,7 +75,10 @@ impl Ejections {
                 until: Time::from_nanos(until).min(now.saturating_add(longest)),
                 due: Time::from_nanos(due).min(now.saturating_add(longest)),
                 owner: WorkerId(owner),
-            });
+            };
+            if place <= all.out.len() {
+                all.out.insert(place, ejection);
+            }
         }
         while !rest.is_empty() {
             let (address, failure) = host(&mut rest)?;

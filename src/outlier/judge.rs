@@ -6,7 +6,7 @@ use super::{EndedAttempt, Event, Outliers};
 use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
 use crate::exchange::Change;
-use crate::record::Record;
+use crate::hosts::Host;
 use crate::time::Time;
 
 /// What failed within this time need not be tried again.
@@ -19,44 +19,50 @@ impl Outliers {
     /// another worker knows more.
     pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         let Some(address) = attempt.host else { return false };
-        let Some(host) = self.hosts.seen(address, now) else { return false };
-        let (policy, me) = (&self.policy, self.me);
+        let Some(place) = self.hosts.seen(address, now) else { return false };
+        let (interval, me) = (self.policy.interval, self.me);
         let outcome = Outcome::from(attempt.signal);
-        if outcome != Outcome::Nothing {
-            host.asked = Time::default();
-        }
         // What followed an answer is not followed in turn: else a host that gets more gets ever more.
-        let follows = host.followed > 0;
-        host.followed = host.followed.saturating_sub(1);
+        let follows = self.hosts.at_mut(place).is_some_and(|host| {
+            let follows = host.followed > 0;
+            host.followed = host.followed.saturating_sub(1);
+            follows
+        });
         if outcome == Outcome::Answered {
-            host.heard = if follows { host.heard } else { now };
+            if !follows {
+                self.hosts.heard(place, now);
+            }
             if attempt.weight <= 1 {
                 self.steering.took(attempt.began, now);
             }
+        }
+        let Some(host) = self.hosts.at_mut(place) else { return false };
+        if outcome != Outcome::Nothing {
+            host.asked = Time::default();
         }
         let mut failed = None;
         match (&mut host.standing, outcome) {
             (Standing::In(health), Outcome::Answered) if health.concerns(attempt.began) => {
                 let answers = attempt.weight.max(1);
-                host.record.answered(answers);
                 host.answers = host.answers.saturating_add(answers);
-                health.answered(now, policy.interval);
+                health.answered(now, interval);
+                self.hosts.answered(place, answers);
             }
             (Standing::In(health), Outcome::Failed(failure)) if health.concerns(attempt.began) => {
-                health.failed(now, policy.interval);
+                health.failed(now, interval);
                 failed = Some((failure, host.evident(now)));
             }
             (Standing::Out(out), outcome) if out.concerns(attempt.began, me) => {
-                self.verdict(address, outcome, attempt.began, now);
+                self.verdict(place, outcome, attempt.began, now);
             }
             _ => {}
         }
         if attempt.picked {
-            self.picked(address, now);
+            self.picked_at(place);
         }
         if let Some((failure, answers)) = failed {
             self.pending.push(Change::See(address.into(), Some(failure), answers));
-            self.failed(address, failure, true, now);
+            self.failed(place, failure, true, now);
         }
         self.pending.iter().any(|change| !matches!(change, Change::See(_, None, _)))
     }
@@ -64,20 +70,19 @@ impl Outliers {
     /// Whether some host that is in answered its latest attempt, and that within this time.
     #[must_use]
     pub fn some_host_answers(&self, within: Duration, now: Time) -> bool {
-        self.hosts.present(now).any(|(_, host)| now.since(host.seen) < within && host.record.answered_in_a_row() > 0)
+        self.hosts.present(now).any(|host| now.since(host.seen) < within && host.record.answered_in_a_row() > 0)
     }
 
     /// The end of an attempt on a host that this worker probes.
-    fn verdict(&mut self, address: &str, outcome: Outcome, began: Time, now: Time) {
+    fn verdict(&mut self, place: usize, outcome: Outcome, began: Time, now: Time) {
         // What is usual elsewhere, too, is no fault of this host.
-        let usual = |failure| is_usual(self.others(address, now), failure);
         let outcome = match outcome {
-            Outcome::Failed(failure) if usual(failure) => Outcome::Answered,
+            Outcome::Failed(failure) if is_usual(&self.hosts.others(place, now), failure) => Outcome::Answered,
             outcome => outcome,
         };
         let (policy, price) = (self.policy, self.price(now));
         let enough = if self.is_desperate(now) || now.since(self.lost) < JUST { 1 } else { policy.probe_successes };
-        let Some(out) = self.out_mut(address) else { return };
+        let Some(out) = self.hosts.out_at(place) else { return };
         let verdict = match outcome {
             Outcome::Answered => out.answered(began, enough, now),
             Outcome::Failed(failure) => out.failed(failure, began, &policy, now),
@@ -99,22 +104,15 @@ impl Outliers {
                 let back = (ejection.failed.as_nanos() / 2).saturating_add(now.as_nanos() / 2);
                 let down = back.saturating_sub(ejection.since.as_nanos());
                 self.usual = if self.usual == 0 { down } else { self.usual - self.usual / 4 + down / 4 };
-                Change::Readmit(address.into())
+                Change::Readmit(ejection.address.clone())
             }
         };
         self.pending.push(change);
     }
 
-    /// What the other hosts that are in show.
-    fn others<'a>(&'a self, address: &'a str, now: Time) -> impl Iterator<Item = &'a Record> + Clone {
-        self.hosts.present(now).filter(move |(other, _)| *other != address).map(|(_, host)| &host.record)
-    }
-
     /// An attempt on a host that is in failed: one of this worker's (`mine`), or of another.
-    pub(super) fn failed(&mut self, address: &str, failure: Failure, mine: bool, now: Time) {
-        if let Some(host) = self.hosts.get_mut(address) {
-            host.record.failed(failure, now);
-        }
+    pub(super) fn failed(&mut self, place: usize, failure: Failure, mine: bool, now: Time) {
+        self.hosts.failed(place, failure, now);
         self.troubled = now;
         if failure != Failure::Error {
             self.broken = now;
@@ -123,24 +121,25 @@ impl Outliers {
             self.despair(now);
             return;
         }
-        let Some(host) = self.hosts.get(address) else { return };
+        let others = self.hosts.others(place, now);
+        let Some(host) = self.hosts.at(place) else { return };
         let Standing::In(health) = &host.standing else { return };
         let mut policy = self.policy;
         // Hosts go down one after the other, so it is hardly a stray one.
         if self.is_poor(now) {
             policy.reset.count = policy.reset.count.div_ceil(2);
         }
-        if !is_outlier(&policy, &host.record, failure, self.others(address, now), now) {
+        if !is_outlier(&policy, &host.record, failure, &others, now) {
             return;
         }
         let most = self.policy.most_out(self.hosts.known(now));
         if self.out >= most {
             // Told once, by the worker that saw it.
             if mine {
-                self.tell(Event::Detected(address.into(), failure));
+                self.tell(Event::Detected(host.address.clone(), failure));
             }
         } else {
-            let ejection = health.eject(address, failure, self.me, &self.policy, now);
+            let ejection = health.eject(&host.address, failure, self.me, &self.policy, now);
             self.pending.push(Change::Eject(ejection, most));
         }
     }
@@ -152,11 +151,7 @@ impl Outliers {
             self.despaired = now;
         }
         self.desperate = now;
-        let just_failed = |standing: &Standing| match standing {
-            Standing::Out(out) => now.since(out.ejection.failed) < JUST,
-            Standing::In(_) => true,
-        };
-        let tried = self.hosts.iter().all(|(_, host)| just_failed(&host.standing));
+        let tried = self.hosts.each_out().all(|(_, _, out)| now.since(out.ejection.failed) < JUST);
         let common = tried || now.since(self.despaired) >= DESPAIR;
         self.pending.push(if common { Change::ReadmitAll } else { Change::Hurry });
     }
@@ -168,9 +163,14 @@ impl Outliers {
 
     /// Whether some hosts are out, and all that are in fail as well: those that took attempts within the interval, and they
     /// are at least half of those that are in.
-    fn all_fail(&self, now: Time) -> bool {
+    fn all_fail(&mut self, now: Time) -> bool {
+        let interval = self.policy.interval;
+        let heard = |host: &Host| now.since(host.seen) < interval;
+        if self.out == 0 || self.hosts.well(&|host| heard(host) && !host.record.is_in_trouble(), now) {
+            return false;
+        }
         let present = self.hosts.present(now);
-        let heard = present.clone().filter(|(_, host)| now.since(host.seen) < self.policy.interval);
-        self.out > 0 && heard.clone().count() * 2 >= present.count() && is_common(heard.map(|(_, host)| &host.record))
+        let heard = present.clone().filter(|host| heard(host));
+        heard.clone().count() * 2 >= present.count() && is_common(heard.map(|host| &host.record))
     }
 }

@@ -10,13 +10,19 @@ impl Outliers {
     pub fn exchange(&mut self, record: Option<&[u8]>, now: Time) -> Option<Vec<u8>> {
         let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
         self.hear(&found, now);
-        let mut shared = found.clone();
+        let mut shared = found;
+        // Evidence is added and dropped, and never changed. Without anything to say, there is nothing to compare.
+        let parts = |shared: &Ejections| {
+            (shared.common, shared.told, shared.evidence.len(), shared.out.clone(), shared.speakers.clone())
+        };
+        let before = self.is_pending().then(|| parts(&shared));
         let (me, applied) = (self.me, &mut self.applied);
         applied.clear();
         applied.extend(self.pending.iter().filter(|change| shared.apply(change, me, now)).filter_map(event));
-        shared.keep(me, self.has_requests(now), now);
+        let changed = before.is_some_and(|before| before != parts(&shared));
+        let kept = shared.keep(me, self.has_requests(now), now);
         self.adopt(&shared, now);
-        if shared == found {
+        if !changed && !kept {
             return None;
         }
         let mut record = Vec::new();
@@ -33,18 +39,19 @@ impl Outliers {
                 continue;
             }
             let interval = self.policy.interval;
-            let Some(host) = self.hosts.seen(&evidence.address, now) else { continue };
+            let Some(place) = self.hosts.seen(&evidence.address, now) else { continue };
             let Some(failure) = evidence.failure else {
-                self.steering.picked(&mut self.hosts, &evidence.address);
+                self.steering.picked(&mut self.hosts, place);
                 continue;
             };
-            if let Standing::In(health) = &mut host.standing
+            if let Some(host) = self.hosts.at_mut(place)
+                && let Standing::In(health) = &mut host.standing
                 && health.concerns(evidence.at)
             {
                 health.failed(now, interval);
-                host.record.answered(evidence.answers);
                 host.evident(now);
-                self.failed(&evidence.address, failure, false, now);
+                self.hosts.answered(place, evidence.answers);
+                self.failed(place, failure, false, now);
             }
         }
     }
@@ -65,29 +72,9 @@ impl Outliers {
 
     /// Does as the record says.
     fn adopt(&mut self, shared: &Ejections, now: Time) {
-        let interval = self.policy.interval;
         let common = shared.common > self.common;
-        for (address, host) in self.hosts.iter_mut() {
-            if let Standing::Out(out) = &host.standing
-                && shared.of(address).is_none()
-            {
-                if common {
-                    // What is known of it is that it failed.
-                    host.record.failed(out.ejection.failure, now);
-                } else {
-                    // What it did before stays known: else others would be held to a record that is clean for being short.
-                    host.record.answered(self.policy.probe_successes);
-                    self.desperate = Time::default();
-                }
-                host.standing.readmit(now, interval, common);
-            }
-            host.seen = host.seen.min(now);
-            host.standing.clamp(now, interval);
-        }
-        for ejection in &shared.out {
-            if let Some(host) = self.hosts.seen(&ejection.address, now) {
-                host.standing.follow(ejection.clone());
-            }
+        if self.hosts.adopt(&shared.out, common, self.policy.probe_successes, now) && !common {
+            self.desperate = Time::default();
         }
         (self.common, self.exchanged) = (shared.common, now);
         self.speaking = shared.speaking(now);
