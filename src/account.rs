@@ -149,6 +149,14 @@ impl Account {
         self.view.trouble(now).retry_answered(now);
     }
 
+    /// An attempt was answered that was no retry.
+    pub fn answered(&mut self, now: Time) {
+        if self.view.trouble(now).vain() > 0 {
+            self.view.trouble(now).attempt_answered();
+            self.news.trouble.attempt_answered();
+        }
+    }
+
     /// Whether there is something to write into the record.
     #[must_use]
     pub fn pending(&self) -> bool {

@@ -66,6 +66,65 @@ fn it_is_over_after_a_quiet_second() {
     assert!(trouble.spares(at(5 * SECOND - 1)) && !trouble.spares(at(5 * SECOND)));
 }
 
+/// One request in each tenth of a second, for so many seconds, each with two retries where the budget pays: how many it paid.
+fn retries(budget: &mut Budget, seconds: std::ops::Range<u64>) -> Vec<usize> {
+    let asks = |now: u64, budget: &mut Budget| {
+        let arrived = at(now);
+        let news = News::default();
+        budget.deposit(arrived);
+        let first = budget.charge(&news, Asker { arrived, again: false }, arrived) == Charge::Granted;
+        let again = first && budget.charge(&news, Asker { arrived, again: true }, arrived) == Charge::Granted;
+        if first {
+            budget.trouble(arrived).retry_failed(arrived);
+        }
+        usize::from(first) + usize::from(again)
+    };
+    let tenths = |second: u64| (0..10).map(move |tenth| second * SECOND + tenth * SECOND / 10);
+    seconds.map(|second| tenths(second).map(|now| asks(now, budget)).sum()).collect()
+}
+
+#[test]
+fn the_floor_is_lowered_while_retries_are_in_vain() {
+    let mut budget = Budget::new(policy(0, 10));
+    let paid = retries(&mut budget, 0..40);
+    assert!((8..=10).contains(&paid[0]), "{paid:?}");
+    assert_eq!(paid[1..10].iter().sum::<usize>(), 0, "{paid:?}");
+    // One in ten seconds.
+    assert!((3..=4).contains(&paid[10..].iter().sum::<usize>()), "{paid:?}");
+    // Answers bring it back, whether to retries or not.
+    let mut other = budget.clone();
+    (0..3).for_each(|_| budget.trouble(at(40 * SECOND)).retry_answered(at(40 * SECOND)));
+    assert!(budget.balance(at(40 * SECOND)) >= 8);
+    while other.trouble(at(40 * SECOND)).vain() >= 8 {
+        assert!(other.balance(at(40 * SECOND)) < 8, "retries are still in vain");
+        other.trouble(at(40 * SECOND)).attempt_answered();
+    }
+    assert!(other.balance(at(40 * SECOND)) >= 8);
+    // So do ten quiet seconds.
+    let mut quiet = Budget::new(policy(0, 10));
+    retries(&mut quiet, 0..10);
+    assert!(quiet.balance(at(15 * SECOND)) < 8);
+    assert_eq!(quiet.balance(at(20 * SECOND)), 10);
+}
+
+#[test]
+fn that_retries_are_in_vain_is_shared() {
+    let mut budget = Budget::new(policy(0, 10));
+    retries(&mut budget, 0..3);
+    let mut record = Vec::new();
+    budget.encode(&mut record);
+    let mut account = Account::new(policy(0, 10));
+    let late = at(3 * SECOND);
+    let asker = Asker { arrived: late, again: false };
+    assert_eq!(account.charge(Some(&record), asker, late).0, Charge::Denied);
+    account.published();
+    assert!(!account.pending(), "nothing to tell");
+    (0..13).for_each(|_| account.answered(late));
+    assert!(account.pending());
+    let record = account.publish(Some(&record), late);
+    assert_eq!(account.charge(Some(&record), asker, late).0, Charge::Granted);
+}
+
 #[test]
 fn it_follows_a_clock_that_steps() {
     let mut trouble = Trouble::default();
@@ -218,7 +277,12 @@ fn grants_what_one_with_every_time_stamp_grants_in_trouble() {
                             assert!(naive.allows(&policy, arrived, now, 0), "granted a retry too many");
                             naive.retries.push(now);
                         } else {
-                            assert!(!naive.allows(&policy, arrived, now, 1), "denied what is within the budget");
+                            // It does not know of what was in vain.
+                            let vain = budget.trouble(time).vain() >= 8;
+                            assert!(
+                                vain || !naive.allows(&policy, arrived, now, 1),
+                                "denied what is within the budget"
+                            );
                         }
                     }
                 }
@@ -344,7 +408,10 @@ fn each_second_of_an_outage_is_within_the_share() {
                     (last - CALM) / MS
                 );
             }
-            // And it is not left unused.
+            // And it is not left unused, but for the floor.
+            if rate < 100 {
+                continue;
+            }
             let of_outage = retries.iter().filter(|(time, _)| *time >= CALM + SECOND).count() as u64;
             assert!(
                 of_outage * 10 >= 7 * (rate / 5).max(10) * if latency == 0 { 8 } else { 6 },

@@ -203,6 +203,10 @@ impl Vm {
         let denied = request.denied.is_some() && retries >= held;
         let status = response_code();
         if retries == 0 && !grpc && status.is_some_and(|status| status < 400) {
+            let now = self.wall_clock;
+            if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
+                account.answered(now);
+            }
             return;
         }
         let details = host::property(RESPONSE_DETAILS);
@@ -219,6 +223,8 @@ impl Vm {
                 account.failed(retries > 0, now);
             } else if signal == Signal::Answered && retries > 0 {
                 account.helped(now);
+            } else if signal == Signal::Answered {
+                account.answered(now);
             }
         }
         if !again || (!denied && retries == 0) {

@@ -291,6 +291,8 @@ impl World {
         }
         if answered && attempts > 1 {
             self.accounts[worker].helped(self.now);
+        } else if answered {
+            self.accounts[worker].answered(self.now);
         }
         let repeats = match signal {
             Signal::Answered => false,

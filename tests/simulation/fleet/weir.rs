@@ -239,6 +239,8 @@ impl Proxy for Weir {
             account.failed(retried, now);
         } else if answered && retried {
             account.helped(now);
+        } else if answered {
+            account.answered(now);
         }
         if let Some(ticket) = request.ticket.take()
             && matches!(signal, Signal::Answered | Signal::Error | Signal::Pushback)
