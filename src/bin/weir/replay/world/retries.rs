@@ -76,6 +76,8 @@ impl World {
             } else if charge == Some(Charge::Granted) {
                 // What would have come of it: an estimate.
                 if hopeful { account.helped(now) } else { account.failed(true, now) }
+            } else if last == Some(Signal::Answered) {
+                account.answered(now);
             }
         }
         let Some(cluster) = self.clusters.get_mut(number) else { return };
