@@ -22,6 +22,8 @@ const REQUESTS: u32 = 2_000;
 #[derive(Clone, Copy)]
 enum Size {
     Hosts(usize),
+    /// One of them refuses connections. It is not among those of the Envoy without Weir.
+    OneOut(usize),
     Clusters(usize),
 }
 
@@ -31,9 +33,20 @@ pub fn run(rounds: usize) -> Result<String> {
          memory of the process with Weir beside one without, in MB, after the same requests\n\n\
          | | added | memory added |\n|---|---|---|\n"
     );
-    for size in [Size::Hosts(1), Size::Hosts(100), Size::Hosts(10_000), Size::Clusters(100), Size::Clusters(1_000)] {
+    let sizes = [
+        Size::Hosts(1),
+        Size::Hosts(100),
+        Size::Hosts(10_000),
+        Size::Clusters(100),
+        Size::Clusters(1_000),
+        Size::OneOut(4),
+        Size::OneOut(500),
+        Size::OneOut(1_000),
+    ];
+    for size in sizes {
         let name = match size {
             Size::Hosts(hosts) => format!("{hosts} hosts of one cluster"),
+            Size::OneOut(hosts) => format!("{hosts} hosts of one cluster, one of them out"),
             Size::Clusters(clusters) => format!("{clusters} clusters of one host"),
         };
         let (added, memory) = measure(size, rounds).with_context(|| name.clone())?;
@@ -117,12 +130,17 @@ struct Side {
 fn measure(size: Size, rounds: usize) -> Result<(Estimate, f64)> {
     let (clusters, hosts) = match size {
         Size::Hosts(hosts) => (1, hosts),
+        Size::OneOut(hosts) => (1, hosts - 1),
         Size::Clusters(clusters) => (clusters, 1),
     };
     let served = Hosts::start(hosts)?;
-    let sides = [Attach::NOWHERE, Attach::GUARD].map(|attach| start(attach, clusters, &served.addresses));
-    let [without, with] = sides;
-    let (without, with) = (without?, with?);
+    let without = start(Attach::NOWHERE, clusters, &served.addresses)?;
+    let mut hosts_of_weir = served.addresses.clone();
+    if let (Size::OneOut(_), Some(first)) = (size, served.addresses.first()) {
+        // Nobody listens there.
+        hosts_of_weir.push((Ipv4Addr::new(127, 11, 0, 1), first.port()).into());
+    }
+    let with = start(Attach::GUARD, clusters, &hosts_of_weir)?;
     let uris = with.envoy.directory().join("uris");
     let lines: String = (0..clusters).map(|number| format!("/c{number}/small\n")).collect();
     std::fs::write(&uris, lines)?;

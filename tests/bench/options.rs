@@ -13,7 +13,8 @@ usage: ./build.sh bench [quick] [cost] [latency] [calls] [steps] [growth] [core]
   latency   p50, p99 and p99.9 at a fixed rate
   calls     how often a request crosses between Envoy and the module
   steps     what each of Weir's host calls costs in a real request, added to a filter with its callbacks alone
-  growth    the same cost with up to 10,000 hosts and 1,000 clusters; memory, size, time to the first request
+  growth    the same cost with up to 10,000 hosts and 1,000 clusters, and with 1,000 hosts while one is out; memory, size,
+            time to the first request
   core      the core natively, in time and in instructions (needs valgrind), beside tower's budget and governor
   fleet     1 to 10,000 proxies, 10 to 10,000 hosts, simulated: load and recovery beside Envoy's, Istio's and Linkerd's rules
   check     fails where the core takes over a tenth more instructions than benches/instructions.txt says
