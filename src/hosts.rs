@@ -9,16 +9,21 @@
 
 use std::time::Duration;
 
+mod address;
+mod adopt;
+mod known;
+mod recent;
+
+pub use address::{LONGEST_ADDRESS, is_address};
+
 use crate::detector::{Failure, Others};
 use crate::ejection::{Out, Standing};
-use crate::exchange::{Ejection, FRESH};
+use crate::exchange::FRESH;
 use crate::record::Record;
 use crate::time::Time;
 
 /// At most this many hosts of a cluster are remembered.
 pub const MOST_HOSTS: usize = 1_000;
-/// The longest address: an IPv6 address with a zone, in brackets, and a port.
-pub const LONGEST_ADDRESS: usize = 80;
 /// A host that was not seen for so long is no longer counted as known.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 
@@ -116,8 +121,6 @@ pub struct Hosts {
     crowded: Option<Time>,
 }
 
-/// Of so many it is known that they answered last.
-const LAST: usize = 8;
 /// No place.
 const NOWHERE: u16 = u16::MAX;
 
@@ -314,83 +317,6 @@ impl Hosts {
         self.record(place, &mut |record| record.failed(failure, now));
     }
 
-    /// A host answered this worker.
-    pub fn heard(&mut self, place: usize, now: Time) {
-        let Some(host) = self.hosts.get_mut(place) else { return };
-        host.heard = now;
-        let mut moved = place as u16;
-        let later = |other: u16| {
-            let heard = self.hosts.get(usize::from(other)).map(|host| host.heard);
-            (heard.unwrap_or_default(), other) > (now, moved)
-        };
-        if self.answered.first().is_some_and(|first| later(*first)) {
-            // The clock stepped back, or this is the same moment.
-            self.answered.retain(|other| *other != moved);
-            self.answered.truncate(LAST - 1);
-            insert(&mut self.answered, &|other| later(*other), moved);
-            return;
-        }
-        for other in &mut self.answered {
-            std::mem::swap(other, &mut moved);
-            if usize::from(moved) == place {
-                return;
-            }
-        }
-        if self.answered.len() < LAST {
-            self.answered.push(moved);
-        }
-    }
-
-    /// The host that answered last, of those for which `may` holds, if that was within `time`.
-    pub fn last_heard(&self, may: &dyn Fn(&Host) -> bool, within: Duration, now: Time) -> Option<&Host> {
-        let mut last = self.answered.iter().filter_map(|place| self.at(usize::from(*place)));
-        last.clone().find(|host| may(host)).or_else(|| {
-            // There may be others; but none that answered later than the last of these.
-            let recent = last.next_back().is_some_and(|host| now.since(host.heard) < within);
-            let all = self.iter().filter(|host| recent && may(host));
-            all.max_by_key(|host| host.heard)
-        })
-    }
-
-    /// A host is watched until it says something.
-    pub fn watch(&mut self, place: usize) {
-        if let Some(host) = self.hosts.get_mut(place)
-            && !host.watched
-        {
-            host.watched = true;
-            self.watched.push(place as u16);
-        }
-    }
-
-    /// Whether `is` holds for any host that is present and watched: whose latest attempt broke, or that was asked.
-    pub fn any_watched(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
-        let mut next = 0;
-        while let Some(place) = self.watched.get(next) {
-            let Some(host) = self.hosts.get_mut(usize::from(*place)) else { return false };
-            host.watched = host.record.is_broken() || host.asked != Time::default();
-            if host.watched {
-                if host.is_present(now) && is(host) {
-                    return true;
-                }
-                next += 1;
-            } else {
-                self.watched.swap_remove(next);
-            }
-        }
-        false
-    }
-
-    /// A place that is well, if any is: present, and `is` holds.
-    pub fn well(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
-        let is = |host: &Host| host.is_present(now) && is(host);
-        if self.at(usize::from(self.well)).is_some_and(is) {
-            return true;
-        }
-        let well = self.hosts.iter().position(|host| is(host));
-        self.well = well.map_or(NOWHERE, |place| place as u16);
-        well.is_some()
-    }
-
     /// All known hosts, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Host> + Clone {
         self.hosts.iter().map(|host| &**host)
@@ -445,124 +371,10 @@ impl Hosts {
         earliest.iter().map(|(_, address)| *address).collect()
     }
 
-    fn is_counted(&self, now: Time) -> bool {
-        self.counted <= now && now < self.until
-    }
-
-    /// Counts who is known, unless that is known to hold still.
-    pub fn count(&mut self, now: Time) {
-        if self.is_counted(now) {
-            return;
-        }
-        (self.shown, self.counted) = (Others::new(), now);
-        self.until = Time::from_nanos(u64::MAX);
-        for host in &mut self.hosts {
-            host.counted = host.is_present(now);
-            if host.counted {
-                self.shown.add(&host.record);
-                self.until = self.until.min(host.seen.saturating_add(KNOWN_FOR));
-            }
-        }
-    }
-
-    /// What those show that are in and known, but for the host at that place.
-    pub fn others(&mut self, place: usize, now: Time) -> Others {
-        self.count(now);
-        let mut others = self.shown.clone();
-        if let Some(host) = self.hosts.get(place)
-            && host.counted
-        {
-            others.remove(&host.record);
-        }
-        others
-    }
-
-    /// How many hosts the cluster seems to have: those that are present, and those that are out.
-    #[must_use]
-    pub fn known(&self, now: Time) -> usize {
-        let present = if self.is_counted(now) { self.shown.hosts() as usize } else { self.present(now).count() };
-        present + self.out()
-    }
-
     /// How many are out.
     #[must_use]
     pub const fn out(&self) -> usize {
         self.out.len()
-    }
-
-    /// Does as `shared` says, the ejections in the order of addresses. Those that are out and are not among these come back:
-    /// as having failed again if `common`, else with so many answers. Whether any came back.
-    pub fn adopt(&mut self, shared: &[Ejection], common: bool, answers: u32, now: Time) -> bool {
-        let interval = self.interval;
-        if now < self.latest {
-            for host in &mut self.hosts {
-                host.seen = host.seen.min(now);
-                host.standing.clamp(now, interval);
-            }
-            self.until = Time::default();
-        }
-        self.latest = now;
-        let (before, mut next) = (std::mem::take(&mut self.out), 0);
-        let mut fresh = Vec::new();
-        for ejection in shared {
-            while let Some(place) = before.get(next).copied().map(usize::from)
-                && self.at(place).is_some_and(|host| host.address < ejection.address)
-            {
-                self.readmit(place, common, answers, now);
-                next += 1;
-            }
-            let known = before
-                .get(next)
-                .copied()
-                .filter(|place| self.at(usize::from(*place)).is_some_and(|host| host.address == ejection.address));
-            match known {
-                Some(place) => {
-                    next += 1;
-                    self.out.push(place);
-                    if let Some(host) = self.at_mut(usize::from(place)) {
-                        host.seen = now;
-                        host.standing.clamp(now, interval);
-                        host.standing.follow(ejection);
-                    }
-                }
-                None => fresh.push(ejection),
-            }
-        }
-        let back = self.out.len() < before.len();
-        for place in before.iter().skip(next) {
-            self.readmit(usize::from(*place), common, answers, now);
-        }
-        for ejection in &fresh {
-            let Some(place) = self.seen(&ejection.address, now) else { continue };
-            let Some(host) = self.hosts.get_mut(place) else { continue };
-            if std::mem::take(&mut host.counted) {
-                self.shown.remove(&host.record);
-            }
-            host.standing.follow(ejection);
-            insert(&mut self.out, &|other| usize::from(*other) < place, place as u16);
-            self.version += 1;
-        }
-        back
-    }
-
-    fn readmit(&mut self, place: usize, common: bool, answers: u32, now: Time) {
-        let interval = self.interval;
-        let Some(failure) = self.out_at(place).map(|out| out.ejection.failure) else { return };
-        if common {
-            // What is known of it is that it failed.
-            self.failed(place, failure, now);
-        } else {
-            // What it did before stays known: else others would be held to a record that is clean for being short.
-            self.answered(place, answers);
-        }
-        let Some(host) = self.hosts.get_mut(place) else { return };
-        host.standing.readmit(now, interval, common);
-        if host.is_known(now) {
-            host.counted = true;
-            self.shown.add(&host.record);
-            self.until = self.until.min(host.seen.saturating_add(KNOWN_FOR));
-        }
-        self.version += 1;
     }
 
     /// How many are remembered.
@@ -576,39 +388,6 @@ impl Hosts {
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty()
     }
-}
-
-/// Whether it may stand in a list of addresses in a header: an address and a port, in letters, digits and `.:[]%-_`.
-#[must_use]
-pub fn is_address(address: &str) -> bool {
-    let (mut fine, mut host, mut port) = (address.len() <= LONGEST_ADDRESS, None, 0);
-    for (position, byte) in address.bytes().enumerate() {
-        let allowed = if byte < 64 { DIGITS >> byte } else { LETTERS >> (byte & 63) };
-        fine &= allowed & 1 == 1 && byte < 128;
-        let digit = byte.wrapping_sub(b'0');
-        (host, port) = match byte {
-            b':' => (Some(position), 0),
-            // Whatever is no number is too great for a port.
-            _ if digit > 9 => (host, NO_PORT),
-            _ => (host, (port * 10 + u32::from(digit)).min(NO_PORT)),
-        };
-    }
-    fine && port < NO_PORT && host.is_some_and(|length| length > 0 && length + 1 < address.len())
-}
-
-const NO_PORT: u32 = 1 << u16::BITS;
-/// The characters below 64 that an address may have, a bit for each;
-const DIGITS: u64 = bits(b"0123456789.:%-");
-/// and those above.
-const LETTERS: u64 = bits(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz[]_");
-
-const fn bits(mut characters: &[u8]) -> u64 {
-    let mut bits = 0;
-    while let [first, rest @ ..] = characters {
-        bits |= 1 << (*first & 63);
-        characters = rest;
-    }
-    bits
 }
 
 /// Puts an item into a list that is in order, after those that are less.
