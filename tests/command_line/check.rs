@@ -1,5 +1,6 @@
 //! `weir check`: the module's own verdict and words, what a policy means, and the bounds.
 
+use serde_json::json;
 use weir::config;
 
 use super::{Run, weir};
@@ -160,5 +161,23 @@ fn what_is_valid_and_odd_is_told() {
     for (policy, text) in cases {
         assert!(warnings(policy).contains(text), "{policy}: {}", warnings(policy));
     }
+    // A cluster of which clients name the hosts.
+    let bootstrap = |policy: &str| {
+        let proxy = "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
+        let wasm = json!({"name": "weir", "vm_config": {"vm_id": "weir"}, "configuration":
+            {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": policy}});
+        let clusters = json!([
+            {"name": "anywhere", "cluster_type": {"typed_config": {"@type": proxy}}},
+            {"name": "original", "type": "ORIGINAL_DST", "original_dst_lb_config": {"use_http_header": true}},
+            {"name": "orders", "type": "STATIC"},
+        ]);
+        json!({"static_resources": {"listeners": [{"config": wasm}], "clusters": clusters}}).to_string()
+    };
+    let told = warnings(&bootstrap(calm));
+    assert!(told.contains("\"anywhere\": requests say") && told.contains("\"original\": requests say"), "{told}");
+    assert!(!told.contains("orders"), "{told}");
+    let apart = r#"{"retry": {"perTryTimeout": "1s"},
+        "clusters": [{"match": "*", "circuitBreaker": null, "outlierDetection": null}]}"#;
+    assert!(!warnings(&bootstrap(apart)).contains("requests say"), "{}", warnings(&bootstrap(apart)));
     assert!(!warnings(r#"{"clusters": [{"match": "ab*"}, {"match": "a*"}]}"#).contains("never used"));
 }

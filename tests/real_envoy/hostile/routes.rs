@@ -1,20 +1,26 @@
 //! What a request can be beside one question and one answer: upgraded, hinted at, redirected inside of Envoy, without `decide`,
 //! on its way to where nothing is, or with thousands of headers.
 
-use anyhow::{Result, ensure};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Site, generous};
 use crate::alone::Test;
-use crate::support::client::{Connection, Request, exchange};
+use crate::support::bootstrap::{self, Attach, Listener};
+use crate::support::client::{Connection, Request, Response, exchange};
+use crate::support::envoy::Launch;
 use crate::support::upstream::{Seen, Step, Upstream, answer, http1};
-use crate::support::wait;
+use crate::support::{ports, wait};
 
 pub const TESTS: &[Test] = &[
     ("hostile::upgrades_and_hints", upgrades_and_hints),
     ("hostile::redirects_inside", redirects),
     ("hostile::routes_without_decide", without_decide),
     ("hostile::clusters_that_clients_name", named_clusters),
+    ("hostile::hosts_that_clients_name", named_hosts),
     ("hostile::thousands_of_headers", headers),
 ];
 
@@ -124,6 +130,70 @@ fn named_clusters() -> Result<()> {
     .map_err(anyhow::Error::msg)?;
     let names = site.envoy.admin.get("/stats?filter=weir")?;
     ensure!(!names.contains("nowhere"), "metrics of clusters that are nowhere");
+    Ok(())
+}
+
+/// Clients say where to go, and mostly ask for what is dead. Where outlier detection and circuit breaker are off, as the README
+/// says for such clusters, that costs nobody but who asks.
+fn named_hosts() -> Result<()> {
+    const CACHE: &str = "dynamic";
+    let cache = json!({"name": CACHE, "dns_lookup_family": "V4_ONLY", "typed_dns_resolver_config": {
+        "name": "envoy.network.dns_resolver.getaddrinfo",
+        "typed_config": {"@type":
+            "type.googleapis.com/envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig"},
+    }});
+    let family = "type.googleapis.com/envoy.extensions";
+    let upstream = http1(|_| answer(200, &[], "there"));
+    for (apart, shed) in [(false, true), (true, false)] {
+        let mut policy = json!({"role": "decide", "circuitBreaker": {"minRequests": 20, "interval": "2s"}});
+        if apart {
+            policy["clusters"] = json!([{"match": "any*", "circuitBreaker": null, "outlierDetection": null}]);
+        }
+        let filter = json!({"name": "dynamic", "typed_config":
+            {"@type": format!("{family}.filters.http.dynamic_forward_proxy.v3.FilterConfig"), "dns_cache_config": cache}});
+        let cluster = json!({"name": "anywhere", "connect_timeout": "1s", "lb_policy": "CLUSTER_PROVIDED", "cluster_type": {
+            "name": "envoy.clusters.dynamic_forward_proxy",
+            "typed_config": {"@type": format!("{family}.clusters.dynamic_forward_proxy.v3.ClusterConfig"), "dns_cache_config": cache},
+        }});
+        let address = ports::free();
+        let mut listener = bootstrap::listener(Listener {
+            name: "hostile",
+            port: address.port(),
+            attach: Attach::GUARD,
+            policy: &policy,
+            routes: vec![bootstrap::route("/", "anywhere")],
+            logs: None,
+            manager: Value::Null,
+        });
+        let filters = listener.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters");
+        filters.and_then(Value::as_array_mut).context("filters")?.insert(0, filter);
+        let envoy = Launch::json(bootstrap::bootstrap(&[listener], &[cluster])).start()?;
+        let ask = |host: &str| -> Result<Response> {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(wait::LIMIT))?;
+            stream.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).context("a status")?;
+            Ok(Response { status, body: text.into_bytes(), ..Response::default() })
+        };
+        let mut sheds = false;
+        let began = std::time::Instant::now();
+        for number in 0.. {
+            // Nothing listens at any of these.
+            let response = ask(&format!("127.9.{}.{}:1", number / 250, number % 250 + 1))?;
+            sheds |= response.text().contains("circuit is open");
+            if sheds || (!shed && number > 300) || began.elapsed() > wait::LIMIT {
+                break;
+            }
+        }
+        ensure!(sheds == shed, "apart: {apart}: {:?}", envoy.admin.stats("weir_")?);
+        if apart {
+            let response = ask(&format!("localhost:{}", upstream.address.port()))?;
+            ensure!(response.status == 200, "{}", response.text());
+        }
+        drop(envoy);
+    }
     Ok(())
 }
 

@@ -19,6 +19,8 @@ pub struct Document {
     pub route_policies: Vec<(String, String)>,
     /// The most that one of these retries.
     pub route_retries: Option<u32>,
+    /// Clusters of which clients say what host they want.
+    pub open_clusters: Vec<String>,
 }
 
 /// A plugin's configuration.
@@ -155,6 +157,11 @@ impl Search {
                     self.hit(&dotted(place, "configuration"), fields.get("configuration"), value, true);
                     return;
                 }
+                if names_hosts(value)
+                    && let Some(name) = fields.get("name").and_then(Value::as_str)
+                {
+                    self.document.open_clusters.push(name.to_owned());
+                }
                 for (name, field) in fields {
                     let place = dotted(place, name);
                     if name == "retry_policy" || name == "retryPolicy" {
@@ -190,6 +197,15 @@ impl Search {
         let retries = u32::try_from(number.unwrap_or(1)).unwrap_or(u32::MAX);
         self.document.route_retries = self.document.route_retries.max(Some(retries));
     }
+}
+
+/// Whether it is a cluster whose hosts come from requests: a dynamic forward proxy, or original destinations by a header.
+fn names_hosts(value: &Value) -> bool {
+    let kind = ["/cluster_type/typed_config/@type", "/clusterType/typedConfig/@type"];
+    let header = ["/original_dst_lb_config/use_http_header", "/originalDstLbConfig/useHttpHeader"];
+    let at = |paths: [&str; 2]| paths.iter().find_map(|path| value.pointer(path));
+    let kind = at(kind).and_then(Value::as_str).unwrap_or_default();
+    kind.ends_with("dynamic_forward_proxy.v3.ClusterConfig") || at(header).and_then(Value::as_bool) == Some(true)
 }
 
 /// What is in a plugin's `configuration`: text, or a `Struct`. Envoy hands the module the one or the other.

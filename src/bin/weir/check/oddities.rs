@@ -40,6 +40,15 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, doc
     if policy.mode == Mode::Shadow {
         found.push("mode is \"shadow\": nothing of this takes effect".to_owned());
     }
+    for name in &document.open_clusters {
+        let cluster = policy.for_cluster(name);
+        if cluster.circuit_breaker.is_some() || cluster.outlier_detection.is_some() {
+            found.push(format!(
+                "cluster {name:?}: requests say which host they want, so its hosts have nothing in common, and who asks for \
+                 dead ones opens the circuit for all; set circuitBreaker and outlierDetection to null for it, in clusters"
+            ));
+        }
+    }
     for (place, conditions) in &document.route_policies {
         found.push(format!(
             "{place}: retry_on {conditions:?} is added to what Weir asks for, whatever it says; leave retry_on out"
