@@ -24,6 +24,9 @@ mod structs;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "config/properties.rs"]
 mod properties;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "config/readme.rs"]
+mod readme;
 
 fn percent(basis_points: u32) -> Percent {
     Percent::from_basis_points(basis_points).unwrap()

@@ -86,3 +86,19 @@ fn all_three_roles_run_as_the_readme_has_them() -> Result<()> {
     ensure!(steering["load_balancing_policy"] == *policy, "the README's policy differs from envoy.yaml's");
     run(&filters, &[&limits, &steering], &retries, "roles decide, watch, guard")
 }
+
+/// With `watch` in its place behind an access-log filter.
+#[test]
+fn what_went_well_is_kept_from_watch_as_the_readme_has_it() -> Result<()> {
+    let all = blocks("### Envoy")?;
+    let mut filters = block(&all, "http_filters", "upstream_log", true)?;
+    let (retries, limits) = (block(&all, "retry_policy", "", true)?, block(&all, "circuit_breakers", "", true)?);
+    let failures = block(&blocks("#### What went well need not be watched")?, "upstream_log", "failures", true)?;
+    let logs = filters.pointer_mut("/http_filters/1/typed_config/upstream_log").context("the router's upstream_log")?;
+    let config = logs[0]["typed_config"]["config"].clone();
+    *logs = failures["upstream_log"].clone();
+    for same in ["failure_policy", "vm_config"] {
+        logs[0]["typed_config"]["config"][same] = config[same].clone();
+    }
+    run(&filters, &[&limits], &retries, "roles decide, watch")
+}
