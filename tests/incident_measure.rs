@@ -52,7 +52,15 @@ fn timelines() -> Vec<Timeline> {
 }
 
 fn attempt(at: u64, number: u32, end: End, answered: bool, host: u16) -> Attempt {
-    Attempt { began: BEGAN + millis(at), number, end, answered, host: Some(replica(host)), request: None }
+    Attempt {
+        began: BEGAN + millis(at),
+        lasted: millis(4),
+        number,
+        end,
+        answered,
+        host: Some(replica(host)),
+        request: None,
+    }
 }
 
 /// A request each 10 ms, in turns to both replicas as far as they are up; every tenth is a POST.
@@ -118,6 +126,9 @@ fn failures_count_and_what_was_stopped_does_not() {
     assert_eq!(measured.get.part, 1_798);
     assert_eq!(measured.attempts.part, 2_009);
     assert_eq!(measured.dead.part, 9);
+    // One began with each millisecond, and took four.
+    assert_eq!(measured.unknowable.0, 5);
+    assert_eq!(measured.least_per_crash(), 5.0);
     let missed = targets::missed(&measured, &measured_well());
     assert_eq!(missed.len(), 2, "{missed:?}");
     assert!(missed[0].contains("GETs") && missed[1].contains("9.0 attempts were lost"), "{missed:?}");

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Its cluster, when it began, which attempt of its request it was, flags, code, host, path.
+/// Its cluster, when it began, which attempt of its request it was, flags, code, host, milliseconds that it took, path.
 pub const FORMAT: &str = concat!(
     "%UPSTREAM_CLUSTER_RAW% %START_TIME(%s.%6f)% %REQ(X-ENVOY-ATTEMPT-COUNT)% ",
-    "%RESPONSE_FLAGS% %RESPONSE_CODE% %UPSTREAM_HOST% %REQ(:PATH)%\n"
+    "%RESPONSE_FLAGS% %RESPONSE_CODE% %UPSTREAM_HOST% %DURATION% %REQ(:PATH)%\n"
 );
 
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     /// Since the Unix epoch, to the microsecond.
     pub began: Duration,
+    /// Cut to the millisecond.
+    pub lasted: Duration,
     /// 1 is the request itself; more are retries.
     pub number: u32,
     pub end: End,
@@ -58,8 +60,9 @@ impl Attempt {
             _ => End::Sent,
         };
         let host = words.next()?.parse().ok();
+        let lasted = Duration::from_millis(words.next()?.parse().unwrap_or_default());
         let request = words.next().and_then(|path| path.rsplit('/').next()?.parse().ok());
-        Some((cluster, Self { began, number, end, answered: code == "200", host, request }))
+        Some((cluster, Self { began, lasted, number, end, answered: code == "200", host, request }))
     }
 }
 

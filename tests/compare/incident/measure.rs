@@ -12,12 +12,13 @@ use super::super::crash_loops::schedule::Timeline;
 use super::super::policy::Policy;
 use super::Trial;
 
-pub const COLUMNS: [&str; 10] = [
+pub const COLUMNS: [&str; 11] = [
     "GETs answered",
     "POSTs answered",
     "POSTs twice",
     "attempts/request",
     "dead",
+    "at least",
     "back",
     "half share",
     "p50",
@@ -58,8 +59,8 @@ pub struct Measured {
     pub attempts: Share,
     /// Attempts that failed at a replica, and crashes of replicas.
     pub dead: Share,
-    /// Of the attempts that failed, those that nobody could know better: in flight when their replica crashed, or the first that
-    /// met it then; and the POSTs that ended with one of them.
+    /// Of the attempts that failed, those that nobody could know better: they began before the first of their crash had failed;
+    /// and the POSTs that ended with one of them.
     pub unknowable: (u64, u64),
     /// From when a replica was back until it answered; in ascending order.
     pub back: Vec<Duration>,
@@ -140,6 +141,11 @@ impl Measured {
         self.dead.part as f64 / self.dead.whole.max(1) as f64
     }
 
+    /// The same, of those that no policy can avoid that learns of a crash from its first failure.
+    pub fn least_per_crash(&self) -> f64 {
+        self.unknowable.0 as f64 / self.dead.whole.max(1) as f64
+    }
+
     pub fn cells(&self) -> Vec<String> {
         let seconds = |sorted: &[Duration]| format!("{:.2} s", quantile(sorted, 50).as_secs_f64());
         let milliseconds = |latency: Duration| format!("{} ms", latency.as_millis());
@@ -149,6 +155,7 @@ impl Measured {
             self.posts_twice.to_string(),
             format!("{:.3}", self.attempts_per_request()),
             format!("{:.1}", self.dead_per_crash()),
+            format!("{:.1}", self.least_per_crash()),
             seconds(&self.back),
             seconds(&self.half_share),
             milliseconds(self.p50),
@@ -201,10 +208,12 @@ fn unknowable(trial: &Trial, timelines: &[Timeline], length: Duration) -> (u64, 
             .collect();
         failed.sort_unstable_by_key(|(began, _)| *began);
         for crash in timeline.crashes.iter().filter(|crash| crash.resets_from < length) {
-            let held = crash.resets_from.saturating_sub(HELD)..crash.resets_from;
-            attempts.extend(failed.iter().filter(|(began, _)| held.contains(began)).map(|(_, attempt)| *attempt));
-            let met = failed.iter().find(|(began, _)| (crash.resets_from..crash.back_at).contains(began));
-            attempts.extend(met.map(|(_, attempt)| *attempt));
+            let during = crash.resets_from.saturating_sub(HELD)..crash.back_at;
+            let during = || failed.iter().filter(|(began, _)| during.contains(began));
+            let seen = during().map(|(began, attempt)| *began + attempt.lasted).min();
+            attempts.extend(
+                during().filter(|(began, _)| seen.is_some_and(|seen| *began <= seen)).map(|(_, attempt)| *attempt),
+            );
         }
     }
     let lost: HashSet<u64> = trial

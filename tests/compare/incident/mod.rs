@@ -94,7 +94,8 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
         _ => Vec::new(),
     };
     let mut notes = vec![format!(
-        "  dead: attempts that failed, for each crash of a replica. back: from the moment when it listens again until it\n\
+        "  dead: attempts that failed, for each crash of a replica; at least: those of them that began before the first had\n\
+         \x20 failed. back: from the moment when it listens again until it\n\
          \x20 answers the first request, in the median. Latencies are those of all requests, failed ones too; calm is the\n\
          \x20 p99 of the {} s before the first crash.",
         CALM.as_secs()
@@ -103,10 +104,11 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
         let (attempts, posts) = weir.unknowable;
         let lost = weir.post.whole - weir.post.part;
         notes.push(format!(
-            "  Of the {} attempts that failed with Weir, {attempts} were in flight when their replica crashed or the first that\n\
-             \x20 met it then: nobody could know better. {posts} of the {lost} POSTs that were lost went with them. So a policy that\n\
-             \x20 knows of a crash from its first failure on had {:.3} attempts per request and {:.2} % of the POSTs answered.",
+            "  Of the {} attempts that failed with Weir, {attempts} began before the first of their crash had failed: nobody\n\
+             \x20 could know better. {posts} of the {lost} POSTs that were lost went with them. So a policy that knows of a crash from\n\
+             \x20 its first failure on lost {:.1} attempts with each, had {:.3} attempts per request and {:.2} % of the POSTs answered.",
             weir.dead.part,
+            weir.least_per_crash(),
             1.0 + attempts as f64 / weir.attempts.whole.max(1) as f64,
             100.0 - posts as f64 * 100.0 / weir.post.whole.max(1) as f64,
         ));
