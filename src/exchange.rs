@@ -135,7 +135,7 @@ impl Evidence {
     /// Whether it still counts.
     #[must_use]
     pub fn is_fresh(&self, now: Time) -> bool {
-        now.since(self.at) < FRESH
+        !now.is_later(FRESH, self.at)
     }
 }
 
