@@ -61,8 +61,8 @@ const RECENTLY: Duration = Duration::from_millis(500);
 /// workers and 1,000 requests a second, 5 ms would save one attempt on a replica that goes down, of seven.
 const STALE: Duration = Duration::from_millis(10);
 /// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so they are hardly ever more than
-/// one in two hundred attempts. Where they are not paid, they wait until hosts usually are back.
-const PRICE: u32 = 400;
+/// one in a hundred and fifty attempts. Where they are not paid, they wait until hosts usually are back.
+const PRICE: u32 = 300;
 /// So many requests are remembered to pay with.
 const MOST_CREDIT: u32 = 2 * PRICE;
 /// A host that is due for so many nanoseconds is probed even so,
