@@ -78,6 +78,8 @@ pub struct Out {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe {
     number: u64,
+    /// In requests, see [`crate::outlier`].
+    paid: u32,
     started: Time,
 }
 
@@ -243,8 +245,8 @@ impl Out {
     }
 
     /// A probe is sent.
-    pub fn probe(&mut self, number: u64, now: Time) {
-        self.probe = Some(Probe { number, started: now });
+    pub fn probe(&mut self, number: u64, paid: u32, now: Time) {
+        self.probe = Some(Probe { number, paid, started: now });
         self.look = self.look.filter(|at| *at > now);
     }
 
@@ -256,9 +258,18 @@ impl Out {
     /// Whether the end of an attempt that `began` then is a verdict, for this worker to take.
     #[must_use]
     pub fn concerns(&self, began: Time, me: WorkerId) -> bool {
-        let began = began.saturating_add(CLOCK_ERROR);
-        self.ejection.owner == me
-            && (began >= self.ejection.due || self.probe.is_some_and(|probe| began >= probe.started))
+        self.ejection.owner == me && (began.saturating_add(CLOCK_ERROR) >= self.ejection.due || self.is_probe(began))
+    }
+
+    /// Whether an attempt that `began` then may be the probe.
+    fn is_probe(&self, began: Time) -> bool {
+        self.probe.is_some_and(|probe| began.saturating_add(CLOCK_ERROR) >= probe.started)
+    }
+
+    /// What was set aside for the probe, if an attempt that `began` then may be it.
+    #[must_use]
+    pub fn paid(&self, began: Time) -> u32 {
+        self.probe.filter(|_| self.is_probe(began)).map_or(0, |probe| probe.paid)
     }
 
     /// An attempt said nothing. If it was the probe, it is over.

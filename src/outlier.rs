@@ -340,12 +340,7 @@ impl Outliers {
             list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1), repeatable, now));
             if list.len() > 1 {
                 let hosts = list.join(",");
-                self.probes += 1;
-                let number = self.probes;
-                if let Some(out) = self.hosts.out_at(place) {
-                    out.probe(number, now);
-                }
-                return Some(Route { hosts, probe: Some(Probe(number)) });
+                return Some(Route { hosts, probe: self.probe(place, now) });
             }
         }
         if self.out > 0 && self.explores(explore, repeatable, now) {
@@ -390,11 +385,19 @@ impl Outliers {
             Some(if self.steering.is_silent(host, now) { now } else { failed })
         };
         let list = self.hosts.earliest(count, &in_or_out);
-        let (first, hosts) = ((*list.first()?).to_owned(), list.join(","));
+        let (first, hosts) = (self.hosts.find(list.first()?), list.join(","));
+        Some(Route { hosts, probe: first.and_then(|place| self.probe(place, now)) })
+    }
+
+    /// A request is a probe of that host, if it is out. What it costs if it fails is set aside: while one that hangs is not
+    /// over, others would be sent as if there were credit left.
+    fn probe(&mut self, place: usize, now: Time) -> Option<Probe> {
+        let paid = self.price(now).min(self.credit);
+        let out = self.hosts.out_at(place)?;
         self.probes += 1;
-        let number = self.probes;
-        let probe = self.out_mut(&first).map(|out| out.probe(number, now));
-        Some(Route { hosts, probe: probe.map(|()| Probe(number)) })
+        self.credit -= paid;
+        out.probe(self.probes, paid, now);
+        Some(Probe(self.probes))
     }
 
     /// A request arrives that finds out for an open circuit whether the cluster is back. The host that is out and due for

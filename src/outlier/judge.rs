@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EndedAttempt, Event, Outliers};
+use super::{EndedAttempt, Event, MOST_CREDIT, Outliers};
 use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
 use crate::exchange::Change;
@@ -80,11 +80,14 @@ impl Outliers {
             Outcome::Failed(failure) if is_usual(&self.hosts.others(place, now), failure) => Outcome::Answered,
             outcome => outcome,
         };
-        let (policy, price) = (self.policy, self.price(now));
+        let policy = self.policy;
         let enough = if self.is_desperate(now) || now.since(self.lost) < JUST { 1 } else { policy.probe_successes };
         let Some(out) = self.hosts.out_at(place) else { return };
         let verdict = match outcome {
-            Outcome::Answered => out.answered(began, enough, now),
+            Outcome::Answered => {
+                self.credit = self.credit.saturating_add(out.paid(began)).min(MOST_CREDIT);
+                out.answered(began, enough, now)
+            }
             Outcome::Failed(failure) => out.failed(failure, began, &policy, now),
             Outcome::Nothing => {
                 out.no_verdict(began);
@@ -93,15 +96,11 @@ impl Outliers {
         };
         let change = match verdict {
             Verdict::None => return,
-            Verdict::Extended => {
-                let ejection = out.ejection.clone();
-                self.credit = self.credit.saturating_sub(price);
-                Change::Extend(ejection)
-            }
+            Verdict::Extended => Change::Extend(out.ejection.clone()),
             Verdict::Readmitted => {
                 // It was back at some time since it last failed.
                 let ejection = &out.ejection;
-                let back = (ejection.failed.as_nanos() / 2).saturating_add(now.as_nanos() / 2);
+                let back = (ejection.failed.as_nanos() / 4).saturating_add(now.as_nanos() / 4 * 3);
                 let down = back.saturating_sub(ejection.since.as_nanos());
                 self.usual = if self.usual == 0 { down } else { self.usual - self.usual / 4 + down / 4 };
                 Change::Readmit(ejection.address.clone())

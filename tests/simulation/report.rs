@@ -240,7 +240,7 @@ impl Report {
         let ((half, back), (most, late)) = (self.quantiles(0.5), self.quantiles(0.99));
         format!(
             "GET {:.3}% POST {:.3}% attempts/request {:.4}; per outage ({}): median {half}, mean {:.1}, p99 {most}; back \
-             after {back:.0?}, p99 {late:.0?}; ejections {}, wrong {}, failed probes {}, probes {}, detected {}, all \
+             after {back:.1?}, p99 {late:.1?}; ejections {}, wrong {}, failed probes {}, probes {}, detected {}, all \
              readmitted {}; failed by fine {:?}",
             100.0 * self.get_success(),
             100.0 * self.post_success(),
