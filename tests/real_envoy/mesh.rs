@@ -86,7 +86,7 @@ fn front(attach: Attach, retry: &Value, sidecar: SocketAddr, clusters: &[Served<
 
 /// As many retries as anybody wants.
 fn rich() -> Value {
-    json!({"maxRetries": 2, "minRetryRate": {"count": 1000, "interval": "1s"}})
+    json!({"maxRetries": 2, "minRetryRate": {"count": 1_000_000, "interval": "1s"}})
 }
 
 fn post(stage: &Stage, cluster: &str) -> Result<Response> {

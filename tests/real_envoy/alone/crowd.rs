@@ -38,7 +38,7 @@ impl Site {
         let address = ports::free();
         // All retries are paid for, and all hosts stay in.
         let policy = json!({"outlierDetection": null, "retry": {
-            "budget": {"percent": 100, "interval": "10s"}, "minRetryRate": {"count": 1000, "interval": "1s"},
+            "budget": {"percent": 100, "interval": "10s"}, "minRetryRate": {"count": 1_000_000, "interval": "1s"},
         }});
         let mut route = bootstrap::route("/failing", "failing");
         route["route"]["timeout"] = json!(timeout);

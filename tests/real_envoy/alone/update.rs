@@ -105,9 +105,9 @@ fn policy(max_retries: u32) -> Value {
             {"match": "scarce", "retry": {
                 "budget": {"percent": 0, "interval": "1h"}, "minRetryRate": {"count": 4, "interval": "1h"},
             }},
-            // As many as it takes.
+            // As many as it takes; as long as all fail, less and less of it.
             {"match": "plenty", "retry": {
-                "budget": {"percent": 100, "interval": "10s"}, "minRetryRate": {"count": 1000, "interval": "1s"},
+                "budget": {"percent": 100, "interval": "10s"}, "minRetryRate": {"count": 1_000_000, "interval": "1s"},
             }},
         ],
     })
