@@ -200,14 +200,22 @@ impl Health {
 
 impl Out {
     /// Whether the next request should be a probe, sent by this worker. `repeatable` says that it may be retried whatever
-    /// happens to it.
+    /// happens to it; `may_look`, that there may be a [look](Self::looks).
     ///
     /// Any other request has to wait: a second after the host is due, so that it is used only where no repeatable ones come
     /// by, and only for a while if the host just answered a probe. A host that does not run refuses it, and what is refused
     /// may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the wait is
     /// twice as long.
     #[must_use]
-    pub fn wants_probe(&self, me: WorkerId, repeatable: bool, policy: &OutlierPolicy, scarce: bool, now: Time) -> bool {
+    pub fn wants_probe(
+        &self,
+        me: WorkerId,
+        repeatable: bool,
+        may_look: bool,
+        policy: &OutlierPolicy,
+        scarce: bool,
+        now: Time,
+    ) -> bool {
         let patience = match self.ejection.failure {
             _ if repeatable => Duration::ZERO,
             _ if self.successes > 0 => policy.base_ejection_time.min(PATIENCE),
@@ -215,7 +223,9 @@ impl Out {
             _ => PATIENCE.saturating_mul(2),
         };
         let due = self.due(policy, scarce).max(self.succeeded).saturating_add(patience);
-        self.ejection.owner == me && (now >= due || repeatable && self.looks(now)) && self.in_flight(now).is_none()
+        self.ejection.owner == me
+            && (now >= due || repeatable && may_look && self.looks(now))
+            && self.in_flight(now).is_none()
     }
 
     /// Whether it is time for the look that was asked for ([`Out::look_at`]).
@@ -250,9 +260,10 @@ impl Out {
         self.look = self.look.filter(|at| *at > now);
     }
 
-    /// A probe is over. Without a verdict, it gives its slot back.
-    pub fn probe_over(&mut self, number: u64) {
-        self.probe = self.probe.filter(|probe| probe.number != number);
+    /// A probe is over. Without a verdict, it gives its slot back, and what was set aside for it.
+    pub fn probe_over(&mut self, number: u64) -> u32 {
+        let over = self.probe.take_if(|probe| probe.number == number);
+        over.map_or(0, |probe| probe.paid)
     }
 
     /// Whether the end of an attempt that `began` then is a verdict, for this worker to take.

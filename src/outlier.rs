@@ -57,21 +57,24 @@ use crate::time::Time;
 
 /// A cluster had requests of late if there was one within this time.
 const RECENTLY: Duration = Duration::from_millis(500);
-/// The record is read at most so often because a request arrives: 100 times a second, at two microseconds each. With eight
-/// workers and 1,000 requests a second, 5 ms would save one attempt on a replica that goes down, of seven.
-const STALE: Duration = Duration::from_millis(10);
+/// The record is read at most so often because a request arrives: 200 times a second, at two microseconds each;
+const STALE: Duration = Duration::from_millis(5);
+/// or so often, while a host is out: where hosts are few, the next to go down has all the requests.
+const STALE_WITHOUT: Duration = Duration::from_millis(2);
 /// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so they are hardly ever more than
 /// one in a hundred and fifty attempts. Where they are not paid, they wait until hosts usually are back.
 const PRICE: u32 = 300;
-/// So many requests are remembered to pay with.
+/// A look is paid with so many requests for each host that is out.
+const LOOK: u32 = 25;
+/// So many requests are remembered to pay with, of each kind.
 const MOST_CREDIT: u32 = 2 * PRICE;
 /// A host that is due for so many nanoseconds is probed even so,
 const UNPAID: u64 = 3_000_000_000;
 /// or for so many, where no host has come back yet.
-const UNKNOWN: u64 = 1_000_000_000;
+const UNKNOWN: u64 = 2_000_000_000;
 /// A host that is out for half as long as hosts usually are down is not probed, or for less than this: it may have gone out for
 /// something else.
-const TOO_EARLY: u64 = 1_000_000_000;
+const TOO_EARLY: u64 = 2_000_000_000;
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -146,6 +149,8 @@ pub struct Outliers {
     broken: Time,
     /// How many requests came, less the price of each probe that failed.
     credit: u32,
+    /// The same, less the price of each look.
+    look_credit: u32,
     /// When some host was last out.
     was_out: Time,
     /// When all that are in last were silent.
@@ -179,6 +184,7 @@ impl Outliers {
             troubled: Time::from_nanos(0),
             broken: Time::from_nanos(0),
             credit: MOST_CREDIT,
+            look_credit: 0,
             was_out: Time::from_nanos(0),
             lost: Time::from_nanos(0),
             usual: 0,
@@ -237,7 +243,8 @@ impl Outliers {
     /// Whether the record was not read for a while, so that another worker may have ejected a host since.
     #[must_use]
     pub fn is_stale(&self, now: Time) -> bool {
-        now.is_later(STALE, self.exchanged) || self.exchanged > now
+        let stale = if self.out > 0 { STALE_WITHOUT } else { STALE };
+        now.is_later(stale, self.exchanged) || self.exchanged > now
     }
 
     /// Whether there were requests of late.
@@ -315,6 +322,7 @@ impl Outliers {
     fn choose(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
         self.requested = now;
         self.credit = self.credit.saturating_add(1).min(MOST_CREDIT);
+        self.look_credit = self.look_credit.saturating_add(1).min(MOST_CREDIT);
         let repeatable = repeatable && retries > 0;
         if repeatable {
             self.steering.scout();
@@ -392,8 +400,12 @@ impl Outliers {
     /// A request is a probe of that host, if it is out. What it costs if it fails is set aside: while one that hangs is not
     /// over, others would be sent as if there were credit left.
     fn probe(&mut self, place: usize, now: Time) -> Option<Probe> {
-        let paid = self.price(now).min(self.credit);
+        let (price, look_price) = (self.price(now), self.look_price());
         let out = self.hosts.out_at(place)?;
+        let paid = if out.looks(now) { 0 } else { price.min(self.credit) };
+        if out.looks(now) {
+            self.look_credit = self.look_credit.saturating_sub(look_price);
+        }
         self.probes += 1;
         self.credit -= paid;
         out.probe(self.probes, paid, now);
@@ -422,6 +434,11 @@ impl Outliers {
         if self.is_scarce(now) { PRICE / 2 } else { PRICE }
     }
 
+    /// Of a look, in requests: of the more hosts there is something to learn, the more there are.
+    fn look_price(&self) -> u32 {
+        LOOK.saturating_mul(u32::try_from(self.out).unwrap_or(u32::MAX))
+    }
+
     /// Whether probes failed of late that are not paid for yet.
     fn is_poor(&self, now: Time) -> bool {
         self.credit < self.price(now)
@@ -436,17 +453,19 @@ impl Outliers {
         let half = self.usual / 2;
         // Hardly any is back before this.
         let early = half.min(TOO_EARLY);
+        let may_look = self.look_credit >= self.look_price();
         let due = self.hosts.each_out().filter_map(|(place, _, out)| {
-            if !out.wants_probe(self.me, repeatable, &self.policy, scarce, now) {
+            if !out.wants_probe(self.me, repeatable, may_look, &self.policy, scarce, now) {
                 return None;
             }
+            let looks = may_look && out.looks(now);
             let due = out.due(&self.policy, scarce);
             let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
             let ejection = &out.ejection;
-            if !lost && !out.looks(now) && since(ejection.since) < early {
+            if !lost && !looks && since(ejection.since) < early {
                 return None;
             }
-            let patience = match poor && !out.looks(now) {
+            let patience = match poor && !looks {
                 false => 0,
                 true if half == 0 => UNKNOWN,
                 true if since(ejection.since) / 3 >= half && since(ejection.failed) >= half => 0,
@@ -497,6 +516,8 @@ impl Outliers {
 
     /// A request that carried a probe is over.
     pub fn probe_over(&mut self, probe: Probe) {
-        self.hosts.each_out_mut(&mut |out| out.probe_over(probe.0));
+        let mut paid = 0;
+        self.hosts.each_out_mut(&mut |out| paid += out.probe_over(probe.0));
+        self.credit = self.credit.saturating_add(paid).min(MOST_CREDIT);
     }
 }

@@ -377,7 +377,7 @@ fn where_probes_fail_all_the_time_one_reset_is_enough_and_probes_wait() {
     assert_eq!(bench.out(0), ["a:1", "b:1"]);
     // It was out for two seconds, and was back at some time between.
     let probed = |bench: &mut Bench| bench.answered(0, true).unwrap().hosts.starts_with("b:1");
-    bench.pass(1_400);
+    bench.pass(2_100);
     assert!(!probed(&mut bench));
     bench.pass(200);
     assert!(probed(&mut bench));

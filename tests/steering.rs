@@ -172,7 +172,11 @@ fn a_host_that_is_drained_leaves_within_half_a_minute() {
             let mut last = 0;
             for request in 0..1_200 {
                 let now = after(request * 100);
-                match outliers.route(now, request % 3 > 0, 2, percent) {
+                let route = outliers.route(now, request % 3 > 0, 2, percent);
+                if let Some(probe) = route.as_ref().and_then(|route| route.probe) {
+                    outliers.probe_over(probe);
+                }
+                match route {
                     Some(route) if route.hosts.starts_with("10.0.0.19:80") => last = request / 10,
                     Some(_) => {}
                     None => pick(&mut outliers, &hosts[random.below(19) as usize], Signal::Answered, now),

@@ -170,9 +170,9 @@ impl Story {
 
     /// When to look whether it is back, to learn how long it is down each time: twice between what is known from the
     /// restarts before to be too early, and to be late enough. So each restart leaves a third of what is not known. `None`
-    /// where it is known well enough, or nothing is.
+    /// where it is known well enough, or nothing is, or the loop is told already.
     pub(super) fn look_at(&self, now: Milliseconds) -> Option<Milliseconds> {
-        if !self.is_down() || self.restarts == 0 {
+        if !self.is_down() || self.restarts == 0 || self.open() == Some(Pattern::CrashLoop) {
             return None;
         }
         // Without a refusal it is no restart, and whoever waits longer from probe to probe than it is down sees none.
@@ -299,10 +299,12 @@ impl Story {
         } else {
             Settled::Other
         };
-        if refused > 0 {
+        let told = self.open();
+        // Where it is known to crash and start again, nobody needs to look whether it refused: it was away for long enough.
+        let away = times(sub(self.up, self.down), 2) >= self.least;
+        if refused > 0 || (told == Some(Pattern::CrashLoop) && settled == Settled::Broken && away) {
             self.restarted(reset > 0);
         }
-        let told = self.open();
         let again = sub(now, self.told_at) >= times(interval, 60);
         if told == Some(Pattern::CrashLoop) {
             if again {

@@ -82,12 +82,18 @@ impl Outliers {
         };
         let policy = self.policy;
         let enough = if self.is_desperate(now) || now.since(self.lost) < JUST { 1 } else { policy.probe_successes };
+        // What others were faster than was lost, though it says nothing.
+        let patience = Duration::from_nanos(self.steering.patience().unwrap_or(u64::MAX));
         let Some(out) = self.hosts.out_at(place) else { return };
+        let cheap = match outcome {
+            Outcome::Answered => true,
+            Outcome::Failed(_) => false,
+            Outcome::Nothing => now.since(began) < patience,
+        };
+        let refund = if cheap { out.paid(began) } else { 0 };
+        self.credit = self.credit.saturating_add(refund).min(MOST_CREDIT);
         let verdict = match outcome {
-            Outcome::Answered => {
-                self.credit = self.credit.saturating_add(out.paid(began)).min(MOST_CREDIT);
-                out.answered(began, enough, now)
-            }
+            Outcome::Answered => out.answered(began, enough, now),
             Outcome::Failed(failure) => out.failed(failure, began, &policy, now),
             Outcome::Nothing => {
                 out.no_verdict(began);
