@@ -75,6 +75,9 @@ const UNKNOWN: u64 = 2_000_000_000;
 /// A host that is out for half as long as hosts usually are down is not probed, or for less than this: it may have gone out for
 /// something else.
 const TOO_EARLY: u64 = 2_000_000_000;
+/// What a probe takes of [`Outliers::turns`], and what these are at most.
+const TURN: u32 = 10_000;
+const MOST_TURNS: u32 = 4 * TURN;
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -151,6 +154,8 @@ pub struct Outliers {
     credit: u32,
     /// The same, less the price of each look.
     look_credit: u32,
+    /// How many probes may be sent, by what hosts that are out would get of the requests that came, in ten-thousandths.
+    turns: u32,
     /// When some host was last out.
     was_out: Time,
     /// When all that are in last were silent.
@@ -185,6 +190,7 @@ impl Outliers {
             broken: Time::from_nanos(0),
             credit: MOST_CREDIT,
             look_credit: 0,
+            turns: MOST_TURNS,
             was_out: Time::from_nanos(0),
             lost: Time::from_nanos(0),
             usual: 0,
@@ -343,7 +349,10 @@ impl Outliers {
         if self.is_desperate(now) {
             return self.longest_fine(count, now);
         }
-        if let Some(place) = self.due(now, repeatable) {
+        if self.steering.is_at_sea() {
+            return None;
+        }
+        if let Some(place) = self.due_in_turn(now, repeatable) {
             let mut list: Vec<_> = self.hosts.at(place).map(|host| &*host.address).into_iter().collect();
             list.extend(self.steering.draw(&self.hosts, count.saturating_sub(1).max(1), repeatable, now));
             if list.len() > 1 {
@@ -442,6 +451,20 @@ impl Outliers {
     /// Whether probes failed of late that are not paid for yet.
     fn is_poor(&self, now: Time) -> bool {
         self.credit < self.price(now)
+    }
+
+    /// The host to probe, if any. Hosts that are out shall not get more probes than they would get requests if they were in: each
+    /// worker of thousands of proxies with few requests probes hosts that others know to be back, and these are overloaded.
+    fn due_in_turn(&mut self, now: Time, repeatable: bool) -> Option<usize> {
+        let known = u32::try_from(self.hosts.len().max(1)).unwrap_or(u32::MAX);
+        let out = u32::try_from(self.out).unwrap_or(u32::MAX);
+        self.turns = self.turns.saturating_add(TURN.saturating_mul(out) / known).min(MOST_TURNS);
+        if self.turns < TURN {
+            return None;
+        }
+        let due = self.due(now, repeatable)?;
+        self.turns -= TURN;
+        Some(due)
     }
 
     /// Of the hosts that want a probe from this worker, the one that is due for longest.

@@ -99,6 +99,8 @@ pub struct Steering {
     /// Those that are remembered: the sum over the hosts, and the sum of their squares.
     weight: u64,
     squares: u64,
+    /// How many hosts have just one of them.
+    singles: u64,
     /// Since when some host is out.
     since: Option<Time>,
     explored: Time,
@@ -124,6 +126,7 @@ impl Steering {
             picks: 0,
             weight: 0,
             squares: 0,
+            singles: 0,
             since: None,
             explored: Time::from_nanos(0),
             scouts: 0,
@@ -145,6 +148,7 @@ impl Steering {
             let weights = || hosts.iter().map(|host| u64::from(host.picks.weight));
             (self.weight, self.squares) =
                 (weights().sum(), weights().map(|weight| weight.saturating_mul(weight)).sum());
+            self.singles = weights().filter(|weight| *weight == 1).count() as u64;
             self.filled = 0;
         }
         let mean = self.weight / hosts.len().max(1) as u64;
@@ -158,6 +162,7 @@ impl Steering {
             host.picks.latest = self.picks;
             self.weight += more;
             self.squares = self.squares.saturating_add((2 * before + more) * more);
+            self.singles = (self.singles + u64::from(before + more == 1)).saturating_sub(u64::from(before == 1));
             if self.filled == version {
                 self.urn.put(place, in_urn(host));
             }
@@ -173,6 +178,7 @@ impl Steering {
             let weight = u64::from(std::mem::take(&mut host.picks.weight));
             self.weight = self.weight.saturating_sub(weight);
             self.squares = self.squares.saturating_sub(weight.saturating_mul(weight));
+            self.singles = self.singles.saturating_sub(u64::from(weight == 1));
             if self.filled == version {
                 self.urn.put(place, 0);
             }
@@ -183,6 +189,14 @@ impl Steering {
     #[must_use]
     pub const fn knows_shares(&self, hosts: usize) -> bool {
         self.weight >= ENOUGH * hosts as u64
+    }
+
+    /// Whether the next request should be left to Envoy's balancer because it has hosts that were never met: as often as it
+    /// would pick one of these. (That is the share of the picks that met a host for the only time so far; I. J. Good, "The
+    /// population frequencies of species and the estimation of population parameters", Biometrika 40, 1953. One such host is
+    /// no evidence: it may be new.)
+    pub const fn is_at_sea(&mut self) -> bool {
+        self.singles > 1 && self.random.below(self.weight) < self.singles - 1
     }
 
     /// Whether Envoy's balancer still picks that host, so that it may be listed.

@@ -120,6 +120,32 @@ fn the_figures_of_a_crash_loop_are_true() {
     assert!((3_000..=3_100).contains(&number(&event, "down_max")), "{event:?}");
 }
 
+/// Nobody looks any more whether it refuses; and a reset that comes alone is no crash.
+#[test]
+fn once_a_loop_is_told_a_crash_needs_no_refusal() {
+    let mut site = Site::new(1);
+    for _ in 0..3 {
+        crash(&mut site, A, 2, 3_000);
+        site.serve(A, 26_000);
+    }
+    assert_eq!(site.told(Pattern::CrashLoop).len(), 1);
+    for _ in 0..21 {
+        site.ended(A, Signal::Reset, Hint::None);
+        site.pass(200);
+        assert_eq!(site.look_at(A), None);
+        site.pass(2_800);
+        site.serve(A, 12_000);
+        site.ended(A, Signal::Reset, Hint::None);
+        site.pass(30);
+        site.serve(A, 14_970);
+    }
+    let events = site.told(Pattern::CrashLoop);
+    assert_eq!(events.len(), 2, "{events:#?}");
+    let (restarts, crashes) = (number(&events[1], "restarts"), number(&events[1], "crashes"));
+    assert!((21..=24).contains(&restarts) && crashes == restarts, "{restarts} {crashes}");
+    assert!((29_900..=30_100).contains(&number(&events[1], "period")));
+}
+
 #[test]
 fn a_loop_that_goes_on_is_told_again_each_ten_minutes_and_once_more_when_it_ends() {
     let mut site = Site::new(1);

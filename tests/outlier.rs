@@ -214,7 +214,7 @@ fn probes_that_fail_are_paid_with_requests() {
     let due = ejection.due;
     // There were hardly any requests but the probes.
     bench.now = due;
-    bench.pass(900);
+    bench.pass(1_900);
     let first = bench.workers[0].clone();
     assert!(bench.route(0, true).unwrap().probe.is_none());
     bench.pass(200);
@@ -351,6 +351,62 @@ fn a_second_attempt_beside_the_first_only_where_others_answer() {
     assert_eq!(after(&bench), Some(Duration::from_millis(80)));
     bench.pass(200);
     assert_eq!(after(&bench), None, "all may just have become slow");
+}
+
+/// Ten hosts or more, `out` of them out and due for a probe.
+fn many(hosts: usize, out: usize) -> Bench {
+    let mut bench = Bench::new(1, 0);
+    let hosts: Vec<String> = (0..hosts).map(|host| format!("10.0.0.{host}:80")).collect();
+    for _ in 0..10 {
+        hosts.iter().for_each(|host| bench.ends(0, host, Signal::Answered));
+    }
+    hosts[..out].iter().for_each(|host| bench.ends(0, host, Signal::Refused));
+    assert_eq!(bench.workers[0].out(), out);
+    bench.pass(400);
+    bench
+}
+
+#[test]
+fn probes_that_hang_are_paid_before_they_fail() {
+    let mut bench = many(20, 5);
+    let probes: Vec<_> = (0..20).filter_map(|_| bench.route(0, true)?.probe).collect();
+    assert_eq!(probes.len(), 2);
+    // What is over without a verdict cost nothing.
+    bench.workers[0].probe_over(probes[0]);
+    let probes = (0..20).filter_map(|_| bench.route(0, true)?.probe).count();
+    assert_eq!(probes, 1);
+}
+
+#[test]
+fn hosts_that_are_out_get_no_more_probes_than_they_would_get_requests() {
+    let mut bench = many(200, 20);
+    let mut probes = 0;
+    for _ in 0..100 {
+        if let Some(probe) = bench.route(0, true).unwrap().probe {
+            probes += 1;
+            bench.workers[0].probe_over(probe);
+        }
+    }
+    // Four at once, and each tenth after.
+    assert!((12..=14).contains(&probes), "{probes}");
+}
+
+#[test]
+fn a_look_is_paid_with_requests() {
+    let looked = |requests: usize| {
+        let mut bench = many(20, 2);
+        let address = "10.0.0.0:80";
+        // Both are probed, and are not due again for half a second.
+        assert_eq!((0..4).filter_map(|_| bench.route(0, true)?.probe).count(), 2);
+        [address, "10.0.0.1:80"].iter().for_each(|host| bench.ends(0, host, Signal::Refused));
+        (0..requests).for_each(|_| drop(bench.route(0, false)));
+        let at = bench.now.saturating_add(Duration::from_millis(10));
+        let now = bench.now;
+        bench.workers[0].look_at(address, at, now);
+        bench.pass(20);
+        (0..5).filter_map(|_| bench.route(0, true)).any(|route| route.hosts.starts_with(&[address, ","].concat()))
+    };
+    assert!(!looked(0) && looked(100));
 }
 
 #[test]

@@ -188,3 +188,21 @@ fn a_host_that_is_drained_leaves_within_half_a_minute() {
     late.sort_unstable();
     assert!(late[10] <= 30, "{late:?}");
 }
+
+/// Of 1,000 hosts, 500 picks at random leave six in ten that were never met.
+#[test]
+fn hosts_that_were_never_met_get_their_share() {
+    let hosts: Vec<String> = (0..1_000).map(|host| format!("10.0.{}.{}:80", host / 256, host % 256)).collect();
+    let mut random = Random::new(1);
+    let mut outliers = Outliers::new(OutlierPolicy::default(), WorkerId(1));
+    outliers.route(NOW, true, 2, Percent::default());
+    for _ in 0..500 {
+        pick(&mut outliers, &hosts[random.below(1_000) as usize], Signal::Answered, NOW);
+    }
+    pick(&mut outliers, &hosts[0], Signal::Refused, NOW);
+    outliers.exchange(None, NOW);
+    outliers.published();
+    assert_eq!(outliers.out(), 1);
+    let left = (0..1_000).filter(|_| outliers.route(NOW, true, 2, Percent::default()).is_none()).count();
+    assert!((540..=660).contains(&left), "{left}");
+}
