@@ -71,7 +71,7 @@ const MOST_CREDIT: u32 = 2 * PRICE;
 /// A host that is due for so many nanoseconds is probed even so,
 const UNPAID: u64 = 3_000_000_000;
 /// or for so many, where no host has come back yet.
-const UNKNOWN: u64 = 2_000_000_000;
+const UNKNOWN: u64 = 1_000_000_000;
 /// A host that is out for half as long as hosts usually are down is not probed, or for less than this: it may have gone out for
 /// something else.
 const TOO_EARLY: u64 = 2_000_000_000;
@@ -455,10 +455,11 @@ impl Outliers {
 
     /// The host to probe, if any. Hosts that are out shall not get more probes than they would get requests if they were in: each
     /// worker of thousands of proxies with few requests probes hosts that others know to be back, and these are overloaded.
+    /// (One more than are out, else the last of many waits for as many requests.)
     fn due_in_turn(&mut self, now: Time, repeatable: bool) -> Option<usize> {
         let known = u32::try_from(self.hosts.len().max(1)).unwrap_or(u32::MAX);
         let out = u32::try_from(self.out).unwrap_or(u32::MAX);
-        self.turns = self.turns.saturating_add(TURN.saturating_mul(out) / known).min(MOST_TURNS);
+        self.turns = self.turns.saturating_add(TURN.saturating_mul(out.saturating_add(1)) / known).min(MOST_TURNS);
         if self.turns < TURN {
             return None;
         }
