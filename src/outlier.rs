@@ -71,7 +71,7 @@ const MOST_CREDIT: u32 = 2 * PRICE;
 /// A host that is due for so many nanoseconds is probed even so,
 const UNPAID: u64 = 3_000_000_000;
 /// or for so many, where no host has come back yet.
-const UNKNOWN: u64 = 1_000_000_000;
+const UNKNOWN: u64 = 2_000_000_000;
 /// A host that is out for half as long as hosts usually are down is not probed, or for less than this: it may have gone out for
 /// something else.
 const TOO_EARLY: u64 = 2_000_000_000;

@@ -214,7 +214,7 @@ fn probes_that_fail_are_paid_with_requests() {
     let due = ejection.due;
     // There were hardly any requests but the probes.
     bench.now = due;
-    bench.pass(900);
+    bench.pass(1_900);
     let first = bench.workers[0].clone();
     assert!(bench.route(0, true).unwrap().probe.is_none());
     bench.pass(200);

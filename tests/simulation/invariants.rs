@@ -29,8 +29,9 @@ use super::world::{Setup, World};
 use super::{seconds, setup};
 
 const SEEDS: u64 = 2_000;
-/// A host that is fine again is back within this time and what one more ejection takes, see [`longest`].
-const BACK: Duration = Duration::from_millis(1_500);
+/// A host that is fine again is back within this time and what one more ejection takes, see [`longest`]: where none came back
+/// before, and probes fail that nobody pays for, it waits for two seconds.
+const BACK: Duration = Duration::from_millis(2_500);
 /// A host goes out at most so often for each time that it fails, in each proxy, while at least half of the hosts are fine.
 const MOST_EJECTIONS: usize = 4;
 
