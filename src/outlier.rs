@@ -42,12 +42,14 @@
 use std::time::Duration;
 
 mod judge;
+mod probe;
 mod share;
 
 use judge::JUST;
+use probe::Purse;
 
 use crate::detector::{Failure, OutlierPolicy};
-use crate::ejection::{Out, Standing};
+use crate::ejection::Standing;
 use crate::exchange::{Change, Ejection, WorkerId};
 use crate::hosts::{Host, Hosts, MOST_HOSTS};
 use crate::percent::Percent;
@@ -65,23 +67,6 @@ const STALE_WITHOUT: Duration = Duration::from_millis(10);
 /// or so often, where half or more of the hosts are out, but no more than `FEW`: the next to go down has many of the requests.
 const STALE_WITHOUT_HALF: Duration = Duration::from_millis(2);
 const FEW: usize = 8;
-/// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so they are hardly ever more than
-/// one in a hundred and fifty attempts. Where they are not paid, they wait until hosts usually are back.
-const PRICE: u32 = 300;
-/// A look is paid with so many requests for each host that is out.
-const LOOK: u32 = 25;
-/// So many requests are remembered to pay with, of each kind.
-const MOST_CREDIT: u32 = 2 * PRICE;
-/// A host that is due for so many nanoseconds is probed even so,
-const UNPAID: u64 = 3_000_000_000;
-/// or for so many, where no host has come back yet.
-const UNKNOWN: u64 = 2_000_000_000;
-/// A host that is out for half as long as hosts usually are down is not probed, or for less than this: it may have gone out for
-/// something else.
-const TOO_EARLY: u64 = 2_000_000_000;
-/// What a probe takes of [`Outliers::turns`], and what these are at most.
-const TURN: u32 = 10_000;
-const MOST_TURNS: u32 = 4 * TURN;
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -154,12 +139,8 @@ pub struct Outliers {
     /// When an attempt failed last, and when one was not answered at all.
     troubled: Time,
     broken: Time,
-    /// How many requests came, less the price of each probe that failed.
-    credit: u32,
-    /// The same, less the price of each look.
-    look_credit: u32,
-    /// How many probes may be sent, by what hosts that are out would get of the requests that came, in ten-thousandths.
-    turns: u32,
+    /// What probes may cost.
+    purse: Purse,
     /// When some host was last out.
     was_out: Time,
     /// When all that are in last were silent.
@@ -192,9 +173,7 @@ impl Outliers {
             exchanged: Time::from_nanos(0),
             troubled: Time::from_nanos(0),
             broken: Time::from_nanos(0),
-            credit: MOST_CREDIT,
-            look_credit: 0,
-            turns: MOST_TURNS,
+            purse: Purse::new(),
             was_out: Time::from_nanos(0),
             lost: Time::from_nanos(0),
             usual: 0,
@@ -335,8 +314,7 @@ impl Outliers {
 
     fn choose(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
         self.requested = now;
-        self.credit = self.credit.saturating_add(1).min(MOST_CREDIT);
-        self.look_credit = self.look_credit.saturating_add(1).min(MOST_CREDIT);
+        self.purse.earn();
         let repeatable = repeatable && retries > 0;
         if repeatable {
             self.steering.scout();
@@ -414,21 +392,6 @@ impl Outliers {
         Some(Route { hosts, probe: first.and_then(|place| self.probe(place, now)) })
     }
 
-    /// A request is a probe of that host, if it is out. What it costs if it fails is set aside: while one that hangs is not
-    /// over, others would be sent as if there were credit left.
-    fn probe(&mut self, place: usize, now: Time) -> Option<Probe> {
-        let (price, look_price) = (self.price(now), self.look_price());
-        let out = self.hosts.out_at(place)?;
-        let paid = if out.looks(now) { 0 } else { price.min(self.credit) };
-        if out.looks(now) {
-            self.look_credit = self.look_credit.saturating_sub(look_price);
-        }
-        self.probes += 1;
-        self.credit -= paid;
-        out.probe(self.probes, paid, now);
-        Some(Probe(self.probes))
-    }
-
     /// A request arrives that finds out for an open circuit whether the cluster is back. The host that is out and due for
     /// longest first, whoever owns it: those that are in failed a moment ago, and it had more time to come back. `None` where
     /// no host is out: all are alike, and Envoy's balancer takes turns.
@@ -444,79 +407,6 @@ impl Outliers {
     /// Whether half or more of the hosts are out.
     fn is_scarce(&self, now: Time) -> bool {
         self.out * 2 >= self.hosts.known(now)
-    }
-
-    /// Of a probe that fails, in requests.
-    fn price(&self, now: Time) -> u32 {
-        if self.is_scarce(now) { PRICE / 2 } else { PRICE }
-    }
-
-    /// Of a look, in requests: of the more hosts there is something to learn, the more there are.
-    fn look_price(&self) -> u32 {
-        LOOK.saturating_mul(u32::try_from(self.out).unwrap_or(u32::MAX))
-    }
-
-    /// Whether probes failed of late that are not paid for yet.
-    fn is_poor(&self, now: Time) -> bool {
-        self.credit < self.price(now)
-    }
-
-    /// The host to probe, if any. Hosts that are out shall not get more probes than they would get requests if they were in: each
-    /// worker of thousands of proxies with few requests probes hosts that others know to be back, and these are overloaded.
-    /// (Two more than are out, else the last of many waits for as many requests. And not where half of the hosts are out.)
-    fn due_in_turn(&mut self, now: Time, repeatable: bool) -> Option<usize> {
-        let known = u32::try_from(self.hosts.len().max(1)).unwrap_or(u32::MAX);
-        let out = u32::try_from(self.out).unwrap_or(u32::MAX);
-        self.turns = self.turns.saturating_add(TURN.saturating_mul(out.saturating_add(2)) / known).min(MOST_TURNS);
-        if self.turns < TURN && !self.is_scarce(now) {
-            return None;
-        }
-        let due = self.due(now, repeatable)?;
-        self.turns = self.turns.saturating_sub(TURN);
-        Some(due)
-    }
-
-    /// Of the hosts that want a probe from this worker, the one that is due for longest.
-    fn due(&self, now: Time, repeatable: bool) -> Option<usize> {
-        let scarce = self.is_scarce(now);
-        let lost = now.since(self.lost) < JUST;
-        let poor = self.is_poor(now) && !lost;
-        // Half as long again as hosts are down here: most of them are back by then.
-        let half = self.usual / 2;
-        // Hardly any is back before this.
-        let early = half.min(TOO_EARLY);
-        let may_look = self.look_credit >= self.look_price();
-        let due = self.hosts.each_out().filter_map(|(place, _, out)| {
-            if !out.wants_probe(self.me, repeatable, may_look, &self.policy, scarce, now) {
-                return None;
-            }
-            let looks = may_look && out.looks(now);
-            let due = out.due(&self.policy, scarce);
-            let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
-            let ejection = &out.ejection;
-            if !lost && !looks && since(ejection.since) < early {
-                return None;
-            }
-            let patience = match poor && !looks {
-                false => 0,
-                true if half == 0 => UNKNOWN,
-                true if since(ejection.since) / 3 >= half && since(ejection.failed) >= half => 0,
-                true => UNPAID,
-            };
-            (since(due) >= patience).then_some((due, place))
-        });
-        due.min().map(|(_, place)| place)
-    }
-
-    /// Asks for one probe of a host at that time, should it be out: see [`Out::look_at`].
-    pub fn look_at(&mut self, address: &str, at: Time, now: Time) {
-        if let Some(out) = self.out_mut(address) {
-            out.look_at(at, now);
-        }
-    }
-
-    fn out_mut(&mut self, address: &str) -> Option<&mut Out> {
-        self.hosts.out_at(self.hosts.find(address)?)
     }
 
     /// Envoy's own balancer picked a host, for a request that carried no list; where [`EndedAttempt::picked`] cannot tell.
@@ -544,12 +434,5 @@ impl Outliers {
     /// A host that was listed is not in the cluster any more: it is listed again when Envoy's balancer picks it.
     pub fn gone(&mut self, address: &str) {
         self.steering.gone(&mut self.hosts, address);
-    }
-
-    /// A request that carried a probe is over.
-    pub fn probe_over(&mut self, probe: Probe) {
-        let mut paid = 0;
-        self.hosts.each_out_mut(&mut |out| paid += out.probe_over(probe.0));
-        self.credit = self.credit.saturating_add(paid).min(MOST_CREDIT);
     }
 }

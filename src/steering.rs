@@ -34,6 +34,9 @@
 //! there may be more of them, up to nine in 400 that meet it: in a big and quiet cluster, where two seconds never
 //! are enough, Envoy goes on balancing nearly all by itself, and what it drains gets nothing. Where most are out there are
 //! fewer, and half as many in the first five seconds, while what the calm taught is fresh.
+//!
+//! **Hosts that were never met** have their share as well. Where a worker knows few of many hosts, lists of those alone would send
+//! these what is the others': so as many requests carry no list as Envoy's balancer would send to hosts unknown here.
 
 use std::time::Duration;
 

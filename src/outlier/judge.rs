@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EndedAttempt, Event, MOST_CREDIT, Outliers};
+use super::{EndedAttempt, Event, Outliers};
 use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
 use crate::exchange::Change;
@@ -91,7 +91,7 @@ impl Outliers {
             Outcome::Nothing => now.since(began) < patience,
         };
         let refund = if cheap { out.paid(began) } else { 0 };
-        self.credit = self.credit.saturating_add(refund).min(MOST_CREDIT);
+        self.purse.refund(refund);
         let verdict = match outcome {
             Outcome::Answered => out.answered(began, enough, now),
             Outcome::Failed(failure) => out.failed(failure, began, &policy, now),
