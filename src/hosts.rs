@@ -49,6 +49,8 @@ pub struct Host {
     pub followed: u8,
     /// When this worker first steered a request to it since it last said anything; the epoch if it owes nothing.
     pub asked: Time,
+    /// How often that was renewed, since it still owed.
+    pub silences: u8,
     /// Whether it is one of those that are counted: in, and known when that was last looked at.
     counted: bool,
     /// Whether it is one of those that are watched.
@@ -202,6 +204,7 @@ impl Hosts {
             heard: Time::default(),
             followed: 0,
             asked: Time::default(),
+            silences: 0,
             counted: false,
             watched: false,
         });

@@ -23,7 +23,8 @@
 //! followed in turn, and follows alone: else a host that gets more answers more, and so gets ever more.
 //!
 //! **Silence.** A host that hangs fails nothing for long. But this knows where it sent requests: where none was answered for
-//! several times as long as answers take, at least 50 ms, the host gets no more, for a second or until it answers. If all that
+//! several times as long as answers take, at least 50 ms, the host gets no more, for a second or until it answers; for two if it is
+//! silent again, then for four, at most for eight. If all that
 //! are in are silent, those that are out are probed at once. And what can be repeated is sent once more, beside the first
 //! attempt, after that time ([`Outliers::hedge_after`](crate::outlier::Outliers::hedge_after)): so nobody waits for a host that
 //! hangs, and whoever just takes long still gets the answer.
@@ -82,11 +83,17 @@ const SILENT: u64 = 4;
 const SILENT_AT_LEAST: u64 = 50_000_000;
 /// and for so long after.
 const AVOIDED: u64 = 1_000_000_000;
+/// and for twice as long each time that it stays so, so many times.
+const MOST_SILENCES: u8 = 3;
 
 /// Whether the latest attempt on it was not answered at all, of late.
 #[must_use]
 pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.record.is_broken() && now.since(host.seen) < SUSPICION
+}
+
+const fn avoided(host: &Host) -> u64 {
+    AVOIDED << if host.silences < MOST_SILENCES { host.silences } else { MOST_SILENCES }
 }
 
 const fn nanos_since(time: Time, now: Time) -> u64 {
@@ -258,14 +265,17 @@ impl Steering {
             return false;
         }
         let waits = nanos_since(host.asked, now);
-        self.patience().is_some_and(|patience| waits >= patience && waits - patience < AVOIDED)
+        self.patience().is_some_and(|patience| waits >= patience && waits - patience < avoided(host))
     }
 
     /// A request is steered to that host.
     pub fn sends(&self, host: &mut Host, now: Time) {
-        let over = self.patience().unwrap_or(AVOIDED).saturating_add(AVOIDED);
-        if host.asked == Time::default() || host.asked > now || nanos_since(host.asked, now) >= over {
+        let over = self.patience().unwrap_or(AVOIDED).saturating_add(avoided(host));
+        if host.asked == Time::default() || host.asked > now {
             host.asked = now;
+        } else if nanos_since(host.asked, now) >= over {
+            host.asked = now;
+            host.silences = host.silences.saturating_add(1).min(MOST_SILENCES);
         }
     }
 

@@ -312,6 +312,43 @@ fn a_host_that_says_nothing_is_avoided() {
     assert!(asked(&mut bench, true), "once a second");
 }
 
+#[test]
+fn a_host_that_says_nothing_again_is_avoided_for_longer() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "d:1", Signal::Refused);
+    let meets = |bench: &mut Bench| {
+        (0..50).any(|_| {
+            let hosts = bench.route(0, true).unwrap().hosts;
+            let first = hosts.split(',').next().unwrap();
+            if ["b:1", "c:1"].contains(&first) {
+                let (host, began) = (Some(first), bench.now);
+                let attempt = EndedAttempt { host, signal: Signal::Answered, began, weight: 1, picked: false };
+                bench.workers[0].attempt_ended(&attempt, bench.now);
+            }
+            first == "a:1"
+        })
+    };
+    assert!(meets(&mut bench));
+    for seconds in [1, 2, 4, 8, 8] {
+        bench.pass(60);
+        if seconds == 1 {
+            // A hedge was due, or a timeout: still nothing was said.
+            bench.ends(0, "a:1", Signal::Timeout);
+        }
+        assert!(!meets(&mut bench), "{seconds}");
+        bench.pass(seconds * 1_000 - 50);
+        assert!(!meets(&mut bench), "{seconds}");
+        bench.pass(100);
+        assert!(meets(&mut bench), "{seconds}");
+    }
+    bench.ends(0, "a:1", Signal::Answered);
+    assert!(meets(&mut bench));
+    bench.pass(60);
+    assert!(!meets(&mut bench));
+    bench.pass(1_000);
+    assert!(meets(&mut bench), "an answer makes up for all");
+}
+
 /// All that are in hang: nothing fails, so nothing but silence tells.
 #[test]
 fn when_nobody_answers_those_that_are_out_are_tried() {

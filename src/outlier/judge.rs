@@ -37,8 +37,9 @@ impl Outliers {
             }
         }
         let Some(host) = self.hosts.at_mut(place) else { return false };
-        if outcome != Outcome::Nothing {
-            host.asked = Time::default();
+        // One that takes too long for a hedge or a timeout has not said anything yet.
+        if !matches!(outcome, Outcome::Nothing | Outcome::Failed(Failure::Timeout)) {
+            (host.asked, host.silences) = (Time::default(), 0);
         }
         let mut failed = None;
         match (&mut host.standing, outcome) {
