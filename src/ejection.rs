@@ -200,7 +200,7 @@ impl Health {
 
 impl Out {
     /// Whether the next request should be a probe, sent by this worker. `repeatable` says that it may be retried whatever
-    /// happens to it; `may_look`, that there may be a [look](Self::looks).
+    /// happens to it; `looks`, that a [look](Self::looks) at it is due and paid.
     ///
     /// Any other request has to wait: a second after the host is due, so that it is used only where no repeatable ones come
     /// by, and only for a while if the host just answered a probe. A host that does not run refuses it, and what is refused
@@ -211,7 +211,7 @@ impl Out {
         &self,
         me: WorkerId,
         repeatable: bool,
-        may_look: bool,
+        looks: bool,
         policy: &OutlierPolicy,
         scarce: bool,
         now: Time,
@@ -223,9 +223,7 @@ impl Out {
             _ => PATIENCE.saturating_mul(2),
         };
         let due = self.due(policy, scarce).max(self.succeeded).saturating_add(patience);
-        self.ejection.owner == me
-            && (now >= due || repeatable && may_look && self.looks(now))
-            && self.in_flight(now).is_none()
+        self.ejection.owner == me && (now >= due || repeatable && looks) && self.in_flight(now).is_none()
     }
 
     /// Whether it is time for the look that was asked for ([`Out::look_at`]).
@@ -285,7 +283,9 @@ impl Out {
 
     /// An attempt said nothing. If it was the probe, it is over.
     pub fn no_verdict(&mut self, began: Time) {
-        self.probe = self.probe.filter(|probe| began.saturating_add(CLOCK_ERROR) < probe.started);
+        if self.is_probe(began) {
+            self.probe = None;
+        }
     }
 
     /// An attempt was answered. So many in a row are `enough` to bring the host back.

@@ -92,8 +92,9 @@ pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.record.is_broken() && now.since(host.seen) < SUSPICION
 }
 
-const fn avoided(host: &Host) -> u64 {
-    AVOIDED << if host.silences < MOST_SILENCES { host.silences } else { MOST_SILENCES }
+/// For how many nanoseconds a host that is silent gets no more.
+fn avoided(host: &Host) -> u64 {
+    AVOIDED << host.silences.min(MOST_SILENCES)
 }
 
 const fn nanos_since(time: Time, now: Time) -> u64 {
@@ -275,7 +276,7 @@ impl Steering {
             host.asked = now;
         } else if nanos_since(host.asked, now) >= over {
             host.asked = now;
-            host.silences = host.silences.saturating_add(1).min(MOST_SILENCES);
+            host.silences = host.silences.saturating_add(1);
         }
     }
 

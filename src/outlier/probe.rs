@@ -54,9 +54,9 @@ impl Outliers {
     /// A request is a probe of that host, if it is out. What it costs if it fails is set aside: while one that hangs is not
     /// over, others would be sent as if there were credit left.
     pub(super) fn probe(&mut self, place: usize, now: Time) -> Option<Probe> {
-        let (price, look_price) = (self.price(now), self.look_price());
+        let (price, look_price, may_look) = (self.price(now), self.look_price(), self.may_look());
         let out = self.hosts.out_at(place)?;
-        let paid = if out.looks(now) && self.purse.look_credit >= look_price {
+        let paid = if may_look && out.looks(now) {
             self.purse.look_credit -= look_price;
             0
         } else {
@@ -76,6 +76,11 @@ impl Outliers {
     /// Of a look, in requests: of the more hosts there is something to learn, the more there are.
     fn look_price(&self) -> u32 {
         LOOK.saturating_mul(u32::try_from(self.out).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the next look is paid.
+    fn may_look(&self) -> bool {
+        self.purse.look_credit >= self.look_price()
     }
 
     /// Whether probes failed of late that are not paid for yet.
@@ -108,12 +113,12 @@ impl Outliers {
         let half = self.usual / 2;
         // Hardly any is back before this.
         let early = half.min(TOO_EARLY);
-        let may_look = self.purse.look_credit >= self.look_price();
+        let may_look = self.may_look();
         let due = self.hosts.each_out().filter_map(|(place, _, out)| {
-            if !out.wants_probe(self.me, repeatable, may_look, &self.policy, scarce, now) {
+            let looks = may_look && out.looks(now);
+            if !out.wants_probe(self.me, repeatable, looks, &self.policy, scarce, now) {
                 return None;
             }
-            let looks = may_look && out.looks(now);
             let due = out.due(&self.policy, scarce);
             let since = |time: Time| now.as_nanos().saturating_sub(time.as_nanos());
             let ejection = &out.ejection;
