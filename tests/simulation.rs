@@ -22,6 +22,9 @@ mod invariants;
 mod replica;
 #[path = "simulation/report.rs"]
 mod report;
+#[allow(dead_code, reason = "the comparisons use more of it")]
+#[path = "crash_loops/schedule.rs"]
+mod schedule;
 #[path = "simulation/targets.rs"]
 mod targets;
 #[path = "simulation/world.rs"]

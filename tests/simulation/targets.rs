@@ -1,19 +1,32 @@
 //! The targets of the incident at other rates, with other numbers of replicas and workers, and with replicas that hang; and
 //! where the attempts go that replicas cost which are down.
 
-use super::replica::State;
-use super::world::Setup;
-use super::{incident, sum};
+use std::time::Duration;
 
-/// As in the incident, but that they hang where they would refuse.
+use super::replica::{Replica, State};
+use super::schedule::{Crash, Timeline};
+use super::world::Setup;
+use super::{setup, sum};
+
+/// The schedules of `./build.sh compare incident`: at every moment one replica is up, and for half a second before another may crash.
+fn crash_loops(seed: u64, lasts: u64, replicas: usize, then: State) -> Setup {
+    let timelines = Timeline::crash_loops(seed, replicas, Duration::from_secs(lasts));
+    let phases =
+        |crash: Crash| [(crash.resets_from, State::Resets), (crash.refuses_from, then), (crash.back_at, State::Fine)];
+    let replica = |timeline: Timeline| {
+        let crashes = timeline.crashes.into_iter().flat_map(phases);
+        Replica(std::iter::once((Duration::ZERO, State::Fine)).chain(crashes).collect())
+    };
+    setup(seed, lasts, timelines.into_iter().map(replica).collect())
+}
+
+fn incident(seed: u64, lasts: u64, replicas: usize) -> Setup {
+    crash_loops(seed, lasts, replicas, State::Refuses)
+}
+
+/// The same, but that they hang where they would refuse.
 fn hanging(seed: u64, lasts: u64, replicas: usize) -> Setup {
-    let mut setup = incident(seed, lasts, replicas);
-    for (_, state) in setup.replicas.iter_mut().flat_map(|replica| &mut replica.0) {
-        if *state == State::Refuses {
-            *state = State::Hangs;
-        }
-    }
-    setup
+    crash_loops(seed, lasts, replicas, State::Hangs)
 }
 
 /// `WEIR_SEEDS=20 cargo test --release --test simulation -- targets --nocapture` tries more of them.
