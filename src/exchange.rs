@@ -25,6 +25,9 @@
 //! longest ejection.
 
 mod codec;
+mod roster;
+
+pub use roster::{decode_roster, encode_roster};
 
 use std::time::Duration;
 

@@ -357,21 +357,21 @@ impl Hosts {
         self.iter().filter(move |host| host.is_present(now))
     }
 
-    /// The addresses of so many hosts for which `time` is the earliest, the earliest first.
-    pub fn earliest(&self, count: usize, time: &dyn Fn(&Host) -> Option<Time>) -> Vec<&str> {
-        let mut earliest: Vec<(Time, &str)> = Vec::new();
+    /// The addresses of so many hosts that rank lowest, the lowest first.
+    pub fn lowest(&self, count: usize, rank: &dyn Fn(&Host) -> Option<u64>) -> Vec<&str> {
+        let mut lowest: Vec<(u64, &str)> = Vec::new();
         if count == 0 {
             return Vec::new();
         }
         for host in self.iter() {
-            let Some(time) = time(host) else { continue };
-            if earliest.len() < count || earliest.last().is_some_and(|(last, _)| time < *last) {
-                earliest.truncate(count - 1);
-                let position = earliest.partition_point(|(other, _)| *other <= time);
-                earliest.insert(position, (time, &host.address));
+            let Some(rank) = rank(host) else { continue };
+            if lowest.len() < count || lowest.last().is_some_and(|(last, _)| rank < *last) {
+                lowest.truncate(count - 1);
+                let position = lowest.partition_point(|(other, _)| *other <= rank);
+                lowest.insert(position, (rank, &host.address));
             }
         }
-        earliest.iter().map(|(_, address)| *address).collect()
+        lowest.iter().map(|(_, address)| *address).collect()
     }
 
     /// How many are out.

@@ -33,6 +33,12 @@
 //!         }
 //!     }
 //!     events = outliers.take_events()                        // count and log them
+//!     if any of these ejects a host, or keeps it out {
+//!         set_shared_data("weir/hosts/" + cluster, outliers.roster(), whatever was there)
+//!     }
+//!     if outliers.wants_roster() {                           // a worker that just started
+//!         outliers.learn(get_shared_data("weir/hosts/" + cluster))
+//!     }
 //! ```
 //!
 //! In shadow mode, do all but step 2's header, under a key of its own.
@@ -49,7 +55,7 @@ use judge::JUST;
 use probe::Purse;
 
 use crate::detector::{Failure, OutlierPolicy};
-use crate::ejection::Standing;
+use crate::ejection::{Out, Standing};
 use crate::exchange::{Change, Ejection, WorkerId};
 use crate::hosts::{Host, Hosts, MOST_HOSTS};
 use crate::percent::Percent;
@@ -150,6 +156,22 @@ pub struct Outliers {
     /// When all that are in failed, last and first.
     desperate: Time,
     despaired: Time,
+    /// When this said which hosts there are.
+    listed: Time,
+    /// Whether it asked others.
+    asked: bool,
+}
+
+/// A rank: lower for a host that is likelier to be back. One that was still down a moment ago hardly is; and the longer it is down
+/// already, the sooner it will be back: processes take their time to start, but not for ever.
+fn unlikely_back(out: &Out, now: Time) -> u64 {
+    unlikely(out.ejection.since, out.ejection.failed, now)
+}
+
+/// Of a host that is down since then, as far as is known, and was found so again then.
+fn unlikely(since: Time, failed: Time, now: Time) -> u64 {
+    let micros = |time: Time| now.as_nanos().saturating_sub(time.as_nanos()) / 1_000;
+    u64::MAX - 1 - micros(since).saturating_mul(micros(failed)).min(u64::MAX / 2)
 }
 
 impl Outliers {
@@ -179,6 +201,8 @@ impl Outliers {
             usual: 0,
             desperate: Time::from_nanos(0),
             despaired: Time::from_nanos(0),
+            listed: Time::from_nanos(0),
+            asked: false,
         }
     }
 
@@ -333,7 +357,7 @@ impl Outliers {
             self.lost = now;
         }
         if self.is_desperate(now) {
-            return self.longest_fine(count, now);
+            return self.likeliest_back(count, now);
         }
         if self.steering.is_at_sea() {
             return None;
@@ -359,13 +383,11 @@ impl Outliers {
         // Else Envoy picks where the last retries go, and may pick the host that went last.
         // A host that seems to have left may still be there: it is better than one that failed.
         let left = |host: &Host| match &host.standing {
-            Standing::Out(out) => Some(out.ejection.failed),
-            Standing::In(_) if host.picks.weight > 0 && host.is_known(now) && !self.steering.is_picked(host) => {
-                Some(Time::default())
-            }
+            Standing::Out(out) => Some(unlikely_back(out, now)),
+            Standing::In(_) if host.picks.weight > 0 && host.is_known(now) && !self.steering.is_picked(host) => Some(0),
             Standing::In(_) => None,
         };
-        list.extend(self.hosts.earliest(count.saturating_sub(list.len()), &left));
+        list.extend(self.hosts.lowest(count.saturating_sub(list.len()), &left));
         Some(Route { hosts: list.join(","), probe: None })
     }
 
@@ -375,19 +397,21 @@ impl Outliers {
         self.steering.explores(explore, hosts, self.speaking, repeatable, poor, now)
     }
 
-    /// All that are in fail: the hosts, in or out, that failed longest ago. One of them may be back.
-    fn longest_fine(&mut self, count: usize, now: Time) -> Option<Route> {
+    /// All that are in fail: the hosts, in or out, that are likeliest to be back.
+    fn likeliest_back(&mut self, count: usize, now: Time) -> Option<Route> {
         let in_or_out = |host: &Host| {
-            let failed = match &host.standing {
-                Standing::Out(out) => out.ejection.failed,
-                Standing::In(_) if !host.is_known(now) => return None,
-                Standing::In(_) if host.record.is_fine() => Time::default(),
-                Standing::In(_) => host.seen,
-            };
             // One that seems to hang comes last.
-            Some(if self.steering.is_silent(host, now) { now } else { failed })
+            if self.steering.is_silent(host, now) {
+                return Some(u64::MAX);
+            }
+            match &host.standing {
+                Standing::Out(out) => Some(unlikely_back(out, now)),
+                Standing::In(_) if !host.is_known(now) => None,
+                Standing::In(_) if host.record.is_fine() => Some(0),
+                Standing::In(_) => Some(unlikely(host.seen, host.seen, now)),
+            }
         };
-        let list = self.hosts.earliest(count, &in_or_out);
+        let list = self.hosts.lowest(count, &in_or_out);
         let (first, hosts) = (self.hosts.find(list.first()?), list.join(","));
         Some(Route { hosts, probe: first.and_then(|place| self.probe(place, now)) })
     }

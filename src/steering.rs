@@ -45,7 +45,7 @@ mod urn;
 
 use urn::{Shares, Urn};
 
-use crate::hosts::{Host, Hosts};
+use crate::hosts::{Host, Hosts, Picks};
 use crate::percent::Percent;
 use crate::random::Random;
 use crate::time::Time;
@@ -57,7 +57,8 @@ const MISSED: u64 = 4;
 /// With so many picks for each host, the shares are known to a quarter or so.
 const ENOUGH: u64 = 16;
 /// With fewer picks than this for each host, there may be hosts that were not met yet, and the shares are guesses: a worker
-/// that starts while a host is out would send everything to the first that answers. So half the requests explore.
+/// that starts while a host is out, and could not [learn](Steering::learn) from others, would send everything to the first that
+/// answers. So up to half the requests explore: fewer, the more hosts are out that these would meet.
 const FEW: u64 = 4;
 /// While so long ago nothing was steered, half the exploring will do.
 const CALM: Duration = Duration::from_secs(5);
@@ -156,11 +157,7 @@ impl Steering {
             // What is odd is rounded by chance, so that no share is rounded away.
             let random = &mut self.random;
             hosts.iter_mut().for_each(|host| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
-            let weights = || hosts.iter().map(|host| u64::from(host.picks.weight));
-            (self.weight, self.squares) =
-                (weights().sum(), weights().map(|weight| weight.saturating_mul(weight)).sum());
-            self.singles = weights().filter(|weight| *weight == 1).count() as u64;
-            self.filled = 0;
+            self.weigh(hosts);
         }
         let mean = self.weight / hosts.len().max(1) as u64;
         let version = hosts.version();
@@ -178,6 +175,36 @@ impl Steering {
                 self.urn.put(place, in_urn(host));
             }
         }
+    }
+
+    /// How many picks of Envoy's balancer were seen so far.
+    #[must_use]
+    pub const fn picks(&self) -> u64 {
+        self.picks
+    }
+
+    /// Whether hardly anything is known of so many hosts.
+    #[must_use]
+    pub const fn is_stranger(&self, hosts: u64) -> bool {
+        self.picks < FEW.saturating_mul(hosts)
+    }
+
+    /// What another worker knows of the hosts' shares, as if this one had seen it.
+    pub fn learn(&mut self, hosts: &mut Hosts, shares: &[(Box<str>, u32)]) {
+        self.picks += shares.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>();
+        for (address, weight) in shares {
+            let Some(host) = hosts.find(address).and_then(|place| hosts.at_mut(place)) else { continue };
+            host.picks = Picks { weight: host.picks.weight.saturating_add(*weight), latest: self.picks };
+        }
+        self.weigh(hosts);
+    }
+
+    /// Adds up what is remembered of each host.
+    fn weigh(&mut self, hosts: &Hosts) {
+        let weights = || hosts.iter().map(|host| u64::from(host.picks.weight));
+        (self.weight, self.squares) = (weights().sum(), weights().map(|weight| weight.saturating_mul(weight)).sum());
+        self.singles = weights().filter(|weight| *weight == 1).count() as u64;
+        self.filled = 0;
     }
 
     /// A host is not there any more.
@@ -296,8 +323,9 @@ impl Steering {
             return false;
         }
         let (hosts, out) = (hosts.max(1) as u64, out.max(1) as u64);
-        if percent > Percent::default() && self.picks < FEW.saturating_mul(hosts) {
-            return self.random.below(2) == 0;
+        let inside = hosts.saturating_sub(out).max(1);
+        if percent > Percent::default() && self.is_stranger(hosts) {
+            return self.random.below(2 * hosts * hosts) < inside * inside;
         }
         let share = match percent.basis_points() {
             0 => 0,
@@ -308,7 +336,6 @@ impl Steering {
             return false;
         }
         let calm = self.since.is_some_and(|since| now.since(since) < CALM);
-        let inside = hosts.saturating_sub(out).max(1);
         let pause = (EXPLORE_EACH.as_nanos() as u64)
             .saturating_mul(hosts)
             .saturating_mul(u64::from(workers.max(1)))

@@ -211,7 +211,7 @@ fn adopt(
             }
         }
     }
-    hosts.adopt(shared, common, 2, now);
+    hosts.adopt(shared, common, 2, 0, now);
     for ejection in shared {
         let known = model.contains_key(&*ejection.address);
         if !known && model.len() >= most {

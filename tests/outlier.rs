@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir::detector::{Failure, OutlierPolicy};
-use weir::exchange::WorkerId;
+use weir::exchange::{WorkerId, encode_roster};
 use weir::outlier::{EndedAttempt, Event, Outliers, Route};
 use weir::percent::Percent;
 use weir::signal::Signal;
@@ -17,6 +17,7 @@ mod fake_host;
 struct Bench {
     now: Time,
     record: Option<Vec<u8>>,
+    roster: Option<Vec<u8>>,
     workers: Vec<Outliers>,
     events: Vec<Event>,
 }
@@ -30,6 +31,7 @@ impl Bench {
         let mut bench = Self {
             now: Time::from_nanos(1_800_000_000_000_000_000),
             record: None,
+            roster: None,
             workers: (0..workers).map(worker).collect(),
             events: Vec::new(),
         };
@@ -53,7 +55,14 @@ impl Bench {
             self.record = Some(record);
         }
         worker.published();
-        self.events.extend(worker.take_events());
+        let events = worker.take_events();
+        if events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_))) {
+            self.roster = worker.roster(self.now).or(self.roster.take());
+        }
+        if worker.wants_roster() {
+            self.roster.iter().for_each(|roster| worker.learn(roster, self.now));
+        }
+        self.events.extend(events);
     }
 
     fn began(&mut self, worker: usize, host: &str, signal: Signal, began: Time) {
@@ -491,6 +500,41 @@ fn a_host_that_seems_gone_is_better_than_one_that_failed() {
     assert!(hosts.ends_with(",a:1"), "{hosts}");
 }
 
+/// While it was going down, it failed what Envoy's balancer sent there, and retries went to the others: twenty in flight at once
+/// are not much.
+#[test]
+fn a_host_that_is_back_gets_its_share_at_once() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "a:1", Signal::Refused);
+    (0..40).for_each(|number| bench.ends(0, HOSTS[1 + number % 3], Signal::Answered));
+    for _ in 0..2 {
+        assert!(bench.probe(0).hosts.starts_with("a:1,"));
+        let probe =
+            EndedAttempt { host: Some("a:1"), signal: Signal::Answered, began: bench.now, weight: 1, picked: false };
+        bench.workers[0].attempt_ended(&probe, bench.now);
+        bench.exchange(0);
+    }
+    assert_eq!(bench.out(0), [""; 0]);
+    bench.ends(0, "b:1", Signal::Refused);
+    let to_a = (0..300).filter(|_| bench.answered(0, true).unwrap().hosts.starts_with("a:1")).count();
+    assert!((70..=130).contains(&to_a), "{to_a} of 300 among three hosts");
+}
+
+/// Both failed a second ago; one is down for three times as long.
+#[test]
+fn where_all_fail_the_one_that_is_down_for_longest_is_tried_first() {
+    let mut bench = Bench::new(1, 3);
+    bench.ends(0, "b:1", Signal::Refused);
+    bench.pass(2_000);
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.pass(10);
+    bench.ends(0, "b:1", Signal::Refused);
+    bench.pass(1_000);
+    (0..2).for_each(|_| bench.ends(0, "c:1", Signal::Refused));
+    assert_eq!(bench.out(0), ["a:1", "b:1"]);
+    assert_eq!(bench.route(0, false).unwrap().hosts, "b:1,a:1,c:1");
+}
+
 #[test]
 fn when_those_that_are_out_fail_as_well_all_come_back() {
     let mut bench = Bench::new(1, 4);
@@ -666,6 +710,63 @@ fn another_worker_takes_over() {
     bench.ends(0, "a:1", Signal::Refused);
     // The first worker gets no requests from now on.
     assert!(bench.probe(1).hosts.starts_with("a:1,"));
+}
+
+/// Three of four are out when it starts, so Envoy's balancer would send three of four requests to these.
+#[test]
+fn a_fresh_worker_learns_which_hosts_there_are() {
+    let mut bench = Bench::new(1, 4);
+    for host in &HOSTS[..3] {
+        bench.ends(0, host, Signal::Refused);
+    }
+    let fresh = |bench: &Bench, roster: Option<&[u8]>| {
+        let mut bench = Bench { roster: roster.map(Into::into), ..bench.clone() };
+        bench.workers.push(Outliers::new(OutlierPolicy::default(), WorkerId(9)));
+        bench.exchange(1);
+        assert_eq!(bench.out(1), HOSTS[..3]);
+        let percent = Percent::from_basis_points(500).unwrap();
+        let routes: Vec<_> = (0..50).filter_map(|_| bench.workers[1].route(bench.now, true, 2, percent)).collect();
+        routes.iter().filter(|route| route.hosts.starts_with("d:1")).count()
+    };
+    let roster = bench.roster.as_deref().unwrap();
+    assert!(fresh(&bench, Some(roster)) > 45, "a few are left to the balancer");
+    assert_eq!(fresh(&bench, None), 0, "nobody wrote one");
+    let old = |seconds: u64| {
+        let written = Time::from_nanos(bench.now.as_nanos() - seconds * 1_000_000_000);
+        encode_roster(HOSTS.into_iter().map(|host| (host, 10)), written)
+    };
+    assert!(fresh(&bench, Some(&old(119))) > 45);
+    assert_eq!(fresh(&bench, Some(&old(121))), 0, "there may be others by now");
+    (0..roster.len()).for_each(|length| assert!(fresh(&bench, Some(&roster[..length])) <= 50));
+}
+
+/// It has all of the shares at once, and its own picks count from then on.
+#[test]
+fn shares_that_were_learned_are_those_of_the_balancer() {
+    let mut bench = Bench::new(1, 4);
+    for _ in 0..100 {
+        ["b:1", "c:1", "d:1", "d:1", "d:1", "d:1", "d:1", "d:1"]
+            .iter()
+            .for_each(|host| bench.ends(0, host, Signal::Answered));
+    }
+    bench.ends(0, "a:1", Signal::Refused);
+    // Of this, it hears first.
+    bench.ends(0, "b:1", Signal::Answered);
+    bench.pass(1);
+    bench.workers.push(Outliers::new(OutlierPolicy::default(), WorkerId(9)));
+    bench.exchange(1);
+    let to_d = |bench: &mut Bench| (0..800).filter(|_| bench.route(1, true).unwrap().hosts.starts_with("d:1")).count();
+    let learned = to_d(&mut bench);
+    assert!((520..=680).contains(&learned), "{learned} of 800, not six in eight");
+    let b = (0..800).filter(|_| bench.route(1, true).unwrap().hosts.starts_with("b:1")).count();
+    assert!((50..=160).contains(&b), "{b} of 800, not one in eight");
+    for _ in 0..200 {
+        ["b:1", "c:1", "d:1"].iter().for_each(|host| bench.ends(1, host, Signal::Answered));
+    }
+    let own = to_d(&mut bench);
+    let b = (0..800).filter(|_| bench.route(1, true).unwrap().hosts.starts_with("b:1")).count();
+    assert!((200..=340).contains(&b), "{b} of 800, not one in three");
+    assert!((200..=340).contains(&own), "{own} of 800, not one in three");
 }
 
 #[test]

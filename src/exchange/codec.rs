@@ -95,31 +95,39 @@ impl Ejections {
 }
 
 /// At most five.
-fn put(record: &mut Vec<u8>, numbers: &[u64]) {
+pub(super) fn put(record: &mut Vec<u8>, numbers: &[u64]) {
     let mut bytes = [[0; 8]; 5];
     bytes.iter_mut().zip(numbers).for_each(|(bytes, number)| *bytes = number.to_le_bytes());
     // At once: each time costs as much as the bytes.
     record.extend_from_slice(bytes.as_flattened().get(..8 * numbers.len()).unwrap_or_default());
 }
 
-/// Addresses are at most [`LONGEST_ADDRESS`](crate::hosts::LONGEST_ADDRESS) long, see [`is_address`].
 fn put_host(record: &mut Vec<u8>, address: &str, failure: Option<Failure>) {
-    record.push(address.len() as u8);
-    record.extend_from_slice(address.as_bytes());
+    put_address(record, address);
     record.push(failure.map_or(NO_FAILURE, |failure| failure as u8));
 }
 
+/// Addresses are at most [`LONGEST_ADDRESS`](crate::hosts::LONGEST_ADDRESS) long, see [`is_address`].
+pub(super) fn put_address(record: &mut Vec<u8>, address: &str) {
+    record.push(address.len() as u8);
+    record.extend_from_slice(address.as_bytes());
+}
+
 fn host(rest: &mut &[u8]) -> Option<(Box<str>, Option<Failure>)> {
+    let address = address(rest)?;
+    let [failure] = take(rest)?;
+    let failure = if failure == NO_FAILURE { None } else { Some(*Failure::ALL.get(usize::from(failure))?) };
+    Some((address, failure))
+}
+
+pub(super) fn address(rest: &mut &[u8]) -> Option<Box<str>> {
     let [length] = take(rest)?;
     let (address, bytes) = rest.split_at_checked(usize::from(length))?;
     *rest = bytes;
-    let address = std::str::from_utf8(address).ok().filter(|address| is_address(address))?;
-    let [failure] = take(rest)?;
-    let failure = if failure == NO_FAILURE { None } else { Some(*Failure::ALL.get(usize::from(failure))?) };
-    Some((address.into(), failure))
+    std::str::from_utf8(address).ok().filter(|address| is_address(address)).map(Into::into)
 }
 
-fn numbers<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
+pub(super) fn numbers<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
     let mut numbers = [0; N];
     for number in &mut numbers {
         *number = u64::from_le_bytes(take(rest)?);
@@ -127,7 +135,7 @@ fn numbers<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
     Some(numbers)
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (first, bytes) = rest.split_first_chunk()?;
     *rest = bytes;
     Some(*first)

@@ -19,6 +19,8 @@ use crate::time::{Time, millis};
 const WORKERS: &str = "weir/workers";
 /// How often a swap is tried; see `ledger.rs`.
 const TRIES: u32 = 1_000;
+/// For shared data that is written whatever is there.
+const ANY_VERSION: u32 = 0;
 /// Of a calm cluster's answered attempts, one in so many is read, by chance.
 const SAMPLE: u32 = 8;
 /// A cluster is taken not to obey the steering header when steered requests went elsewhere so often. Each that went where it
@@ -251,6 +253,7 @@ impl Vm {
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         let key = [if shadow { "weir/shadow-ejections/" } else { "weir/ejections/" }, &state.name].concat();
+        let roster_key = || [if shadow { "weir/shadow-hosts/" } else { "weir/hosts/" }, &state.name].concat();
         for _ in 0..TRIES {
             let Some(shared) = host::shared(&key) else { break };
             let now = host::wall_clock().map_or(last, Time::from_nanos);
@@ -260,11 +263,20 @@ impl Vm {
             }
         }
         outliers.published();
+        if outliers.wants_roster()
+            && let Some(roster) = host::shared(&roster_key()).and_then(|shared| shared.value)
+        {
+            outliers.learn(&roster, last);
+        }
         let events = outliers.take_events();
         if events.is_empty() {
             return;
         }
         let now = host::wall_clock().map_or(last, Time::from_nanos);
+        let keeps_out = events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_)));
+        if keeps_out && let Some(roster) = outliers.roster(now) {
+            host::swap_shared(&roster_key(), &roster, ANY_VERSION);
+        }
         let (out, known) = (outliers.out(), outliers.known(now));
         for event in events {
             self.tell(cluster, &event, out, known, now);

@@ -6,8 +6,9 @@ use crate::time::Time;
 
 impl Hosts {
     /// Does as `shared` says, the ejections in the order of addresses. Those that are out and are not among these come back:
-    /// as having failed again if `common`, else with so many answers. Whether any came back.
-    pub fn adopt(&mut self, shared: &[Ejection], common: bool, answers: u32, now: Time) -> bool {
+    /// as having failed again if `common`, else with so many answers, and as if Envoy's balancer had made the latest of its
+    /// `picks` there. Whether any came back.
+    pub fn adopt(&mut self, shared: &[Ejection], common: bool, answers: u32, picks: u64, now: Time) -> bool {
         let interval = self.interval;
         if now < self.latest {
             for host in &mut self.hosts {
@@ -23,7 +24,7 @@ impl Hosts {
             while let Some(place) = before.get(next).copied().map(usize::from)
                 && self.at(place).is_some_and(|host| host.address < ejection.address)
             {
-                self.readmit(place, common, answers, now);
+                self.readmit(place, common, answers, picks, now);
                 next += 1;
             }
             let known = before
@@ -45,7 +46,7 @@ impl Hosts {
         }
         let back = self.out.len() < before.len();
         for place in before.iter().skip(next) {
-            self.readmit(usize::from(*place), common, answers, now);
+            self.readmit(usize::from(*place), common, answers, picks, now);
         }
         for ejection in &fresh {
             let Some(place) = self.seen(&ejection.address, now) else { continue };
@@ -60,7 +61,7 @@ impl Hosts {
         back
     }
 
-    fn readmit(&mut self, place: usize, common: bool, answers: u32, now: Time) {
+    fn readmit(&mut self, place: usize, common: bool, answers: u32, picks: u64, now: Time) {
         let interval = self.interval;
         let Some(failure) = self.out_at(place).map(|out| out.ejection.failure) else { return };
         if common {
@@ -72,6 +73,10 @@ impl Hosts {
         }
         let Some(host) = self.hosts.get_mut(place) else { return };
         host.standing.readmit(now, interval, common);
+        // Where it failed, requests were retried, and the balancer seems to have picked others.
+        if host.picks.weight > 0 {
+            host.picks.latest = picks;
+        }
         if host.is_known(now) {
             host.counted = true;
             self.shown.add(&host.record);

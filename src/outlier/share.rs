@@ -1,9 +1,14 @@
 //! What a worker tells the others, and hears from them.
 
+use std::time::Duration;
+
 use super::{Event, MOST_EVENTS, Outliers};
 use crate::ejection::Standing;
-use crate::exchange::{Change, Ejections};
+use crate::exchange::{Change, Ejections, decode_roster, encode_roster};
 use crate::time::Time;
+
+/// Which hosts there are is said at most so often.
+const OFTEN: Duration = Duration::from_secs(10);
 
 impl Outliers {
     /// Reads the record that all workers share, and returns what to put in its place, if anything.
@@ -64,6 +69,35 @@ impl Outliers {
         }
     }
 
+    /// Which hosts there are, for workers that do not know yet, to put under a key of its own: see [`crate::exchange`]. `None`
+    /// if this worker hardly knows itself, or said so a moment ago.
+    pub fn roster(&mut self, now: Time) -> Option<Vec<u8>> {
+        if self.is_stranger() || now.since(self.listed) < OFTEN && self.listed <= now {
+            return None;
+        }
+        self.listed = now;
+        let known = self.hosts.iter().filter(|host| host.picks.weight > 0);
+        Some(encode_roster(known.map(|host| (&*host.address, host.picks.weight)), now))
+    }
+
+    /// Whether some host is out, and hardly any other is known: told once.
+    pub fn wants_roster(&mut self) -> bool {
+        self.out > 0 && self.is_stranger() && !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// Learns which hosts there are from what another worker [said](Self::roster).
+    pub fn learn(&mut self, roster: &[u8], now: Time) {
+        let Some(shares) = decode_roster(roster, now) else { return };
+        for (address, _) in &shares {
+            self.hosts.seen(address, now);
+        }
+        self.steering.learn(&mut self.hosts, &shares);
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.steering.is_stranger(self.hosts.len() as u64)
+    }
+
     pub(super) fn tell(&mut self, event: Event) {
         if self.events.len() < MOST_EVENTS {
             self.events.push(event);
@@ -73,7 +107,8 @@ impl Outliers {
     /// Does as the record says.
     fn adopt(&mut self, shared: &Ejections, now: Time) {
         let common = shared.common > self.common;
-        if self.hosts.adopt(&shared.out, common, self.policy.probe_successes, now) && !common {
+        let picks = self.steering.picks();
+        if self.hosts.adopt(&shared.out, common, self.policy.probe_successes, picks, now) && !common {
             self.desperate = Time::default();
         }
         (self.common, self.exchanged) = (shared.common, now);

@@ -7,8 +7,8 @@ use std::time::Duration;
 const HOSTS: [&str; 4] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"];
 
 fn keys(cluster: &str) -> Vec<String> {
-    let of_cluster =
-        ["budget/2", "circuit", "ejections", "shadow-ejections"].map(|kind| format!("weir/{kind}/{cluster}"));
+    let of_cluster = ["budget/2", "circuit", "ejections", "shadow-ejections", "hosts", "shadow-hosts"]
+        .map(|kind| format!("weir/{kind}/{cluster}"));
     ["weir/workers", "weir/startup"].map(str::to_owned).into_iter().chain(of_cluster).collect()
 }
 

@@ -70,7 +70,6 @@ struct Request {
     host: usize,
     began: Time,
     arrived: Time,
-    picked: bool,
     /// It finds out for an open circuit.
     ticket: Option<Ticket>,
 }
@@ -93,6 +92,8 @@ pub struct World {
     workers: Vec<Outliers>,
     /// What the workers of each proxy share, about the hosts and about the budget.
     records: Vec<Option<Vec<u8>>>,
+    /// Which hosts there are, by proxy.
+    rosters: Vec<Option<Vec<u8>>>,
     budgets: Vec<Option<Vec<u8>>>,
     accounts: Vec<Account>,
     /// Each worker's side of the circuit, if there is one, and what those of a proxy share.
@@ -113,6 +114,7 @@ impl World {
             queued: 0,
             workers: (0..setup.workers).map(worker).collect(),
             records: vec![None; setup.proxies],
+            rosters: vec![None; setup.proxies],
             budgets: vec![None; setup.proxies],
             accounts: vec![Account::new(BudgetPolicy::default()); setup.workers],
             circuits: vec![setup.breaker.map(Circuit::new); setup.workers],
@@ -213,7 +215,6 @@ impl World {
             host: 0,
             began: now,
             arrived: now,
-            picked: false,
             ticket,
         });
         self.starts(self.requests.len() - 1);
@@ -230,7 +231,6 @@ impl World {
         let request = &mut self.requests[number];
         let listed = request.list.get(request.attempts as usize).copied();
         request.host = listed.unwrap_or(any);
-        request.picked = request.list.is_empty() && request.attempts == 0;
         request.began = now;
         request.tried.push(request.host);
         request.attempts += 1;
@@ -272,8 +272,7 @@ impl World {
         let (worker, host, get, attempts) = (request.worker, request.host, request.get, request.attempts);
         let (fine, probe) = (request.fine, request.probe);
         let address = address(host);
-        let ended =
-            EndedAttempt { host: Some(&address), signal, began: request.began, weight: 1, picked: request.picked };
+        let ended = EndedAttempt { host: Some(&address), signal, began: request.began, weight: 1, picked: false };
         let began = request.began;
         if self.setup.protected && self.workers[worker].attempt_ended(&ended, self.now) {
             self.exchange(worker);
@@ -306,6 +305,10 @@ impl World {
         }
         if let Some(probe) = probe {
             self.workers[worker].probe_over(probe);
+        }
+        // All that is known of a request without a list is where it ended.
+        if self.requests[number].list.is_empty() {
+            self.workers[worker].picked(&address, self.now);
         }
         if let Some(ticket) = self.requests[number].ticket
             && matches!(signal, Signal::Answered | Signal::Error)
@@ -390,7 +393,16 @@ impl World {
         }
         outliers.published();
         let elapsed = self.now.since(START);
-        for event in outliers.take_events() {
+        let events = outliers.take_events();
+        if events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_))) {
+            self.rosters[proxy] = outliers.roster(self.now).or(self.rosters[proxy].take());
+        }
+        if outliers.wants_roster()
+            && let Some(roster) = &self.rosters[proxy]
+        {
+            outliers.learn(roster, self.now);
+        }
+        for event in events {
             match event {
                 Event::Ejected(ejection) => {
                     let host = index(&ejection.address);

@@ -146,6 +146,8 @@ fn callback(host: &Host, plan: &RefCell<Plan>, choices: &mut Choices<'_>) {
                 "weir/circuit/nonsense",
                 "weir/ejections/nonsense",
                 "weir/shadow-ejections/nonsense",
+                "weir/hosts/nonsense",
+                "weir/shadow-hosts/nonsense",
             ]);
             host.set_shared(key, choices.bytes());
         }

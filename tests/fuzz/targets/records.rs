@@ -6,7 +6,8 @@ use weir::account::Account;
 use weir::breaker::{Admission, BreakerPolicy, Circuit, Event, Wish, record as circuit};
 use weir::budget::{Asker, Budget, BudgetPolicy};
 use weir::detector::OutlierPolicy;
-use weir::exchange::{Ejections, MOST_EJECTIONS, WorkerId, claim};
+use weir::exchange::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_roster, encode_roster};
+use weir::hosts::MOST_HOSTS;
 use weir::incident::{Hint, Incidents, MOST_STORIES};
 use weir::outlier::{EndedAttempt, Outliers};
 use weir::percent::Percent;
@@ -86,6 +87,12 @@ pub fn exchange(data: &[u8]) {
         }
         let mut outliers = Outliers::new(policy, WorkerId(1));
         let mut now = now;
+        let mut roster = encode_roster(std::iter::empty(), now);
+        roster.extend_from_slice(record);
+        for roster in [record, &roster] {
+            assert!(decode_roster(roster, now).is_none_or(|hosts| hosts.len() <= MOST_HOSTS));
+            outliers.learn(roster, now);
+        }
         for _ in 0..8 {
             now = now.saturating_add(Duration::from_millis(u64::from(choices.byte()) << 6));
             let host = choices.pick(&["10.0.0.1:80", "10.0.0.2:80", "[::1]:80"]);
@@ -102,6 +109,8 @@ pub fn exchange(data: &[u8]) {
             }
             outliers.published();
             let _ = outliers.take_events();
+            let known = outliers.roster(now).map(|roster| decode_roster(&roster, now));
+            assert_ne!(known, Some(None), "what was written is read");
             if let Some(route) = outliers.route(now, choices.below(2) == 0, 2, Percent::MAX) {
                 assert!(route.hosts.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", route.hosts);
                 if let Some(probe) = route.probe {

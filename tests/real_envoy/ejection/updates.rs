@@ -52,16 +52,16 @@ fn configuration_update() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All VMs are new, and know of the ejection.
+/// All VMs are new, and know who is out, and which other hosts there are.
 fn module_update() -> anyhow::Result<()> {
     let site = with_one_out(slow())?;
     site.update_module()?;
     let statuses = site.get("/reloaded", 100)?;
     ensure!(failed(&statuses).is_empty(), "{:?}", failed(&statuses));
     let attempts = site.attempts("/reloaded", 100)?;
-    // The hosts that are in are not known yet, so the first requests go where Envoy sends them.
+    // One or two are left to Envoy's balancer.
     let met = site.on(0, &attempts);
-    ensure!(met <= 8, "{met} of 100 met the host that was out; {}", site.story());
+    ensure!(met <= 2, "{met} of 100 met the host that was out; {}", site.story());
     site.wait_for("hosts_out", 1)?;
     let ejected = site.metric("ejections_total.reason.refused");
     ensure!(ejected == 1, "it was ejected {ejected} times; {}", site.story());

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use serde_json::json;
 
 use super::site::{STALL, Setup, Site};
 use crate::alone::Test;
@@ -15,6 +16,7 @@ pub const TESTS: &[Test] = &[
     // Longer than a worker without requests listens; no longer than what it heard counts as fresh.
     ("ejection::idle_workers_act_as_well", || act_together(Duration::from_millis(700))),
     ("ejection::a_worker_that_stalls", a_worker_that_stalls),
+    ("ejection::a_worker_that_starts_late", a_worker_that_starts_late),
 ];
 
 const WORKERS: u32 = 4;
@@ -65,6 +67,28 @@ fn act_together(idle: Duration) -> anyhow::Result<()> {
     let log = site.envoy.log();
     let found = log.lines().filter(|line| line.contains("strike 0")).count();
     ensure!(found == 1, "{found} workers ejected it: {}", site.story());
+    Ok(())
+}
+
+/// A worker gets its first request when three of four hosts are out: it sends it to the fourth.
+fn a_worker_that_starts_late() -> anyhow::Result<()> {
+    let policy = json!({"role": "decide", "outlierDetection": {"baseEjectionTime": "20s"}});
+    let site = Setup { workers: 2, policy, ..Setup::new(Level::Guard) }.start()?;
+    let mut first = site.connect()?;
+    for _ in 0..64 * site.replicas.len() {
+        ensure!(first.exchange(&Request::get("/warm-up"))?.status == 200);
+    }
+    for replica in 0..3 {
+        site.stop(replica)?;
+        (0..30).try_for_each(|_| first.exchange(&Request::get("/out")).map(drop))?;
+    }
+    site.wait_for("hosts_out", 3)?;
+    let mut late = site.connect()?;
+    (0..60).try_for_each(|_| late.exchange(&Request::get("/late")).map(drop))?;
+    let attempts = site.attempts("/late", 60)?;
+    let met = (0..3).map(|replica| site.on(replica, &attempts)).sum::<usize>();
+    // One is left to Envoy's balancer now and then, and its retries as well.
+    ensure!(met <= 3, "{met} attempts of 60 requests met hosts that were out; {}", site.story());
     Ok(())
 }
 
