@@ -123,6 +123,7 @@ fn failures_count_and_what_was_stopped_does_not() {
     }
     trial.attempts.push(attempt(10_100, 2, End::Vetoed, false, 1));
     let measured = measure(&trial);
+    assert_eq!(measured.under_way, 0);
     assert_eq!(measured.get.part, 1_798);
     assert_eq!(measured.attempts.part, 2_009);
     assert_eq!(measured.dead.part, 9);
@@ -132,6 +133,14 @@ fn failures_count_and_what_was_stopped_does_not() {
     let missed = targets::missed(&measured, &measured_well());
     assert_eq!(missed.len(), 2, "{missed:?}");
     assert!(missed[0].contains("GETs") && missed[1].contains("9.0 attempts were lost"), "{missed:?}");
+}
+
+#[test]
+fn what_was_under_way_is_told_apart() {
+    let mut trial = trial(400);
+    trial.attempts.extend([9_997, 9_999, 10_000].map(|at| attempt(at, 1, End::Sent, false, 1)));
+    let measured = measure(&trial);
+    assert_eq!((measured.dead.part, measured.under_way, measured.under_way_per_crash()), (3, 2, 2.0));
 }
 
 #[test]

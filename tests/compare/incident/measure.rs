@@ -62,6 +62,8 @@ pub struct Measured {
     /// Of the attempts that failed, those that nobody could know better: they began before the first of their crash had failed;
     /// and the POSTs that ended with one of them.
     pub unknowable: (u64, u64),
+    /// Of the attempts that failed, those that were under way when their replica went down.
+    pub under_way: u64,
     /// From when a replica was back until it answered; in ascending order.
     pub back: Vec<Duration>,
     /// From when a replica was back until it got half its share; in ascending order.
@@ -110,6 +112,7 @@ impl Measured {
             latencies
         };
         let latency = latencies(false);
+        let unknowable = unknowable(trial, timelines, length);
         Self {
             policy: trial.policy,
             get: by(Method::GET),
@@ -123,7 +126,8 @@ impl Measured {
                 part: sent.iter().filter(|attempt| !attempt.answered).count() as u64,
                 whole: crashes.count() as u64,
             },
-            unknowable: unknowable(trial, timelines, length),
+            unknowable: (unknowable.0, unknowable.1),
+            under_way: unknowable.2,
             back,
             half_share,
             p50: quantile(&latency, 50),
@@ -144,6 +148,11 @@ impl Measured {
     /// The same, of those that no policy can avoid that learns of a crash from its first failure.
     pub fn least_per_crash(&self) -> f64 {
         self.unknowable.0 as f64 / self.dead.whole.max(1) as f64
+    }
+
+    /// The same, of those that were under way when their replica went down: the others were spent on a dead one.
+    pub fn under_way_per_crash(&self) -> f64 {
+        self.under_way as f64 / self.dead.whole.max(1) as f64
     }
 
     pub fn cells(&self) -> Vec<String> {
@@ -184,6 +193,7 @@ impl Measured {
             "crashes": self.dead.whole,
             "unknowableAttempts": self.unknowable.0,
             "unknowablePosts": self.unknowable.1,
+            "attemptsUnderWay": self.under_way,
             "secondsUntilFirstAnswer": seconds(&self.back),
             "secondsUntilHalfItsShare": seconds(&self.half_share),
             "latencyMs": {
@@ -194,11 +204,13 @@ impl Measured {
     }
 }
 
-/// Attempts that failed although nobody could know better, and POSTs that were lost with them.
-fn unknowable(trial: &Trial, timelines: &[Timeline], length: Duration) -> (u64, u64) {
+/// Attempts that failed although nobody could know better, and POSTs that were lost with them; and attempts that were under way
+/// when their replica went down.
+fn unknowable(trial: &Trial, timelines: &[Timeline], length: Duration) -> (u64, u64, u64) {
     /// The longest that a replica works on a request, and a bit.
     const HELD: Duration = Duration::from_millis(50);
     let mut attempts: Vec<&Attempt> = Vec::new();
+    let mut under_way = 0;
     for (timeline, address) in timelines.iter().zip(&trial.replicas) {
         let mut failed: Vec<(Duration, &Attempt)> = trial
             .attempts
@@ -210,6 +222,7 @@ fn unknowable(trial: &Trial, timelines: &[Timeline], length: Duration) -> (u64, 
         for crash in timeline.crashes.iter().filter(|crash| crash.resets_from < length) {
             let during = crash.resets_from.saturating_sub(HELD)..crash.back_at;
             let during = || failed.iter().filter(|(began, _)| during.contains(began));
+            under_way += during().filter(|(began, _)| *began < crash.resets_from).count() as u64;
             let seen = during().map(|(began, attempt)| *began + attempt.lasted).min();
             attempts.extend(
                 during().filter(|(began, _)| seen.is_some_and(|seen| *began <= seen)).map(|(_, attempt)| *attempt),
@@ -223,7 +236,7 @@ fn unknowable(trial: &Trial, timelines: &[Timeline], length: Duration) -> (u64, 
         .map(|outcome| outcome.id)
         .collect();
     let posts = attempts.iter().filter(|attempt| attempt.request.is_some_and(|id| lost.contains(&id))).count();
-    (attempts.len() as u64, posts as u64)
+    (attempts.len() as u64, posts as u64, under_way)
 }
 
 /// Percent with two decimals, cut, not rounded: 100.00 % is said only of all.

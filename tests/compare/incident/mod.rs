@@ -106,11 +106,13 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
         notes.push(format!(
             "  Of the {} attempts that failed with Weir, {attempts} began before the first of their crash had failed: nobody\n\
              \x20 could know better. {posts} of the {lost} POSTs that were lost went with them. So a policy that knows of a crash from\n\
-             \x20 its first failure on lost {:.1} attempts with each, had {:.3} attempts per request and {:.2} % of the POSTs answered.",
+             \x20 its first failure on lost {:.1} attempts with each, had {:.3} attempts per request and {:.2} % of the POSTs answered.\n\
+             \x20 {:.1} attempts with each crash were under way when it came.",
             weir.dead.part,
             weir.least_per_crash(),
             1.0 + attempts as f64 / weir.attempts.whole.max(1) as f64,
             100.0 - posts as f64 * 100.0 / weir.post.whole.max(1) as f64,
+            weir.under_way_per_crash(),
         ));
     }
     let broken = if setting.has_targets() {
