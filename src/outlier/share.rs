@@ -70,9 +70,11 @@ impl Outliers {
     }
 
     /// Which hosts there are, for workers that do not know yet, to put under a key of its own: see [`crate::exchange`]. `None`
-    /// if this worker hardly knows itself, or said so a moment ago.
+    /// if this worker hardly knows itself, or said so a moment ago, or there are more than can be remembered: then nothing is
+    /// steered.
     pub fn roster(&mut self, now: Time) -> Option<Vec<u8>> {
-        if self.is_stranger() || now.since(self.listed) < OFTEN && self.listed <= now {
+        let recent = now.since(self.listed) < OFTEN && self.listed <= now;
+        if recent || self.is_stranger() || self.hosts.is_crowded(now) {
             return None;
         }
         self.listed = now;

@@ -92,8 +92,8 @@ impl Policy {
             }
             Self::BudgetInterval => "the same, and budget_interval 10s",
             Self::Tuned => {
-                "2 retries on reset,gateway-error; retry_budget 20 percent; outlier_detection: consecutive_5xx 5, \
-                 base_ejection_time 5s, max_ejection_percent 50"
+                "2 retries on reset,gateway-error after up to 10 ms; retry_budget 20 percent; outlier_detection: \
+                 consecutive_5xx 5, base_ejection_time 5s, max_ejection_percent 50"
             }
             Self::Decide => "circuitBreaker null, else at its defaults, where only an HTTP filter can be attached",
             Self::Weir => "decide, watch and guard; circuitBreaker null, else at their defaults: 20 percent of 10 s",
@@ -121,7 +121,8 @@ impl Policy {
         }
     }
 
-    /// The route's `retry_policy`. All retries go to another host, as Istio has it.
+    /// The route's `retry_policy`. All retries go to another host, as Istio has it. Weir's route is that of `envoy/envoy.yaml`, and
+    /// who tunes Envoy by hand has retries wait no longer.
     pub fn retry_policy(self) -> Value {
         let previous_hosts = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
         let mut policy = json!({
@@ -129,6 +130,9 @@ impl Policy {
                 [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous_hosts}}],
             "host_selection_retry_max_attempts": 5,
         });
+        if self.is_weir() || self == Self::Tuned {
+            policy["retry_back_off"] = json!({"base_interval": "0.010s"});
+        }
         let retry_on = match self {
             Self::None => return Value::Null,
             Self::Decide | Self::Weir | Self::Breaker => return policy,
