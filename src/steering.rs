@@ -15,7 +15,7 @@
 //! could do.
 //!
 //! **Suspects.** Before a detector has seen enough, a host whose latest attempt was not answered is suspect, for a second or
-//! until it answers. Requests that could not be repeated avoid it; those that can be find out.
+//! until it answers. Requests that could not be repeated avoid it; of those that can be, one at a time finds out.
 //!
 //! **Those that could not be repeated** go, while a host is out and for an interval after, to the host that answered last: so
 //! the first to meet one that is down is one that can be repeated, and is. They follow the others' shares thereby. No more of
@@ -375,7 +375,9 @@ impl Steering {
             let weight = self.urn.put(place, 0);
             // One that is picked no longer stays out, until it is picked.
             if let Some(host) = hosts.at(place).filter(|host| self.is_picked(host)) {
-                let comes_first = (trusting || !is_suspect(host, now)) && !self.is_silent(host, now);
+                // One request at a time finds out about a suspect, with its first attempt.
+                let finds_out = trusting && first == 0 && host.asked == Time::default();
+                let comes_first = (finds_out || !is_suspect(host, now)) && !self.is_silent(host, now);
                 drawn.push((place, weight, comes_first));
                 first += usize::from(comes_first);
             }

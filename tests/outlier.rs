@@ -662,6 +662,24 @@ fn a_suspect_is_avoided_by_what_cannot_be_repeated() {
     assert_eq!(bench.route(0, false), None);
 }
 
+/// Whether the next attempt fails as well decides whether it goes out: that takes one attempt, and no retry.
+#[test]
+fn one_request_at_a_time_finds_out_about_a_suspect() {
+    let mut bench = Bench::new(1, 4);
+    bench.ends(0, "d:1", Signal::Refused);
+    bench.ends(0, "a:1", Signal::Reset);
+    let lists = |bench: &mut Bench| {
+        let routes: Vec<_> =
+            (0..100).filter_map(|_| bench.route(0, true)).filter(|route| route.probe.is_none()).collect();
+        let at = |place| move |route: &&Route| route.hosts.split(',').nth(place) == Some("a:1");
+        [0, 1].map(|place| routes.iter().filter(at(place)).count())
+    };
+    assert_eq!(lists(&mut bench), [1, 0]);
+    bench.ends(0, "a:1", Signal::Answered);
+    let [first, second] = lists(&mut bench);
+    assert!(first > 20 && second > 20, "it has its share again, not {first} and {second} of 100");
+}
+
 #[test]
 fn what_two_workers_saw_adds_up() {
     let mut bench = Bench::new(3, 4);
