@@ -73,6 +73,10 @@ const STALE_WITHOUT: Duration = Duration::from_millis(10);
 /// or so often, where half or more of the hosts are out, but no more than `FEW`: the next to go down has many of the requests.
 const STALE_WITHOUT_HALF: Duration = Duration::from_millis(2);
 const FEW: usize = 8;
+/// While it is not known how long hosts usually are down, in nanoseconds.
+const USUAL: u64 = 2_000_000_000;
+/// A probability of one, in millionths.
+const CERTAIN: u64 = 1_000_000;
 /// At most this many events wait for [`Outliers::take_events`].
 const MOST_EVENTS: usize = 1_000;
 
@@ -162,16 +166,22 @@ pub struct Outliers {
     asked: bool,
 }
 
-/// A rank: lower for a host that is likelier to be back. One that was still down a moment ago hardly is; and the longer it is down
-/// already, the sooner it will be back: processes take their time to start, but not for ever.
-fn unlikely_back(out: &Out, now: Time) -> u64 {
-    unlikely(out.ejection.since, out.ejection.failed, now)
-}
-
-/// Of a host that is down since then, as far as is known, and was found so again then.
-fn unlikely(since: Time, failed: Time, now: Time) -> u64 {
-    let micros = |time: Time| now.as_nanos().saturating_sub(time.as_nanos()) / 1_000;
-    u64::MAX - 1 - micros(since).saturating_mul(micros(failed)).min(u64::MAX / 2)
+/// How likely it is, in millionths, that a host is back that was down for `known` when it was last tried, and would be for `age`
+/// now, in nanoseconds, where hosts `usual`ly are down for so long.
+///
+/// Most are back after half as long to half as long again, one time as likely as another. Of one that was down for longer, it is
+/// known only that it takes long: it may well take as long again.
+fn back(known: u64, age: u64, usual: u64) -> u64 {
+    let micros = |nanos: u64| nanos / 1_000;
+    let usual = if usual == 0 { USUAL } else { usual };
+    let (first, last) = (micros(usual / 2), micros(usual.saturating_add(usual / 2)));
+    let (known, age) = (micros(known), micros(age));
+    let (part, whole) = if known < last {
+        (age.min(last).saturating_sub(known.max(first)), last - known.max(first))
+    } else {
+        (age.saturating_sub(known), age)
+    };
+    part.saturating_mul(CERTAIN) / whole.max(1)
 }
 
 impl Outliers {
@@ -383,7 +393,7 @@ impl Outliers {
         // Else Envoy picks where the last retries go, and may pick the host that went last.
         // A host that seems to have left may still be there: it is better than one that failed.
         let left = |host: &Host| match &host.standing {
-            Standing::Out(out) => Some(unlikely_back(out, now)),
+            Standing::Out(out) => Some(self.is_hardly_back(out, now)),
             Standing::In(_) if host.picks.weight > 0 && host.is_known(now) && !self.steering.is_picked(host) => Some(0),
             Standing::In(_) => None,
         };
@@ -397,6 +407,13 @@ impl Outliers {
         self.steering.explores(explore, hosts, self.speaking, repeatable, poor, now)
     }
 
+    /// A rank: lower for a host that is likelier to be [`back`].
+    fn is_hardly_back(&self, out: &Out, now: Time) -> u64 {
+        let nanos = |from: Time, to: Time| to.as_nanos().saturating_sub(from.as_nanos());
+        let ejection = &out.ejection;
+        CERTAIN - back(nanos(ejection.since, ejection.failed), nanos(ejection.since, now), self.usual).min(CERTAIN)
+    }
+
     /// All that are in fail: the hosts, in or out, that are likeliest to be back.
     fn likeliest_back(&mut self, count: usize, now: Time) -> Option<Route> {
         let in_or_out = |host: &Host| {
@@ -405,10 +422,11 @@ impl Outliers {
                 return Some(u64::MAX);
             }
             match &host.standing {
-                Standing::Out(out) => Some(unlikely_back(out, now)),
+                Standing::Out(out) => Some(self.is_hardly_back(out, now)),
                 Standing::In(_) if !host.is_known(now) => None,
                 Standing::In(_) if host.record.is_fine() => Some(0),
-                Standing::In(_) => Some(unlikely(host.seen, host.seen, now)),
+                // It just failed.
+                Standing::In(_) => Some(CERTAIN),
             }
         };
         let list = self.hosts.lowest(count, &in_or_out);

@@ -520,9 +520,9 @@ fn a_host_that_is_back_gets_its_share_at_once() {
     assert!((70..=130).contains(&to_a), "{to_a} of 300 among three hosts");
 }
 
-/// Both failed a second ago; one is down for three times as long.
+/// Both failed a second ago; one is down for three times as long, and hosts are usually back by then.
 #[test]
-fn where_all_fail_the_one_that_is_down_for_longest_is_tried_first() {
+fn where_all_fail_the_one_that_is_likeliest_back_is_tried_first() {
     let mut bench = Bench::new(1, 3);
     bench.ends(0, "b:1", Signal::Refused);
     bench.pass(2_000);
@@ -533,6 +533,24 @@ fn where_all_fail_the_one_that_is_down_for_longest_is_tried_first() {
     (0..2).for_each(|_| bench.ends(0, "c:1", Signal::Refused));
     assert_eq!(bench.out(0), ["a:1", "b:1"]);
     assert_eq!(bench.route(0, false).unwrap().hosts, "b:1,a:1,c:1");
+}
+
+/// The other failed two seconds ago, and was not tried since; this one a second ago, and it is down for a minute.
+#[test]
+fn what_is_down_for_long_is_hardly_back() {
+    let mut bench = Bench::new(1, 3);
+    bench.ends(0, "b:1", Signal::Refused);
+    for _ in 0..58 {
+        bench.pass(1_000);
+        bench.ends(0, "b:1", Signal::Refused);
+    }
+    bench.ends(0, "a:1", Signal::Refused);
+    bench.pass(1_000);
+    bench.ends(0, "b:1", Signal::Refused);
+    bench.pass(1_000);
+    (0..2).for_each(|_| bench.ends(0, "c:1", Signal::Refused));
+    assert_eq!(bench.out(0), ["a:1", "b:1"]);
+    assert_eq!(bench.route(0, false).unwrap().hosts, "a:1,b:1,c:1");
 }
 
 #[test]
