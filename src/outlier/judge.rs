@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EndedAttempt, Event, Outliers};
+use super::{EndedAttempt, Event, FEW, Outliers};
 use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
 use crate::ejection::{Standing, Verdict};
 use crate::exchange::Change;
@@ -113,6 +113,10 @@ impl Outliers {
                 Change::Readmit(ejection.address.clone())
             }
         };
+        // Where most of many hosts are out, they went for one reason, and others will be back as well.
+        if verdict == Verdict::Readmitted && self.out > FEW && self.is_scarce(now) {
+            self.purse.refund(self.price(now));
+        }
         self.pending.push(change);
     }
 

@@ -69,7 +69,7 @@ impl Outliers {
     }
 
     /// Of a probe that fails, in requests.
-    fn price(&self, now: Time) -> u32 {
+    pub(super) fn price(&self, now: Time) -> u32 {
         if self.is_scarce(now) { PRICE / 2 } else { PRICE }
     }
 
