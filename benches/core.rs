@@ -11,10 +11,10 @@ mod fake_host;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use weir::budget::{Asker, Budget, BudgetPolicy, MinRetryRate, News};
+use weir::base::percent::Percent;
+use weir::base::time::Time;
 use weir::latency::Latency;
-use weir::percent::Percent;
-use weir::time::Time;
+use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate, News};
 
 const BATCH: u32 = 1_000;
 const BASIS_POINTS: [u32; 4] = [30, 3_000, 6_000, 7_500];

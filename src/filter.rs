@@ -19,15 +19,15 @@ mod watch;
 
 use std::cell::RefCell;
 
-use crate::attempt::{ClusterId, Ended, RequestId};
-use crate::cluster::LONGEST_NAME;
+use crate::base::time::{Clock, Time};
 use crate::config::{Mode, Role};
 use crate::contexts::Contexts;
 use crate::engine::Engine;
-use crate::exchange::WorkerId;
+use crate::engine::cluster::LONGEST_NAME;
+use crate::engine::correlate::{ClusterId, Ended, RequestId};
 use crate::host::{self, Metric, MetricKind, Path};
 use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Gauge, Grant};
-use crate::time::{Clock, Time};
+use crate::outlier::shared::WorkerId;
 
 /// A context's number.
 type ContextId = u32;

@@ -19,9 +19,9 @@
 
 use std::time::Duration;
 
-use crate::percent::Percent;
-use crate::time::{Time, nanos};
-use crate::window::Window;
+use crate::base::percent::Percent;
+use crate::base::time::{Time, nanos};
+use crate::base::window::Window;
 
 /// A timeout for attempts: a multiple of what attempts take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

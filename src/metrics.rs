@@ -4,8 +4,8 @@
 //! `envoy/envoy.yaml`) turn them into Prometheus' `weir_attempts_total{weir_signal="reset",weir_cluster="orders"}`. The
 //! cluster comes last, so that it may contain dots. The values of all other labels are fixed sets.
 
-use crate::detector::Failure;
 use crate::incident::Pattern;
+use crate::outlier::detector::Failure;
 use crate::retry::Class;
 use crate::signal::Signal;
 

@@ -3,13 +3,13 @@
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::attempt::{Attempt, Attempts, ClusterId, Ended, Held, RequestId};
+use weir::base::time::Time;
+use weir::engine::correlate::{Attempt, Attempts, ClusterId, Ended, Held, RequestId};
 use weir::incident::Hint;
 use weir::signal::Open::{Answered as Answer, Dropped, StreamReset};
 use weir::signal::Signal::{self, *};
 use weir::signal::Verdict::{self, Certain, Open};
 use weir::signal::{Flags, RequestEnd};
-use weir::time::Time;
 
 // The crate links only with a host beside it.
 mod fake_host;

@@ -9,10 +9,10 @@ mod workers;
 use std::time::Duration;
 
 use property::for_all;
-use weir::breaker::{Admission, BreakerPolicy, Circuit, Event, Record, Ticket, Wish};
-use weir::percent::Percent;
+use weir::base::percent::Percent;
+use weir::base::time::Time;
+use weir::circuit::{Admission, BreakerPolicy, Circuit, Event, Record, Ticket, Wish};
 use weir::signal::Signal;
-use weir::time::Time;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -88,7 +88,7 @@ fn open() -> Worker {
 /// A worker says ten times a second what it counted. One whose timer is late by as long again is still heard before anybody
 /// judges that slot: else the worker that sees nothing but failures would open the circuit for both. What [`SETTLE`] is for.
 ///
-/// [`SETTLE`]: weir::breaker::SETTLE
+/// [`SETTLE`]: weir::circuit::SETTLE
 #[test]
 fn a_worker_whose_timer_is_late_is_heard_before_the_slot_is_judged() {
     let policy = BreakerPolicy::default();

@@ -6,9 +6,9 @@ mod property;
 use std::time::Duration;
 
 use property::{Digits, for_all};
-use weir::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
-use weir::percent::Percent;
-use weir::time::Time;
+use weir::base::percent::Percent;
+use weir::base::time::Time;
+use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

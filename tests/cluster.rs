@@ -5,17 +5,17 @@ use std::time::Duration;
 use property::{Digits, for_all};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::attempt::ClusterId;
-use weir::cluster::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
+use weir::base::percent::Percent;
+use weir::base::time::Time;
 use weir::config::{Config, Mode, Policy, parse};
-use weir::detector::OutlierPolicy;
 use weir::engine::Engine;
-use weir::exchange::WorkerId;
+use weir::engine::cluster::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
+use weir::engine::correlate::ClusterId;
+use weir::outlier::detector::OutlierPolicy;
+use weir::outlier::shared::WorkerId;
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::percent::Percent;
 use weir::retry::{Class, Plan, Request};
 use weir::signal::Signal;
-use weir::time::Time;
 
 // The crate links only with a host beside it.
 mod fake_host;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::budget::{BudgetPolicy, MinRetryRate};
+use weir::base::percent::Percent;
 use weir::config::{AlreadyRetried, Config, GrpcCode, Mode, PerTryTimeout, Policy, RetryPolicy, Role, duration, parse};
 use weir::latency::AdaptiveTimeout;
-use weir::percent::Percent;
+use weir::retry::budget::{BudgetPolicy, MinRetryRate};
 
 // The crate links only with a host beside it.
 #[path = "config/breaker.rs"]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use weir::detector::{Failure, OutlierPolicy};
-use weir::exchange::{Change, Ejection, Ejections, Speaker, WorkerId, claim};
-use weir::time::Time;
+use weir::base::time::Time;
+use weir::outlier::detector::{Failure, OutlierPolicy};
+use weir::outlier::shared::{Change, Ejection, Ejections, Speaker, WorkerId, claim};
 
 // The crate links only with a host beside it.
 mod fake_host;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weir::detector::{Detector, Failure, Others, OutlierPolicy, is_outlier, is_usual};
-use weir::ejection::Standing;
-use weir::exchange::{Ejection, WorkerId};
-use weir::hosts::Hosts;
-use weir::random::Random;
-use weir::record::{LENGTH, Record};
-use weir::time::Time;
+use weir::base::random::Random;
+use weir::base::time::Time;
+use weir::outlier::detector::{Detector, Failure, Others, OutlierPolicy, is_outlier, is_usual};
+use weir::outlier::ejection::Standing;
+use weir::outlier::history::{LENGTH, Record};
+use weir::outlier::hosts::Hosts;
+use weir::outlier::shared::{Ejection, WorkerId};
 
 // The crate links only with a host beside it.
 mod fake_host;

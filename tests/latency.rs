@@ -5,9 +5,9 @@ mod fake_host;
 use std::time::Duration;
 
 use fake_host::Random;
+use weir::base::percent::Percent;
+use weir::base::time::Time;
 use weir::latency::{AdaptiveTimeout, Latency};
-use weir::percent::Percent;
-use weir::time::Time;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

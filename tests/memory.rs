@@ -8,15 +8,15 @@ use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use weir::account::Account;
+use weir::base::percent::Percent;
+use weir::base::time::Time;
 use weir::engine::Engine;
-use weir::exchange::WorkerId;
 use weir::heap::block_size;
-use weir::hosts::MOST_HOSTS;
+use weir::outlier::hosts::MOST_HOSTS;
+use weir::outlier::shared::WorkerId;
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::percent::Percent;
+use weir::retry::reservations::Account;
 use weir::signal::Signal;
-use weir::time::Time;
 
 // The crate links only with a host beside it.
 mod fake_host;

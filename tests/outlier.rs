@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use weir::detector::{Failure, OutlierPolicy};
-use weir::exchange::{WorkerId, encode_roster};
+use weir::base::percent::Percent;
+use weir::base::time::Time;
+use weir::outlier::detector::{Failure, OutlierPolicy};
+use weir::outlier::shared::{WorkerId, encode_roster};
 use weir::outlier::{EndedAttempt, Event, Outliers, Route};
-use weir::percent::Percent;
 use weir::signal::Signal;
-use weir::time::Time;
 
 // The crate links only with a host beside it.
 mod fake_host;
@@ -827,7 +827,7 @@ fn nonsense_is_no_host() {
 fn hosts_that_come_and_go_leave_memory_flat() {
     let mut bench = Bench::new(1, 1);
     (0..10_000).for_each(|host| bench.ends(0, &format!("10.0.{}.{}:80", host / 256, host % 256), Signal::Answered));
-    assert!(bench.workers[0].known(bench.now) <= weir::hosts::MOST_HOSTS);
+    assert!(bench.workers[0].known(bench.now) <= weir::outlier::hosts::MOST_HOSTS);
 }
 
 #[test]

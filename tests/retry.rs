@@ -4,9 +4,9 @@ use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
+use weir::base::percent::Percent;
 use weir::config::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 use weir::latency::AdaptiveTimeout;
-use weir::percent::Percent;
 use weir::retry::{CONTROL_HEADERS, Class, Header, Plan, Request, RetryHeaders};
 use weir::signal::Answer;
 use weir::signal::Signal::{self, *};

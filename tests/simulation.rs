@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use weir::detector::OutlierPolicy;
-use weir::percent::Percent;
-use weir::random::Random;
+use weir::base::percent::Percent;
+use weir::base::random::Random;
+use weir::outlier::detector::OutlierPolicy;
 use weir::signal::Signal;
 
 // The crate links only with a host beside it.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weir::detector::OutlierPolicy;
-use weir::exchange::WorkerId;
+use weir::base::percent::Percent;
+use weir::base::random::Random;
+use weir::base::time::Time;
+use weir::outlier::detector::OutlierPolicy;
+use weir::outlier::shared::WorkerId;
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::percent::Percent;
-use weir::random::Random;
 use weir::signal::Signal;
-use weir::time::Time;
 
 // The crate links only with a host beside it.
 mod fake_host;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use property::{Digits, for_all};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::account::Account;
-use weir::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
-use weir::percent::Percent;
-use weir::time::Time;
-use weir::trouble::Trouble;
+use weir::base::percent::Percent;
+use weir::base::time::Time;
+use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
+use weir::retry::outage::Trouble;
+use weir::retry::reservations::Account;
 
 // The crate links only with a host beside it.
 mod fake_host;

@@ -6,8 +6,8 @@ mod property;
 use std::time::Duration;
 
 use property::{Digits, for_all};
-use weir::time::{Clock, Time};
-use weir::window::{Edge, SLOTS, Window};
+use weir::base::time::{Clock, Time};
+use weir::base::window::{Edge, SLOTS, Window};
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -11,18 +11,18 @@ use governor::clock::Clock;
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
 use tower::retry::budget::{Budget as _, TpsBudget};
-use weir::account::Account;
-use weir::attempt::ClusterId;
-use weir::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
-use weir::detector::{Failure, Others, OutlierPolicy, is_outlier};
+use weir::base::percent::Percent;
+use weir::base::time::Time;
 use weir::engine::Engine;
-use weir::exchange::{Change, Ejections, WorkerId};
+use weir::engine::correlate::ClusterId;
+use weir::outlier::detector::{Failure, Others, OutlierPolicy, is_outlier};
+use weir::outlier::history::Record;
+use weir::outlier::shared::{Change, Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::percent::Percent;
-use weir::record::Record;
 use weir::retry::Request;
+use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
+use weir::retry::reservations::Account;
 use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal};
-use weir::time::Time;
 
 /// A case of ours, and those of others that do the same thing.
 pub struct Row {
@@ -202,7 +202,7 @@ fn on_the_record() -> Call {
     Box::new(move |now| {
         account.arrive(now);
         let (charge, written) = account.charge(Some(&record), Asker { arrived: now, again: false }, now);
-        assert_eq!(charge, weir::budget::Charge::Granted);
+        assert_eq!(charge, weir::retry::budget::Charge::Granted);
         if let Some(written) = written {
             record = written;
             account.published();

@@ -1,13 +1,13 @@
 //! Reads the `circuitBreaker` section over what is already set: when a cluster's requests are shed.
 //!
-//! [`crate::breaker`] says what each setting means.
+//! [`crate::circuit`] says what each setting means.
 
 use std::time::Duration;
 
 use super::ConfigError;
 use super::overlay::{HOUR, SECOND, percent};
 use super::reader::Reader;
-use crate::breaker::BreakerPolicy;
+use crate::circuit::BreakerPolicy;
 
 /// Workers hear of each other ten times a second.
 const MIN_OPEN_TIME: Duration = Duration::from_millis(100);

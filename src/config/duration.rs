@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::time::millis;
+use crate::base::time::millis;
 
 /// Largest unit first, in milliseconds: the order in which [`text`] writes them.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];

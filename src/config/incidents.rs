@@ -3,7 +3,7 @@
 use super::ConfigError;
 use super::overlay::{HOUR, SECOND};
 use super::reader::Reader;
-use crate::time::millis;
+use crate::base::time::millis;
 
 /// How incidents are told. They concern what is told, and nothing that is done, so all clusters are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

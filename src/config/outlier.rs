@@ -1,15 +1,15 @@
 //! Reads the `outlierDetection` section over what is already set: when a host is out, and how it comes back.
 //!
-//! [`crate::detector`] says what each setting means.
+//! [`crate::outlier::detector`] says what each setting means.
 
 use std::time::Duration;
 
 use super::overlay::{HOUR, SECOND, percentage};
 use super::reader::Reader;
 use super::{ConfigError, duration};
-use crate::detector::{Detector, OutlierPolicy};
-use crate::percent::Percent;
-use crate::record::LENGTH;
+use crate::base::percent::Percent;
+use crate::outlier::detector::{Detector, OutlierPolicy};
+use crate::outlier::history::LENGTH;
 
 /// A detector that is `null`: no host fails so often among the attempts that are remembered.
 const OFF: Detector = Detector { count: u32::MAX, percent: Percent::MAX };

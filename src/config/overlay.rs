@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 use super::{ConfigError, duration};
-use crate::budget::{BudgetPolicy, MinRetryRate};
+use crate::base::percent::Percent;
 use crate::latency::AdaptiveTimeout;
-use crate::percent::Percent;
+use crate::retry::budget::{BudgetPolicy, MinRetryRate};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);

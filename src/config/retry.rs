@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::budget::BudgetPolicy;
 use crate::latency::AdaptiveTimeout;
+use crate::retry::budget::BudgetPolicy;
 
 /// When a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]

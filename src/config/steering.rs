@@ -6,7 +6,7 @@
 use super::ConfigError;
 use super::overlay::{header_name, percent, percentage};
 use super::reader::Reader;
-use crate::percent::Percent;
+use crate::base::percent::Percent;
 
 /// How requests are steered, with Envoy's `override_host` load balancing policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,15 @@
 //! The circuit breaker in Envoy: which requests are answered at once, which one finds out, and the record that workers share.
 
 use super::{ContextId, RATE_LIMITED, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream, VERDICT, Vm, response_code};
-use crate::attempt::ClusterId;
-use crate::breaker::{Admission, Circuit, Event, Ticket, Wish};
-use crate::cluster::Cluster;
+use crate::base::time::{Time, millis};
+use crate::circuit::{Admission, Circuit, Event, Ticket, Wish};
 use crate::config::Mode;
+use crate::engine::cluster::Cluster;
+use crate::engine::correlate::ClusterId;
 use crate::host::{self, Level, LocalReply, Map, Swap};
 use crate::metrics::Counter;
 use crate::retry::{Class, Plan, Request};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
-use crate::time::{Time, millis};
 
 /// How often a swap is tried; see `ledger.rs`.
 const TRIES: u32 = 1_000;

@@ -8,17 +8,17 @@ use super::{
     ATTEMPT_COUNT, BACKEND_LATENCY, ContextId, RATE_LIMITED, REQUEST, RESPONSE_DETAILS, RESPONSE_FLAGS, Stream,
     VERDICT, Vm, grpc_pushback, is_grpc, parse_u32, response_code,
 };
-use crate::attempt::{ClusterId, Ended, Held};
-use crate::breaker::Ticket;
+use crate::base::time::{Time, millis};
+use crate::circuit::Ticket;
 use crate::config::{Mode, Role};
 use crate::engine::Admission;
+use crate::engine::correlate::{ClusterId, Ended, Held};
 use crate::host::{self, Bytes, HeaderPairs, Lengths, Map};
 use crate::incident::Hint;
 use crate::metrics::{Counter, Grant};
-use crate::proxy_status;
 use crate::retry::{self, Plan};
+use crate::signal::proxy_status;
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
-use crate::time::{Time, millis};
 
 /// What `decide` knows about a request.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ pub(super) struct Request {
     pub(super) later: Vec<ContextId>,
     /// Whether its content is gRPC.
     pub(super) grpc: bool,
-    /// The cluster's failed attempts when it arrived, see [`crate::cluster::Cluster::failures`].
+    /// The cluster's failed attempts when it arrived, see [`crate::engine::cluster::Cluster::failures`].
     failures: u32,
     /// The next retry is charged already.
     pub(super) prepaid: bool,

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use super::{ATTEMPT_COUNT, ContextId, DURATION, Stream, UPSTREAM_ADDRESS, Vm};
-use crate::attempt::{Attempt, ClusterId, RequestId};
+use crate::base::random::{Random, hash};
+use crate::base::time::{Time, millis};
 use crate::config::Mode;
-use crate::exchange::{WorkerId, claim};
+use crate::engine::correlate::{Attempt, ClusterId, RequestId};
 use crate::host::{self, Level, Swap};
 use crate::incident::Hint;
 use crate::metrics::{Counter, Ejected};
+use crate::outlier::shared::{WorkerId, claim};
 use crate::outlier::{EndedAttempt, Event, Outliers, Probe};
-use crate::random::{Random, hash};
 use crate::retry::Plan;
 use crate::signal::Signal;
-use crate::time::{Time, millis};
 
 /// How many ids were claimed so far.
 const WORKERS: &str = "weir/workers";

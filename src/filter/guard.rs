@@ -2,13 +2,13 @@
 
 use super::decide::{come_back_later, limit_reached, pushed_back};
 use super::{ATTEMPT_COUNT, ContextId, RATE_LIMITED, REQUEST, Stream, VERDICT, Vm, is_grpc, parse_u32};
-use crate::attempt::{ClusterId, RequestId};
-use crate::budget::{Asker, Charge};
 use crate::config::Mode;
+use crate::engine::correlate::{ClusterId, RequestId};
 use crate::host::{self, LocalReply, Map};
 use crate::metrics::{Counter, Grant, Veto};
-use crate::proxy_status;
+use crate::retry::budget::{Asker, Charge};
 use crate::retry::{NOT_SENT, Plan};
+use crate::signal::proxy_status;
 use crate::signal::{Answer, Signal};
 
 /// gRPC's UNAVAILABLE.

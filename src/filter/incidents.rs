@@ -1,13 +1,13 @@
 //! Incidents in Envoy: what is noted, the record that workers share, and what is told.
 
 use super::{DURATION, Vm, record};
-use crate::attempt::{Attempt, ClusterId};
+use crate::base::random::hash;
+use crate::base::time::Time;
+use crate::engine::correlate::{Attempt, ClusterId};
 use crate::host::{self, Level, MetricKind, Path, Swap};
 use crate::incident::{Event, Hint, Pattern, State};
 use crate::metrics::{host_incident, incidents};
-use crate::random::hash;
 use crate::signal::{Signal, Verdict};
-use crate::time::Time;
 
 /// How often a swap is tried; see `ledger.rs`.
 const TRIES: u32 = 1_000;

@@ -1,12 +1,12 @@
 //! The shared records of retry budgets: read, changed, and swapped in if no other worker was faster.
 
 use super::Vm;
-use crate::account::Account;
-use crate::attempt::ClusterId;
-use crate::budget::{Asker, Charge};
+use crate::base::time::Time;
+use crate::engine::correlate::ClusterId;
 use crate::host::{self, Metric, MetricKind, Swap};
 use crate::metrics::Gauge;
-use crate::time::Time;
+use crate::retry::budget::{Asker, Charge};
+use crate::retry::reservations::Account;
 
 /// How often a swap is tried. Each conflict means that another worker's swap succeeded, so with any sane number of workers
 /// this is never reached.
@@ -99,7 +99,7 @@ fn charge_unseen(account: &mut Account, now: Time) -> Charge {
     Charge::Granted
 }
 
-/// Records are stamped with the host's own time, which all workers share (see [`crate::time`]); it is read after the record.
+/// Records are stamped with the host's own time, which all workers share (see [`crate::base::time`]); it is read after the record.
 /// `last` is what to take if the host does not tell.
 fn now(last: Time) -> Time {
     host::wall_clock().map_or(last, Time::from_nanos)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decide::{answer, went_well};
 use super::{BACKEND_LATENCY, DURATION, RESPONSE_FLAGS, Vm, parse_u32, response_code};
-use crate::attempt::ClusterId;
+use crate::engine::correlate::ClusterId;
 use crate::host::{self, Map, Path};
 use crate::incident::Hint;
 use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};

@@ -1,9 +1,9 @@
 //! What all workers know of a cluster's incidents: the stories of its hosts, and what concerns several of them.
 
-use super::story::{Settled, Story};
+use super::host::{Settled, Story};
 use super::{Event, Milliseconds, Note, Pattern, State, add, sub, times};
-use crate::hosts::is_address;
-use crate::time::Time;
+use crate::base::time::Time;
+use crate::outlier::hosts::is_address;
 
 /// At most so many hosts have a story at a time.
 pub const MOST_STORIES: usize = 64;

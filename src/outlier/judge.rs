@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{EndedAttempt, Event, FEW, Outliers};
-use crate::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
-use crate::ejection::{Standing, Verdict};
-use crate::exchange::Change;
-use crate::hosts::Host;
-use crate::time::Time;
+use crate::base::time::Time;
+use crate::outlier::detector::{Failure, Outcome, is_common, is_outlier, is_usual};
+use crate::outlier::ejection::{Standing, Verdict};
+use crate::outlier::hosts::Host;
+use crate::outlier::shared::Change;
 
 /// What failed within this time need not be tried again.
 pub(super) const JUST: Duration = Duration::from_millis(250);

@@ -1,8 +1,8 @@
 //! Probes: which host that is out gets one, when, and what that may cost.
 
 use super::{JUST, Outliers, Probe};
-use crate::ejection::Out;
-use crate::time::Time;
+use crate::base::time::Time;
+use crate::outlier::ejection::Out;
 
 /// A probe that fails is paid with so many requests, or half as many where hosts are scarce: so they are hardly ever more than
 /// one in a hundred and fifty attempts. Where they are not paid, they wait until hosts usually are back.

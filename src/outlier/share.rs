@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{Event, MOST_EVENTS, Outliers};
-use crate::ejection::Standing;
-use crate::exchange::{Change, Ejections, decode_roster, encode_roster};
-use crate::time::Time;
+use crate::base::time::Time;
+use crate::outlier::ejection::Standing;
+use crate::outlier::shared::{Change, Ejections, decode_roster, encode_roster};
 
 /// Which hosts there are is said at most so often.
 const OFTEN: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ impl Outliers {
         }
     }
 
-    /// Which hosts there are, for workers that do not know yet, to put under a key of its own: see [`crate::exchange`]. `None`
+    /// Which hosts there are, for workers that do not know yet, to put under a key of its own: see [`crate::outlier::shared`]. `None`
     /// if this worker hardly knows itself, or said so a moment ago, or there are more than can be remembered: then nothing is
     /// steered.
     pub fn roster(&mut self, now: Time) -> Option<Vec<u8>> {

@@ -7,7 +7,7 @@ use super::{Answer, Certain, Dropped, NO_FLAGS, Open, StreamReset, Worker, attem
 use super::{answered, client_gone, end, refused, timed_out};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::attempt::{Attempt, Ended, Held};
+use weir::engine::correlate::{Attempt, Ended, Held};
 use weir::signal::Signal::{self, *};
 use weir::signal::{Flags, RequestEnd, Verdict};
 

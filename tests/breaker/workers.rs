@@ -5,7 +5,7 @@ use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::breaker::SETTLE;
+use weir::circuit::SETTLE;
 
 use super::property::Digits;
 use super::*;

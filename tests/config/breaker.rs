@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::breaker::BreakerPolicy;
+use weir::circuit::BreakerPolicy;
 
 use super::refused::{refusal, refuses};
 use super::{millis, percent, policy};

@@ -5,7 +5,7 @@ use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::config::{IncidentPolicy, SteeringPolicy};
-use weir::detector::{Detector, OutlierPolicy};
+use weir::outlier::detector::{Detector, OutlierPolicy};
 
 use super::refused::{refusal, refuses};
 use super::{millis, percent, policy};

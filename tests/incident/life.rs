@@ -8,8 +8,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::site::{INTERVAL, Site, number, time};
 use super::{A, B, crash};
+use weir::base::random::Random;
 use weir::incident::{Event, Hint, Incidents, MOST_STORIES, Pattern, State};
-use weir::random::Random;
 use weir::signal::Signal;
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use weir::base::time::Time;
 use weir::incident::{Event, Hint, Incidents, Pattern};
 use weir::signal::Signal;
-use weir::time::Time;
 
 const START: u64 = 1_800_000_000_000;
 pub const INTERVAL: u64 = 10_000;

@@ -54,9 +54,9 @@ const EXPLAINED: [Explained; 41] = [
     explained("proxy_on_configure", "core::panicking::panic_fmt", COUNTED),
     explained("weir::engine::compile", "core::panicking::panic_fmt", COUNTED),
     explained("weir::filter::", "core::option::expect_failed", TEXT),
-    explained("weir::hosts::Hosts::", "core::option::unwrap_failed", MAP),
-    explained("weir::hosts::Hosts::", "core::panicking::panic", MAP),
-    explained("weir::hosts::Hosts::", "core::slice::index::slice_index_fail", MAP),
+    explained("weir::outlier::hosts::Hosts::", "core::option::unwrap_failed", MAP),
+    explained("weir::outlier::hosts::Hosts::", "core::panicking::panic", MAP),
+    explained("weir::outlier::hosts::Hosts::", "core::slice::index::slice_index_fail", MAP),
     explained("core::ptr::drop_in_place<core::option::Option<weir::", "core::option::unwrap_failed", MAP),
     // Of the standard library.
     explained("alloc::collections::btree", "core::panicking::panic", MAP),

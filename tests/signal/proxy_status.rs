@@ -3,9 +3,9 @@
 use super::{NO_FLAGS, answer, classify, open};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::proxy_status::signal;
 use weir::signal::Answer;
 use weir::signal::Signal::{self, *};
+use weir::signal::proxy_status::signal;
 
 /// RFC 9209, section 2.3: all 32 error types.
 const ERRORS: [(&str, Option<Signal>); 32] = [

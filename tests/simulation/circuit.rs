@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use weir::breaker::{BreakerPolicy, Event, SETTLE};
-use weir::random::Random;
+use weir::base::random::Random;
+use weir::circuit::{BreakerPolicy, Event, SETTLE};
 use weir::signal::Signal;
 
 use super::invariants::{Rerun, seeds};

@@ -20,7 +20,7 @@
 
 use std::time::Duration;
 
-use weir::random::Random;
+use weir::base::random::Random;
 use weir::signal::Signal;
 
 use super::replica::{Replica, State};

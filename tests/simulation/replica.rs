@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir::random::Random;
+use weir::base::random::Random;
 use weir::signal::Signal;
 
 /// What a replica does with an attempt.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir::breaker::Event;
+use weir::circuit::Event;
 
 use super::replica::{Replica, State};
 

@@ -11,16 +11,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use weir::account::Account;
-use weir::breaker::{self, Admission, BreakerPolicy, Circuit, Ticket, Wish};
-use weir::budget::{Asker, BudgetPolicy, Charge};
-use weir::detector::OutlierPolicy;
-use weir::exchange::{Ejections, WorkerId};
+use weir::base::percent::Percent;
+use weir::base::random::Random;
+use weir::base::time::Time;
+use weir::circuit::{self, Admission, BreakerPolicy, Circuit, Ticket, Wish};
+use weir::outlier::detector::OutlierPolicy;
+use weir::outlier::shared::{Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Event, Outliers, Probe};
-use weir::percent::Percent;
-use weir::random::Random;
+use weir::retry::budget::{Asker, BudgetPolicy, Charge};
+use weir::retry::reservations::Account;
 use weir::signal::Signal;
-use weir::time::Time;
 
 use super::replica::{Replica, State};
 use super::report::{Report, Spent};
@@ -356,7 +356,7 @@ impl World {
             Admission::Pass => return Some(None),
             Admission::Shed => {}
             Admission::Due => match self.change_circuit(worker, Wish::Probe) {
-                Some(breaker::Event::Probing(ticket)) => return Some(Some(ticket)),
+                Some(circuit::Event::Probing(ticket)) => return Some(Some(ticket)),
                 _ if !self.circuits[worker].as_ref()?.is_open() => return Some(None),
                 _ => {}
             },
@@ -371,7 +371,7 @@ impl World {
         self.change_circuit(worker, Wish::Exchange { answering });
     }
 
-    fn change_circuit(&mut self, worker: usize, wish: Wish) -> Option<breaker::Event> {
+    fn change_circuit(&mut self, worker: usize, wish: Wish) -> Option<circuit::Event> {
         let proxy = worker % self.setup.proxies;
         let circuit = self.circuits[worker].as_mut()?;
         if let Some(record) = circuit.exchange(self.shared_circuits[proxy].as_deref(), wish, self.now) {

@@ -1,9 +1,9 @@
 //! A plugin's configuration: JSON, or a `google.protobuf.Struct`.
 
+use weir::base::time::Time;
 use weir::config::{Config, parse};
 use weir::engine::Engine;
 use weir::retry::Request;
-use weir::time::Time;
 
 /// Whatever bytes.
 pub fn json(data: &[u8]) {

@@ -2,17 +2,17 @@
 
 use super::choices::Choices;
 use std::time::Duration;
-use weir::account::Account;
-use weir::breaker::{Admission, BreakerPolicy, Circuit, Event, Wish, record as circuit};
-use weir::budget::{Asker, Budget, BudgetPolicy};
-use weir::detector::OutlierPolicy;
-use weir::exchange::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_roster, encode_roster};
-use weir::hosts::MOST_HOSTS;
+use weir::base::percent::Percent;
+use weir::base::time::Time;
+use weir::circuit::{Admission, BreakerPolicy, Circuit, Event, Wish, shared as circuit};
 use weir::incident::{Hint, Incidents, MOST_STORIES};
+use weir::outlier::detector::OutlierPolicy;
+use weir::outlier::hosts::MOST_HOSTS;
+use weir::outlier::shared::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_roster, encode_roster};
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::percent::Percent;
+use weir::retry::budget::{Asker, Budget, BudgetPolicy};
+use weir::retry::reservations::Account;
 use weir::signal::Signal;
-use weir::time::Time;
 
 /// A time near now, or any.
 fn time(choices: &mut Choices<'_>) -> Time {

@@ -1,17 +1,17 @@
 //! What the end of an attempt says: flags, statuses, details, `proxy-status`.
 
 use super::choices::Choices;
-use weir::attempt::{Attempt, Attempts, ClusterId, RequestId};
+use weir::base::time::Time;
+use weir::engine::correlate::{Attempt, Attempts, ClusterId, RequestId};
 use weir::incident::Hint;
 use weir::signal::{Answer, Flags, Open, RequestEnd, Signal, Verdict};
-use weir::time::Time;
 
 /// `proxy-status` (RFC 9209): no panic, and the nearest proxy alone counts.
 pub fn proxy_status(data: &[u8]) {
-    let signal = weir::proxy_status::signal(data);
+    let signal = weir::signal::proxy_status::signal(data);
     assert!(!matches!(signal, Some(Signal::Answered | Signal::Cancelled | Signal::Local)));
     // Only the last member counts, whatever stands before it.
-    assert_eq!(weir::proxy_status::signal(&[b"a;error=connection_refused,", data].concat()), signal);
+    assert_eq!(weir::signal::proxy_status::signal(&[b"a;error=connection_refused,", data].concat()), signal);
 }
 
 /// Attempts that end in every way, in any order, and the requests that they belong to: each is told once.

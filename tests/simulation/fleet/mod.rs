@@ -32,12 +32,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use ::weir::breaker::Ticket;
+use ::weir::base::random::Random;
+use ::weir::base::time::Time;
+use ::weir::circuit::Ticket;
 use ::weir::outlier::Probe;
-use ::weir::random::Random;
 use ::weir::retry::Plan;
 use ::weir::signal::Signal;
-use ::weir::time::Time;
 
 use hosts::Hosts;
 pub use native::Policy;

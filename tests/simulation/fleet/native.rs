@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weir::random::Random;
+use weir::base::random::Random;
 use weir::signal::Signal;
 
 use super::weir::Weir;

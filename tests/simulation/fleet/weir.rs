@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use weir::attempt::ClusterId;
-use weir::breaker::{Admission, Event, Wish};
-use weir::budget::{Asker, Charge};
-use weir::cluster::Cluster;
+use weir::base::random::{Random, hash};
+use weir::base::time::Time;
+use weir::circuit::{Admission, Event, Wish};
 use weir::config;
 use weir::engine::Engine;
-use weir::exchange::WorkerId;
+use weir::engine::cluster::Cluster;
+use weir::engine::correlate::ClusterId;
+use weir::outlier::shared::WorkerId;
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::random::{Random, hash};
 use weir::retry;
+use weir::retry::budget::{Asker, Charge};
 use weir::signal::{Answer, Signal};
-use weir::time::Time;
 
 use super::{Proxy, Request, START, Setup, WORKERS};
 

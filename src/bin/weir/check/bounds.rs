@@ -16,7 +16,7 @@
 use std::fmt::Write as _;
 
 use serde_json::Value;
-use weir::breaker::BreakerPolicy;
+use weir::circuit::BreakerPolicy;
 use weir::config::{ClusterPolicy, Mode, Policy, RetryPolicy};
 
 use super::Roles;

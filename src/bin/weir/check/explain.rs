@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
-use weir::breaker::BreakerPolicy;
-use weir::budget::BudgetPolicy;
+use weir::base::percent::Percent;
+use weir::circuit::BreakerPolicy;
 use weir::config::{AlreadyRetried, ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy};
-use weir::detector::{Detector, OutlierPolicy};
-use weir::percent::Percent;
-use weir::record::LENGTH;
+use weir::outlier::detector::{Detector, OutlierPolicy};
+use weir::outlier::history::LENGTH;
+use weir::retry::budget::BudgetPolicy;
 use weir::retry::{Plan, Request};
 use weir::signal::{Answer, Signal};
 

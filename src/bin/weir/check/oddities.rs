@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use serde_json::Value;
+use weir::base::percent::Percent;
 use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Policy};
-use weir::percent::Percent;
-use weir::record::LENGTH;
+use weir::outlier::history::LENGTH;
 
 use super::bounds::Around;
 use super::explain::patterns;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use weir::percent::Percent;
-use weir::time::millis;
+use weir::base::percent::Percent;
+use weir::base::time::millis;
 
 /// `20 %`.
 pub fn percent(percent: Percent) -> String {

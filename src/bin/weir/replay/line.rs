@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use weir::random::hash;
+use weir::base::random::hash;
 use weir::retry::Request;
 use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal, Verdict};
 

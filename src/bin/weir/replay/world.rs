@@ -10,15 +10,15 @@ mod retries;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use weir::attempt::ClusterId;
-use weir::breaker::Wish;
+use weir::base::time::Time;
+use weir::circuit::Wish;
 use weir::config::Policy;
 use weir::engine::Engine;
-use weir::exchange::WorkerId;
+use weir::engine::correlate::ClusterId;
 use weir::incident::{Hint, State};
+use weir::outlier::shared::WorkerId;
 use weir::outlier::{self, EndedAttempt, Outliers};
 use weir::signal::{Signal, Verdict};
-use weir::time::Time;
 
 use super::line::Record;
 use super::order::{Event, Kind};
@@ -85,7 +85,7 @@ impl World {
         if let Some(known) = self.by_name.get(name) {
             return Some(*known);
         }
-        if self.clusters.len() >= weir::cluster::MOST_CLUSTERS {
+        if self.clusters.len() >= weir::engine::cluster::MOST_CLUSTERS {
             return None;
         }
         let (id, number) = (self.engine.cluster_id(name), self.clusters.len());

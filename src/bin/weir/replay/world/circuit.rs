@@ -1,11 +1,11 @@
 //! The circuit breaker in the replay: a request that it lets through as a probe tells with its own end what a probe would have.
 
-use weir::attempt::ClusterId;
-use weir::breaker::{Admission, Event, Ticket, Wish};
-use weir::cluster::Cluster;
+use weir::base::time::Time;
+use weir::circuit::{Admission, Event, Ticket, Wish};
+use weir::engine::cluster::Cluster;
+use weir::engine::correlate::ClusterId;
 use weir::retry::Plan;
 use weir::signal::Signal;
-use weir::time::Time;
 
 use super::super::line::Record;
 use super::super::tally::{MOST_KEPT, Opening};

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use weir::budget::{Asker, Charge};
-use weir::cluster::Cluster;
+use weir::base::time::Time;
+use weir::engine::cluster::Cluster;
 use weir::retry::Plan;
+use weir::retry::budget::{Asker, Charge};
 use weir::signal::Signal;
-use weir::time::Time;
 
 use super::super::line::Record;
 use super::{World, record};

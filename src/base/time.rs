@@ -1,0 +1,83 @@
+//! Time, as an argument.
+//!
+//! Nothing below the filter reads a clock. The host has a wall clock only, and a wall clock steps: back when it is
+//! corrected, ahead when a machine wakes. There are two ways to deal with that, for two kinds of state:
+//!
+//! - **What one worker keeps for itself** takes its time from that worker's [`Clock`], which never goes back.
+//! - **What workers share** is stamped with the host's reading as it is, [`Time::from_nanos`]. All workers read the same
+//!   wall clock, so their stamps compare; their `Clock`s do not, since each makes its own of every step, and a worker that
+//!   starts after the clock went back an hour would see all earlier records an hour in the future. A shared record is a
+//!   [`Window`](crate::base::window::Window), which copes with steps itself. Whoever reads such a record reads it first and the
+//!   clock after, so that no record is from the future unless the clock did step.
+
+use std::time::Duration;
+
+/// A moment, in nanoseconds since the Unix epoch as the host's clock tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(u64);
+
+impl Time {
+    /// The moment `nanos` nanoseconds after the Unix epoch.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How long ago `earlier` was; zero if it is not earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Whether `by` has passed since `earlier`. (Cheaper than to compare what [`since`](Self::since) returns, which divides.)
+    #[must_use]
+    pub const fn is_later(self, by: Duration, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= nanos(by)
+    }
+
+    /// The moment `after` later, or the last representable one.
+    #[must_use]
+    pub const fn saturating_add(self, after: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(after)))
+    }
+}
+
+/// A duration in nanoseconds, or the most that fit. (The standard library's 128 bits cost the module kilobytes.)
+#[must_use]
+pub const fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
+}
+
+/// A duration in whole milliseconds, or the most that fit.
+#[must_use]
+pub const fn millis(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis() as u64)
+}
+
+/// The door through which the host's clock enters a worker: what comes out never decreases.
+///
+/// It adds up the steps ahead and ignores those back. So a clock that goes back an hour does not stand still for an hour
+/// here, as the maximum of all readings would: it goes on from where it was. A jump ahead cannot be told from a pause and
+/// is believed. After a step, what comes out differs from the host's time for good.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    host: u64,
+    now: Time,
+}
+
+impl Clock {
+    /// The time, when the host's clock reads `host_nanos` (nanoseconds since the Unix epoch). The first reading is taken
+    /// as it is.
+    pub const fn read(&mut self, host_nanos: u64) -> Time {
+        let elapsed = host_nanos.saturating_sub(self.host);
+        self.host = host_nanos;
+        self.now = Time(self.now.0.saturating_add(elapsed));
+        self.now
+    }
+}

@@ -1,0 +1,325 @@
+//! The circuit breaker of a cluster: when so much fails that sending more helps nobody, requests are answered at once, and
+//! one now and then finds out whether that is over.
+//!
+//! ```text
+//!             `percent` of at least `min_requests` attempts broke
+//!   Closed ------------------------------------------------------> Open ---+
+//!     ^                                                            |  ^    | each `open_time`: one request goes through
+//!     |                 the probe was processed                    |  |    |
+//!     +------------------------------------------------------------+  +----+ it broke: nothing changes
+//!     |                 nobody asked for long                      |         it said nothing: the next one goes
+//!     +------------------------------------------------------------+
+//! ```
+//!
+//! **What counts** is the end of every attempt that Weir sees. Refused, Unreachable, Reset, Truncated and Timeout mean that
+//! nobody was there to process it. Answered, Error and Pushback mean that somebody was: a cluster that answers 503 decides
+//! itself what it can take, and a breaker would only hide its answers. The rest says nothing.
+//!
+//! **Over which time.** A share of the whole interval would be slow where it matters: after nine calm seconds, a window of
+//! ten shows 90 percent only when the outage is nine seconds old. So what is judged is the latest stretch of whole slots, a
+//! tenth of the interval each, that holds `min_requests` attempts: the last second where there are enough in one, and up to
+//! the interval where requests are rare. With fewer in the interval, nothing is judged. Only slots that are over count, and
+//! those for [`SETTLE`], so that all workers had time to add theirs: from the start of a total outage to the open circuit
+//! it takes one to two seconds and a bit. Counting from the last n attempts instead would be sooner, and would take the
+//! burst of resets that one restarting host causes for an outage.
+//!
+//! **One host is not the cluster.** A balancer that prefers idle hosts sends most requests to one that refuses them. If a host
+//! that is in answered its latest attempt, and that within three slots, the circuit stays closed: leaving hosts out is the
+//! business of [`crate::outlier`]. (Three, since a host with a small share may have no request in one.)
+//!
+//! **Probes** are requests like any other, with their retries. One is due each `open_time`, counted from when the last one
+//! began and not from when it failed: where hosts hang, that would add their whole timeout to the wait. So nothing needs to
+//! be written when a probe fails, and none is lost with its worker. One that says nothing, because its client left, gives its
+//! slot back. A request that may be repeated whatever happens is taken at once; any other waits for a tenth of `open_time`,
+//! so that where there are both, nobody pays for a probe twice. What counts is whether response headers of the upstream came.
+//!
+//! **All workers** share one [record](shared::Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
+//! second and not written: each worker keeps what it counted until there is trouble. What an attempt says that began before
+//! the circuit closed, or that ends while it is open, is not counted.
+//!
+//! **Requests that are shed** never reach the retry budget: they can need no retry, and as a part of what retries may be a
+//! share of, they would buy a herd of retries for the moment in which the circuit closes.
+
+pub mod shared;
+
+use std::time::Duration;
+
+pub use shared::{Record, Ticket};
+
+use crate::base::percent::Percent;
+use crate::base::time::Time;
+use crate::base::window::{SLOTS, Window};
+use crate::signal::Signal;
+
+/// When a cluster's circuit opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerPolicy {
+    /// Opens if at least this share of the attempts broke, 1 to 100. Default: 90.
+    pub percent: Percent,
+    /// Of at least so many, 1 to 1,000,000. Default: 50.
+    pub min_requests: u32,
+    /// Within at most this time, 1 s to 1 h. Default: 10 s.
+    pub interval: Duration,
+    /// From probe to probe, 100 ms to 1 h. Default: 1 s.
+    pub open_time: Duration,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        const PERCENT: Option<Percent> = Percent::from_basis_points(9_000);
+        Self {
+            percent: PERCENT.unwrap_or_default(),
+            min_requests: 50,
+            interval: Duration::from_secs(10),
+            open_time: Duration::from_secs(1),
+        }
+    }
+}
+
+/// For so long after a slot, workers may still add to it: each writes ten times a second.
+pub const SETTLE: Duration = Duration::from_millis(250);
+/// A request that arrives reads the record if nobody did for so long. Where there are requests, the timer does.
+const STALE: Duration = Duration::from_millis(200);
+/// A cluster had requests of late if there was one within this time.
+const RECENTLY: Duration = Duration::from_millis(500);
+/// Each role has a timer; the first of them is enough.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Where a circuit closed so long ago, no attempt is from before.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
+
+/// What to do with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Send it.
+    Pass,
+    /// Ask for [`Wish::Probe`], and send it if that is granted.
+    Due,
+    /// Answer it at once.
+    Shed,
+}
+
+/// What a worker wants of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Say what was counted here, hear what others said, and judge. `answering`: some host answers, so nothing opens.
+    Exchange {
+        /// Whether some host answers.
+        answering: bool,
+    },
+    /// Let a request through as a probe.
+    Probe,
+    /// A probe was processed.
+    Close(Ticket),
+    /// A probe said nothing.
+    GiveBack(Ticket),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The circuit opened: so many of so many attempts broke, within this time.
+    Opened {
+        /// Those that broke.
+        broke: u64,
+        /// All that ended.
+        attempts: u64,
+        /// How long that took.
+        within: Duration,
+    },
+    /// The request may go as a probe.
+    Probing(Ticket),
+    /// The circuit closed.
+    Closed {
+        /// How long it was open.
+        after: Duration,
+        /// How many probes went.
+        probes: u64,
+        /// How many requests were shed, as far as workers wrote it down; the last tenth of a second may be missing.
+        shed: u64,
+        /// Whether a probe was processed; else nobody had asked for long.
+        processed: bool,
+    },
+}
+
+/// One worker's side of a cluster's circuit.
+#[derive(Clone, Debug)]
+pub struct Circuit {
+    policy: BreakerPolicy,
+    /// What ended here and is not in the record.
+    attempts: Window,
+    broke: Window,
+    /// What was shed here and is not in the record.
+    shed: u64,
+    /// The record as last seen.
+    view: Record,
+    /// What the record will be if the swap succeeds, what then happened, and whether it has what was counted here.
+    draft: Option<(Record, Option<Event>, bool)>,
+    read: Time,
+    requested: Option<Time>,
+}
+
+impl Circuit {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self {
+            policy,
+            attempts: Window::new(policy.interval),
+            broke: Window::new(policy.interval),
+            shed: 0,
+            view: Record::new(&policy),
+            draft: None,
+            read: Time::default(),
+            requested: None,
+        }
+    }
+
+    /// Puts another policy in force. What was counted here and is not in the record is lost if its interval is another.
+    pub fn set_policy(&mut self, policy: BreakerPolicy) {
+        let other = policy.interval != self.policy.interval;
+        self.policy = policy;
+        if other {
+            self.forget();
+        }
+    }
+
+    /// Whether requests are shed, as far as this worker knows.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.view.opened.is_some()
+    }
+
+    /// From probe to probe.
+    #[must_use]
+    pub const fn open_time(&self) -> Duration {
+        self.policy.open_time
+    }
+
+    /// A request arrives. If that returns `true`, read the record first ([`Wish::Exchange`]).
+    pub fn requested(&mut self, now: Time) -> bool {
+        self.requested = Some(now);
+        now.since(self.read) >= STALE || self.read > now
+    }
+
+    /// What to do with it. `repeatable`: it may be sent again whatever happens to it.
+    pub fn admit(&self, now: Time, repeatable: impl FnOnce() -> bool) -> Admission {
+        let next = self.view.next;
+        if self.view.opened.is_none() {
+            Admission::Pass
+        } else if now < next || (now < next.saturating_add(self.policy.open_time / 10) && !repeatable()) {
+            Admission::Shed
+        } else {
+            Admission::Due
+        }
+    }
+
+    /// A request was shed.
+    pub fn shed(&mut self) {
+        self.shed = self.shed.saturating_add(1);
+    }
+
+    /// Whether it matters when an attempt that breaks now began.
+    #[must_use]
+    pub fn asks_when_begun(&self, now: Time) -> bool {
+        self.view.closed > Time::default() && now.since(self.view.closed) < LONGEST_ATTEMPT
+    }
+
+    /// An attempt ended that had begun then.
+    pub fn attempt_ended(&mut self, signal: Signal, began: Time, now: Time) {
+        let broke = match signal {
+            Signal::Refused | Signal::Unreachable | Signal::Reset | Signal::Truncated | Signal::Timeout => 1,
+            Signal::Error | Signal::Pushback | Signal::Answered => 0,
+            Signal::Cancelled | Signal::Local => return,
+        };
+        if self.is_open() || began < self.view.closed {
+            return;
+        }
+        self.attempts.add(now, 1);
+        self.broke.add(now, broke);
+    }
+
+    /// Whether to exchange on this tick: there were requests, there is trouble, or it is open.
+    #[must_use]
+    pub fn is_due(&self, now: Time) -> bool {
+        let Some(requested) = self.requested else { return false };
+        let read_of_late = self.read <= now && now.since(self.read) < PAUSE;
+        let of_late = requested <= now && now.since(requested) < RECENTLY;
+        !read_of_late && (of_late || self.is_open() || self.is_troubled())
+    }
+
+    /// Whether anything broke of late.
+    #[must_use]
+    pub fn is_troubled(&self) -> bool {
+        !self.broke.is_empty() || self.view.is_troubled()
+    }
+
+    /// A host that answered its latest attempt within this time answers: three slots.
+    #[must_use]
+    pub fn answering(&self) -> Duration {
+        self.policy.interval.saturating_mul(3) / SLOTS as u32
+    }
+
+    /// Reads the record, which `now` is later than, and returns what to put in its place, if anything. Then comes
+    /// [`done`](Self::done), or all of it again if another worker was faster, or [`failed`](Self::failed).
+    pub fn exchange(&mut self, record: Option<&[u8]>, wish: Wish, now: Time) -> Option<Vec<u8>> {
+        let found = record.and_then(|record| Record::decode(record, &self.policy, now));
+        let mut shared = found.unwrap_or_else(|| Record::new(&self.policy));
+        let mut news = std::mem::take(&mut shared.corrected);
+        let mut told = false;
+        let event = if shared.opened.is_some() {
+            news |= self.shed > 0;
+            shared.shed = shared.shed.saturating_add(self.shed);
+            match wish {
+                _ if shared.is_abandoned(&self.policy, now) => shared.close(now, false),
+                Wish::Probe => shared.probe(&self.policy, now),
+                Wish::Close(ticket) if shared.is_of(ticket) => shared.close(now, true),
+                Wish::GiveBack(ticket) => {
+                    news |= shared.give_back(ticket, now);
+                    None
+                }
+                Wish::Exchange { .. } | Wish::Close(_) => None,
+            }
+        } else {
+            self.attempts.advance(now);
+            self.broke.advance(now);
+            // What was counted before it closed is of no use any more.
+            let current = shared.closed <= self.view.closed && !self.is_open();
+            let mut event = None;
+            if current && (!self.broke.is_empty() || shared.is_troubled()) {
+                told = !self.attempts.is_empty();
+                shared.merge(&self.attempts, &self.broke, now);
+                if wish == (Wish::Exchange { answering: false }) {
+                    event = shared.judge(&self.policy, now);
+                }
+            }
+            event
+        };
+        self.read = now;
+        let record = (news || told || event.is_some()).then(|| shared.encode());
+        self.draft = Some((shared, event, told));
+        record
+    }
+
+    /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing. What happened, once.
+    pub fn done(&mut self) -> Option<Event> {
+        let (shared, event, told) = self.draft.take()?;
+        if told || shared.opened.is_some() || shared.closed > self.view.closed {
+            self.forget();
+        }
+        self.shed = 0;
+        self.view = shared;
+        event
+    }
+
+    /// The record can be neither read nor written: so nothing is shed.
+    pub fn failed(&mut self, now: Time) {
+        self.draft = None;
+        self.view = Record::new(&self.policy);
+        self.read = now;
+    }
+
+    fn forget(&mut self) {
+        self.attempts = Window::new(self.policy.interval);
+        self.broke = Window::new(self.policy.interval);
+    }
+}

@@ -1,0 +1,192 @@
+//! The state of a circuit, in one record that all workers share.
+//!
+//! The record is the truth: a circuit is open if and only if it says so. So all workers shed and pass together, a fresh VM
+//! after a reload knows of an open circuit with the first record that it reads, and a probe belongs to the worker whose swap
+//! succeeded. Without any trouble ever, there is no record.
+//!
+//! Times are the host's wall clock, as in all records. Where it stepped, what the record says is brought back to what is
+//! possible: nothing happened in the future, and the next probe is at most `open_time` away.
+
+use std::time::Duration;
+
+use super::{BreakerPolicy, Event, SETTLE};
+use crate::base::percent::Percent;
+use crate::base::time::{Time, nanos};
+use crate::base::window::{Edge, Window};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When it opened; `None` while it is closed.
+    pub opened: Option<Time>,
+    /// When it closed last: attempts that began earlier say nothing.
+    pub closed: Time,
+    /// While it is open, from when on the next request is a probe.
+    pub next: Time,
+    /// Probes since it opened.
+    pub probes: u64,
+    /// Requests shed since it opened.
+    pub shed: u64,
+    /// While it is closed, attempts that ended, and those of them that broke.
+    attempts: Window,
+    broke: Window,
+    /// Whether it said what is not possible, so that what is read is to be written.
+    pub(super) corrected: bool,
+}
+
+/// A request that is a probe: what it says, it says about one opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    opened: Time,
+    number: u64,
+}
+
+impl Record {
+    /// A closed circuit.
+    #[must_use]
+    pub fn new(policy: &BreakerPolicy) -> Self {
+        Self {
+            opened: None,
+            closed: Time::default(),
+            next: Time::default(),
+            probes: 0,
+            shed: 0,
+            attempts: Window::new(policy.interval),
+            broke: Window::new(policy.interval),
+            corrected: false,
+        }
+    }
+
+    /// Whether anything broke of late.
+    #[must_use]
+    pub fn is_troubled(&self) -> bool {
+        !self.broke.is_empty()
+    }
+
+    /// Adds what ended at a worker.
+    pub fn merge(&mut self, attempts: &Window, broke: &Window, now: Time) {
+        self.attempts.merge(attempts, Edge::Start, now);
+        self.broke.merge(broke, Edge::Start, now);
+    }
+
+    /// Opens if what was counted says so.
+    pub fn judge(&mut self, policy: &BreakerPolicy, now: Time) -> Option<Event> {
+        self.attempts.advance(now);
+        self.broke.advance(now);
+        let settled = Time::from_nanos(now.as_nanos().saturating_sub(nanos(SETTLE)));
+        let slots = self.attempts.over_by(settled).zip(self.broke.over_by(settled));
+        let (mut attempts, mut broke, mut length) = (0, 0, 0);
+        for (&in_slot, &broke_in_slot) in slots {
+            attempts += u64::from(in_slot);
+            broke += u64::from(broke_in_slot);
+            length += 1;
+            if attempts >= u64::from(policy.min_requests.max(1)) {
+                break;
+            }
+        }
+        let enough = attempts >= u64::from(policy.min_requests.max(1));
+        // At most 11 x 2^32 attempts, so nothing overflows.
+        let whole = u64::from(Percent::MAX.basis_points());
+        if !enough || broke == 0 || broke * whole < attempts * u64::from(policy.percent.basis_points()) {
+            return None;
+        }
+        let within = self.attempts.interval() / crate::base::window::SLOTS as u32 * length;
+        let next = now.saturating_add(policy.open_time);
+        *self = Self { opened: Some(now), closed: self.closed, next, ..Self::new(policy) };
+        Some(Event::Opened { broke, attempts, within })
+    }
+
+    /// Lets a request through, if one is due.
+    pub fn probe(&mut self, policy: &BreakerPolicy, now: Time) -> Option<Event> {
+        let opened = self.opened.filter(|_| now >= self.next)?;
+        self.next = now.saturating_add(policy.open_time);
+        self.probes = self.probes.saturating_add(1);
+        Some(Event::Probing(Ticket { opened, number: self.probes }))
+    }
+
+    /// Whether a probe is of this opening.
+    #[must_use]
+    pub fn is_of(&self, ticket: Ticket) -> bool {
+        self.opened == Some(ticket.opened)
+    }
+
+    /// A probe said nothing: if it was the last one, the next request may be one. Whether that changed anything.
+    pub fn give_back(&mut self, ticket: Ticket, now: Time) -> bool {
+        let last = self.is_of(ticket) && self.probes == ticket.number;
+        if last {
+            self.next = self.next.min(now);
+        }
+        last
+    }
+
+    /// Closes, and begins anew.
+    pub fn close(&mut self, now: Time, processed: bool) -> Option<Event> {
+        let after = now.since(self.opened?);
+        let (probes, shed) = (self.probes, self.shed);
+        (self.opened, self.closed, self.next, self.probes, self.shed) = (None, now, Time::default(), 0, 0);
+        Some(Event::Closed { after, probes, shed, processed })
+    }
+
+    /// Whether nobody asked for so long that nobody knows whether the outage is over; or it was switched off for so long.
+    #[must_use]
+    pub fn is_abandoned(&self, policy: &BreakerPolicy, now: Time) -> bool {
+        now >= self.next.saturating_add(policy.interval.max(MIN_ABANDONED))
+    }
+
+    /// The record in bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut record = FORMAT.to_vec();
+        let times = [self.opened.unwrap_or_default(), self.closed, self.next].map(Time::as_nanos);
+        for number in times.into_iter().chain([self.probes, self.shed]) {
+            record.extend_from_slice(&number.to_le_bytes());
+        }
+        self.attempts.encode(&mut record);
+        self.broke.encode(&mut record);
+        record
+    }
+
+    /// The circuit in `record`, brought back to what is possible now. `None` if it is no such record, or one of another
+    /// version: then the circuit is closed.
+    #[must_use]
+    pub fn decode(record: &[u8], policy: &BreakerPolicy, now: Time) -> Option<Self> {
+        let mut rest = record.strip_prefix(&FORMAT)?;
+        let mut number = || {
+            let (first, bytes) = rest.split_first_chunk()?;
+            rest = bytes;
+            Some(u64::from_le_bytes(*first))
+        };
+        let (opened, closed, next) = (number()?, number()?, number()?);
+        let (probes, shed) = (number()?, number()?);
+        let (attempts, broke) = (Window::decode(&mut rest)?, Window::decode(&mut rest)?);
+        if !rest.is_empty() {
+            return None;
+        }
+        let empty = Self::new(policy);
+        let window = |mut window: Window| {
+            // What was counted over another interval is of little use.
+            if window.interval() != empty.attempts.interval() {
+                return empty.attempts.clone();
+            }
+            window.advance(now);
+            window
+        };
+        let (opened, closed, next) = (Time::from_nanos(opened), Time::from_nanos(closed), Time::from_nanos(next));
+        let latest = now.saturating_add(policy.open_time);
+        Some(Self {
+            opened: (opened > Time::default()).then(|| opened.min(now)),
+            closed: closed.min(now),
+            next: next.min(latest),
+            corrected: opened > now || closed > now || next > latest,
+            probes,
+            shed,
+            attempts: window(attempts),
+            broke: window(broke),
+        })
+    }
+}
+
+/// What a record starts with: a name, and the version of what follows.
+const FORMAT: [u8; 4] = *b"wrc\x01";
+/// Where the interval is shorter, a circuit is abandoned after this.
+const MIN_ABANDONED: Duration = Duration::from_secs(10);

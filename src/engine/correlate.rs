@@ -1,0 +1,180 @@
+//! Two views of one attempt, joined: its own log entry (`watch`) and the end of its request (`decide`).
+//!
+//! An attempt's log entry may leave a question that only the request's end answers (see [`Open`]). No key joins the two in
+//! all set-ups, but their order does, since one worker is one thread and Envoy tells both ends of a failure in one turn of
+//! its event loop:
+//!
+//! ```text
+//!   Envoy gives up on an attempt      attempt's log entry → [response headers →] request's end
+//!   the client gives up               request's end → attempt's log entry
+//!   Envoy retries                     attempt's log entry → (another turn)
+//! ```
+//!
+//! So an open attempt is held until the next event of its worker: the end of a request takes it, and anything else settles
+//! it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
+//! for the request that ended may have had no attempt under way.
+
+use crate::base::time::Time;
+use crate::incident::Hint;
+use crate::signal::{Open, RequestEnd, Signal, Verdict};
+
+/// Identifies a cluster for as long as Weir remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClusterId(pub u32);
+
+/// Identifies a request that `decide` sees: its context in this VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u32);
+
+/// Which attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Where it was sent.
+    pub cluster: ClusterId,
+    /// The host's address, where it was read.
+    pub host: Option<Box<str>>,
+    /// When it began, by the host's clock.
+    pub began: Time,
+    /// How many answered attempts it stands for, where only a sample of them is read.
+    pub weight: u32,
+    /// The request it belonged to, where `guard` told.
+    pub request: Option<RequestId>,
+    /// What incidents want to know besides.
+    pub hint: Hint,
+}
+
+/// An attempt that ended, its signal known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Which.
+    pub attempt: Attempt,
+    /// How it ended.
+    pub signal: Signal,
+}
+
+/// An attempt that ended, its signal open until more is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    attempt: Attempt,
+    open: Open,
+    /// Whether it lasted as long as Envoy had said that it would wait.
+    expired: bool,
+}
+
+impl Held {
+    /// What it is where the request's end does not tell.
+    fn settled(self) -> Ended {
+        self.end(|held| held.open.provisional(held.expired))
+    }
+
+    /// What it is by the end of its request, or of the one that came next: a reset stream that Envoy retries is explained by
+    /// no end.
+    fn explained(self, end: &RequestEnd<'_>) -> Ended {
+        if self.open == Open::StreamReset && !end.stream_reset() {
+            return self.settled();
+        }
+        self.end(|held| held.open.resolve(end))
+    }
+
+    /// A reset stream stays in doubt while its request goes on, so that is not told: no decision rests on a guess.
+    fn end(self, signal: impl FnOnce(&Self) -> Signal) -> Ended {
+        let signal = signal(&self);
+        let request = self.attempt.request.filter(|_| self.open != Open::StreamReset);
+        Ended { attempt: Attempt { request, ..self.attempt }, signal }
+    }
+}
+
+/// At most this many attempts are open in one turn; hedging needs two or three.
+const MOST_HELD: usize = 64;
+
+/// The attempts of one worker that ended and are not yet understood.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    held: Vec<Held>,
+    /// The `x-request-id` of the request whose client went away in this turn; empty if it has none.
+    client_gone: Option<Vec<u8>>,
+}
+
+impl Attempts {
+    /// Whether nothing waits to be explained.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.held.is_empty() && self.client_gone.is_none()
+    }
+
+    /// Whether [`Attempts::attempt_ended`] needs the attempt's `x-request-id`, which costs a host call.
+    #[must_use]
+    pub fn needs_request_id(&self, verdict: Verdict) -> bool {
+        self.client_gone.is_some() && matches!(verdict, Verdict::Open(_))
+    }
+
+    /// An attempt's log entry. `request_id` is its `x-request-id` where [`Attempts::needs_request_id`], else empty.
+    pub fn attempt_ended(
+        &mut self,
+        attempt: Attempt,
+        verdict: Verdict,
+        expired: bool,
+        request_id: &[u8],
+        ended: &mut Vec<Ended>,
+    ) {
+        self.settle_all_but(|open| open == Open::Dropped, ended);
+        match verdict {
+            Verdict::Certain(signal) => ended.push(Ended { attempt, signal }),
+            Verdict::Open(_) if self.client_gone.as_deref() == Some(request_id) => {
+                ended.push(Ended { attempt, signal: Signal::Cancelled });
+            }
+            Verdict::Open(open) => {
+                self.client_gone = None;
+                let held = Held { attempt, open, expired };
+                if self.held.len() < MOST_HELD { self.held.push(held) } else { ended.push(held.settled()) }
+            }
+        }
+    }
+
+    /// Response headers of a request pass `decide`; `by_upstream` tells whether they are the upstream's, where that matters:
+    /// then an attempt that Envoy dropped lost to the one that answers, however that goes on. Returns the attempts that the
+    /// request's end will explain.
+    #[must_use]
+    pub fn response_started(&mut self, by_upstream: impl FnOnce() -> bool, ended: &mut Vec<Ended>) -> Vec<Held> {
+        if self.is_settled() {
+            return Vec::new();
+        }
+        self.client_gone = None;
+        self.settle_all_but(|open| !matches!(open, Open::Answered(_)), ended);
+        if self.held.iter().any(|held| held.open == Open::Dropped) && by_upstream() {
+            let lost = self.held.extract_if(.., |held| held.open == Open::Dropped);
+            ended.extend(lost.map(|held| held.end(|_| Signal::Cancelled)));
+        }
+        std::mem::take(&mut self.held)
+    }
+
+    /// A request ended. `explained` is what [`Attempts::response_started`] returned for it; `request_id` its
+    /// `x-request-id`, needed only if its client went away.
+    pub fn request_ended(
+        &mut self,
+        end: &RequestEnd<'_>,
+        explained: Vec<Held>,
+        request_id: &[u8],
+        ended: &mut Vec<Ended>,
+    ) {
+        self.client_gone = end.flags.client_gone().then(|| request_id.to_vec());
+        if explained.is_empty() && self.held.is_empty() {
+            return;
+        }
+        let held = explained.into_iter().chain(self.held.drain(..));
+        ended.extend(held.map(|held| held.explained(end)));
+    }
+
+    /// The turn of the event loop is over: nothing more will be known.
+    pub fn settle(&mut self, ended: &mut Vec<Ended>) {
+        if self.is_settled() {
+            return;
+        }
+        self.client_gone = None;
+        ended.extend(self.held.drain(..).map(Held::settled));
+    }
+
+    fn settle_all_but(&mut self, stays: impl Fn(Open) -> bool, ended: &mut Vec<Ended>) {
+        ended.extend(self.held.extract_if(.., |held| !stays(held.open)).map(Held::settled));
+    }
+}

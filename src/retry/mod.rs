@@ -1,0 +1,249 @@
+//! Which requests may be retried, after what: the safety table, and how it is told to Envoy.
+//!
+//! | | Refused, Unreachable | Reset, Timeout | status in `statusCodes` | Pushback, Truncated |
+//! |---|---|---|---|---|
+//! | idempotent method (RFC 9110), or an idempotency key | retry | retry | retry | no |
+//! | any other | retry | no | no | no |
+//!
+//! Envoy does the retrying, on its own buffers and back-off: a [`Plan`] becomes request headers that Envoy's router obeys.
+//! Headers are the one way that every attach point has; the router adds a route's own policy to them, and
+//! `x-envoy-max-retries` is the only header that overrides it.
+
+pub mod budget;
+pub mod outage;
+pub mod reservations;
+
+use crate::base::time::millis;
+use crate::config::{AlreadyRetried, PerTryTimeout, RetryPolicy};
+use crate::signal::{Answer, Signal};
+
+/// What retries depend on in a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// `:method`.
+    pub method: &'a [u8],
+    /// Whether its content is gRPC.
+    pub grpc: bool,
+    /// Whether it bears one of the policy's `idempotencyKeyHeaders`.
+    pub idempotency_key: bool,
+    /// `x-envoy-attempt-count`: 2 or more when it arrives as somebody's retry; 1 when absent.
+    pub attempt: u32,
+}
+
+/// How requests are told apart in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// An idempotent method, or an idempotency key.
+    Idempotent,
+    /// May not be repeated once it was perhaps processed.
+    Unsafe,
+    /// gRPC, which says nothing about idempotency.
+    Grpc,
+    /// The retry section is off for this cluster.
+    Off,
+}
+
+impl Class {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Idempotent, Self::Unsafe, Self::Grpc, Self::Off];
+
+    /// The class of a request under a policy.
+    #[must_use]
+    pub fn of(policy: &RetryPolicy, request: &Request<'_>) -> Self {
+        if request.grpc {
+            Self::Grpc
+        } else if repeatable(policy, request) {
+            Self::Idempotent
+        } else {
+            Self::Unsafe
+        }
+    }
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idempotent => "idempotent",
+            Self::Unsafe => "unsafe",
+            Self::Grpc => "grpc",
+            Self::Off => "off",
+        }
+    }
+}
+
+fn repeatable(policy: &RetryPolicy, request: &Request<'_>) -> bool {
+    request.idempotency_key || policy.idempotent_methods.iter().any(|method| method.as_bytes() == request.method)
+}
+
+/// What may be retried in one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing, whatever the route's own policy says.
+    Nothing,
+    /// Only what was not processed.
+    Unprocessed,
+    /// All that the policy allows.
+    Repeatable,
+    /// gRPC: what was not processed, and the statuses that the configuration opted in to.
+    Grpc,
+    /// gRPC with an idempotency key: resets and timeouts as well.
+    GrpcRepeatable,
+}
+
+impl Plan {
+    /// The plan for a request.
+    #[must_use]
+    pub fn of(policy: &RetryPolicy, request: &Request<'_>) -> Self {
+        let first = request.attempt < 2;
+        if policy.max_retries == 0 || (!first && policy.already_retried == AlreadyRetried::None) {
+            return Self::Nothing;
+        }
+        if !first && policy.already_retried == AlreadyRetried::Unprocessed {
+            return Self::Unprocessed;
+        }
+        match (request.grpc, repeatable(policy, request)) {
+            (false, false) => Self::Unprocessed,
+            (false, true) => Self::Repeatable,
+            (true, false) => Self::Grpc,
+            (true, true) => Self::GrpcRepeatable,
+        }
+    }
+
+    /// Whether a request under this plan may be repeated after it was perhaps processed.
+    #[must_use]
+    pub const fn repeats(self) -> bool {
+        matches!(self, Self::Repeatable | Self::GrpcRepeatable)
+    }
+
+    /// Whether the safety table lets an attempt that ended so be followed by another.
+    #[must_use]
+    pub fn permits(self, policy: &RetryPolicy, signal: Signal, answer: &Answer<'_>) -> bool {
+        if self == Self::Nothing {
+            return false;
+        }
+        match signal {
+            Signal::Refused | Signal::Unreachable => true,
+            Signal::Reset | Signal::Timeout => self.repeats(),
+            Signal::Error | Signal::Answered => match self {
+                Self::Repeatable => answer.status.is_some_and(|status| policy.status_codes.contains(&status)),
+                Self::Grpc | Self::GrpcRepeatable => answer
+                    .grpc_status
+                    .is_some_and(|status| policy.grpc_status_codes.iter().any(|code| code.status() == status)),
+                _ => false,
+            },
+            Signal::Pushback | Signal::Truncated => false,
+            // Nothing that a retry policy could act upon: Envoy decides.
+            Signal::Cancelled | Signal::Local => true,
+        }
+    }
+}
+
+/// A policy's plans in Envoy's words: request headers, made once per policy, without and with a `guard`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryHeaders {
+    alone: Headers,
+    guarded: Headers,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Headers {
+    nothing: Vec<Header>,
+    unprocessed: Vec<Header>,
+    repeatable: Vec<Header>,
+    grpc: Vec<Header>,
+    grpc_repeatable: Vec<Header>,
+}
+
+/// A header's name and value.
+pub type Header = (&'static str, String);
+
+/// Headers by which a client can ask Envoy for retries of its own. From clients that Envoy trusts (internal ones) it obeys
+/// them, so they must not outlive the decision. The ones that a [`Plan`] always writes are not among them.
+pub const CONTROL_HEADERS: [&str; 4] = [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, RETRIABLE_HEADER_NAMES, HEDGE];
+
+const RETRY_ON: &str = "x-envoy-retry-on";
+/// How often Envoy retries at most; it beats a route's own number.
+pub const MAX_RETRIES: &str = "x-envoy-max-retries";
+const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
+const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
+/// Names a response header with which Envoy takes a response for one to retry, whatever its status and value.
+pub const RETRIABLE_HEADER_NAMES: &str = "x-envoy-retriable-header-names";
+/// That header: `guard` sets it where a proxy in front of the upstream says that it could not send the request on, and
+/// removes what an upstream sends of it.
+pub const NOT_SENT: &str = "x-weir-not-sent";
+/// How long Envoy lets one attempt take, in milliseconds.
+pub const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
+/// Whether the attempt goes on after that, beside the next one.
+pub const HEDGE: &str = "x-envoy-hedge-on-per-try-timeout";
+
+/// Failures after which the upstream cannot have seen the request. Envoy has one more condition for that, `reset-before-request`,
+/// which adds hardly a case and rests on its bookkeeping of what was sent.
+const UNPROCESSED: &str = "connect-failure,refused-stream";
+/// The statuses for which Envoy has a condition of its own, which saves a header.
+const GATEWAY_ERRORS: [u16; 3] = [502, 503, 504];
+
+impl RetryHeaders {
+    /// The headers for each plan under a policy.
+    #[must_use]
+    pub fn new(policy: &RetryPolicy) -> Self {
+        Self { alone: Headers::new(policy, false), guarded: Headers::new(policy, true) }
+    }
+
+    /// The headers that tell Envoy's router a plan. `guarded`: there is a `guard`, which alone may say that an answer means
+    /// the request was not sent.
+    #[must_use]
+    pub fn of(&self, plan: Plan, guarded: bool) -> &[Header] {
+        let headers = if guarded { &self.guarded } else { &self.alone };
+        match plan {
+            Plan::Nothing => &headers.nothing,
+            Plan::Unprocessed => &headers.unprocessed,
+            Plan::Repeatable => &headers.repeatable,
+            Plan::Grpc => &headers.grpc,
+            Plan::GrpcRepeatable => &headers.grpc_repeatable,
+        }
+    }
+}
+
+impl Headers {
+    fn new(policy: &RetryPolicy, guarded: bool) -> Self {
+        let max_retries = (MAX_RETRIES, policy.max_retries.to_string());
+        let with = |mut conditions: String, by_status: bool, more: Vec<Option<Header>>| {
+            let mut names = None;
+            if guarded && !by_status {
+                conditions.push_str(",retriable-headers");
+                names = Some((RETRIABLE_HEADER_NAMES, NOT_SENT.to_owned()));
+            }
+            let mut headers = vec![(RETRY_ON, conditions), max_retries.clone()];
+            headers.extend(more.into_iter().chain([names]).flatten());
+            headers
+        };
+        let (condition, status_codes) = match policy.status_codes.as_slice() {
+            [] => ("", None),
+            codes if codes == GATEWAY_ERRORS => (",gateway-error", None),
+            codes => {
+                (",retriable-status-codes", Some((RETRIABLE_STATUS_CODES, join(codes.iter().map(u16::to_string)))))
+            }
+        };
+        let grpc_on = (!policy.grpc_status_codes.is_empty())
+            .then(|| (RETRY_GRPC_ON, join(policy.grpc_status_codes.iter().map(|code| code.name().to_owned()))));
+        let per_try = match policy.per_try_timeout {
+            Some(PerTryTimeout::Fixed(timeout)) => Some((PER_TRY_TIMEOUT, millis(timeout).to_string())),
+            _ => None,
+        };
+        Self {
+            nothing: vec![(MAX_RETRIES, "0".to_owned())],
+            unprocessed: with(UNPROCESSED.to_owned(), false, Vec::new()),
+            repeatable: with(
+                [UNPROCESSED, ",reset", condition].concat(),
+                policy.status_codes.contains(&503),
+                vec![status_codes, per_try.clone()],
+            ),
+            grpc: with(UNPROCESSED.to_owned(), false, vec![grpc_on.clone()]),
+            grpc_repeatable: with([UNPROCESSED, ",reset"].concat(), false, vec![grpc_on, per_try]),
+        }
+    }
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,158 @@
+//! Whether retries help: what the savings of a budget may be spent on.
+//!
+//! A budget over ten seconds saves in calm times what it may spend at once later. That is right for requests that were
+//! under way when their hosts failed, all at once. It is wrong for those that arrive while nothing answers: each would be
+//! sent three times until the savings are gone, and a retry of it helps nobody. So a [`Trouble`] tells the two apart:
+//!
+//! ```text
+//!           an attempt fails               a retry fails
+//!   calm -------------------> in trouble ------------------> futile: what arrived after the trouble began
+//!     ^                           |                             |    pays from the last second alone
+//!     +---------------------------+-----------------------------+
+//!            a retry is answered, or nothing fails for a second
+//! ```
+//!
+//! Where some of the hosts still answer, retries are answered, and it is never futile for long.
+//!
+//! **In vain.** A floor of some retries a second bounds nothing where a proxy has hardly more requests than that, and there are
+//! thousands of such proxies. So retries that fail are counted, less what is answered; where they are many, the
+//! [budget](crate::retry::budget) lowers its floor.
+
+use std::time::Duration;
+
+use crate::base::time::{Time, nanos};
+use crate::retry::budget::TOGETHER;
+
+/// After so long without failures, all is well.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Retries that failed are remembered for so long without any failure.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// An answered retry makes up for so many that failed.
+const MAKES_UP: i8 = 4;
+/// No more than this many are held against it.
+const MOST_VAIN: i8 = 16;
+
+/// What became of the latest attempts at a cluster: in the record that workers share, or what one of them has to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// When an attempt first failed, since retries were last of use.
+    since: Option<Time>,
+    /// When one last did.
+    last: Time,
+    /// Whether a retry failed since, and none was answered.
+    futile: bool,
+    /// How many retries failed, less what was answered; in what a worker has to tell, how much that changed.
+    vain: i8,
+    /// When a retry was last answered; only in what a worker has to tell.
+    helped: Option<Time>,
+}
+
+impl Trouble {
+    /// An attempt failed that might be retried.
+    pub fn attempt_failed(&mut self, now: Time) {
+        self.advance(now);
+        self.since.get_or_insert(now);
+        self.last = now;
+    }
+
+    /// An attempt failed that was a retry.
+    pub fn retry_failed(&mut self, now: Time) {
+        self.attempt_failed(now);
+        self.futile = true;
+        self.vain = self.vain.saturating_add(1).min(MOST_VAIN);
+    }
+
+    /// A retry was answered.
+    pub fn retry_answered(&mut self, now: Time) {
+        let vain = self.vain.saturating_sub(MAKES_UP);
+        *self = Self { last: self.last, vain, helped: Some(now), ..Self::default() };
+    }
+
+    /// An attempt was answered that was no retry. (Of interest only while retries are [in vain](Self::vain).)
+    pub fn attempt_answered(&mut self) {
+        self.vain = self.vain.saturating_sub(1);
+    }
+
+    /// How many retries failed, less what was answered; at most 16.
+    #[must_use]
+    pub fn vain(&self) -> u32 {
+        u32::try_from(self.vain).unwrap_or_default()
+    }
+
+    /// Lets time pass, or step back.
+    pub fn advance(&mut self, now: Time) {
+        if now.as_nanos().saturating_sub(self.last.as_nanos()) > nanos(QUIET) {
+            (self.since, self.futile) = (None, false);
+        }
+        if now.since(self.last) > REMEMBERED || self.last.since(now) > QUIET {
+            self.vain = self.vain.min(0);
+        }
+        self.since = self.since.map(|since| since.min(now));
+        self.last = self.last.min(now);
+    }
+
+    /// Whether retries do not help, as far as is known.
+    #[must_use]
+    pub const fn is_futile(&self) -> bool {
+        self.futile
+    }
+
+    /// Whether there is anything to tell.
+    #[must_use]
+    pub const fn is_news(&self) -> bool {
+        self.since.is_some() || self.helped.is_some() || self.vain != 0
+    }
+
+    /// Whether it says more than it did: that it lasts, ten times a second is enough.
+    #[must_use]
+    pub fn differs(&self, before: &Self) -> bool {
+        (self.since, self.futile, self.vain) != (before.since, before.futile, before.vain)
+            || self.last.since(before.last) >= TOGETHER
+    }
+
+    /// Whether a request that arrived then may spend savings.
+    #[must_use]
+    pub fn spares(&self, arrived: Time) -> bool {
+        !self.futile || self.since.is_none_or(|since| arrived < since)
+    }
+
+    /// Adds what a worker has to tell.
+    pub fn merge(&mut self, news: &Self, now: Time) {
+        self.advance(now);
+        // A retry that was answered before this trouble began says nothing of it.
+        if news.helped.is_some_and(|helped| self.since.is_none_or(|since| since <= helped)) {
+            *self = Self { last: self.last, vain: self.vain, ..Self::default() };
+        }
+        self.vain = self.vain.saturating_add(news.vain).clamp(0, MOST_VAIN);
+        if let Some(since) = news.since {
+            self.since = Some(self.since.map_or(since, |known| known.min(since)));
+            self.last = self.last.max(news.last);
+            self.futile |= news.futile;
+        }
+        self.advance(now);
+    }
+
+    /// Bytes when encoded.
+    pub const ENCODED_BYTES: usize = 8 + 8 + 1;
+
+    /// Appends it to `out`: since when and when last (u64, nanoseconds; since 0: no trouble); and how many retries
+    /// were in vain, times two, with whether it is futile in the lowest bit.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.since.unwrap_or_default().as_nanos().to_le_bytes());
+        out.extend_from_slice(&self.last.as_nanos().to_le_bytes());
+        out.push(self.vain.clamp(0, MOST_VAIN) as u8 * 2 + u8::from(self.futile));
+    }
+
+    /// Takes an encoded one off the front of `bytes`; `None` if they are too few.
+    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let (since, rest) = bytes.split_first_chunk()?;
+        let (last, rest) = rest.split_first_chunk()?;
+        let (futile, rest) = rest.split_first()?;
+        *bytes = rest;
+        let since = Some(Time::from_nanos(u64::from_le_bytes(*since))).filter(|since| *since > Time::default());
+        let last = Time::from_nanos(u64::from_le_bytes(*last));
+        let vain = i8::try_from(futile / 2).unwrap_or(MOST_VAIN).min(MOST_VAIN);
+        Some(Self { since, last, futile: futile % 2 != 0 && since.is_some(), vain, helped: None })
+    }
+}

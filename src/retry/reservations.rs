@@ -1,0 +1,220 @@
+//! One worker's side of a cluster's retry budget.
+//!
+//! The budget itself is a record that all workers share (see [`crate::retry::budget`]). A worker keeps what it has not yet written
+//! there, and what the record said last. Each method that takes the record returns what to put in its place; the caller
+//! swaps it in, or, if another worker was faster, reads again and asks again.
+//!
+//! **Permissions.** Where nobody charges each retry when it happens, a request is given its retries when it arrives, and
+//! gives back at its end what it did not use. Until then they are held: not even a crowd that fails at once has more
+//! retries than the budget had left. Workers do not know what others hold. So each gives out only what its own requests
+//! brought in, and of the floor a part as large as its part of the requests; rounded up, else a floor of few retries would
+//! be of use to no worker of many. That is at most one retry more for each other worker.
+
+use std::time::Duration;
+
+use crate::base::time::Time;
+use crate::retry::budget::{Asker, Budget, BudgetPolicy, Charge, News, TOGETHER};
+
+/// How often what is left is told while nothing arrives.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What this worker knows of a budget.
+#[derive(Clone, Debug)]
+pub struct Account {
+    policy: BudgetPolicy,
+    /// The requests of the last tenth of a second, and when the first of them arrived: not even in the news yet.
+    latest: (Time, u32),
+    /// What is not in the record yet.
+    news: News,
+    /// The record as last seen, with what came here since.
+    view: Budget,
+    /// The part of the budget that this worker's requests bring in and use.
+    own: Budget,
+    /// Retries that requests under way may make, and did not yet.
+    held: u32,
+    /// What was left here at least, from when until when: no request within that time needs to ask again while it suffices.
+    spare: (Time, Time, u64),
+    /// What was left when that was last [asked](Self::left), and when that was.
+    left: Option<(u64, Time)>,
+}
+
+impl Account {
+    /// One that knows only its policy.
+    #[must_use]
+    pub fn new(policy: BudgetPolicy) -> Self {
+        Self {
+            policy,
+            latest: (Time::default(), 0),
+            news: News::default(),
+            view: Budget::new(policy),
+            own: Budget::new(policy),
+            held: 0,
+            spare: (Time::default(), Time::default(), 0),
+            left: None,
+        }
+    }
+
+    /// Puts another policy in force. What was counted stays.
+    pub fn set_policy(&mut self, policy: BudgetPolicy, now: Time) {
+        self.gather(now);
+        self.ask_again();
+        let mut record = Vec::new();
+        for budget in [&mut self.view, &mut self.own] {
+            budget.encode(&mut record);
+            *budget = Budget::decode(policy, &record, now).unwrap_or_else(|| Budget::new(policy));
+        }
+        self.policy = policy;
+    }
+
+    /// A request arrives.
+    pub fn arrive(&mut self, now: Time) {
+        let (first, count) = &mut self.latest;
+        if *count == 0 || now < *first || now.is_later(TOGETHER, *first) {
+            self.gather(now);
+            self.latest = (now, 1);
+        } else {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn gather(&mut self, now: Time) {
+        let (first, count) = std::mem::take(&mut self.latest);
+        if count > 0 {
+            self.news.deposit_at(first, count);
+            self.view.deposit_at(first, count, now);
+            self.own.deposit_at(first, count, now);
+        }
+    }
+
+    /// Whether a retry does not help, as far as this worker knows.
+    #[must_use]
+    pub fn is_futile(&mut self, now: Time) -> bool {
+        self.view.trouble(now).is_futile()
+    }
+
+    /// Gives a request that arrives now permission for up to `wanted` retries, and says for how many. It holds them until
+    /// they are [given back](Self::release).
+    #[must_use]
+    pub fn hold(&mut self, wanted: u32, now: Time) -> u32 {
+        let (from, until, spare) = self.spare;
+        let suffices = from <= now && now < until && spare >= u64::from(self.held) + u64::from(wanted);
+        let held = if suffices {
+            wanted
+        } else {
+            self.gather(now);
+            let spare = self.own.balance_within(&mut self.view, now);
+            self.spare = (now, self.own.lasts_until(now), spare);
+            u32::try_from(spare.saturating_sub(u64::from(self.held))).unwrap_or(u32::MAX).min(wanted)
+        };
+        self.held = self.held.saturating_add(held);
+        held
+    }
+
+    /// Something happened after which less may be left.
+    fn ask_again(&mut self) {
+        self.spare = (Time::default(), Time::default(), 0);
+    }
+
+    /// A request gives back what it [held](Self::hold), used or not.
+    pub fn release(&mut self, held: u32) {
+        self.held = self.held.saturating_sub(held);
+    }
+
+    /// Whether the budget has anything left, as far as this worker knows.
+    #[must_use]
+    pub fn affords(&mut self, now: Time) -> bool {
+        self.gather(now);
+        self.view.balance(now) > 0
+    }
+
+    /// Retries happened on a permission.
+    pub fn retried(&mut self, retries: u32, now: Time) {
+        self.ask_again();
+        self.news.retries = self.news.retries.saturating_add(retries);
+        self.view.withdraw(now, retries);
+        self.own.withdraw(now, retries);
+    }
+
+    /// An attempt failed that might be retried. `again`: it was a retry itself.
+    pub fn failed(&mut self, again: bool, now: Time) {
+        self.ask_again();
+        for trouble in [&mut self.news.trouble, self.view.trouble(now)] {
+            if again { trouble.retry_failed(now) } else { trouble.attempt_failed(now) }
+        }
+    }
+
+    /// A retry was answered.
+    pub fn helped(&mut self, now: Time) {
+        self.news.trouble.retry_answered(now);
+        self.view.trouble(now).retry_answered(now);
+    }
+
+    /// An attempt was answered that was no retry.
+    pub fn answered(&mut self, now: Time) {
+        if self.view.trouble(now).vain() > 0 {
+            self.view.trouble(now).attempt_answered();
+            self.news.trouble.attempt_answered();
+        }
+    }
+
+    /// Whether there is something to write into the record.
+    #[must_use]
+    pub fn pending(&self) -> bool {
+        self.latest.1 > 0 || !self.news.is_empty()
+    }
+
+    /// Whether the record is to be read: there is something to write, or what is left was last told a second ago and is not
+    /// yet what it comes to when nothing arrives for long.
+    #[must_use]
+    pub fn is_due(&self, now: Time) -> bool {
+        let settled = u64::from(self.policy.min_retry_rate.count);
+        let changes = |(left, told): (u64, Time)| left != settled && (now < told || now.is_later(AGAIN, told));
+        self.pending() || self.left.is_some_and(changes)
+    }
+
+    /// How many retries the budget would grant now, as of the record that was last read.
+    pub fn left(&mut self, now: Time) -> u64 {
+        let left = self.view.balance(now);
+        self.left = Some((left, now));
+        left
+    }
+
+    /// The record with all that is pending.
+    #[must_use]
+    pub fn publish(&mut self, record: Option<&[u8]>, now: Time) -> Vec<u8> {
+        self.gather(now);
+        let mut budget = self.read(record, now);
+        budget.merge(&self.news, now);
+        self.keep(budget)
+    }
+
+    /// Asks for one retry. The record to write, unless it would say nothing new.
+    #[must_use]
+    pub fn charge(&mut self, record: Option<&[u8]>, asker: Asker, now: Time) -> (Charge, Option<Vec<u8>>) {
+        let news = self.pending();
+        self.gather(now);
+        let mut budget = self.read(record, now);
+        let known = *budget.trouble(now);
+        let charge = budget.charge(&self.news, asker, now);
+        let news = news || charge == Charge::Granted || budget.trouble(now).differs(&known);
+        let record = self.keep(budget);
+        (charge, news.then_some(record))
+    }
+
+    /// What the last [`Account::publish`] or [`Account::charge`] returned is in the record now.
+    pub fn published(&mut self) {
+        self.news.clear();
+    }
+
+    fn read(&self, record: Option<&[u8]>, now: Time) -> Budget {
+        record.and_then(|record| Budget::decode(self.policy, record, now)).unwrap_or_else(|| Budget::new(self.policy))
+    }
+
+    fn keep(&mut self, budget: Budget) -> Vec<u8> {
+        self.ask_again();
+        let mut record = Vec::new();
+        budget.encode(&mut record);
+        self.view = budget;
+        record
+    }
+}
