@@ -52,6 +52,8 @@ pub(super) struct Request {
     retries: Option<u32>,
     /// The header by which `guard` told Envoy whether to retry a response; the client shall not see it.
     pub(super) unmark: Option<&'static str>,
+    /// Its last attempt was not sent on by the proxy in front of the upstream, as `guard` knows: it would be retried once more.
+    pub(super) unsent: bool,
     /// Where it was sent.
     pub(super) steered: Steered,
     /// It finds out for an open circuit whether the cluster is back.
@@ -197,7 +199,7 @@ impl Vm {
     /// multiply.
     fn response_after_retries(&mut self, context: ContextId, retries: u32) {
         let Some(Stream::Decide(request)) = self.streams.get(context) else { return };
-        let (grpc, held) = (request.grpc, request.held.unwrap_or_default());
+        let (grpc, held, unsent) = (request.grpc, request.held.unwrap_or_default(), request.unsent);
         let Some(cluster) = request.cluster else { return };
         let Some(plan) = request.denied.or(request.plan) else { return };
         let denied = request.denied.is_some() && retries >= held;
@@ -217,7 +219,8 @@ impl Vm {
         let Some(signal) = end.last_attempt() else { return };
         let now = self.wall_clock();
         let Some(policy) = self.engine.retry_policy(cluster) else { return };
-        let again = !matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &end.answer);
+        let again = unsent
+            || (!matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &end.answer));
         if let Some(account) = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.account.as_mut()) {
             if signal.is_failure() && (again || retries > 0) {
                 account.failed(retries > 0, now);

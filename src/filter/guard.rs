@@ -227,8 +227,11 @@ impl Vm {
         let by_status = request.plan.permits(policy, Signal::Error, &answer);
         let enforce = self.engine.mode() == Mode::Enforce;
         let marked = host::header(Map::Response, RATE_LIMITED).is_some();
-        let not_sent =
-            signal == Signal::Error && !by_status && request.plan != Plan::Nothing && retries_left && not_sent();
+        let unsent = signal == Signal::Error && !by_status && request.plan != Plan::Nothing && not_sent();
+        if let (true, false, Some(request)) = (unsent, retries_left, self.request(request.id)) {
+            request.unsent = true;
+        }
+        let not_sent = unsent && retries_left;
         let (verdict, stays) = if signal == Signal::Pushback {
             if by_status && retries_left {
                 self.count(request.cluster, Counter::Vetoes(Veto::Pushback));
@@ -236,7 +239,8 @@ impl Vm {
             // Not to be retried by any hop above either, so the client sees the mark.
             ("pushback", true)
         } else if !by_status && !not_sent {
-            ("", false)
+            // What would be retried once more is not to be retried by any hop above, either.
+            ("", unsent)
         } else if !retries_left || !enforce || marked {
             return;
         } else if self.charge_retry(&request) == Charge::Granted {
