@@ -72,7 +72,7 @@ need() {
         cc) debian="apt-get install -y gcc libc6-dev" macos="xcode-select --install" ;;
         python3) debian="apt-get install -y python3 python3-pip" macos="brew install python3" ;;
         h2load) debian="apt-get install -y nghttp2-client" macos="brew install nghttp2" ;;
-        node) debian="apt-get install -y nodejs" macos="brew install node" ;;
+        node | npm) debian="apt-get install -y --no-install-recommends nodejs npm" macos="brew install node" ;;
         prometheus) debian="apt-get install -y --no-install-recommends prometheus" macos="brew install prometheus" ;;
     esac
     if [[ $(uname -s) == Darwin ]]; then die "$1 is missing; install it with: $macos"; fi
@@ -137,6 +137,7 @@ wasm_cargo() { env "${wasm_env[@]}" cargo "$@"; }
 # It has a folder of its own, so that the two toolchains do not invalidate each other's builds.
 debian_rustc=/usr/bin/rustc
 debian_folder=$PWD/target/debian
+postlink_folder=$PWD/target/tools/postlink
 
 has_debian_toolchain() {
     [[ -f $debian_folder/toolchain/version ]] &&
@@ -209,77 +210,39 @@ build_debian_toolchain() {
 
 build_module() {
     choose_wasm_toolchain
-    need python3
     say "Building target/weir.wasm"
     # `--crate-type cdylib` alone: with the rlib beside it, cargo would build without LTO.
     # `weir_module`: with its own allocator (src/heap.rs), which a test as WebAssembly may want to replace.
     wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target" -- --cfg weir_module
     local built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/weir.wasm
-    check_imports "$built"
     # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever
     # reads a trace, and for the tests that take the module apart.
     new_scratch
-    strip_names "$built" "$scratch/weir.wasm"
+    postlink "$built" "$scratch/weir.names.wasm" "$scratch/weir.wasm"
     if ! cmp -s "$scratch/weir.wasm" target/weir.wasm; then mv "$scratch/weir.wasm" target/weir.wasm; fi
-    cp "$built" "$scratch/weir.names.wasm"
     mv "$scratch/weir.names.wasm" target/weir.names.wasm
     export WEIR_WASM=$PWD/target/weir.wasm
     say "target/weir.wasm is ready: $(($(wc -c <target/weir.wasm) / 1024)) KiB"
 }
 
-# strip_names FROM TO: without the custom sections, names among them, which change nothing that runs.
-strip_names() {
-    python3 - "$1" "$2" <<'END'
-import sys
-
-data, position = open(sys.argv[1], "rb").read(), 8
-with open(sys.argv[2], "wb") as stripped:
-    stripped.write(data[:position])
-    while position < len(data):
-        start, kind, size, shift = position, data[position], 0, 0
-        while True:  # LEB128
-            position, byte = position + 1, data[position + 1]
-            size, shift = size | (byte & 0x7F) << shift, shift + 7
-            if byte < 0x80:
-                break
-        position += 1 + size
-        if kind:
-            stripped.write(data[start:position])
-END
+# Binaryen, as WebAssembly in Node: of the version and with the checksum in postlink/package-lock.json, the same on each machine.
+install_postlink() {
+    need node
+    need npm
+    mkdir -p "$postlink_folder"
+    if cmp -s postlink/package-lock.json "$postlink_folder/node_modules/installed.json"; then return; fi
+    say "Installing Binaryen (once)"
+    cp postlink/package.json postlink/package-lock.json "$postlink_folder/"
+    npm --prefix "$postlink_folder" ci --ignore-scripts --no-audit --no-fund --prefer-offline --loglevel=error >/dev/null ||
+        die "npm did not install Binaryen; target/weir.wasm is left as it was"
+    cp postlink/package-lock.json "$postlink_folder/node_modules/installed.json"
 }
 
-# check_imports FILE: it asks of its host only the functions that Envoy has (module `env`), above all no WASI.
-check_imports() {
-    python3 - "$1" <<'END' || die "the module does not fit Envoy; target/weir.wasm is left as it was"
-import sys
-
-data, position = open(sys.argv[1], "rb").read(), 8
-
-def number():  # LEB128
-    global position
-    value = shift = 0
-    while True:
-        byte, position = data[position], position + 1
-        value, shift = value | (byte & 0x7F) << shift, shift + 7
-        if byte < 0x80:
-            return value
-
-def text():
-    global position
-    length = number()
-    position += length
-    return data[position - length:position].decode()
-
-while position < len(data):
-    section, length = number(), number()
-    if section == 2:
-        for _ in range(number()):
-            module, name, kind, _ = text(), text(), number(), number()
-            if module != "env" or kind != 0:
-                sys.exit(f"the module imports {module}.{name}; only functions of env are allowed")
-        break
-    position += length
-END
+# postlink LINKED NAMED SHIPPED: makes of what was linked the module that Envoy loads, and its twin with names.
+postlink() {
+    install_postlink
+    cp postlink/postlink.mjs "$postlink_folder/" # it looks for Binaryen beside itself
+    node "$postlink_folder/postlink.mjs" "$@" || die "the module does not fit Envoy; target/weir.wasm is left as it was"
 }
 
 # ---- Envoy ----

@@ -2,6 +2,7 @@
 
 use super::graph::Module;
 use super::{bytes, named, shipped};
+use wasmparser::{Parser, Payload};
 
 /// More is not loaded by everybody: see the README.
 const MOST_BYTES: usize = 200_000;
@@ -13,10 +14,25 @@ fn it_is_small_and_has_no_names() {
     let module = Module::read(&shipped).expect("a module");
     assert_eq!(module.custom_sections, Vec::<String>::new());
     // The one that has names is the same otherwise.
+    let with_names = bytes(super::shipped().with_extension("names.wasm"));
+    assert!(
+        without_custom_sections(&with_names) == without_custom_sections(&shipped),
+        "they differ in more than names"
+    );
     let named = named();
     assert_eq!(module.functions.len(), named.functions.len());
     assert_eq!(module.exports, named.exports);
     assert!(named.custom_sections.iter().any(|name| name == "name"));
+}
+
+/// The bytes of what runs.
+fn without_custom_sections(module: &[u8]) -> Vec<&[u8]> {
+    let sections = Parser::new(0).parse_all(module).map(|payload| payload.expect("a module"));
+    sections
+        .filter(|payload| !matches!(payload, Payload::CustomSection(_)))
+        .filter_map(|payload| payload.as_section())
+        .map(|(_, range)| &module[range])
+        .collect()
 }
 
 /// Properties of a mirrored request that crash Envoy when they are read (CONTRIBUTING.md, sharp edges), and one that is an

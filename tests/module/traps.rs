@@ -39,10 +39,11 @@ const CARRY: &str =
 const TEXT: &str = "the sum of the lengths of a few short texts does not overflow";
 const READER: &str =
     "serde_json on a slice: it stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
+const THREAD: &str = "the VM's state does not ask for itself while it is made, and is there as long as the VM";
 const IO: &str = "an error of input and output, which reading a slice does not have";
 const MACHINERY: &str = "what a panic or an allocation that failed runs through, had there been one";
 
-const EXPLAINED: [Explained; 41] = [
+const EXPLAINED: [Explained; 44] = [
     // Of ours.
     explained("proxy_on_request_headers", ALONE, MATCH),
     explained("weir::filter::decide::<impl weir::filter::Vm>::request_arrives", ALONE, MATCH),
@@ -67,12 +68,9 @@ const EXPLAINED: [Explained; 41] = [
     explained("alloc::slice::<impl [T]>::join", "core::", TEXT),
     explained("alloc::str::join_generic_copy", "core::", TEXT),
     explained("core::slice::copy_from_slice_impl", "core::slice::copy_from_slice_impl", TEXT),
-    explained("alloc::fmt::format", "core::result::unwrap_failed", "writing to a string does not fail"),
-    explained(
-        "std::sys::thread_local::",
-        "core::panicking::panic_fmt",
-        "the VM's state does not ask for itself while it is made",
-    ),
+    explained("alloc::fmt::format", "core::", "writing to a string does not fail"),
+    explained("std::sys::thread_local::", "core::panicking::panic_fmt", THREAD),
+    explained("core::ops::function::FnOnce::call_once", "core::panicking::panic_fmt", THREAD),
     explained("<core::str::iter::Split", "core::slice::index::slice_index_fail", "a search in a text stays within it"),
     explained("core::slice::sort::", "", "what is sorted are numbers, whose order is total"),
     explained("<core::time::Duration>::new", "core::option::expect_failed", CARRY),
@@ -90,6 +88,8 @@ const EXPLAINED: [Explained; 41] = [
     // The machinery.
     explained("core::panicking::", "core::panicking::panic_fmt", MACHINERY),
     explained("core::panicking::", "__rustc::rust_begin_unwind", MACHINERY),
+    explained("core::panicking::", "std::panicking::", MACHINERY),
+    explained("alloc::alloc::handle_alloc_error", ALONE, MACHINERY),
     explained("core::option::", "core::panicking::panic", MACHINERY),
     explained("core::result::", "core::panicking::panic_fmt", MACHINERY),
     explained("core::slice::", "core::panicking::panic_fmt", MACHINERY),
