@@ -128,6 +128,43 @@ fn modes_and_sections_that_are_off() {
     assert_eq!(retry(r#"{"perTryTimeout": null}"#).per_try_timeout, None);
 }
 
+/// What `null` switches off, two values do as well that outlive a resource of Kubernetes.
+#[test]
+fn off_and_false_are_null() {
+    const OFF: [&str; 13] = [
+        r#"{"retry": null}"#,
+        r#"{"outlierDetection": null}"#,
+        r#"{"circuitBreaker": null}"#,
+        r#"{"steering": null}"#,
+        r#"{"incidents": null}"#,
+        r#"{"retry": {"budget": null}}"#,
+        r#"{"retry": {"minRetryRate": null}}"#,
+        r#"{"outlierDetection": {"refused": null, "reset": null, "timeout": null, "error": null}}"#,
+        r#"{"retry": {"perTryTimeout": "1s"}, "clusters": [{"match": "a", "retry": {"perTryTimeout": null}}]}"#,
+        r#"{"clusters": [{"match": "a", "retry": {"budget": null, "minRetryRate": null}}]}"#,
+        r#"{"clusters": [{"match": "a", "retry": null, "outlierDetection": null, "circuitBreaker": null}]}"#,
+        r#"{"clusters": [{"match": "a", "outlierDetection": {"refused": null}}]}"#,
+        r#"{"retry": null, "clusters": [{"match": "a", "retry": {}}]}"#,
+    ];
+    for json in OFF {
+        let expected = policy(json);
+        assert_ne!(expected, Policy::default(), "{json}");
+        for spelling in ["false", r#""off""#] {
+            assert_eq!(policy(&json.replace("null", spelling)), expected, "{json} with {spelling}");
+        }
+    }
+}
+
+#[test]
+fn a_string_that_holds_the_object_is_the_object() {
+    let object = r#"{"role": "decide", "steering": "off", "retry": {"maxRetries": 1}}"#;
+    for text in [object.to_owned(), format!("\n  {object}\n")] {
+        assert_eq!(policy(&serde_json::Value::from(text).to_string()), policy(object));
+    }
+    let watch = Config { role: Role::Watch, policy: None, only_failures: false };
+    assert_eq!(parse(br#""{\"role\": \"watch\"}""#), Ok(watch));
+}
+
 #[test]
 fn numbers_may_arrive_as_doubles() {
     assert_eq!(retry(r#"{"maxRetries": 3.0}"#).max_retries, 3);
@@ -323,7 +360,9 @@ fn durations() {
     for text in bad {
         assert_eq!(duration::parse(text), None, "{text}");
         let error = refused::refusal(&format!(r#"{{"retry": {{"perTryTimeout": "{text}"}}}}"#));
-        assert!(error.ends_with(r#" is not a duration: expected one like "250ms" or "1m30s""#), "{error}");
+        let expected =
+            r#" is not a duration: expected one like "250ms" or "1m30s"; "off", false or null switch it off"#;
+        assert!(error.ends_with(expected), "{error}");
     }
     for (millis, text) in [(0, "0s"), (1, "1ms"), (1_000, "1s"), (90_000, "1m30s"), (3_600_001, "1h1ms")] {
         assert_eq!(duration::text(Duration::from_millis(millis)), text);

@@ -12,7 +12,7 @@ use crate::circuit::BreakerPolicy;
 /// Workers hear of each other ten times a second.
 const MIN_OPEN_TIME: Duration = Duration::from_millis(100);
 
-/// Replaces what `section` (not null) says otherwise.
+/// Replaces what `section` (not off) says otherwise.
 pub(super) fn overlay(policy: &mut BreakerPolicy, section: &Reader<'_>) -> Result<(), ConfigError> {
     section.only(&["interval", "minRequests", "openTime", "percent"])?;
     if let Some(share) = section.field("percent") {

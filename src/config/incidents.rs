@@ -19,7 +19,7 @@ impl Default for IncidentPolicy {
 }
 
 impl IncidentPolicy {
-    /// Replaces what `section` (not null) says otherwise.
+    /// Replaces what `section` (not off) says otherwise.
     pub(super) fn overlay(&mut self, section: &Reader<'_>) -> Result<(), ConfigError> {
         section.only(&["interval"])?;
         if let Some(interval) = section.field("interval") {

@@ -1,7 +1,7 @@
 //! The plugin configuration: JSON in, a validated policy out, or an error that says where and why.
 //!
-//! The JSON is text, or a `google.protobuf.Struct` in protobuf's wire format, which is how Envoy hands a `Struct` in its
-//! own configuration over. No bytes are both.
+//! The JSON is text, or a string in JSON that has this text, or a `google.protobuf.Struct` in protobuf's wire format, which is
+//! how Envoy hands a `Struct` in its own configuration over. No bytes are more than one of them.
 //!
 //! Nothing is rounded, guessed or ignored: an unknown field, a wrong type, a value out of range refuses the whole
 //! configuration, since a policy that silently differs from what its author wrote shows only in an outage. Envoy then
@@ -9,10 +9,11 @@
 //!
 //! - `role` says which of the three places the module is attached at. The policy belongs to `decide`.
 //! - `retry` is [`RetryPolicy`], `outlierDetection` is [`OutlierPolicy`], `circuitBreaker` is [`BreakerPolicy`] and
-//!   `steering` is [`SteeringPolicy`]; `null` switches a section off, and a single detector, too.
+//!   `steering` is [`SteeringPolicy`]; `"off"`, `false` or `null` switches a section off, and a single detector, too. (What
+//!   Kubernetes keeps loses each `null`.)
 //! - `clusters` overrides all of them but `steering` for clusters by name: the first entry that matches wins. An entry's
 //!   objects are laid over the top-level ones field by field; lists and all else are replaced. What the top level switched
-//!   off with `null` and an entry switches on again starts from the defaults.
+//!   off and an entry switches on again starts from the defaults.
 
 mod breaker;
 pub mod duration;
@@ -95,10 +96,10 @@ pub enum Mode {
 pub struct Policy {
     /// Whether it takes effect.
     pub mode: Mode,
-    /// How requests are steered away from hosts that are out; `None` where `"steering": null` switched it off, so that
+    /// How requests are steered away from hosts that are out; `None` where that is switched off, so that
     /// outliers are only reported.
     pub steering: Option<SteeringPolicy>,
-    /// How incidents are told; `None` where `"incidents": null` switched that off.
+    /// How incidents are told; `None` where that is switched off.
     pub incidents: Option<IncidentPolicy>,
     everywhere: ClusterPolicy,
     overrides: Vec<(Glob, ClusterPolicy)>,
@@ -107,11 +108,11 @@ pub struct Policy {
 /// The policy for one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPolicy {
-    /// Retries by this module; `None` where `"retry": null` switched them off.
+    /// Retries by this module; `None` where they are switched off.
     pub retry: Option<RetryPolicy>,
-    /// Outlier detection; `None` where `"outlierDetection": null` switched it off.
+    /// Outlier detection; `None` where it is switched off.
     pub outlier_detection: Option<OutlierPolicy>,
-    /// The circuit breaker; `None` where `"circuitBreaker": null` switched it off.
+    /// The circuit breaker; `None` where it is switched off.
     pub circuit_breaker: Option<BreakerPolicy>,
 }
 
@@ -188,6 +189,12 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
             // What is neither was most probably meant to be text.
             None => return Err(ConfigError(format!("configuration: not JSON: {error}"))),
         },
+    };
+    // Envoy Gateway passes a policy that was given as text on as a string of JSON.
+    let json = match json {
+        Json::Text(text) if text.trim_ascii_start().starts_with('{') => serde_json::from_slice(text.as_bytes())
+            .map_err(|error| ConfigError(format!("configuration: a string that is not JSON: {error}")))?,
+        json => json,
     };
     let root = Reader::root(&json);
 
@@ -280,12 +287,10 @@ fn section<T: Default>(
     settings: &mut Option<T>,
     overlay: fn(&mut T, &Reader<'_>) -> Result<(), ConfigError>,
 ) -> Result<(), ConfigError> {
-    match object.field(name) {
-        None => Ok(()),
-        Some(section) if section.is_null() => {
-            *settings = None;
-            Ok(())
-        }
-        Some(section) => overlay(settings.get_or_insert_default(), &section),
-    }
+    let Some(section) = object.field(name) else { return Ok(()) };
+    let Some(section) = section.unless_off() else {
+        *settings = None;
+        return Ok(());
+    };
+    overlay(settings.get_or_insert_default(), &section)
 }

@@ -11,14 +11,14 @@ use crate::base::percent::Percent;
 use crate::outlier::detector::{Detector, OutlierPolicy};
 use crate::outlier::history::LENGTH;
 
-/// A detector that is `null`: no host fails so often among the attempts that are remembered.
+/// A detector that is off: no host fails so often among the attempts that are remembered.
 const OFF: Detector = Detector { count: u32::MAX, percent: Percent::MAX };
 
 /// Shortest ejection: less than a round trip or two would be none.
 const MIN_EJECTION_TIME: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-/// Replaces what `section` (not null) says otherwise.
+/// Replaces what `section` (not off) says otherwise.
 pub(super) fn overlay(policy: &mut OutlierPolicy, section: &Reader<'_>) -> Result<(), ConfigError> {
     section.only(&[
         "baseEjectionTime",
@@ -43,7 +43,7 @@ pub(super) fn overlay(policy: &mut OutlierPolicy, section: &Reader<'_>) -> Resul
     ];
     for (name, detector, default) in detectors {
         if let Some(given) = section.field(name) {
-            *detector = overlay_detector(if *detector == OFF { default } else { *detector }, &given)?;
+            *detector = overlay_detector(if *detector == OFF { default } else { *detector }, given)?;
         }
     }
     if let Some(time) = section.field("baseEjectionTime") {
@@ -62,10 +62,8 @@ pub(super) fn overlay(policy: &mut OutlierPolicy, section: &Reader<'_>) -> Resul
     check_times(policy, section)
 }
 
-fn overlay_detector(base: Detector, detector: &Reader<'_>) -> Result<Detector, ConfigError> {
-    if detector.is_null() {
-        return Ok(OFF);
-    }
+fn overlay_detector(base: Detector, detector: Reader<'_>) -> Result<Detector, ConfigError> {
+    let Some(detector) = detector.unless_off() else { return Ok(OFF) };
     detector.only(&["count", "percent"])?;
     let mut result = base;
     if let Some(count) = detector.field("count") {

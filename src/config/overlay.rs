@@ -21,7 +21,7 @@ const MAX_NAME_BYTES: usize = 128;
 
 /// A [`RetryPolicy`] to which overrides can still be applied.
 ///
-/// `minRetryRate` stands beside `budget` in JSON, and outlives a `"budget": null` that an override takes back.
+/// `minRetryRate` stands beside `budget` in JSON, and outlives a budget that is off, for an override that switches it on again.
 #[derive(Clone, Default)]
 pub(super) struct RetrySettings {
     policy: RetryPolicy,
@@ -29,7 +29,7 @@ pub(super) struct RetrySettings {
 }
 
 impl RetrySettings {
-    /// Replaces what `retry` (not null) says otherwise.
+    /// Replaces what `retry` (not off) says otherwise.
     pub(super) fn overlay(&mut self, retry: &Reader<'_>) -> Result<(), ConfigError> {
         retry.only(&[
             "alreadyRetried",
@@ -48,10 +48,10 @@ impl RetrySettings {
             policy.max_retries = max_retries.whole(0..=10)?;
         }
         if let Some(budget) = retry.field("budget") {
-            policy.budget = overlay_budget(policy.budget, &budget)?;
+            policy.budget = overlay_budget(policy.budget, budget)?;
         }
         if let Some(rate) = retry.field("minRetryRate") {
-            self.floor = min_retry_rate(self.floor, &rate)?;
+            self.floor = min_retry_rate(self.floor, rate)?;
         }
         if let Some(methods) = retry.field("idempotentMethods") {
             policy.idempotent_methods = names(&methods, method)?;
@@ -66,7 +66,7 @@ impl RetrySettings {
             policy.grpc_status_codes = codes(&statuses, grpc_code)?;
         }
         if let Some(timeout) = retry.field("perTryTimeout") {
-            policy.per_try_timeout = per_try_timeout(policy.per_try_timeout, &timeout)?;
+            policy.per_try_timeout = per_try_timeout(policy.per_try_timeout, timeout)?;
         }
         if let Some(already_retried) = retry.field("alreadyRetried") {
             policy.already_retried = already_retried.word(&[
@@ -97,10 +97,8 @@ impl RetrySettings {
     }
 }
 
-fn overlay_budget(base: Option<BudgetPolicy>, budget: &Reader<'_>) -> Result<Option<BudgetPolicy>, ConfigError> {
-    if budget.is_null() {
-        return Ok(None);
-    }
+fn overlay_budget(base: Option<BudgetPolicy>, budget: Reader<'_>) -> Result<Option<BudgetPolicy>, ConfigError> {
+    let Some(budget) = budget.unless_off() else { return Ok(None) };
     budget.only(&["interval", "percent"])?;
     let mut result = base.unwrap_or_default();
     if let Some(share) = budget.field("percent") {
@@ -112,10 +110,8 @@ fn overlay_budget(base: Option<BudgetPolicy>, budget: &Reader<'_>) -> Result<Opt
     Ok(Some(result))
 }
 
-fn min_retry_rate(base: MinRetryRate, rate: &Reader<'_>) -> Result<MinRetryRate, ConfigError> {
-    if rate.is_null() {
-        return Ok(MinRetryRate { count: 0, ..base });
-    }
+fn min_retry_rate(base: MinRetryRate, rate: Reader<'_>) -> Result<MinRetryRate, ConfigError> {
+    let Some(rate) = rate.unless_off() else { return Ok(MinRetryRate { count: 0, ..base }) };
     rate.only(&["count", "interval"])?;
     // Both or neither: one says nothing without the other, and an inherited other half is not what the author had in mind.
     let count = rate.required("count")?.whole(0..=1_000_000)?;
@@ -123,10 +119,8 @@ fn min_retry_rate(base: MinRetryRate, rate: &Reader<'_>) -> Result<MinRetryRate,
     Ok(MinRetryRate { count, interval })
 }
 
-fn per_try_timeout(base: Option<PerTryTimeout>, timeout: &Reader<'_>) -> Result<Option<PerTryTimeout>, ConfigError> {
-    if timeout.is_null() {
-        return Ok(None);
-    }
+fn per_try_timeout(base: Option<PerTryTimeout>, timeout: Reader<'_>) -> Result<Option<PerTryTimeout>, ConfigError> {
+    let Some(timeout) = timeout.unless_off() else { return Ok(None) };
     if !timeout.is_object() {
         return Ok(Some(PerTryTimeout::Fixed(timeout.duration(MILLISECOND..=HOUR)?)));
     }

@@ -13,6 +13,8 @@ use super::json::Json;
 pub(super) struct Reader<'a> {
     json: &'a Json,
     path: Path<'a>,
+    /// It may be switched off, which its refusals say.
+    switch: bool,
 }
 
 /// A path as the chain of calls that descended it: nothing is written out unless there is an error to report.
@@ -25,7 +27,7 @@ enum Path<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn root(json: &'a Json) -> Self {
-        Self { json, path: Path::Root }
+        Self { json, path: Path::Root, switch: false }
     }
 
     /// The field `name` of this object, if both are there.
@@ -34,7 +36,7 @@ impl<'a> Reader<'a> {
     pub(super) fn field(&'a self, name: &'a str) -> Option<Reader<'a>> {
         let Json::Object(fields) = self.json else { return None };
         let (_, json) = fields.iter().find(|(key, _)| key == name)?;
-        Some(Reader { json, path: Path::Field(&self.path, name) })
+        Some(Reader { json, path: Path::Field(&self.path, name), switch: false })
     }
 
     /// As [`Self::field`], for a field that must be there.
@@ -43,8 +45,16 @@ impl<'a> Reader<'a> {
         self.field(name).ok_or_else(|| Path::Field(&self.path, name).error("missing"))
     }
 
-    pub(super) fn is_null(&self) -> bool {
-        matches!(self.json, Json::Null)
+    /// This value, unless it switches off what it stands for. `null` says so in JSON; the other two are for resources of
+    /// Kubernetes, from which kubectl drops every `null`, and where YAML may take the word `off` for `false`.
+    #[inline(never)]
+    pub(super) fn unless_off(self) -> Option<Self> {
+        let off = match self.json {
+            Json::Null | Json::Bool(false) => true,
+            Json::Text(text) => text == "off",
+            _ => false,
+        };
+        if off { None } else { Some(Self { switch: true, ..self }) }
     }
 
     pub(super) fn is_object(&self) -> bool {
@@ -85,7 +95,7 @@ impl<'a> Reader<'a> {
         if items.len() > max {
             return Err(self.path.error(&format!("{} items are too many: expected at most {max}", items.len())));
         }
-        let item = |(index, json)| Reader { json, path: Path::Item(&self.path, index) };
+        let item = |(index, json)| Reader { json, path: Path::Item(&self.path, index), switch: false };
         Ok(items.iter().enumerate().map(item))
     }
 
@@ -193,7 +203,8 @@ impl<'a> Reader<'a> {
     /// `path: value problem: expected such a value`.
     #[cold]
     pub(super) fn expecting(&self, problem: &str, expected: &str) -> ConfigError {
-        self.refuse(&format!("{problem}: expected {expected}"))
+        let off = if self.switch { "; \"off\", false or null switch it off" } else { "" };
+        self.refuse(&format!("{problem}: expected {expected}{off}"))
     }
 }
 

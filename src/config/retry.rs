@@ -12,7 +12,7 @@ use crate::retry::budget::BudgetPolicy;
 pub struct RetryPolicy {
     /// Most retries of one request, 0 to 10; 0 retries nothing. Default: 2.
     pub max_retries: u32,
-    /// What share of a cluster's requests may be retries; `None` is any (`"budget": null`).
+    /// What share of a cluster's requests may be retries; `None` is any (`"budget": "off"`).
     pub budget: Option<BudgetPolicy>,
     /// Methods that may be retried although they may have been processed, as in the request (they are case-sensitive).
     /// Default: those that RFC 9110, section 9.2.2, calls idempotent.

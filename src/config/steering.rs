@@ -26,7 +26,7 @@ impl Default for SteeringPolicy {
 }
 
 impl SteeringPolicy {
-    /// Replaces what `section` (not null) says otherwise.
+    /// Replaces what `section` (not off) says otherwise.
     pub(super) fn overlay(&mut self, section: &Reader<'_>) -> Result<(), ConfigError> {
         section.only(&["explorePercent", "header"])?;
         if let Some(header) = section.field("header") {

@@ -160,21 +160,38 @@ fn what_is_valid_and_odd_is_told() {
         let flowing = check(policy, &[]).flowing();
         flowing.split_once("Warnings").map(|(_, warnings)| warnings.to_owned()).unwrap_or_default()
     };
-    let calm = r#"{"retry": {"perTryTimeout": "1s"}}"#;
+    let calm = r#"{"retry": {"maxRetries": 2}}"#;
     assert_eq!(warnings(calm), "", "nothing is odd about it");
     let cases = [
-        (r#"{"retry": {"budget": null}}"#, "budget is null"),
+        (r#"{"retry": {"budget": null}}"#, "budget is off"),
         (r#"{"retry": {"idempotentMethods": ["GET", "POST"]}}"#, "idempotentMethods has POST"),
         (r#"{"retry": {"alreadyRetried": "any"}}"#, "attempts multiply"),
         (r#"{"steering": null}"#, "nobody acts on them"),
         (r#"{"outlierDetection": null}"#, "cannot tell one dead host"),
         (r#"{"mode": "shadow"}"#, "nothing of this takes effect"),
         (r#"{"clusters": [{"match": "a*"}, {"match": "ab*"}]}"#, "\"ab*\": never used"),
-        (r#"{"clusters": [{"match": "a", "retry": {"budget": null}}]}"#, "clusters \"a\": budget is null"),
+        (r#"{"clusters": [{"match": "a", "retry": {"budget": null}}]}"#, "clusters \"a\": budget is off"),
     ];
     for (policy, text) in cases {
         assert!(warnings(policy).contains(text), "{policy}: {}", warnings(policy));
     }
+    // Kubernetes keeps no null of an object; a policy in text stays as it is.
+    let plugin =
+        |policy: &str| format!(r#"{{"apiVersion": "v1", "kind": "WasmPlugin", "spec": {{"pluginConfig": {policy}}}}}"#);
+    let nulls = r#"{"steering": "off", "outlierDetection": "off", "circuitBreaker": null,
+        "clusters": [{"match": "a", "retry": {"budget": null}}]}"#;
+    let told = warnings(&plugin(nulls));
+    for place in ["circuitBreaker", "clusters[0].retry.budget"] {
+        assert!(told.contains(&format!("spec.pluginConfig.{place} is null, which kubectl apply drops")), "{told}");
+    }
+    let text = serde_json::Value::from(r#"{"outlierDetection": null, "circuitBreaker": null}"#).to_string();
+    assert_eq!(warnings(&plugin(&text)), "");
+    assert_eq!(warnings(r#"{"outlierDetection": null, "circuitBreaker": null}"#), "");
+    // Who acts on ejections where Weir does not steer.
+    let unsteered = plugin(r#"{"steering": "off"}"#);
+    let native = "\n---\nspec: {trafficPolicy: {outlierDetection: {interval: 1s}}}\n";
+    assert!(warnings(&unsteered).contains("nobody acts on them"));
+    assert_eq!(warnings(&[&unsteered, native].concat()), "");
     // A cluster of which clients name the hosts.
     let bootstrap = |policy: &str| {
         let proxy = "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
@@ -190,8 +207,7 @@ fn what_is_valid_and_odd_is_told() {
     let told = warnings(&bootstrap(calm));
     assert!(told.contains("\"anywhere\": requests say") && told.contains("\"original\": requests say"), "{told}");
     assert!(!told.contains("orders"), "{told}");
-    let apart = r#"{"retry": {"perTryTimeout": "1s"},
-        "clusters": [{"match": "*", "circuitBreaker": null, "outlierDetection": null}]}"#;
+    let apart = r#"{"clusters": [{"match": "*", "circuitBreaker": "off", "outlierDetection": "off"}]}"#;
     assert!(!warnings(&bootstrap(apart)).contains("requests say"), "{}", warnings(&bootstrap(apart)));
     assert!(!warnings(r#"{"clusters": [{"match": "ab*"}, {"match": "a*"}]}"#).contains("never used"));
 }

@@ -74,7 +74,7 @@ fn an_override_switches_on_what_the_top_level_switched_off() {
 #[test]
 fn what_is_refused() {
     let table = [
-        ("true", ": true is not an object: expected one in braces"),
+        ("true", ": true is not an object: expected one in braces; \"off\", false or null switch it off"),
         (
             r#"{"minRequest": 5}"#,
             ".minRequest: unknown field; expected one of interval, minRequests, openTime, percent; did you mean minRequests?",

@@ -151,13 +151,13 @@ fn an_override_switches_on_what_the_top_level_switched_off() {
 #[test]
 fn what_is_refused() {
     let table = [
-        ("true", ": true is not an object: expected one in braces"),
+        ("true", ": true is not an object: expected one in braces; \"off\", false or null switch it off"),
         (
             r#"{"resets": {}}"#,
             ".resets: unknown field; expected one of baseEjectionTime, error, interval, maxEjectionPercent, maxEjectionTime, \
              probeSuccesses, refused, reset, timeout; did you mean reset?",
         ),
-        (r#"{"reset": 3}"#, ".reset: 3 is not an object: expected one in braces"),
+        (r#"{"reset": 3}"#, ".reset: 3 is not an object: expected one in braces; \"off\", false or null switch it off"),
         (r#"{"reset": {"min": 3}}"#, ".reset.min: unknown field; expected one of count, percent"),
         (r#"{"reset": {"count": 0}}"#, ".reset.count: 0 is out of range: expected a whole number from 1 to 64"),
         (r#"{"error": {"count": 65}}"#, ".error.count: 65 is out of range: expected a whole number from 1 to 64"),
@@ -227,7 +227,10 @@ fn incidents_scale_with_an_interval_or_are_off() {
 #[test]
 fn steering_that_is_refused() {
     refuses(&[
-        (r#"{"steering": "x-weir-hosts"}"#, r#"steering: "x-weir-hosts" is not an object: expected one in braces"#),
+        (
+            r#"{"steering": "x-weir-hosts"}"#,
+            r#"steering: "x-weir-hosts" is not an object: expected one in braces; "off", false or null switch it off"#,
+        ),
         (
             r#"{"steering": {"headers": "x"}}"#,
             "steering.headers: unknown field; expected one of explorePercent, header; did you mean header?",

@@ -44,6 +44,9 @@ fn roles() {
     ]);
 }
 
+const UNKNOWN: &str = "rty: unknown field; expected one of circuitBreaker, clusters, incidents, mode, outlierDetection, retry, role, \
+                       steering";
+
 #[test]
 fn what_is_not_json() {
     refuses(&[
@@ -55,6 +58,11 @@ fn what_is_not_json() {
         ("null", "configuration: null is not an object: expected one in braces"),
         ("[]", "configuration: a list is not an object: expected one in braces"),
         ("\"decide\"", "configuration: \"decide\" is not an object: expected one in braces"),
+        (r#""role: decide""#, r#"configuration: "role: decide" is not an object: expected one in braces"#),
+        (r#""""#, r#"configuration: "" is not an object: expected one in braces"#),
+        (r#""{ \"role\" }""#, "configuration: a string that is not JSON: expected `:` at line 1 column 10"),
+        (r#""{ \"rty\": 1 }""#, UNKNOWN),
+        (r#""{ \"mode\": \"shadow\", \"mode\": \"enforce\" }""#, "mode: given twice"),
     ]);
     let nested = "[".repeat(100_000);
     assert_eq!(refusal(&nested), "configuration: not JSON: recursion limit exceeded at line 1 column 128");
@@ -137,7 +145,10 @@ fn wrong_types() {
     refuses(&[
         (r#"{"mode": 1}"#, r#"mode: 1 is unknown: expected "enforce" or "shadow""#),
         (r#"{"mode": "Shadow"}"#, r#"mode: "Shadow" is unknown: expected "enforce" or "shadow""#),
-        (r#"{"retry": true}"#, "retry: true is not an object: expected one in braces"),
+        (
+            r#"{"retry": true}"#,
+            "retry: true is not an object: expected one in braces; \"off\", false or null switch it off",
+        ),
         (r#"{"clusters": null}"#, "clusters: null is not a list: expected one in brackets"),
         (r#"{"clusters": {}}"#, "clusters: an object is not a list: expected one in brackets"),
         (r#"{"clusters": ["a"]}"#, r#"clusters[0]: "a" is not an object: expected one in braces"#),
@@ -152,7 +163,10 @@ fn wrong_types() {
             r#"{"maxRetries": null}"#,
             "retry.maxRetries: null is not a whole number: expected a whole number from 0 to 10",
         ),
-        (r#"{"budget": 20}"#, "retry.budget: 20 is not an object: expected one in braces"),
+        (
+            r#"{"budget": 20}"#,
+            "retry.budget: 20 is not an object: expected one in braces; \"off\", false or null switch it off",
+        ),
         (
             r#"{"budget": {"percent": "20"}}"#,
             r#"retry.budget.percent: "20" is not a number: expected a number from 0 to 100"#,
@@ -166,6 +180,44 @@ fn wrong_types() {
         (
             r#"{"alreadyRetried": null}"#,
             r#"retry.alreadyRetried: null is unknown: expected "unprocessed" or "any" or "none""#,
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_neither_on_nor_off() {
+    let sections = ["retry", "outlierDetection", "circuitBreaker", "steering", "incidents"];
+    let settings = [
+        ("retry", "budget"),
+        ("retry", "minRetryRate"),
+        ("outlierDetection", "refused"),
+        ("outlierDetection", "error"),
+    ];
+    let places = sections.iter().map(|name| ((*name).to_owned(), format!(r#"{{"{name}": VALUE}}"#))).chain(
+        settings
+            .iter()
+            .map(|(section, name)| (format!("{section}.{name}"), format!(r#"{{"{section}": {{"{name}": VALUE}}}}"#))),
+    );
+    for (path, json) in places {
+        for value in ["true", r#""on""#, r#""OFF""#, r#""""#, "0", "[]"] {
+            let shown = if value == "[]" { "a list" } else { value };
+            let expected = format!(
+                "{path}: {shown} is not an object: expected one in braces; \"off\", false or null switch it off"
+            );
+            assert_eq!(refusal(&json.replace("VALUE", value)), expected);
+        }
+    }
+    // Nothing else can be switched off, or on.
+    refuses(&[
+        (r#"{"mode": "off"}"#, r#"mode: "off" is unknown: expected "enforce" or "shadow""#),
+        (r#"{"clusters": false}"#, "clusters: false is not a list: expected one in brackets"),
+        (
+            r#"{"retry": {"perTryTimeout": true}}"#,
+            r#"retry.perTryTimeout: true is not a duration: expected one like "250ms" or "1m30s"; "off", false or null switch it off"#,
+        ),
+        (
+            r#"{"retry": {"budget": {"interval": "off"}}}"#,
+            r#"retry.budget.interval: "off" is not a duration: expected one like "250ms" or "1m30s""#,
         ),
     ]);
 }
@@ -217,7 +269,7 @@ fn values_out_of_range() {
         ),
         (
             r#"{"perTryTimeout": "0s"}"#,
-            r#"retry.perTryTimeout: "0s" is out of range: expected a duration from 1ms to 1h"#,
+            r#"retry.perTryTimeout: "0s" is out of range: expected a duration from 1ms to 1h; "off", false or null switch it off"#,
         ),
         (
             r#"{"perTryTimeout": {"adaptive": {"quantile": 99}}}"#,
@@ -327,7 +379,7 @@ fn entries_of_clusters() {
         ),
         (
             r#"{"clusters": [{"match": "a"}, {"match": "b"}, {"match": "c", "retry": {"perTryTimeout": "250"}}]}"#,
-            r#"clusters[2].retry.perTryTimeout: "250" is not a duration: expected one like "250ms" or "1m30s""#,
+            r#"clusters[2].retry.perTryTimeout: "250" is not a duration: expected one like "250ms" or "1m30s"; "off", false or null switch it off"#,
         ),
     ]);
 }

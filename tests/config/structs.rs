@@ -70,6 +70,21 @@ fn refusal(message: &[u8]) -> String {
 const NOT_JSON: &str = "configuration: not JSON: ";
 
 #[test]
+fn off() {
+    let sections = ["retry", "outlierDetection", "circuitBreaker"];
+    for off in [null(), bool(false), text("off")] {
+        let all = sections.map(|name| (name, off.clone()));
+        let entry = object(&[&[("match", text("*"))][..], &all].concat());
+        let message = message(&[("steering", off.clone()), ("clusters", list(&[entry]))]);
+        means(
+            &message,
+            r#"{"steering": null,
+                "clusters": [{"match": "*", "retry": null, "outlierDetection": null, "circuitBreaker": null}]}"#,
+        );
+    }
+}
+
+#[test]
 fn as_envoy_sends_it() {
     let watch = b"\x0a\x0f\x0a\x04role\x12\x07\x1a\x05watch";
     assert_eq!(parse(watch), Ok(Config { role: Role::Watch, policy: None, only_failures: false }));

@@ -152,6 +152,11 @@ fn check(arguments: &Arguments, bytes: &[u8]) -> Result<String, Vec<String>> {
             Source::Text(text) => serde_json::from_slice(text).unwrap_or_default(),
             Source::Unreadable(_) => serde_json::Value::Null,
         };
+        // The module takes a string that holds the policy, too.
+        let raw = match raw {
+            serde_json::Value::String(text) => serde_json::from_str(&text).unwrap_or_default(),
+            raw => raw,
+        };
         explain::policy(&mut out, policy, &raw, roles, &arguments.rates);
         bounds::tell(&mut out, policy, &raw, &around, &arguments.rates);
         oddities::tell(&mut out, policy, &raw, &around, &document);

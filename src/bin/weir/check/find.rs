@@ -21,6 +21,10 @@ pub struct Document {
     pub route_retries: Option<u32>,
     /// Clusters of which clients say what host they want.
     pub open_clusters: Vec<String>,
+    /// Envoy's own outlier detection is set up beside it.
+    pub outlier_detection: bool,
+    /// Where there is a null in a policy that Kubernetes keeps as an object: it will not keep that.
+    pub nulls: Vec<String>,
 }
 
 /// A plugin's configuration.
@@ -74,6 +78,7 @@ pub fn find(bytes: &[u8]) -> Result<Document, String> {
     let mut search = Search::default();
     for (position, value) in values.iter().enumerate() {
         let place = if values.len() > 1 { format!("document {}", position + 1) } else { String::new() };
+        search.kubernetes = value.get("apiVersion").is_some();
         search.value(value, &place);
     }
     // Other plugins have configurations, too.
@@ -124,6 +129,8 @@ struct Search {
     /// Whether something about the plugin is called Weir.
     hits: Vec<(Found, bool)>,
     document: Document,
+    /// The document is a resource of Kubernetes.
+    kubernetes: bool,
 }
 
 impl Search {
@@ -162,6 +169,9 @@ impl Search {
                 {
                     self.document.open_clusters.push(name.to_owned());
                 }
+                self.document.outlier_detection |= ["outlier_detection", "outlierDetection", "passive"]
+                    .iter()
+                    .any(|name| fields.get(*name).is_some_and(Value::is_object));
                 for (name, field) in fields {
                     let place = dotted(place, name);
                     if name == "retry_policy" || name == "retryPolicy" {
@@ -182,8 +192,24 @@ impl Search {
             Some(any) if packed => unpack(any),
             Some(object) => Source::Text(object.to_string().into_bytes()),
         };
+        if let (true, Some(configuration)) = (self.kubernetes, configuration) {
+            self.nulls(configuration, place);
+        }
         let is_weir = plugin.to_string().to_ascii_lowercase().contains("weir");
         self.hits.push((Found { place: place.to_owned(), source }, is_weir));
+    }
+
+    fn nulls(&mut self, value: &Value, place: &str) {
+        match value {
+            Value::Null => self.document.nulls.push(place.to_owned()),
+            Value::Array(items) => {
+                for (position, item) in items.iter().enumerate() {
+                    self.nulls(item, &format!("{place}[{position}]"));
+                }
+            }
+            Value::Object(fields) => fields.iter().for_each(|(name, field)| self.nulls(field, &dotted(place, name))),
+            _ => {}
+        }
     }
 
     fn retry_policy(&mut self, policy: &Value, place: &str) {

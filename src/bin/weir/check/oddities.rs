@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use weir::base::percent::Percent;
 use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Policy};
-use weir::outlier::history::LENGTH;
 
 use super::bounds::Around;
 use super::explain::patterns;
@@ -21,7 +20,7 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, doc
     // The top level is the last one, and told first.
     let clusters: Vec<(String, &ClusterPolicy)> = names.zip(policy.clusters()).collect();
     for (name, cluster) in clusters.iter().rev() {
-        for text in of_cluster(cluster, policy, around) {
+        for text in of_cluster(cluster, policy, around, document) {
             if !told.contains(&text) {
                 found.push([name.as_str(), text].concat());
                 told.push(text);
@@ -45,9 +44,12 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, doc
         if cluster.circuit_breaker.is_some() || cluster.outlier_detection.is_some() {
             found.push(format!(
                 "cluster {name:?}: requests say which host they want, so its hosts have nothing in common, and who asks for \
-                 dead ones opens the circuit for all; set circuitBreaker and outlierDetection to null for it, in clusters"
+                 dead ones opens the circuit for all; switch circuitBreaker and outlierDetection off for it, in clusters"
             ));
         }
+    }
+    for place in &document.nulls {
+        found.push(format!("{place} is null, which kubectl apply drops, so that it stays on: write off"));
     }
     for (place, conditions) in &document.route_policies {
         found.push(format!(
@@ -60,7 +62,7 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, doc
     }
 }
 
-fn of_cluster(cluster: &ClusterPolicy, policy: &Policy, around: &Around) -> Vec<&'static str> {
+fn of_cluster(cluster: &ClusterPolicy, policy: &Policy, around: &Around, document: &Document) -> Vec<&'static str> {
     let mut found = Vec::new();
     let mut when = |odd: bool, text: &'static str| {
         if odd {
@@ -75,7 +77,7 @@ fn of_cluster(cluster: &ClusterPolicy, policy: &Policy, around: &Around) -> Vec<
         let floorless = retry.budget.is_some_and(|budget| budget.min_retry_rate.count == 0 && !broke);
         when(
             retry.max_retries > 0 && retry.budget.is_none(),
-            "budget is null: in an outage every request is sent 1 + maxRetries times",
+            "budget is off: in an outage every request is sent 1 + maxRetries times",
         );
         when(
             broke,
@@ -106,22 +108,16 @@ fn of_cluster(cluster: &ClusterPolicy, policy: &Policy, around: &Around) -> Vec<
             retry.already_retried == AlreadyRetried::Any,
             "alreadyRetried is \"any\": where several hops retry, attempts multiply",
         );
-        when(
-            cluster.outlier_detection.is_some_and(|outliers| outliers.timeout.count <= LENGTH)
-                && retry.per_try_timeout.is_none(),
-            "no perTryTimeout: while no host is out, one that hangs is found only when the route's timeout is over, and \
-                 holds its requests for so long",
-        );
     } else {
-        when(around.route > 0, "retry is null, and the route's own policy retries, without any budget");
+        when(around.route > 0, "retry is off, and the route's own policy retries, without any budget");
     }
     when(
-        cluster.outlier_detection.is_some() && policy.steering.is_none(),
-        "steering is null: ejections are told, and nobody acts on them but Envoy's own outlier detection, if it is on",
+        cluster.outlier_detection.is_some() && policy.steering.is_none() && !document.outlier_detection,
+        "steering is off: ejections are told, and nobody acts on them but Envoy's own outlier detection, if it is on",
     );
     when(
         cluster.outlier_detection.is_none() && cluster.circuit_breaker.is_some(),
-        "outlierDetection is null, so the circuit breaker cannot tell one dead host from a dead cluster",
+        "outlierDetection is off, so the circuit breaker cannot tell one dead host from a dead cluster",
     );
     when(
         cluster.circuit_breaker.is_some_and(|breaker| breaker.percent.basis_points() < 5_000),
