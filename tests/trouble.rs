@@ -5,6 +5,7 @@ use std::time::Duration;
 use property::{Digits, for_all};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
+use weir::base::bytes::{Reader, Writer};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
@@ -162,9 +163,12 @@ fn workers_tell_each_other() {
     assert!(!record.spares(at(60)) && record.spares(at(59)));
 
     let mut bytes = Vec::new();
-    record.encode(&mut bytes);
+    record.encode(&mut Writer::from(&mut bytes));
     assert_eq!(bytes.len(), Trouble::ENCODED_BYTES);
-    let decode = |mut bytes: &[u8]| Trouble::decode(&mut bytes).filter(|_| bytes.is_empty());
+    let decode = |bytes: &[u8]| {
+        let mut record = Reader::from(bytes);
+        Trouble::decode(&mut record).filter(|_| record.is_empty())
+    };
     assert_eq!(decode(&bytes), Some(record));
     assert_eq!(decode(&bytes[1..]), None);
     for hostile in [[0xff; Trouble::ENCODED_BYTES], [0; Trouble::ENCODED_BYTES]] {

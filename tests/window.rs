@@ -6,6 +6,7 @@ mod property;
 use std::time::Duration;
 
 use property::{Digits, for_all};
+use weir::base::bytes::{Reader, Writer};
 use weir::base::time::{Clock, Time};
 use weir::base::window::{Edge, SLOTS, Window};
 
@@ -159,7 +160,7 @@ fn any_bytes_make_a_window_that_is_safe_to_use() {
         if numbers[0] % 2 == 0 {
             bytes.resize(Window::ENCODED_BYTES, 0xff);
         }
-        let Some(mut window) = Window::decode(&mut bytes.as_slice()) else { return };
+        let Some(mut window) = Window::decode(&mut Reader::from(&bytes[..])) else { return };
         for now in [0, START, START + WEEK, u64::MAX, START] {
             let now = Time::from_nanos(now);
             window.add(now, u32::MAX);
@@ -175,12 +176,12 @@ fn bytes_are_read_back() {
     let mut window = Window::new(INTERVAL);
     (0..15).for_each(|slot| window.add(at(slot * SLOT), slot as u32));
     let mut bytes = Vec::new();
-    window.encode(&mut bytes);
+    window.encode(&mut Writer::from(&mut bytes));
     assert_eq!(bytes.len(), Window::ENCODED_BYTES);
-    assert_eq!(Window::decode(&mut bytes.as_slice()), Some(window));
-    assert_eq!(Window::decode(&mut &bytes[1..]), None, "too few");
+    assert_eq!(Window::decode(&mut Reader::from(&bytes[..])), Some(window));
+    assert_eq!(Window::decode(&mut Reader::from(&bytes[1..])), None, "too few");
     bytes[..8].fill(0);
-    assert_eq!(Window::decode(&mut bytes.as_slice()), None, "slots without length");
+    assert_eq!(Window::decode(&mut Reader::from(&bytes[..])), None, "slots without length");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! What everything else is built on: time, sliding windows, ratios and random numbers. It imports nothing of Weir.
+//! What everything else is built on: time, sliding windows, ratios, random numbers and records. It imports nothing of Weir.
 
+pub mod bytes;
 pub mod percent;
 pub mod random;
 pub mod time;

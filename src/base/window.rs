@@ -25,6 +25,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::base::bytes::{Reader, Writer};
 use crate::base::time::{Time, nanos};
 
 /// Slots in an interval.
@@ -188,29 +189,21 @@ impl Window {
     /// Bytes of an encoded window.
     pub const ENCODED_BYTES: usize = 8 + 8 + 4 * RING;
 
-    /// Appends it to `out`: the length of a slot in nanoseconds and the number of the newest slot (u64), then the counts,
-    /// the newest first (u32); little-endian.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.slot.get().to_le_bytes());
-        out.extend_from_slice(&self.newest.to_le_bytes());
-        self.slots.iter().for_each(|count| out.extend_from_slice(&count.to_le_bytes()));
+    /// Writes the window: the length of a slot in nanoseconds and the number of the newest slot (u64), then the counts, the
+    /// newest first (u32).
+    pub fn encode(&self, record: &mut Writer<'_>) {
+        record.u64s([self.slot.get(), self.newest]);
+        self.slots.iter().for_each(|count| record.u32(*count));
     }
 
-    /// Takes an encoded window off the front of `bytes`. `None` if they are too few, or the slots have no length. Any other
-    /// bytes make a window that is safe to use: nothing overflows, and whatever they say is forgotten in time.
-    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        let slot = NonZeroU64::new(u64::from_le_bytes(take(bytes)?))?;
-        let newest = u64::from_le_bytes(take(bytes)?);
+    /// Reads a window. `None` if there are too few bytes, or the slots have no length. Any other bytes make a window that is
+    /// safe to use: nothing overflows, and what it counted leaves it in time.
+    pub fn decode(record: &mut Reader<'_>) -> Option<Self> {
+        let (slot, newest) = (NonZeroU64::new(record.u64()?)?, record.u64()?);
         let mut slots = [0; RING];
         for count in &mut slots {
-            *count = u32::from_le_bytes(take(bytes)?);
+            *count = record.u32()?;
         }
         Some(Self { slot, newest, slots })
     }
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*first)
 }

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use super::{BreakerPolicy, Event, SETTLE};
+use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};
 use crate::base::window::{Edge, Window};
@@ -136,13 +137,12 @@ impl Record {
     /// The record in bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut record = FORMAT.to_vec();
-        let times = [self.opened.unwrap_or_default(), self.closed, self.next].map(Time::as_nanos);
-        for number in times.into_iter().chain([self.probes, self.shed]) {
-            record.extend_from_slice(&number.to_le_bytes());
-        }
-        self.attempts.encode(&mut record);
-        self.broke.encode(&mut record);
+        let mut record = Vec::new();
+        let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 2 * Window::ENCODED_BYTES);
+        writer.times([self.opened.unwrap_or_default(), self.closed, self.next]);
+        writer.u64s([self.probes, self.shed]);
+        self.attempts.encode(&mut writer);
+        self.broke.encode(&mut writer);
         record
     }
 
@@ -150,16 +150,11 @@ impl Record {
     /// version: then the circuit is closed.
     #[must_use]
     pub fn decode(record: &[u8], policy: &BreakerPolicy, now: Time) -> Option<Self> {
-        let mut rest = record.strip_prefix(&FORMAT)?;
-        let mut number = || {
-            let (first, bytes) = rest.split_first_chunk()?;
-            rest = bytes;
-            Some(u64::from_le_bytes(*first))
-        };
-        let (opened, closed, next) = (number()?, number()?, number()?);
-        let (probes, shed) = (number()?, number()?);
-        let (attempts, broke) = (Window::decode(&mut rest)?, Window::decode(&mut rest)?);
-        if !rest.is_empty() {
+        let mut record = Reader::new(record, &FORMAT)?;
+        let (opened, closed, next) = (record.time()?, record.time()?, record.time()?);
+        let (probes, shed) = (record.u64()?, record.u64()?);
+        let (attempts, broke) = (Window::decode(&mut record)?, Window::decode(&mut record)?);
+        if !record.is_empty() {
             return None;
         }
         let empty = Self::new(policy);
@@ -171,7 +166,6 @@ impl Record {
             window.advance(now);
             window
         };
-        let (opened, closed, next) = (Time::from_nanos(opened), Time::from_nanos(closed), Time::from_nanos(next));
         let latest = now.saturating_add(policy.open_time);
         Some(Self {
             opened: (opened > Time::default()).then(|| opened.min(now)),
@@ -187,6 +181,6 @@ impl Record {
 }
 
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wrc\x01";
+const FORMAT: Format = *b"wrc\x01";
 /// Where the interval is shorter, a circuit is abandoned after this.
 const MIN_ABANDONED: Duration = Duration::from_secs(10);

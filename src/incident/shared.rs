@@ -2,6 +2,7 @@
 
 use super::host::{Settled, Story};
 use super::{Event, Milliseconds, Note, Pattern, State, add, sub, times};
+use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::hosts::is_address;
 
@@ -51,16 +52,16 @@ impl Shared {
 
     /// The record in bytes; empty if there is nothing to remember.
     pub(super) fn encode(&mut self) -> Vec<u8> {
-        let mut record = FORMAT.to_vec();
-        write(&mut record, &mut self.numbers());
-        if self.stories.is_empty() && record.iter().skip(FORMAT.len()).all(|byte| *byte == 0) {
-            record.clear();
+        let mut record = Vec::new();
+        if self.stories.is_empty() && self.numbers().iter().all(|number| **number == 0) {
+            return record;
         }
+        let mut writer = Writer::new(&mut record, &FORMAT, 64 + 320 * self.stories.len());
+        write(&mut writer, &mut self.numbers());
         for story in &mut self.stories {
             // Addresses are at most `LONGEST_ADDRESS` long, see `is_address`.
-            record.push(story.address.len() as u8);
-            record.extend_from_slice(story.address.as_bytes());
-            write(&mut record, &mut story.numbers());
+            writer.text(&story.address);
+            write(&mut writer, &mut story.numbers());
         }
         record
     }
@@ -68,15 +69,13 @@ impl Shared {
     /// The record in these bytes, brought back to what is possible now. `None` if it is no such record, or one of another
     /// version: then there is nothing to remember.
     pub(super) fn decode(record: &[u8], now: Milliseconds) -> Option<Self> {
-        let mut rest = record.strip_prefix(&FORMAT)?;
+        let mut record = Reader::new(record, &FORMAT)?;
         let mut shared = Self::default();
-        read(&mut rest, &mut shared.numbers(), Self::TIMES, now)?;
-        while let Some((length, bytes)) = rest.split_first() {
-            let (address, bytes) = bytes.split_at_checked(usize::from(*length))?;
-            let address = std::str::from_utf8(address).ok().filter(|address| is_address(address))?;
-            rest = bytes;
+        read(&mut record, &mut shared.numbers(), Self::TIMES, now)?;
+        while !record.is_empty() {
+            let address = record.text().filter(|address| is_address(address))?;
             let mut story = Story::new(address);
-            read(&mut rest, &mut story.numbers(), Story::TIMES, now)?;
+            read(&mut record, &mut story.numbers(), Story::TIMES, now)?;
             if shared.stories.len() >= MOST_STORIES {
                 return None;
             }
@@ -226,20 +225,18 @@ impl Shared {
 }
 
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wri\x01";
+const FORMAT: Format = *b"wri\x01";
 
-fn write(record: &mut Vec<u8>, numbers: &mut [&mut u64]) {
-    numbers.iter().for_each(|number| record.extend_from_slice(&number.to_le_bytes()));
+fn write(record: &mut Writer<'_>, numbers: &mut [&mut u64]) {
+    numbers.iter().for_each(|number| record.u64s([**number]));
 }
 
 /// Reads as many numbers. The first are times: the clock may have stepped back, and none is from the future.
 #[inline(never)]
-fn read(rest: &mut &[u8], numbers: &mut [&mut u64], times: usize, now: Milliseconds) -> Option<()> {
+fn read(record: &mut Reader<'_>, numbers: &mut [&mut u64], times: usize, now: Milliseconds) -> Option<()> {
     for (position, number) in numbers.iter_mut().enumerate() {
-        let (first, more) = rest.split_first_chunk()?;
-        *rest = more;
         let most = if position < times { now } else { u64::MAX };
-        **number = u64::from_le_bytes(*first).min(most);
+        **number = record.u64()?.min(most);
     }
     Some(())
 }

@@ -47,6 +47,7 @@
 
 use std::time::Duration;
 
+use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::Time;
 use crate::base::window::{Edge, Window};
@@ -252,14 +253,12 @@ impl Budget {
 
     /// Replaces `record` by the budget in bytes, without its policy: that is the reader's.
     pub fn encode(&self, record: &mut Vec<u8>) {
-        record.clear();
-        record.reserve(Self::ENCODED_BYTES);
-        record.extend_from_slice(&FORMAT);
+        let mut record = Writer::new(record, &FORMAT, Self::ENCODED_BYTES);
         let windows = [&self.requests, &self.retries, &self.retries_on_floor];
         for window in windows.into_iter().chain([&self.requests_of_second, &self.retries_of_second]) {
-            window.encode(record);
+            window.encode(&mut record);
         }
-        self.trouble.encode(record);
+        self.trouble.encode(&mut record);
     }
 
     /// The budget in `record`, under `policy`. `None` if it is no such record, or one of another version: then a
@@ -269,15 +268,12 @@ impl Budget {
     /// happened within a slot of the record happened at its start if it was requests, and at its end if it was retries.
     #[must_use]
     pub fn decode(policy: BudgetPolicy, record: &[u8], now: Time) -> Option<Self> {
-        let (format, mut rest) = record.split_first_chunk()?;
-        if *format != FORMAT {
-            return None;
-        }
-        let mut window = || Window::decode(&mut rest).filter(|window| INTERVALS.contains(&window.interval()));
+        let mut record = Reader::new(record, &FORMAT)?;
+        let mut window = || Window::decode(&mut record).filter(|window| INTERVALS.contains(&window.interval()));
         let (requests, retries, retries_on_floor) = (window()?, window()?, window()?);
         let (requests_of_second, retries_of_second) = (window()?, window()?);
-        let trouble = Trouble::decode(&mut rest)?;
-        if !rest.is_empty() {
+        let trouble = Trouble::decode(&mut record)?;
+        if !record.is_empty() {
             return None;
         }
         let (interval, floor_interval) = intervals(&policy);
@@ -350,7 +346,7 @@ impl News {
 const MOST_ARRIVALS: usize = 100;
 
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wrb\x02";
+const FORMAT: Format = *b"wrb\x02";
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -20,6 +20,7 @@
 
 use std::time::Duration;
 
+use crate::base::bytes::{Reader, Writer};
 use crate::base::time::{Time, nanos};
 use crate::retry::budget::TOGETHER;
 
@@ -136,22 +137,17 @@ impl Trouble {
     /// Bytes when encoded.
     pub const ENCODED_BYTES: usize = 8 + 8 + 1;
 
-    /// Appends it to `out`: since when and when last (u64, nanoseconds; since 0: no trouble); and how many retries
-    /// were in vain, times two, with whether it is futile in the lowest bit.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.since.unwrap_or_default().as_nanos().to_le_bytes());
-        out.extend_from_slice(&self.last.as_nanos().to_le_bytes());
-        out.push(self.vain.clamp(0, MOST_VAIN) as u8 * 2 + u8::from(self.futile));
+    /// Writes it: since when and when last (since 0: no trouble); and how many retries were in vain, times two, with
+    /// whether it is futile in the lowest bit (u8).
+    pub fn encode(&self, record: &mut Writer<'_>) {
+        record.times([self.since.unwrap_or_default(), self.last]);
+        record.u8(self.vain.clamp(0, MOST_VAIN) as u8 * 2 + u8::from(self.futile));
     }
 
-    /// Takes an encoded one off the front of `bytes`; `None` if they are too few.
-    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        let (since, rest) = bytes.split_first_chunk()?;
-        let (last, rest) = rest.split_first_chunk()?;
-        let (futile, rest) = rest.split_first()?;
-        *bytes = rest;
-        let since = Some(Time::from_nanos(u64::from_le_bytes(*since))).filter(|since| *since > Time::default());
-        let last = Time::from_nanos(u64::from_le_bytes(*last));
+    /// Reads it; `None` if there are too few bytes.
+    pub fn decode(record: &mut Reader<'_>) -> Option<Self> {
+        let (since, last, futile) = (record.time()?, record.time()?, record.u8()?);
+        let since = Some(since).filter(|since| *since > Time::default());
         let vain = i8::try_from(futile / 2).unwrap_or(MOST_VAIN).min(MOST_VAIN);
         Some(Self { since, last, futile: futile % 2 != 0 && since.is_some(), vain, helped: None })
     }

@@ -1,12 +1,13 @@
 //! The record in bytes.
 
 use super::{Ejection, Ejections, Evidence, MOST_EJECTIONS, MOST_EVIDENCE, SILENCE, Speaker, WorkerId};
+use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::detector::{Failure, OutlierPolicy};
 use crate::outlier::hosts::is_address;
 
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wre\x03";
+const FORMAT: Format = *b"wre\x03";
 
 const NO_FAILURE: u8 = u8::MAX;
 
@@ -14,26 +15,25 @@ impl Ejections {
     /// Replaces `record` by this in bytes: two times and counters, then the workers, ejections and evidence, each with their
     /// number before them.
     pub fn encode(&self, record: &mut Vec<u8>) {
-        record.clear();
         // What most take.
-        record.reserve(64 * (1 + self.speakers.len() + self.out.len() + self.evidence.len()));
-        record.extend_from_slice(&FORMAT);
-        put(record, &[self.common.as_nanos(), self.told]);
-        record.push(self.speakers.len() as u8);
+        let bytes = 64 * (1 + self.speakers.len() + self.out.len() + self.evidence.len());
+        let mut record = Writer::new(record, &FORMAT, bytes);
+        record.u64s([self.common.as_nanos(), self.told]);
+        record.u8(self.speakers.len() as u8);
         for speaker in &self.speakers {
-            put(record, &[speaker.worker.0, speaker.beat.as_nanos()]);
+            record.u64s([speaker.worker.0, speaker.beat.as_nanos()]);
         }
-        record.extend_from_slice(&(self.out.len() as u16).to_le_bytes());
+        record.u16(self.out.len() as u16);
         for ejection in &self.out {
-            put_host(record, &ejection.address, Some(ejection.failure));
-            record.push(ejection.strikes);
+            write_host(&mut record, &ejection.address, Some(ejection.failure));
+            record.u8(ejection.strikes);
             let [since, failed, until, due] =
                 [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
-            put(record, &[since, failed, until, due, ejection.owner.0]);
+            record.u64s([since, failed, until, due, ejection.owner.0]);
         }
         for evidence in &self.evidence {
-            put_host(record, &evidence.address, evidence.failure);
-            put(record, &[u64::from(evidence.answers), evidence.at.as_nanos(), evidence.by.0, evidence.number]);
+            write_host(&mut record, &evidence.address, evidence.failure);
+            record.u64s([u64::from(evidence.answers), evidence.at.as_nanos(), evidence.by.0, evidence.number]);
         }
     }
 
@@ -41,22 +41,20 @@ impl Ejections {
     /// then there is nothing to know.
     #[must_use]
     pub fn decode(record: &[u8], policy: &OutlierPolicy, now: Time) -> Option<Self> {
-        let mut rest = record.strip_prefix(&FORMAT)?;
-        let [common, told] = numbers(&mut rest)?;
-        let mut all = Self { common: Time::from_nanos(common).min(now), told, ..Self::default() };
-        let [speakers] = take(&mut rest)?;
-        for _ in 0..speakers {
-            let [worker, beat] = numbers(&mut rest)?;
-            let beat = Time::from_nanos(beat);
+        let mut record = Reader::new(record, &FORMAT)?;
+        let (common, told) = (record.time()?, record.u64()?);
+        let mut all = Self { common: common.min(now), told, ..Self::default() };
+        for _ in 0..record.u8()? {
+            let (worker, beat) = (record.u64()?, record.time()?);
             // A beat from the future says nothing about now.
             let beat = if beat > now.saturating_add(SILENCE) { Time::default() } else { beat.min(now) };
             all.speakers.push(Speaker { worker: WorkerId(worker), beat });
         }
         let longest = policy.max_ejection_time.saturating_add(policy.max_ejection_time / 4);
-        for _ in 0..u16::from_le_bytes(take(&mut rest)?) {
-            let (address, failure) = host(&mut rest)?;
-            let [strikes] = take(&mut rest)?;
-            let [since, failed, until, due, owner] = numbers(&mut rest)?;
+        for _ in 0..record.u16()? {
+            let (address, failure) = read_host(&mut record)?;
+            let strikes = record.u8()?;
+            let [since, failed, until, due, owner] = record.u64s()?;
             // They come in this order, unless somebody else wrote them.
             let place = match all.out.last() {
                 Some(last) if last.address >= address => all.out.partition_point(|other| other.address < address),
@@ -80,9 +78,9 @@ impl Ejections {
                 all.out.insert(place, ejection);
             }
         }
-        while !rest.is_empty() {
-            let (address, failure) = host(&mut rest)?;
-            let [answers, at, by, number] = numbers(&mut rest)?;
+        while !record.is_empty() {
+            let (address, failure) = read_host(&mut record)?;
+            let [answers, at, by, number] = record.u64s()?;
             if all.evidence.len() >= MOST_EVIDENCE {
                 return None;
             }
@@ -94,49 +92,21 @@ impl Ejections {
     }
 }
 
-/// At most five.
-pub(super) fn put(record: &mut Vec<u8>, numbers: &[u64]) {
-    let mut bytes = [[0; 8]; 5];
-    bytes.iter_mut().zip(numbers).for_each(|(bytes, number)| *bytes = number.to_le_bytes());
-    // At once: each time costs as much as the bytes.
-    record.extend_from_slice(bytes.as_flattened().get(..8 * numbers.len()).unwrap_or_default());
+/// Writes an address and a failure. Addresses are at most [`LONGEST_ADDRESS`](crate::outlier::hosts::LONGEST_ADDRESS) long.
+fn write_host(record: &mut Writer<'_>, address: &str, failure: Option<Failure>) {
+    record.text(address);
+    record.u8(failure.map_or(NO_FAILURE, |failure| failure as u8));
 }
 
-fn put_host(record: &mut Vec<u8>, address: &str, failure: Option<Failure>) {
-    put_address(record, address);
-    record.push(failure.map_or(NO_FAILURE, |failure| failure as u8));
-}
-
-/// Addresses are at most [`LONGEST_ADDRESS`](crate::outlier::hosts::LONGEST_ADDRESS) long, see [`is_address`].
-pub(super) fn put_address(record: &mut Vec<u8>, address: &str) {
-    record.push(address.len() as u8);
-    record.extend_from_slice(address.as_bytes());
-}
-
-fn host(rest: &mut &[u8]) -> Option<(Box<str>, Option<Failure>)> {
-    let address = address(rest)?;
-    let [failure] = take(rest)?;
-    let failure = if failure == NO_FAILURE { None } else { Some(*Failure::ALL.get(usize::from(failure))?) };
+fn read_host(record: &mut Reader<'_>) -> Option<(Box<str>, Option<Failure>)> {
+    let address = read_address(record)?;
+    let failure = match record.u8()? {
+        NO_FAILURE => None,
+        number => Some(*Failure::ALL.get(usize::from(number))?),
+    };
     Some((address, failure))
 }
 
-pub(super) fn address(rest: &mut &[u8]) -> Option<Box<str>> {
-    let [length] = take(rest)?;
-    let (address, bytes) = rest.split_at_checked(usize::from(length))?;
-    *rest = bytes;
-    std::str::from_utf8(address).ok().filter(|address| is_address(address)).map(Into::into)
-}
-
-pub(super) fn numbers<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
-    let mut numbers = [0; N];
-    for number in &mut numbers {
-        *number = u64::from_le_bytes(take(rest)?);
-    }
-    Some(numbers)
-}
-
-pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, bytes) = rest.split_first_chunk()?;
-    *rest = bytes;
-    Some(*first)
+pub(super) fn read_address(record: &mut Reader<'_>) -> Option<Box<str>> {
+    record.text().filter(|address| is_address(address)).map(Into::into)
 }

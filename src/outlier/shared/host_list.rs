@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
-use super::codec::{address, numbers, put, put_address, take};
+use super::codec::read_address;
+use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::hosts::MOST_HOSTS;
 
 /// What it starts with: a name, and the version of what follows.
-const FORMAT: [u8; 4] = *b"wrh\x01";
+const FORMAT: Format = *b"wrh\x01";
 /// While hosts are out, one is written more often than this; later, there may be others.
 const VALID: Duration = Duration::from_secs(120);
 /// No share is larger.
@@ -21,11 +22,12 @@ const MOST_WEIGHT: u32 = 64 * MOST_HOSTS as u32;
 /// The hosts' addresses, each with its weight, in bytes.
 #[must_use]
 pub fn encode_roster<'a>(hosts: impl Iterator<Item = (&'a str, u32)>, now: Time) -> Vec<u8> {
-    let mut roster = Vec::from(FORMAT);
-    put(&mut roster, &[now.as_nanos()]);
+    let mut roster = Vec::new();
+    let mut record = Writer::new(&mut roster, &FORMAT, 0);
+    record.times([now]);
     for (address, weight) in hosts.take(MOST_HOSTS) {
-        put_address(&mut roster, address);
-        roster.extend_from_slice(&weight.to_le_bytes());
+        record.text(address);
+        record.u32(weight);
     }
     roster
 }
@@ -33,16 +35,15 @@ pub fn encode_roster<'a>(hosts: impl Iterator<Item = (&'a str, u32)>, now: Time)
 /// What is in it. `None` if it is no roster, one of another version, or too old.
 #[must_use]
 pub fn decode_roster(roster: &[u8], now: Time) -> Option<Vec<(Box<str>, u32)>> {
-    let mut rest = roster.strip_prefix(&FORMAT)?;
-    let [written] = numbers(&mut rest)?;
-    let written = Time::from_nanos(written);
+    let mut record = Reader::new(roster, &FORMAT)?;
+    let written = record.time()?;
     if now.is_later(VALID, written) || written.is_later(VALID, now) {
         return None;
     }
     let mut hosts = Vec::new();
-    while !rest.is_empty() && hosts.len() < MOST_HOSTS {
-        let address = address(&mut rest)?;
-        hosts.push((address, u32::from_le_bytes(take(&mut rest)?).min(MOST_WEIGHT)));
+    while !record.is_empty() && hosts.len() < MOST_HOSTS {
+        let address = read_address(&mut record)?;
+        hosts.push((address, record.u32()?.min(MOST_WEIGHT)));
     }
     Some(hosts)
 }

@@ -31,6 +31,7 @@ pub use host_list::{decode_roster, encode_roster};
 
 use std::time::Duration;
 
+use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::detector::Failure;
 
@@ -250,14 +251,14 @@ impl Ejections {
 /// alive: what makes an owner is that it speaks.
 #[must_use]
 pub fn claim(record: Option<&[u8]>) -> (WorkerId, Vec<u8>) {
-    let claimed = record
-        .and_then(|record| record.strip_prefix(&CLAIMS))
-        .and_then(|rest| <[u8; 8]>::try_from(rest).ok())
-        .map_or(0, u64::from_le_bytes);
-    let id = claimed.wrapping_add(1);
-    let mut record = CLAIMS.to_vec();
-    record.extend_from_slice(&id.to_le_bytes());
+    let claimed = || {
+        let mut record = Reader::new(record?, &CLAIMS)?;
+        record.u64().filter(|_| record.is_empty())
+    };
+    let id = claimed().unwrap_or_default().wrapping_add(1);
+    let mut record = Vec::new();
+    Writer::new(&mut record, &CLAIMS, CLAIMS.len() + 8).u64s([id]);
     (WorkerId(id), record)
 }
 
-const CLAIMS: [u8; 4] = *b"wrw\x01";
+const CLAIMS: Format = *b"wrw\x01";
