@@ -138,6 +138,7 @@ fn opens_about_a_second_after_everything_began_to_fail() {
         assert_eq!(within, Duration::from_secs(1));
         let took = worker.now - began;
         assert!((SECOND..=2_400 * MS).contains(&took), "{signal:?}: after {} ms", took / MS);
+        worker.now -= 100 * MS;
         assert_eq!(worker.admit(true), Admission::Shed);
     }
 }
@@ -215,37 +216,85 @@ fn what_ended_before_the_latest_stretch_does_not_count() {
     assert_eq!(worker.run(&[Signal::Answered; 20], 100), None);
 }
 
-#[test]
-fn the_first_probe_comes_after_open_time_and_one_each_then() {
+/// When probes go, in milliseconds after the circuit opened, if each ends so after `lasts`, where requests come every five.
+fn probes(signal: Signal, lasts: u64) -> Vec<u64> {
     let mut worker = open();
     let opened = worker.now - 100 * MS;
-    let mut probes = Vec::new();
-    while worker.now < opened + 10 * SECOND {
+    worker.now = opened;
+    let (mut probes, mut under_way) = (Vec::new(), None);
+    while worker.now < opened + 3 * SECOND {
         worker.circuit.requested(at(worker.now));
-        worker.wish(EXCHANGE);
+        if let Some((ticket, _)) = under_way.take_if(|(_, ends)| *ends <= worker.now) {
+            assert_eq!(worker.wish(Wish::of_probe(ticket, Some(signal))), None);
+        }
         match worker.admit(true) {
             Admission::Shed => worker.circuit.shed(),
             Admission::Due => {
-                assert!(worker.probe().is_some());
+                let ticket = worker.probe().unwrap();
                 assert_eq!(worker.admit(true), Admission::Shed, "one is enough");
-                probes.push(worker.now - opened);
+                probes.push((worker.now - opened) / MS);
+                under_way = Some((ticket, worker.now + lasts * MS));
             }
             Admission::Pass => panic!("closed"),
         }
-        worker.now += 10 * MS;
+        worker.now += 5 * MS;
     }
-    assert_eq!(probes, (1..10).map(|second| second * SECOND).collect::<Vec<_>>());
+    probes
+}
+
+#[test]
+fn a_probe_that_costs_little_is_soon_followed_by_the_next() {
+    // The first one at once; each that was refused after a millisecond, seen after five, is followed by the next after 25.
+    assert_eq!(probes(Signal::Refused, 1)[..4], [25, 55, 85, 115]);
+    assert_eq!(probes(Signal::Unreachable, 1)[..4], [25, 55, 85, 115]);
+    assert_eq!(probes(Signal::Reset, 1)[..4], [25, 80, 135, 190]);
+    assert_eq!(probes(Signal::Truncated, 1)[..4], [25, 80, 135, 190]);
+    // Clients that wait for nothing are few: one in 350 ms if they wait for 100, and one a second if they wait for longer.
+    assert_eq!(probes(Signal::Timeout, 100)[..4], [25, 375, 725, 1_075]);
+    assert_eq!(probes(Signal::Timeout, 15_000), [25, 1_025, 2_025]);
+    assert_eq!(probes(Signal::Unreachable, 5_000), [25, 1_025, 2_025]);
 }
 
 #[test]
 fn a_request_that_may_not_be_repeated_waits_a_little() {
     let mut worker = open();
-    worker.now += SECOND - 100 * MS;
+    worker.now -= 76 * MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Shed, Admission::Shed));
+    worker.now += MS;
     assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
     worker.now += 99 * MS;
     assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
     worker.now += MS;
     assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+    // The upstream may have processed it.
+    let probe = worker.probe().unwrap();
+    worker.wish(Wish::of_probe(probe, Some(Signal::Reset)));
+    worker.now += 149 * MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    worker.now += MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+    // Nothing is lost with one that was not processed.
+    let probe = worker.probe().unwrap();
+    worker.wish(Wish::of_probe(probe, Some(Signal::Refused)));
+    worker.now += 24 * MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Shed, Admission::Shed));
+    worker.now += MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+}
+
+/// What an old probe says is of no use once there is a younger one.
+#[test]
+fn only_the_latest_probe_says_when_the_next_is_due() {
+    let mut worker = open();
+    let first = worker.probe().unwrap();
+    worker.now += SECOND;
+    let second = worker.probe().unwrap();
+    worker.wish(Wish::of_probe(first, Some(Signal::Refused)));
+    worker.now += 100 * MS;
+    assert_eq!(worker.admit(true), Admission::Shed);
+    worker.wish(Wish::of_probe(second, Some(Signal::Refused)));
+    worker.now += 25 * MS;
+    assert_eq!(worker.admit(true), Admission::Due);
 }
 
 #[test]
@@ -302,7 +351,7 @@ fn a_probe_that_says_nothing_gives_its_slot_back() {
 #[test]
 fn what_nobody_asked_for_is_forgotten() {
     let mut worker = open();
-    worker.now += 10 * SECOND;
+    worker.now += 9_900 * MS;
     assert_eq!(worker.wish(EXCHANGE), None);
     worker.now += SECOND;
     let event = worker.wish(EXCHANGE);
@@ -313,7 +362,7 @@ fn what_nobody_asked_for_is_forgotten() {
 #[test]
 fn a_new_worker_knows_of_an_open_circuit_with_its_first_record() {
     let old = open();
-    let mut new = Worker { record: old.record, now: old.now, ..Worker::new(BreakerPolicy::default()) };
+    let mut new = Worker { record: old.record, now: old.now - 90 * MS, ..Worker::new(BreakerPolicy::default()) };
     assert!(new.circuit.requested(at(new.now)), "nothing was read yet");
     assert_eq!(new.wish(EXCHANGE), None);
     assert!(new.circuit.is_open() && !new.circuit.requested(at(new.now)));
@@ -353,6 +402,7 @@ fn a_calm_cluster_writes_nothing_and_an_unknown_one_reads_nothing() {
 #[test]
 fn a_policy_can_change_at_any_time() {
     let mut worker = open();
+    assert!(worker.probe().is_some());
     let quick = BreakerPolicy { open_time: Duration::from_millis(100), ..BreakerPolicy::default() };
     worker.circuit.set_policy(quick);
     worker.wish(EXCHANGE);
@@ -392,7 +442,7 @@ fn strange_records_are_dropped() {
     assert_eq!(Record::decode(&decoded.encode(), &policy, now), Some(decoded));
     let mut other_version = sound.clone();
     other_version[3] += 1;
-    for record in [&sound[..sound.len() - 1], &[&sound[..], b"\0"].concat(), &other_version, b"", b"wrc", b"wrb\x01"] {
+    for record in [&sound[..sound.len() - 1], &[&sound[..], b"\0"].concat(), &other_version, b"", b"wrc", b"wrb\x02"] {
         assert_eq!(Record::decode(record, &policy, now), None);
         let mut worker = Worker { record: Some(record.to_vec()), ..Worker::new(policy) };
         assert_eq!(worker.wish(EXCHANGE), None);

@@ -4,10 +4,10 @@
 //! ```text
 //!             `percent` of at least `min_requests` attempts broke
 //!   Closed ------------------------------------------------------> Open ---+
-//!     ^                                                            |  ^    | each `open_time`: one request goes through
+//!     ^                                                            |  ^    | one request goes through
 //!     |                 the probe was processed                    |  |    |
-//!     +------------------------------------------------------------+  +----+ it broke: nothing changes
-//!     |                 nobody asked for long                      |         it said nothing: the next one goes
+//!     +------------------------------------------------------------+  +----+ it broke: the next one goes in a moment
+//!     |                 nobody asked for long                      |         it said nothing: the next one goes at once
 //!     +------------------------------------------------------------+
 //! ```
 //!
@@ -27,11 +27,17 @@
 //! that is in answered its latest attempt, and that within three slots, the circuit stays closed: leaving hosts out is the
 //! business of [`crate::outlier`]. (Three, since a host with a small share may have no request in one.)
 //!
-//! **Probes** are requests like any other, with their retries. One is due each `open_time`, counted from when the last one
-//! began and not from when it failed: where hosts hang, that would add their whole timeout to the wait. So nothing needs to
-//! be written when a probe fails, and none is lost with its worker. One that says nothing, because its client left, gives its
-//! slot back. A request that may be repeated whatever happens is taken at once; any other waits for a tenth of `open_time`,
-//! so that where there are both, nobody pays for a probe twice. What counts is whether response headers of the upstream came.
+//! **Probes** are requests like any other, with their retries. What is let through would have been shed, so to try costs its
+//! client nothing, but for the time that it takes; and the sooner an upstream that is back is found, the fewer requests fail for
+//! nothing. So the first probe goes a [fortieth](NOT_PROCESSED) of `open_time` after the circuit opened, and the next one as long
+//! after one that was not processed, since a refused connection costs next to nothing. After one that broke off, which the upstream
+//! may have worked on, it goes after a [twentieth](BROKE_OFF), and after one that timed out, for which a client waited in vain, after
+//! a [quarter](TIMED_OUT). One that does not end holds up the next for `open_time`, counted from when it began: where hosts hang,
+//! their whole timeout would be longer, and so none is lost with its worker. And one that hangs tells as soon as it is answered.
+//!
+//! One that says nothing, because its client left, gives its slot back. A request that may be repeated whatever happens is taken at
+//! once; any other waits for a tenth of `open_time`, so that where there are both, nobody pays for a probe twice, unless the latest
+//! probe was not processed: then none pays for it. What counts is whether response headers of the upstream came.
 //!
 //! **All workers** share one [record](shared::Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
 //! second and not written: each worker keeps what it counted until there is trouble. What an attempt says that began before
@@ -60,7 +66,8 @@ pub struct BreakerPolicy {
     pub min_requests: u32,
     /// Within at most this time, 1 s to 1 h. Default: 10 s.
     pub interval: Duration,
-    /// From probe to probe, 100 ms to 1 h. Default: 1 s.
+    /// How long a probe that does not end holds up the next, 100 ms to 1 h; after one that fails, the next goes after a part of
+    /// it. Default: 1 s.
     pub open_time: Duration,
 }
 
@@ -87,6 +94,25 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Where a circuit closed so long ago, no attempt is from before.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
+/// The next probe goes after so many parts of `open_time`, if the latest was not processed, or there was none yet;
+const NOT_PROCESSED: u32 = 40;
+/// or so many, if it broke off;
+const BROKE_OFF: u32 = 20;
+/// or so many, if it timed out.
+const TIMED_OUT: u32 = 4;
+
+impl BreakerPolicy {
+    /// How long after a probe that ended so the next one goes.
+    fn pause(&self, signal: Signal) -> Duration {
+        self.open_time
+            / match signal {
+                Signal::Refused | Signal::Unreachable => NOT_PROCESSED,
+                Signal::Reset | Signal::Truncated => BROKE_OFF,
+                _ => TIMED_OUT,
+            }
+    }
+}
+
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -110,8 +136,22 @@ pub enum Wish {
     Probe,
     /// A probe was processed.
     Close(Ticket),
+    /// A probe failed so.
+    Fail(Ticket, Signal),
     /// A probe said nothing.
     GiveBack(Ticket),
+}
+
+impl Wish {
+    /// What a probe wants of the record once its last attempt ended so, as far as is known.
+    #[must_use]
+    pub const fn of_probe(ticket: Ticket, last_attempt: Option<Signal>) -> Self {
+        match last_attempt {
+            Some(Signal::Answered | Signal::Error | Signal::Pushback) => Self::Close(ticket),
+            Some(Signal::Cancelled | Signal::Local) | None => Self::GiveBack(ticket),
+            Some(signal) => Self::Fail(ticket, signal),
+        }
+    }
 }
 
 /// What came of it.
@@ -134,7 +174,7 @@ pub enum Event {
         after: Duration,
         /// How many probes went.
         probes: u64,
-        /// How many requests were shed, as far as workers wrote it down; the last tenth of a second may be missing.
+        /// How many requests were shed, as far as workers wrote it down; the last 150 ms may be missing.
         shed: u64,
         /// Whether a probe was processed; else nobody had asked for long.
         processed: bool,
@@ -189,7 +229,7 @@ impl Circuit {
         self.view.opened.is_some()
     }
 
-    /// From probe to probe.
+    /// How long a probe that does not end holds up the next.
     #[must_use]
     pub const fn open_time(&self) -> Duration {
         self.policy.open_time
@@ -206,11 +246,16 @@ impl Circuit {
         let next = self.view.next;
         if self.view.opened.is_none() {
             Admission::Pass
-        } else if now < next || (now < next.saturating_add(self.policy.open_time / 10) && !repeatable()) {
+        } else if now < next || (now < next.saturating_add(self.waits_for_others()) && !repeatable()) {
             Admission::Shed
         } else {
             Admission::Due
         }
+    }
+
+    /// For how long one that may not be repeated waits until it is a probe.
+    fn waits_for_others(&self) -> Duration {
+        if self.view.not_processed { Duration::ZERO } else { self.policy.open_time / 10 }
     }
 
     /// A request was shed.
@@ -273,6 +318,10 @@ impl Circuit {
                 _ if shared.is_abandoned(&self.policy, now) => shared.close(now, false),
                 Wish::Probe => shared.probe(&self.policy, now),
                 Wish::Close(ticket) if shared.is_of(ticket) => shared.close(now, true),
+                Wish::Fail(ticket, signal) => {
+                    news |= shared.fail(&self.policy, ticket, signal, now);
+                    None
+                }
                 Wish::GiveBack(ticket) => {
                     news |= shared.give_back(ticket, now);
                     None

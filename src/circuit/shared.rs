@@ -14,6 +14,7 @@ use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};
 use crate::base::window::{Edge, Window};
+use crate::signal::Signal;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Record {
     pub probes: u64,
     /// Requests shed since it opened.
     pub shed: u64,
+    /// Whether the latest probe that failed was not processed.
+    pub not_processed: bool,
     /// While it is closed, attempts that ended, and those of them that broke.
     attempts: Window,
     broke: Window,
@@ -52,6 +55,7 @@ impl Record {
             next: Time::default(),
             probes: 0,
             shed: 0,
+            not_processed: false,
             attempts: Window::new(policy.interval),
             broke: Window::new(policy.interval),
             corrected: false,
@@ -92,7 +96,7 @@ impl Record {
             return None;
         }
         let within = self.attempts.interval() / crate::base::window::SLOTS as u32 * length;
-        let next = now.saturating_add(policy.open_time);
+        let next = now.saturating_add(policy.pause(Signal::Refused));
         *self = Self { opened: Some(now), closed: self.closed, next, ..Self::new(policy) };
         Some(Event::Opened { broke, attempts, within })
     }
@@ -111,6 +115,16 @@ impl Record {
         self.opened == Some(ticket.opened)
     }
 
+    /// A probe failed so: if it was the last one, the next is due in a moment. Whether that changed anything.
+    pub fn fail(&mut self, policy: &BreakerPolicy, ticket: Ticket, signal: Signal, now: Time) -> bool {
+        let last = self.is_of(ticket) && self.probes == ticket.number;
+        if last {
+            self.next = self.next.min(now.saturating_add(policy.pause(signal)));
+            self.not_processed = matches!(signal, Signal::Refused | Signal::Unreachable);
+        }
+        last
+    }
+
     /// A probe said nothing: if it was the last one, the next request may be one. Whether that changed anything.
     pub fn give_back(&mut self, ticket: Ticket, now: Time) -> bool {
         let last = self.is_of(ticket) && self.probes == ticket.number;
@@ -125,6 +139,7 @@ impl Record {
         let after = now.since(self.opened?);
         let (probes, shed) = (self.probes, self.shed);
         (self.opened, self.closed, self.next, self.probes, self.shed) = (None, now, Time::default(), 0, 0);
+        self.not_processed = false;
         Some(Event::Closed { after, probes, shed, processed })
     }
 
@@ -138,9 +153,10 @@ impl Record {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::new();
-        let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 2 * Window::ENCODED_BYTES);
+        let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 1 + 2 * Window::ENCODED_BYTES);
         writer.times([self.opened.unwrap_or_default(), self.closed, self.next]);
         writer.u64s([self.probes, self.shed]);
+        writer.u8(u8::from(self.not_processed));
         self.attempts.encode(&mut writer);
         self.broke.encode(&mut writer);
         record
@@ -153,6 +169,7 @@ impl Record {
         let mut record = Reader::new(record, &FORMAT)?;
         let (opened, closed, next) = (record.time()?, record.time()?, record.time()?);
         let (probes, shed) = (record.u64()?, record.u64()?);
+        let not_processed = record.u8()? == 1;
         let (attempts, broke) = (Window::decode(&mut record)?, Window::decode(&mut record)?);
         if !record.is_empty() {
             return None;
@@ -174,6 +191,7 @@ impl Record {
             corrected: opened > now || closed > now || next > latest,
             probes,
             shed,
+            not_processed,
             attempts: window(attempts),
             broke: window(broke),
         })
@@ -181,6 +199,6 @@ impl Record {
 }
 
 /// What a record starts with: a name, and the version of what follows.
-const FORMAT: Format = *b"wrc\x01";
+const FORMAT: Format = *b"wrc\x02";
 /// Where the interval is shorter, a circuit is abandoned after this.
 const MIN_ABANDONED: Duration = Duration::from_secs(10);

@@ -88,7 +88,7 @@ impl Vm {
     pub(super) fn probe_tells(&mut self, context: ContextId) {
         let Some(Stream::Decide(request)) = self.streams.get_mut(context) else { return };
         let (Some(ticket), Some(cluster)) = (request.circuit_probe.take(), request.cluster) else { return };
-        let stopped = request.guarded;
+        let stopped = request.guarded.then_some(request.failed_before.unwrap_or(Signal::Reset));
         let (details, status) = (host::property(RESPONSE_DETAILS), response_code());
         let proxy_status = if status >= Some(500) { host::header(Map::Response, "proxy-status") } else { None };
         let end = RequestEnd {
@@ -96,14 +96,9 @@ impl Vm {
             answer: Answer { status, proxy_status: proxy_status.as_deref().unwrap_or_default(), ..Answer::default() },
             details: details.as_deref().unwrap_or_default(),
         };
-        let wish = match end.last_attempt() {
-            Some(Signal::Answered | Signal::Error | Signal::Pushback) => Wish::Close(ticket),
-            Some(Signal::Cancelled | Signal::Local) => Wish::GiveBack(ticket),
-            // `guard` stopped its retry, so there was something to retry; or there is no host to send it to.
-            None if stopped || end.flags.any(Flags::NO_HEALTHY_UPSTREAM) => return,
-            None => Wish::GiveBack(ticket),
-            Some(_) => return,
-        };
+        // There is no host to send it to, which costs nobody anything; or `guard` stopped its retry.
+        let no_host = end.flags.any(Flags::NO_HEALTHY_UPSTREAM).then_some(Signal::Unreachable);
+        let wish = Wish::of_probe(ticket, end.last_attempt().or(no_host).or(stopped));
         self.change_circuit(cluster, wish);
     }
 
@@ -166,7 +161,7 @@ impl Vm {
                 let every = state.circuit.as_ref().map_or(0, |circuit| millis(circuit.open_time()));
                 let line = format!(
                     "circuit open: {broke} of {attempts} attempts within {} ms were refused, broke off or timed out; one request \
-                     each {every} ms goes on",
+                     each {every} ms goes on, and more where they fail at once",
                     millis(within),
                 );
                 self.log_of_cluster(Level::Warn, &name, &line);

@@ -29,6 +29,8 @@ pub(super) struct Request {
     pub(super) plan: Option<Plan>,
     /// How its latest attempt ended, where `watch` and `guard` told.
     pub(super) last_signal: Option<Signal>,
+    /// How the attempt ended that its latest retry was to replace, as far as `guard` knew.
+    pub(super) failed_before: Option<Signal>,
     /// Retries that `guard` charged.
     pub(super) charged: u32,
     /// Whether `guard` saw one of its retries, and so charged them all.

@@ -149,7 +149,10 @@ impl Vm {
     /// answer meant was decided when the answer passed; and a refused stream cannot be told from any other before the
     /// request ends (`Open::StreamReset`): no veto on a doubt. One that still runs, with this attempt `beside` it, timed out.
     fn forbidden(&mut self, request: &Governed, beside: bool) -> bool {
-        let last_signal = self.request(request.id).and_then(|request| request.last_signal.take());
+        let last_signal = self.request(request.id).and_then(|request| {
+            request.failed_before = request.last_signal.take();
+            request.failed_before
+        });
         let last_signal = if beside { Some(Signal::Timeout) } else { last_signal };
         let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return false };
         let policy = self.engine.retry_policy(request.cluster);

@@ -358,6 +358,9 @@ impl Outliers {
         if repeatable {
             self.steering.scout();
         }
+        if self.all_are_down(now) {
+            return self.in_turn(retries, now);
+        }
         let wary = self.out == 0 && self.is_wary(repeatable, now);
         // Where only some of the hosts can be remembered, these would get all requests.
         if self.out == 0 && !wary || self.hosts.is_crowded(now) {
@@ -406,6 +409,23 @@ impl Outliers {
         Some(Route { hosts: list.join(","), probe: None })
     }
 
+    /// Whether no host is out, and all failed a moment ago: none is worse than the others.
+    fn all_are_down(&mut self, now: Time) -> bool {
+        self.out == 0
+            && now.since(self.broken) < SUSPICION
+            && !self.hosts.is_crowded(now)
+            && !self.hosts.well(&|host| !host.record.is_in_trouble(), now)
+    }
+
+    /// The hosts by how long ago they were tried, by any worker: so the first that is back is soon found, whatever the turns that
+    /// Envoy's balancer takes in each.
+    fn in_turn(&self, retries: u32, now: Time) -> Option<Route> {
+        let tried = |host: &Host| self.steering.is_picked(host).then(|| host.seen.as_nanos());
+        let known = |host: &Host| if host.is_known(now) { tried(host) } else { None };
+        let list = self.hosts.lowest(usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1), &known);
+        (list.len() > 1).then(|| Route { hosts: list.join(","), probe: None })
+    }
+
     fn explores(&mut self, explore: Percent, repeatable: bool, now: Time) -> bool {
         let hosts = (self.hosts.len(), self.out);
         let poor = self.is_poor(now);
@@ -440,10 +460,13 @@ impl Outliers {
     }
 
     /// A request arrives that finds out for an open circuit whether the cluster is back. The host that is out and due for
-    /// longest first, whoever owns it: those that are in failed a moment ago, and it had more time to come back. `None` where
-    /// no host is out: all are alike, and Envoy's balancer takes turns.
+    /// longest first, whoever owns it: those that are in failed a moment ago, and it had more time to come back. Where none
+    /// is, all are alike, and take turns.
     pub fn route_circuit_probe(&mut self, now: Time, retries: u32) -> Option<Route> {
         self.requested = now;
+        if self.all_are_down(now) {
+            return self.in_turn(retries, now);
+        }
         let due = self.hosts.each_out().filter(|(_, _, out)| out.ejection.due <= now);
         let (_, probed, _) = due.min_by_key(|(_, _, out)| out.ejection.due)?;
         let mut list = vec![&*probed.address];

@@ -96,7 +96,7 @@ impl World {
                 assert_eq!(self.judged(), Some((broke, attempts, slots)), "opened for no reason");
                 self.open = true;
                 self.opened = self.now;
-                self.next = self.now + self.policy.open_time.as_nanos() as u64;
+                self.next = self.now + self.policy.open_time.as_nanos() as u64 / 40;
                 self.ended.clear();
                 self.probes.clear();
                 self.shed = 0;
@@ -211,10 +211,18 @@ fn several_workers_do_as_one_that_knows_everything() {
                     }
                 },
                 6 => {
-                    // A probe says nothing: only the last one's slot can be free again.
+                    // A probe says nothing, or failed: the last one's slot is free again, now or soon.
                     if let Some(ticket) = world.probes.last().copied().filter(|_| world.open) {
-                        world.wish(worker, Wish::GiveBack(ticket), other);
-                        world.next = world.next.min(world.now);
+                        let (signal, parts) = digits.pick(&[
+                            (None, 0),
+                            (Some(Signal::Cancelled), 0),
+                            (Some(Signal::Refused), 40),
+                            (Some(Signal::Reset), 20),
+                            (Some(Signal::Timeout), 4),
+                        ]);
+                        world.wish(worker, Wish::of_probe(ticket, signal), other);
+                        let open_time = world.policy.open_time.as_nanos() as u64;
+                        world.next = world.next.min(world.now + open_time.checked_div(parts).unwrap_or(0));
                     }
                 }
                 _ => {

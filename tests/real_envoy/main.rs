@@ -13,6 +13,7 @@ mod chain;
 mod check;
 mod ejection;
 mod faults;
+mod harm;
 mod hostile;
 mod incidents;
 mod level;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         chain::tests(),
         ejection::all(),
         faults::all(),
+        harm::all(),
         hostile::all(),
         mesh::tests(),
         incidents::all(),

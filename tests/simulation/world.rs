@@ -310,10 +310,8 @@ impl World {
         if self.requests[number].list.is_empty() {
             self.workers[worker].picked(&address, self.now);
         }
-        if let Some(ticket) = self.requests[number].ticket
-            && matches!(signal, Signal::Answered | Signal::Error)
-        {
-            self.change_circuit(worker, Wish::Close(ticket));
+        if let Some(ticket) = self.requests[number].ticket {
+            self.change_circuit(worker, Wish::of_probe(ticket, Some(signal)));
         }
         let elapsed = self.elapsed();
         self.report.request(get, fine, answered, host, attempts == 1 && probe.is_some(), elapsed);

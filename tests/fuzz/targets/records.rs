@@ -158,7 +158,7 @@ pub fn circuit(data: &[u8]) {
             let wish = match (choices.below(5), ticket) {
                 (0, _) => Wish::Probe,
                 (1, Some(ticket)) => Wish::Close(ticket),
-                (2, Some(ticket)) => Wish::GiveBack(ticket),
+                (2, Some(ticket)) => Wish::of_probe(ticket, Some(choices.pick(&Signal::ALL))),
                 (other, _) => Wish::Exchange { answering: other == 3 },
             };
             if let Some(written) = circuit.exchange(Some(&shared), wish, now) {

@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = &[
 fn replies() -> Result<()> {
     let upstream = Switch::new();
     let stage = stage(Attach::GUARD, policy("3500ms"), 1, &upstream)?;
-    open(&stage, &upstream, Mode::Reset, &Request::get(PATH))?;
+    open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let before = upstream.upstream.count();
     let path = "/orders/replies";
     let response = stage.get(path)?;
@@ -45,7 +45,7 @@ fn replies() -> Result<()> {
 fn grpc() -> Result<()> {
     let upstream = Switch::new();
     let stage = stage(Attach::GUARD, policy("5s"), 1, &upstream)?;
-    open(&stage, &upstream, Mode::Reset, &Request::get(PATH))?;
+    open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let path = "/orders/grpc";
     let response = stage.connect()?.exchange(&Request::grpc(path))?;
     ensure!(response.status == 200 && response.header("grpc-status") == Some("14"), "{response:?}");
@@ -108,7 +108,7 @@ fn policy_update() -> Result<()> {
 fn module_update() -> Result<()> {
     let upstream = Switch::new();
     let mut stage = stage(Attach::GUARD, policy("60s"), 2, &upstream)?;
-    open(&stage, &upstream, Mode::Reset, &Request::get(PATH))?;
+    open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let mut module = std::fs::read(envoy::module())?;
     // A custom section of four bytes whose name is "new".
     module.extend_from_slice(b"\x00\x04\x03new");

@@ -10,8 +10,9 @@ use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
 
 pub const TESTS: &[Test] = &[
-    ("breaker::probes::gets", || one_each(&Request::get(PATH))),
-    ("breaker::probes::posts", || one_each(&Request::post(PATH))),
+    ("breaker::probes::gets", || in_turn(&Request::get(PATH), Mode::Reset, [30, 70])),
+    ("breaker::probes::posts", || in_turn(&Request::post(PATH), Mode::Reset, [80, 150])),
+    ("breaker::probes::hang", || in_turn(&Request::get(PATH), Mode::Hang, [225, 400])),
     ("breaker::probes::given_back", given_back),
     ("breaker::workers_act_together", workers_act_together),
     ("breaker::decide::books", || books(Attach::DECIDE)),
@@ -20,12 +21,13 @@ pub const TESTS: &[Test] = &[
 
 const WORKERS: u32 = 4;
 
-/// One request each `openTime` reaches the upstream, whatever the load on all workers.
-fn one_each(request: &Request) -> Result<()> {
-    const OPEN_TIME: Duration = Duration::from_millis(500);
+/// Probes reach the upstream one after the other, whatever the load on all workers: each so many milliseconds, at least and at
+/// most. Those that are reset go on after a twentieth of `openTime`, and wait for a tenth more if they may not be repeated; those
+/// that time out, here after 100 ms, after a quarter.
+fn in_turn(request: &Request, mode: Mode, [least, most]: [u128; 2]) -> Result<()> {
     let upstream = Switch::new();
     let stage = stage(Attach::GUARD, policy("500ms"), WORKERS, &upstream)?;
-    upstream.set(Mode::Reset);
+    upstream.set(mode);
     let load = Load::start(stage.address, 16, Duration::from_millis(2), request);
     wait_until(&stage, true)?;
     // What was under way is over, and all workers know.
@@ -35,10 +37,8 @@ fn one_each(request: &Request) -> Result<()> {
     std::thread::sleep(Duration::from_millis(3_200));
     let (seen, lasted) = ((upstream.upstream.count() - before) as u128, began.elapsed().as_millis());
     load.stop()?;
-    let most = lasted / OPEN_TIME.as_millis() + 1;
-    // A request that may not be repeated waits for a tenth longer, and a machine may be late.
-    let least = lasted / (OPEN_TIME * 3 / 2).as_millis();
-    ensure!((least..=most).contains(&seen), "{seen} probes in {lasted} ms; {}", story(&stage));
+    // A machine may be late.
+    ensure!((lasted / most..=lasted / least + 1).contains(&seen), "{seen} probes in {lasted} ms; {}", story(&stage));
     Ok(())
 }
 
@@ -74,7 +74,7 @@ fn given_back() -> Result<()> {
 /// What one worker found out, all act on.
 fn workers_act_together() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("5s"), WORKERS, &upstream)?;
+    let stage = stage(Attach::GUARD, policy("60s"), WORKERS, &upstream)?;
     let mut clients = (0..WORKERS).map(|_| stage.connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
         ensure!(client.exchange(&Request::get(PATH))?.status == 200);

@@ -153,11 +153,16 @@ impl Load {
     }
 }
 
-/// Requests until the circuit is open, so that there is no load afterwards.
+/// Requests until the circuit is open and the first probe failed, so that there is no load afterwards, and no probe for a while.
 pub fn open(stage: &Stage, upstream: &Switch, mode: Mode, request: &Request) -> Result<()> {
     upstream.set(mode);
     let load = Load::start(stage.address, 8, Duration::from_millis(5), request);
-    let opened = wait_until(stage, true);
+    let opened = wait_until(stage, true).and_then(|_| {
+        stage.wait_for("the first probe", |stage| match metric(stage, "circuit_probes_total") {
+            0 => Err(story(stage)),
+            _ => Ok(()),
+        })
+    });
     load.stop()?;
-    opened.map(drop)
+    opened
 }

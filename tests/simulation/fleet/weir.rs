@@ -242,10 +242,8 @@ impl Proxy for Weir {
         } else if answered {
             account.answered(now);
         }
-        if let Some(ticket) = request.ticket.take()
-            && matches!(signal, Signal::Answered | Signal::Error | Signal::Pushback)
-        {
-            self.change_circuit(request.worker, Wish::Close(ticket), at);
+        if let Some(ticket) = request.ticket.take() {
+            self.change_circuit(request.worker, Wish::of_probe(ticket, Some(signal)), at);
         }
         None
     }

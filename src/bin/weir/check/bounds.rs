@@ -169,7 +169,8 @@ fn tell_breaker(out: &mut String, breaker: &BreakerPolicy, retry: &RetryPolicy) 
         0,
         &format!(
             "Where hosts refuse, reset or hang, and not where they answer with errors, the circuit breaker ends that after one \
-             to two seconds at {} attempts a second or more: then there are at most {} each {}.",
+             to two seconds at {} attempts a second or more: then one request at a time goes on, of at most {}, \
+             {} after the one before or sooner if that fails at once.",
             decimal((10.0 * f64::from(breaker.min_requests) / breaker.interval.as_secs_f64()).ceil()),
             count(1 + u64::from(retry.max_retries), "attempt"),
             time(breaker.open_time)

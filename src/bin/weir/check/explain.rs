@@ -295,8 +295,8 @@ fn breaker(out: &mut String, policy: &BreakerPolicy) {
         0,
         &format!(
             "Opens when {} of the latest {} attempts or more were refused, reset, cut off or timed out, within {}, and no \
-             host answers. So it never opens below {} attempts a second. While it is open, one request each {} goes on, and \
-             all others get 503 at once.",
+             host answers. So it never opens below {} attempts a second. While it is open, requests go on one at a time to find \
+             out, at most {} after the one before and sooner if that fails at once; all others get 503.",
             percent(policy.percent),
             policy.min_requests,
             time(policy.interval),

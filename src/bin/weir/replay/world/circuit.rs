@@ -1,11 +1,10 @@
 //! The circuit breaker in the replay: a request that it lets through as a probe tells with its own end what a probe would have.
 
 use weir::base::time::Time;
-use weir::circuit::{Admission, Event, Ticket, Wish};
+use weir::circuit::{Admission, Event, Wish};
 use weir::engine::cluster::Cluster;
 use weir::engine::correlate::ClusterId;
 use weir::retry::Plan;
-use weir::signal::Signal;
 
 use super::super::line::Record;
 use super::super::tally::{MOST_KEPT, Opening};
@@ -31,9 +30,7 @@ impl World {
             }
             Admission::Due => match self.change_circuit(number, Wish::Probe, now) {
                 Some(Event::Probing(ticket)) => {
-                    if let Some(wish) = outcome(record, ticket) {
-                        self.probes.push((record.end, number, wish));
-                    }
+                    self.probes.push((record.end, number, Wish::of_probe(ticket, record.last_attempt())));
                     true
                 }
                 _ if self.engine.cluster(id).is_some_and(Cluster::is_open) => {
@@ -84,14 +81,5 @@ impl World {
             Event::Probing(_) => {}
         }
         Some(event)
-    }
-}
-
-/// What a request says about the circuit that let it through.
-fn outcome(record: &Record, ticket: Ticket) -> Option<Wish> {
-    match record.last_attempt() {
-        Some(Signal::Answered | Signal::Error | Signal::Pushback) => Some(Wish::Close(ticket)),
-        Some(Signal::Cancelled | Signal::Local) | None => Some(Wish::GiveBack(ticket)),
-        Some(_) => None,
     }
 }

@@ -1,0 +1,21 @@
+//! Ordinary situations in which Weir must not be in the way: what it does to a service that is well, or that Envoy alone would carry.
+
+mod outages;
+mod rate;
+
+use crate::alone::Test;
+
+pub fn all() -> Vec<Test> {
+    [outages::TESTS].concat()
+}
+
+/// A route's retry policy that says where retries go, and nothing of what is retried: as the README advises it.
+pub fn previous_hosts() -> serde_json::Value {
+    serde_json::json!({
+        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+        }}],
+        "host_selection_retry_max_attempts": 5,
+        "retry_back_off": {"base_interval": "0.010s"},
+    })
+}

@@ -1,0 +1,99 @@
+//! All hosts are away for a while: clients are answered again as soon as one of them listens.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::rate::{Rate, Sent};
+use crate::alone::Test;
+use crate::ejection::site::{Setup, Site};
+use crate::level::Level;
+use crate::support::client::Request;
+
+pub const TESTS: &[Test] = &[
+    ("harm::outages::one_replica_100_a_second", || outages(Level::Guard, 1, 100, &Request::get("/"), &LENGTHS)),
+    ("harm::outages::one_replica_posts", || outages(Level::Guard, 1, 100, &Request::post("/"), &LENGTHS)),
+    ("harm::outages::one_replica_20_a_second", || outages(Level::Guard, 1, 20, &Request::get("/"), &LENGTHS)),
+    ("harm::outages::decide::one_replica", || outages(Level::Decide, 1, 100, &Request::get("/"), &LENGTHS)),
+    ("harm::outages::three_replicas_100_a_second", || outages(Level::Guard, 3, 100, &Request::get("/"), &LENGTHS)),
+    ("harm::outages::four_replicas_20_a_second", || outages(Level::Guard, 4, 20, &Request::get("/"), &LENGTHS)),
+];
+
+/// How long all hosts are away, in milliseconds. Circuits open one to two seconds after everything began to fail.
+const LENGTHS: [u64; 8] = [1_000, 2_000, 2_300, 2_900, 3_500, 1_600, 2_600, 5_000];
+
+/// What came of one outage.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    lasted: Duration,
+    /// From the first host that listens to the first request that is answered.
+    found: Duration,
+    /// Requests that failed.
+    _failed: usize,
+}
+
+fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengths: &[u64]) -> Result<()> {
+    let mut setup = Setup::new(level);
+    setup.hosts = hosts;
+    setup.workers = 2;
+    setup.route = json!({"route": {"retry_policy": crate::harm::previous_hosts()}});
+    if level == Level::Without {
+        setup.route["route"]["retry_policy"]["retry_on"] = json!("connect-failure,refused-stream");
+        setup.route["route"]["retry_policy"]["num_retries"] = json!(2);
+    }
+    let site = setup.start()?;
+    site.warm_up()?;
+    let rate = Rate::start(site.address, per_second, request);
+    let mut spans = Vec::new();
+    let before = attempts(&site);
+    for length in lengths {
+        std::thread::sleep(Duration::from_millis(3_000));
+        let from = Instant::now();
+        site.replicas.iter().for_each(|replica| replica.stop());
+        std::thread::sleep(Duration::from_millis(*length));
+        site.replicas.first().map(|replica| replica.start()).transpose()?;
+        let listens = Instant::now();
+        spans.push((from, listens));
+        // The others are half a second later.
+        std::thread::sleep(Duration::from_millis(500));
+        site.replicas.iter().skip(1).try_for_each(|replica| replica.start())?;
+    }
+    std::thread::sleep(Duration::from_millis(1_500));
+    let sent = rate.stop();
+    let spent = attempts(&site) - before;
+    let outages: Vec<_> = spans.iter().map(|(from, listens)| outage(&sent, *from, *listens)).collect();
+    // Each outage has the requests of its time, and those that its end finds on their way: all of these fail without Weir, too.
+    let least: f64 = outages.iter().map(|outage| outage.lasted.as_secs_f64() * f64::from(per_second)).sum();
+    let failed = sent.iter().filter(|sent| !sent.answered()).count();
+    let mut found: Vec<_> = outages.iter().map(|outage| outage.found).collect();
+    found.sort();
+    let (median, worst) = (found[found.len() / 2], found[found.len() - 1]);
+    let per_request = spent as f64 / sent.len() as f64;
+    let told = format!(
+        "{} failed, {least:.0} arrived while no host listened; {per_request:.2} attempts per request; median {median:?}, worst \
+         {worst:?}; {outages:?}\n{}",
+        failed,
+        site.story()
+    );
+    println!("{told}");
+    ensure!(median <= Duration::from_millis(100) && worst <= Duration::from_millis(250), "{told}");
+    ensure!(failed as f64 <= 1.02 * least + 2.0 * outages.len() as f64, "{told}");
+    ensure!(per_request < 1.2, "{told}");
+    Ok(())
+}
+
+fn outage(sent: &[Sent], from: Instant, listens: Instant) -> Outage {
+    let first = sent.iter().filter(|sent| sent.answered() && sent.ended >= listens).map(|sent| sent.ended).min();
+    let around = |sent: &&Sent| sent.at >= from && sent.at < listens + Duration::from_millis(1_500);
+    Outage {
+        lasted: listens - from,
+        found: first.map_or(Duration::MAX, |first| first - listens),
+        _failed: sent.iter().filter(around).filter(|sent| !sent.answered()).count(),
+    }
+}
+
+/// What Envoy sent, or tried to.
+fn attempts(site: &Site) -> u64 {
+    site.stat("cluster.orders.upstream_rq_total") + site.stat("cluster.orders.upstream_rq_pending_failure_eject")
+}

@@ -1,0 +1,83 @@
+//! Clients that send at a rate, whatever becomes of their requests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::support::client::{Connection, Request};
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub at: Instant,
+    pub ended: Instant,
+    /// 0 if there was no response.
+    pub status: u16,
+}
+
+impl Sent {
+    pub fn answered(&self) -> bool {
+        self.status == 200
+    }
+}
+
+/// Requests that go on until they are stopped.
+pub struct Rate {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Vec<Sent>>>,
+}
+
+impl Rate {
+    /// So many requests a second, by several clients in turn. What a client sends late, since its latest request took long, it
+    /// sends at once.
+    pub fn start(address: SocketAddr, per_second: u32, request: &Request) -> Self {
+        let clients = 8;
+        let (stop, began) = (Arc::<AtomicBool>::default(), Instant::now());
+        let client = |number: u32| {
+            let (stop, request) = (Arc::clone(&stop), request.clone());
+            std::thread::spawn(move || {
+                let mut sent = Vec::new();
+                let mut connection = None;
+                for turn in 0.. {
+                    let due = began + Duration::from_secs(1) * (turn * clients + number) / per_second;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let at = Instant::now();
+                    let exchange = |connection: &mut Option<Connection>| -> Result<u16> {
+                        let known = match connection.take() {
+                            Some(known) => known,
+                            None => Connection::open(address)?,
+                        };
+                        let response = connection.insert(known).exchange(&request)?;
+                        // Envoy does not wait for the body of a request that is answered at once.
+                        if response.header("connection") == Some("close") {
+                            *connection = None;
+                        }
+                        Ok(response.status)
+                    };
+                    let status = exchange(&mut connection).unwrap_or_default();
+                    if status == 0 {
+                        connection = None;
+                    }
+                    sent.push(Sent { at, ended: Instant::now(), status });
+                }
+                sent
+            })
+        };
+        Self { clients: (0..clients).map(client).collect(), stop }
+    }
+
+    /// All requests, in the order in which they were sent.
+    pub fn stop(self) -> Vec<Sent> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut sent: Vec<_> = self.clients.into_iter().flat_map(|client| client.join().unwrap_or_default()).collect();
+        sent.sort_by_key(|sent| sent.at);
+        sent
+    }
+}
