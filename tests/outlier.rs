@@ -814,10 +814,24 @@ fn a_fresh_worker_knows_of_every_ejection() {
     assert_eq!(bench.out(1), ["a:1"]);
 }
 
+/// What Envoy calls the hosts of Istio's ambient mode, and IPv6 ones.
+#[test]
+fn every_address_with_a_port_is_a_host() {
+    let mut bench = Bench::new(1, 4);
+    let long = "envoy://connect_originate/[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+    for address in ["envoy://connect_originate/10.0.0.7:8080", long, "[fe80::1%eth0]:80"] {
+        bench.ends(0, address, Signal::Answered);
+        bench.ends(0, address, Signal::Refused);
+        assert!(bench.workers[0].is_out(address), "{address}");
+    }
+}
+
 #[test]
 fn nonsense_is_no_host() {
     let mut bench = Bench::new(1, 4);
-    for address in ["", "a", "a,b:1", "a b:1", "a\r\n:1", ":1", "a:b", "a:99999", "/tmp/pipe", &"a".repeat(100)] {
+    for address in
+        ["", "a", "a,b:1", "a b:1", "a\r\n:1", ":1", "a:b", "a:99999", "/tmp/pipe", "a/,b:1", &"a".repeat(100)]
+    {
         (0..10).for_each(|_| bench.ends(0, address, Signal::Refused));
     }
     assert_eq!((bench.workers[0].known(bench.now), bench.events.len()), (4, 0));

@@ -3,6 +3,7 @@
 mod crowd;
 mod everywhere;
 mod header;
+mod internal;
 mod life;
 pub mod load;
 mod modes;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Test> {
         shares::TESTS,
         everywhere::TESTS,
         header::TESTS,
+        internal::TESTS,
         workers::TESTS,
         updates::TESTS,
         modes::TESTS,

@@ -1,9 +1,12 @@
 //! What is an address: it goes into a header, between commas.
 
-/// The longest address: an IPv6 address with a zone, in brackets, and a port.
+/// The longest address: an IPv6 address with a zone, in brackets, and a port, or one without a zone behind the name of an internal
+/// listener.
 pub const LONGEST_ADDRESS: usize = 80;
 
-/// Whether it may stand in a list of addresses in a header: an address and a port, in letters, digits and `.:[]%-_`.
+/// Whether it may stand in a list of addresses in a header: an address and a port, in letters, digits and `.:[]%-_/`. The slash is
+/// in Envoy's addresses of internal listeners, by which Istio's ambient mode reaches a pod (HBONE):
+/// `envoy://connect_originate/10.0.0.7:8080`.
 #[must_use]
 pub fn is_address(address: &str) -> bool {
     let (mut fine, mut host, mut port) = (address.len() <= LONGEST_ADDRESS, None, 0);
@@ -23,7 +26,7 @@ pub fn is_address(address: &str) -> bool {
 
 const NO_PORT: u32 = 1 << u16::BITS;
 /// The characters below 64 that an address may have, a bit for each;
-const DIGITS: u64 = bits(b"0123456789.:%-");
+const DIGITS: u64 = bits(b"0123456789.:%-/");
 /// and those above.
 const LETTERS: u64 = bits(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz[]_");
 
