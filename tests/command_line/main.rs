@@ -5,6 +5,7 @@ mod check;
 mod crash_loops;
 mod envoy;
 mod replay;
+mod shipped;
 #[path = "../support/mod.rs"]
 #[allow(unused_imports)]
 mod support;

@@ -24,15 +24,21 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(apply: impl Fn(&mut Value) -> Result<()>) -> Result<Self> {
+    /// All three roles, as in the guide.
+    fn start() -> Result<Self> {
+        Self::with("gateway/traffic.yaml", patches)
+    }
+
+    /// With the policies for traffic of a file, and what `apply` does.
+    fn with(policies: &str, apply: impl Fn(&mut Value) -> Result<()>) -> Result<Self> {
         let mut config: Value = serde_yaml_ng::from_str(include_str!("gateway/xds.yaml"))?;
         let proxy = crate::yaml("gateway/envoyproxy.yaml")?;
         ensure!(proxy["spec"]["bootstrap"]["type"] == "JSONPatch", "{proxy}");
         for operation in proxy["spec"]["bootstrap"]["jsonPatches"].as_array().context("no jsonPatches")? {
             patch(&mut config, operation)?;
         }
-        for resource in crate::documents("gateway/traffic.yaml")? {
-            traffic(&mut config, &resource)?;
+        for resource in crate::documents(policies)?.iter().filter(|it| it["kind"] != "EnvoyExtensionPolicy") {
+            traffic(&mut config, resource)?;
         }
         apply(&mut config)?;
         let hosts = vec![Replica::new()?, Replica::new()?];
@@ -69,6 +75,11 @@ fn patches(config: &mut Value) -> Result<()> {
         let resources = &mut config["static_resources"];
         let resource = match item["type"].as_str().and_then(|name| name.rsplit('.').next()) {
             Some("Listener") => named(&mut resources["listeners"], &item["name"])?,
+            Some("RouteConfiguration") => {
+                let routes = &mut manager(config)["route_config"];
+                ensure!(routes["name"] == item["name"], "nothing is called {}", item["name"]);
+                routes
+            }
             Some("Cluster") => named(&mut resources["clusters"], &item["name"])?,
             other => bail!("nobody patches {other:?} here"),
         };
@@ -82,7 +93,7 @@ fn named<'a>(list: &'a mut Value, name: &Value) -> Result<&'a mut Value> {
     found.with_context(|| format!("nothing is called {name}"))
 }
 
-/// One operation, at `path` below each place that `jsonPath` finds.
+/// One operation, at `path` below each place that `jsonPath` finds. A list that is not there begins with what is added to its end.
 fn patch(resource: &mut Value, operation: &Value) -> Result<()> {
     let path = operation["path"].as_str().unwrap_or_default();
     let places = match operation["jsonPath"].as_str() {
@@ -94,6 +105,14 @@ fn patch(resource: &mut Value, operation: &Value) -> Result<()> {
     };
     ensure!(!places.is_empty(), "this patch finds nothing: {operation}");
     for place in places {
+        let list = format!("{place}{}", path.strip_suffix("/-").unwrap_or_default());
+        if operation["op"] == "add"
+            && path.ends_with("/-")
+            && resource.pointer(&list).is_none()
+            && let Some((parent, name)) = list.rsplit_once('/')
+        {
+            resource.pointer_mut(parent).context("no parent")?[name] = json!([]);
+        }
         let patch = json!([{"op": operation["op"], "path": format!("{place}{path}"), "value": operation["value"]}]);
         json_patch::patch(resource, &serde_json::from_value::<json_patch::Patch>(patch)?)?;
     }
@@ -118,13 +137,24 @@ fn traffic(config: &mut Value, resource: &Value) -> Result<()> {
                     "locality_lb_config": {"locality_weighted_lb_config": {}},
                 },
             }}]});
+            if let Some(passive) = spec["healthCheck"].get("passive") {
+                let number = |name: &str| passive[name].clone();
+                cluster["outlier_detection"] = json!({
+                    "split_external_local_origin_errors": number("splitExternalLocalOriginErrors"),
+                    "consecutive_local_origin_failure": number("consecutiveLocalOriginFailures"),
+                    "consecutive_5xx": number("consecutive5XxErrors"),
+                    "interval": number("interval"),
+                    "base_ejection_time": number("baseEjectionTime"),
+                    "max_ejection_percent": number("maxEjectionPercent"),
+                });
+            }
             let triggers = spec["retry"]["retryOn"]["triggers"].as_array().context("no triggers")?;
             let triggers: Vec<&str> = triggers.iter().filter_map(Value::as_str).collect();
             let routes = &mut manager(config)["route_config"]["virtual_hosts"][0]["routes"];
             routes[0]["route"]["retry_policy"] = json!({
                 "retry_on": triggers.join(","),
                 "num_retries": spec["retry"]["numRetries"],
-                "retriable_status_codes": [503],
+                "retriable_status_codes": [],
                 "retry_host_predicate": [{
                     "name": "envoy.retry_host_predicates.previous_hosts",
                     "typed_config": {
@@ -135,8 +165,15 @@ fn traffic(config: &mut Value, resource: &Value) -> Result<()> {
             });
         }
         Some("ClientTrafficPolicy") => {
-            ensure!(spec["headers"]["enableEnvoyHeaders"] == true, "{spec}");
-            manager(config)["http_filters"][0]["typed_config"]["suppress_envoy_headers"] = json!(false);
+            let removed = spec["headers"]["earlyRequestHeaders"]["remove"].as_array().context("nothing is removed")?;
+            let mutations: Value = removed.iter().map(|name| json!({"remove": name})).collect();
+            manager(config)["early_header_mutation_extensions"] = json!([{
+                "name": "envoy.http.early_header_mutation.header_mutation",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                    "mutations": mutations,
+                },
+            }]);
         }
         other => bail!("nobody applies {other:?} here"),
     }
@@ -145,7 +182,9 @@ fn traffic(config: &mut Value, resource: &Value) -> Result<()> {
 
 /// `EnvoyExtensionPolicy`: a filter that is off until a route switches it on. The module would come by HTTP.
 fn extension(config: &mut Value) -> Result<()> {
-    let policy = crate::yaml("gateway/envoyextensionpolicy.yaml")?;
+    let documents = crate::documents("gateway/envoyextensionpolicy.yaml")?;
+    let policy = documents.first().context("no document")?;
+    ensure!(policy["kind"] == "EnvoyExtensionPolicy", "{policy}");
     let wasm = &policy["spec"]["wasm"][0];
     let name = "envoy.filters.http.wasm/envoyextensionpolicy/shop/weir/wasm/0";
     let manager = manager(config);
@@ -181,7 +220,7 @@ fn extension(config: &mut Value) -> Result<()> {
 
 #[test]
 fn all_three_roles_share_one_vm_and_steer_around_a_dead_host() -> Result<()> {
-    let gateway = Gateway::start(patches)?;
+    let gateway = Gateway::start()?;
     gateway.envoy.wait_for_log(&["roles decide, watch, guard"])?;
     gateway.hosts[0].stop();
     for number in 0..30 {
@@ -195,9 +234,70 @@ fn all_three_roles_share_one_vm_and_steer_around_a_dead_host() -> Result<()> {
     Ok(())
 }
 
+/// Also where Weir is not in the listener.
+#[test]
+fn clients_do_not_choose_hosts() -> Result<()> {
+    let without = |config: &mut Value| {
+        patches(config)?;
+        let filters = manager(config)["http_filters"].as_array_mut().context("no http_filters")?;
+        filters.retain(|filter| filter["name"] != "weir.decide");
+        Ok(())
+    };
+    for gateway in [Gateway::start()?, Gateway::with("gateway/traffic.yaml", without)?] {
+        let request = Request::get("/orders").header("x-weir-hosts", &gateway.hosts[0].address.to_string());
+        for _ in 0..20 {
+            ensure!(exchange(gateway.address, &request)?.status == 200);
+        }
+        let reached: Vec<usize> = gateway.hosts.iter().map(|host| host.seen().len()).collect();
+        ensure!(reached == [10, 10], "{reached:?}");
+    }
+    Ok(())
+}
+
+/// A canary keeps its share.
+#[test]
+fn backends_of_one_rule_keep_their_weights() -> Result<()> {
+    let canary = |config: &mut Value| {
+        patches(config)?;
+        let cluster = named(&mut config["static_resources"]["clusters"], &json!(CLUSTER))?;
+        let backends = cluster["load_assignment"]["endpoints"].as_array_mut().context("no endpoints")?;
+        let mut second = backends[0].clone();
+        backends[0]["lb_endpoints"].as_array_mut().context("no hosts")?.truncate(1);
+        backends[0]["load_balancing_weight"] = json!(95);
+        second["lb_endpoints"].as_array_mut().context("no hosts")?.remove(0);
+        second["load_balancing_weight"] = json!(5);
+        second["locality"]["region"] = json!("httproute/shop/orders/rule/0/backend/1");
+        backends.push(second);
+        Ok(())
+    };
+    let gateway = Gateway::with("gateway/traffic.yaml", canary)?;
+    for _ in 0..200 {
+        ensure!(exchange(gateway.address, &Request::get("/orders"))?.status == 200);
+    }
+    let canary = gateway.hosts[1].seen().len();
+    ensure!((5..=15).contains(&canary), "{canary} of 200");
+    Ok(())
+}
+
+#[test]
+fn an_upstream_access_log_of_the_users_stays() -> Result<()> {
+    let log = |config: &mut Value| {
+        manager(config)["http_filters"][0]["typed_config"]["upstream_log"] = json!([{"name": "mine", "typed_config":
+            {"@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"}}]);
+        patches(config)?;
+        let filters = manager(config)["http_filters"].as_array().context("no http_filters")?;
+        let router = filters.last().context("no router")?;
+        let names: Vec<&Value> =
+            router["typed_config"]["upstream_log"].as_array().into_iter().flatten().map(|log| &log["name"]).collect();
+        ensure!(names == ["mine", "weir.watch"], "{names:?}");
+        Ok(())
+    };
+    Gateway::with("gateway/traffic.yaml", log)?.envoy.wait_for_log(&["roles decide, watch, guard"])
+}
+
 #[test]
 fn decide_alone_retries_what_is_safe() -> Result<()> {
-    let gateway = Gateway::start(extension)?;
+    let gateway = Gateway::with("gateway/envoyextensionpolicy.yaml", extension)?;
     gateway.envoy.wait_for_log(&["roles decide;"])?;
     gateway.hosts[0].stop();
     // Each may need a retry, and the budget of a quiet cluster grants ten in a second.

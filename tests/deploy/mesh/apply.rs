@@ -111,14 +111,13 @@ fn insert_before(config: &mut Value, direction: &str, find: &Value, filter: &Val
     Ok(())
 }
 
-/// `WasmPlugin`: a filter directly before the router, whose configuration comes by discovery. Returns that configuration,
-/// which is expected in `file`; the module is
-/// in `fetched`.
+/// `WasmPlugin`: a filter before those of Istio's own (it has no phase), whose configuration comes by discovery. Returns that
+/// configuration, which is expected in `file`; the module is in `fetched`.
 pub fn plugin(config: &mut Value, plugin: &Value, file: &Path, fetched: &str) -> Result<Value> {
     let (metadata, spec) = (&plugin["metadata"], &plugin["spec"]);
     ensure!(spec["match"] == json!([{"mode": "CLIENT"}]), "{spec}");
     let full_name = format!(
-        "{}.{}",
+        "{}.{}~istio-translated-wasmplugin",
         metadata["namespace"].as_str().context("no namespace")?,
         metadata["name"].as_str().context("no name")?
     );
@@ -155,7 +154,9 @@ pub fn plugin(config: &mut Value, plugin: &Value, file: &Path, fetched: &str) ->
             "config_source": {"path_config_source": {"path": file}, "initial_fetch_timeout": "0s"},
             "type_urls": [WASM],
         });
-        filters.insert(filters.len() - 1, json!({"name": name, "config_discovery": discovery}));
+        let first = ["envoy.filters.http.grpc_stats", "envoy.filters.http.router"];
+        let position = filters.iter().position(|filter| first.iter().any(|name| filter["name"] == *name));
+        filters.insert(position.context("no router")?, json!({"name": name, "config_discovery": discovery}));
     }
     Ok(json!({"resources": [{
         "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
@@ -184,6 +185,15 @@ pub fn traffic(config: &mut Value, resource: &Value) -> Result<()> {
                     }],
                     "host_selection_retry_max_attempts": "5",
                 });
+                if http["retries"]["retryRemoteLocalities"] == true {
+                    route["retry_policy"]["retry_priority"] = json!({
+                        "name": "envoy.retry_priorities.previous_priorities",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                            "update_frequency": 2,
+                        },
+                    });
+                }
             }
         }
         Some("DestinationRule") => {

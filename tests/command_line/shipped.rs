@@ -1,0 +1,132 @@
+//! The resources in `envoy/istio/` and `envoy/gateway/`: they touch what they name and nothing else, whatever is done to them on their
+//! way into Kubernetes.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use weir::config::{self, ClusterPolicy, Policy};
+
+use super::weir;
+
+/// Those with a policy, and the clusters that they are for.
+const POLICIES: [(&str, &[&str]); 5] = [
+    ("istio/decide.yaml", SERVICE),
+    ("istio/wasmplugin.yaml", SERVICE),
+    ("istio/trafficextension.yaml", SERVICE),
+    ("gateway/envoypatchpolicy.yaml", &["httproute/shop/orders/rule/0"]),
+    ("gateway/envoyextensionpolicy.yaml", &["httproute/shop/orders/rule/0", "httproute/shop/orders/rule/1"]),
+];
+/// The service's cluster, and that of a subset.
+const SERVICE: &[&str] =
+    &["outbound|8080||orders.shop.svc.cluster.local", "outbound|8080|v1|orders.shop.svc.cluster.local"];
+
+const OTHERS: [&str; 8] = [
+    "PassthroughCluster",
+    "InboundPassthroughCluster",
+    "outbound|8080||payments.shop.svc.cluster.local",
+    "outbound|8080||reorders.shop.svc.cluster.local",
+    "outbound|8080||orders.other.svc.cluster.local",
+    "inbound|8080||",
+    "httproute/shop/payments/rule/0",
+    "httproute/other/orders/rule/0",
+];
+
+fn documents(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let documents = serde_yaml_ng::Deserializer::from_str(&text).map(|it| Value::deserialize(it).unwrap());
+    documents.filter(|document| !document.is_null()).collect()
+}
+
+fn shipped(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy").join(file)
+}
+
+/// All resources of both folders.
+fn resources() -> Vec<PathBuf> {
+    let files = ["istio", "gateway"].iter().flat_map(|folder| std::fs::read_dir(shipped(folder)).unwrap());
+    let files = files.map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|it| it == "yaml")).collect();
+    files.sort();
+    files
+}
+
+/// What `kubectl apply` leaves of a resource.
+fn pruned(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.clone(), pruned(value)))
+            .collect(),
+        Value::Array(items) => items.iter().filter(|item| !item.is_null()).map(pruned).collect(),
+        value => value.clone(),
+    }
+}
+
+/// Also in text that is JSON.
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().any(has_null),
+        Value::Array(items) => items.iter().any(has_null),
+        Value::String(text) if text.trim_start().starts_with('{') => has_null(&serde_json::from_str(text).unwrap()),
+        _ => false,
+    }
+}
+
+/// The policy in a resource.
+fn policy(value: &Value) -> Option<Policy> {
+    let given =
+        ["pluginConfig", "config"].iter().find_map(|name| value.get(name)).filter(|it| it.get("role").is_some());
+    let text = value.get("configuration").and_then(|any| any["value"].as_str()).map(str::to_owned);
+    let text = text.or_else(|| given.map(Value::to_string));
+    let parsed = text.map(|text| config::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}")));
+    parsed.and_then(|config| config.policy).or_else(|| match value {
+        Value::Object(fields) => fields.values().find_map(policy),
+        Value::Array(items) => items.iter().find_map(policy),
+        _ => None,
+    })
+}
+
+#[test]
+fn only_what_they_name_is_touched() {
+    for (file, ours) in POLICIES {
+        let policy = documents(&shipped(file)).iter().find_map(policy).unwrap_or_else(|| panic!("{file}: no policy"));
+        for cluster in ours {
+            let ClusterPolicy { retry, outlier_detection, circuit_breaker } = policy.for_cluster(cluster);
+            let on = retry.is_some() && outlier_detection.is_some() && circuit_breaker.is_some();
+            assert!(on, "{file}: {cluster}: {:?}", policy.for_cluster(cluster));
+        }
+        let off = ClusterPolicy { retry: None, outlier_detection: None, circuit_breaker: None };
+        for cluster in OTHERS {
+            assert_eq!(*policy.for_cluster(cluster), off, "{file}: {cluster}");
+        }
+    }
+}
+
+#[test]
+fn no_tool_changes_a_policy_by_dropping_nulls() {
+    let files = resources();
+    assert!(files.len() > 9, "{files:?}");
+    for file in files {
+        let documents = documents(&file);
+        for document in &documents {
+            assert!(!has_null(document), "{} has a null", file.display());
+        }
+        let apply = |documents: Vec<Value>| documents.iter().find_map(policy);
+        assert_eq!(apply(documents.iter().map(pruned).collect()), apply(documents), "{}", file.display());
+    }
+}
+
+#[test]
+fn weir_check_has_no_warning() {
+    let folder = shipped("");
+    let bootstraps = ["envoy.yaml", "compose/envoy.yaml"].map(|file| folder.join(file));
+    for file in resources().iter().chain(&bootstraps) {
+        let run = weir(&["check", file.to_str().unwrap()], b"");
+        let policies = !run.err.contains("no Wasm plugin");
+        assert!(run.status == 0 || !policies, "{}: {}", file.display(), run.err);
+        assert!(!run.out.contains("Warnings"), "{}: {}", file.display(), run.out);
+    }
+}
