@@ -292,7 +292,8 @@ fn an_upstream_access_log_of_the_users_stays() -> Result<()> {
         ensure!(names == ["mine", "weir.watch"], "{names:?}");
         Ok(())
     };
-    Gateway::with("gateway/traffic.yaml", log)?.envoy.wait_for_log(&["roles decide, watch, guard"])
+    Gateway::with("gateway/traffic.yaml", log)?.envoy.wait_for_log(&["roles decide, watch, guard"])?;
+    Ok(())
 }
 
 #[test]
