@@ -18,6 +18,8 @@ Usage: ./build.sh [COMMAND]
   demo [ARG...]   show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
   compare [ARG...]
                   measure Weir beside Envoy and Istio: outage, herd, safety, recovery, incident; or those named
+  compare harm [NAME...]
+                  ordinary situations, with Weir and without it: is a service worse off? "--list" names them
   bench [PART...] measure what Weir costs, in a real Envoy and natively; "bench help" lists the parts
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
   test --envoy VERSION[,VERSION...] [NAME]
@@ -434,7 +436,8 @@ run_compare() {
     install_envoy
     # A thousand requests at once need four thousand sockets; some systems allow 256 unless asked.
     ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
-    run_example compare "$@"
+    # Little is sent there, so it may as well be built as the tests are.
+    if [[ ${1:-} == harm ]]; then cargo run -q --example compare -- "$@"; else run_example compare "$@"; fi
 }
 
 run_soak() {

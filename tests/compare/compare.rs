@@ -16,6 +16,7 @@ mod attempts;
 mod books;
 mod chain;
 mod finding;
+mod harm;
 mod herd;
 mod host;
 mod incident;
@@ -38,8 +39,17 @@ use finding::Finding;
 use options::{Comparison, Options};
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("harm", arguments)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return support::exit_code("compare harm", harm(arguments));
+    }
     let options = Options::from_arguments(std::env::args().skip(1));
     support::exit_code("compare", options.and_then(|options| options.map_or(Ok(true), |options| run(&options))))
+}
+
+fn harm(arguments: &[String]) -> Result<bool> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
+    harm::run(&runtime, arguments, &format!("Envoy {}, {}", support::envoy::version()?, machine()))
 }
 
 /// Whether Weir kept its promises.

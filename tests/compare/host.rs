@@ -9,21 +9,50 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use super::load::NUMBER;
 use super::support::ports;
 
-/// What the application does with requests.
+/// A body of a request or a response.
+pub type Body = BoxBody<Bytes, Reset>;
+
+/// What a host does with requests, over HTTP/1 or HTTP/2.
+pub trait Serve: Send + Sync + 'static {
+    /// The whole response, or `Err` to reset the connection.
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response<Body>, Reset>> + Send;
+
+    /// After which time a connection is ended in order: by GOAWAY, or after the response under way.
+    fn connections_last(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// What an application does with requests that are alike, but for their number.
 pub trait Application: Send + Sync + 'static {
     /// The status to answer with, or `Err` to reset the connection.
     fn answer(&self, number: u64, attempt: u64) -> impl Future<Output = Result<StatusCode, Reset>> + Send;
+}
+
+impl<A: Application> Serve for A {
+    async fn respond(&self, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+        let (number, attempt) = (header(NUMBER).unwrap_or(0), header("x-envoy-attempt-count").unwrap_or(1));
+        if request.into_body().collect().await.is_err() {
+            return Err(Reset);
+        }
+        let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+        *response.status_mut() = self.answer(number, attempt).await?;
+        Ok(response)
+    }
 }
 
 /// The connection is reset: a RST, as when a process dies.
@@ -45,7 +74,7 @@ pub struct Host<A> {
     serving: Option<JoinHandle<()>>,
 }
 
-impl<A: Application> Host<A> {
+impl<A: Serve> Host<A> {
     /// One that is down: refuses connections.
     pub fn new(application: &Arc<A>) -> Self {
         Self { address: ports::free(), application: Arc::clone(application), arrived: Arc::default(), serving: None }
@@ -86,7 +115,7 @@ impl<A> Drop for Host<A> {
     }
 }
 
-async fn accept<A: Application>(listener: TcpListener, application: Arc<A>, arrived: Arc<AtomicU64>) {
+async fn accept<A: Serve>(listener: TcpListener, application: Arc<A>, arrived: Arc<AtomicU64>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -99,24 +128,23 @@ async fn accept<A: Application>(listener: TcpListener, application: Arc<A>, arri
 }
 
 /// One connection, until either side ends it. Whenever this side does, it is with a RST: SO_LINGER of zero.
-async fn serve<A: Application>(stream: TcpStream, application: Arc<A>, arrived: Arc<AtomicU64>) {
+async fn serve<A: Serve>(stream: TcpStream, application: Arc<A>, arrived: Arc<AtomicU64>) {
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request: Request<Incoming>| {
+    let lasts = application.connections_last();
+    let service = service_fn(move |request: Request<Incoming>| {
         let application = Arc::clone(&application);
         arrived.fetch_add(1, Ordering::Relaxed);
-        async move {
-            let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok());
-            let (number, attempt) = (header(NUMBER).unwrap_or(0), header("x-envoy-attempt-count").unwrap_or(1));
-            if request.into_body().collect().await.is_err() {
-                return Err(Reset);
-            }
-            let status = application.answer(number, attempt).await?;
-            let mut response = Response::new(Full::<Bytes>::default());
-            *response.status_mut() = status;
-            Ok(response)
-        }
+        // A service that fails makes hyper drop the connection without an answer.
+        async move { application.respond(request).await }
     });
-    // A service that fails makes hyper drop the connection without an answer.
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    if let Some(lasts) = lasts {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = sleep(lasts) => connection.as_mut().graceful_shutdown(),
+        }
+    }
+    let _ = connection.await;
 }

@@ -53,19 +53,35 @@ impl Load {
         connector.set_nodelay(true);
         // A client that repeats requests by itself would spoil every count.
         let client: HttpClient = Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build(connector);
-        let mut requests = JoinSet::new();
-        let mut outcomes = Vec::new();
-        for number in 0..self.count {
-            let due = Duration::from_nanos(1_000_000_000 * number / self.rate);
-            sleep_until(start + due).await;
-            requests.spawn(send(client.clone(), self.clone(), number, due, start + due + self.patience));
-            while let Some(done) = requests.try_join_next() {
-                outcomes.extend(done);
-            }
-        }
-        outcomes.extend(requests.join_all().await);
-        outcomes
+        let patience = self.patience;
+        let send = |number, due| send(client.clone(), self.clone(), number, due, start + due + patience);
+        open_loop(start, self.rate, self.count, send).await
     }
+}
+
+/// Does `count` things, `rate` a second, each when it is due, and waits for the last of them. Each is told its number and when it is
+/// due.
+pub async fn open_loop<F>(
+    start: Instant,
+    rate: u64,
+    count: u64,
+    mut one: impl FnMut(u64, Duration) -> F,
+) -> Vec<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    let mut outcomes = Vec::new();
+    for number in 0..count {
+        let due = Duration::from_nanos(1_000_000_000 * number / rate);
+        sleep_until(start + due).await;
+        running.spawn(one(number, due));
+        while let Some(done) = running.try_join_next() {
+            outcomes.extend(done);
+        }
+    }
+    outcomes.extend(running.join_all().await);
+    outcomes
 }
 
 async fn send(client: HttpClient, load: Load, number: u64, due: Duration, deadline: Instant) -> Outcome {

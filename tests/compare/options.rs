@@ -14,6 +14,7 @@ Compares Weir with the retries of Envoy and Istio, in real Envoys. Some five min
 
 usage: ./build.sh compare [outage] [herd] [safety] [recovery] [chain] [incident]
                           [--seed N] [--json FILE] [incident's]
+       ./build.sh compare harm ...
 
   outage        every host refuses, then resets, then answers 503: attempts per request
   herd          1,000 requests fail in the same millisecond: retries that reach the upstream
@@ -21,6 +22,7 @@ usage: ./build.sh compare [outage] [herd] [safety] [recovery] [chain] [incident]
   recovery      after ten seconds of overload: how long until the requests are answered again
   chain         Envoys one behind the other, each of which retries: attempts at the last upstream
   incident      replicas crash-loop: what clients get through, and what it costs
+  harm          ordinary situations: is a service worse off with Weir? (by itself; has its own --help)
   --seed N      which requests the reset storm hits, when replicas crash; default 1
   --json FILE   write all numbers to FILE
 

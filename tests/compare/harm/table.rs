@@ -1,0 +1,187 @@
+//! What was found, for the terminal and for the docs.
+
+use std::fmt::Write;
+
+use super::measure::{Count, Measure};
+use super::situation::Situation;
+use super::trial::Outcome;
+
+/// One thing that was counted, on both sides.
+pub struct Row {
+    pub measure: Measure,
+    pub without: Count,
+    pub with: Count,
+    /// How much more it may be.
+    pub allowed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Worse,
+    Same,
+    Better,
+}
+
+impl Row {
+    pub fn verdict(&self) -> Verdict {
+        // The loads are the same, but clients that come back may come more often.
+        let scaled = |count: Count, of: u64| (count.number * of).checked_div(count.of).unwrap_or(0);
+        let of = self.without.of;
+        let (without, with) = (self.without.number, scaled(self.with, of.max(1)));
+        if with > without + self.allowed {
+            Verdict::Worse
+        } else if with + self.allowed < without && !matches!(self.measure, Measure::Attempts) {
+            Verdict::Better
+        } else {
+            Verdict::Same
+        }
+    }
+
+    /// Whether there is anything to say.
+    fn says(&self) -> bool {
+        match self.measure {
+            Measure::Attempts => {
+                self.verdict() == Verdict::Worse || cell(self.measure, self.with) != cell(self.measure, self.without)
+            }
+            _ => self.without.number + self.with.number > 0,
+        }
+    }
+}
+
+pub struct Found {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub rows: Vec<Row>,
+    pub log: Vec<String>,
+    /// Whether the machine stood still meanwhile, so that it says little.
+    pub disturbed: bool,
+}
+
+impl Found {
+    pub fn new(outcome: Outcome) -> Self {
+        let situation = &outcome.situation;
+        let row = |measure: &Measure| {
+            let (without, with) = (measure.count(situation, &outcome.without), measure.count(situation, &outcome.with));
+            Row { measure: *measure, without, with, allowed: measure.allowance(situation, without) }
+        };
+        let rows = situation.measures.iter().map(row).collect();
+        Self { name: situation.name, about: situation.about, rows, log: outcome.log, disturbed: outcome.waited > 0 }
+    }
+
+    pub fn is_worse(&self) -> bool {
+        self.rows.iter().any(|row| row.verdict() == Verdict::Worse)
+    }
+
+    pub fn is_better(&self) -> bool {
+        !self.is_worse() && self.rows.iter().any(|row| row.verdict() == Verdict::Better)
+    }
+
+    fn said(&self) -> Vec<&Row> {
+        self.rows.iter().filter(|row| row.says()).collect()
+    }
+}
+
+/// How wide a column is.
+const NAME: usize = 30;
+const COUNTED: usize = 28;
+const CELL: usize = 14;
+
+pub fn header() -> String {
+    let line =
+        format!("{:<NAME$}{:<COUNTED$}{:>CELL$}{:>CELL$}", "situation", "what went wrong", "without Weir", "with Weir");
+    format!("{line}\n{}", "-".repeat(NAME + COUNTED + 2 * CELL + 10))
+}
+
+pub fn text(found: &Found) -> String {
+    let mut text = String::new();
+    let rows = found.said();
+    if rows.is_empty() {
+        return format!("{:<NAME$}{:<COUNTED$}{:>CELL$}{:>CELL$}", found.name, "nothing", "-", "-");
+    }
+    for (number, row) in rows.into_iter().enumerate() {
+        let (separator, name) = if number == 0 { ("", found.name) } else { ("\n", "") };
+        let (without, with) = (cell(row.measure, row.without), cell(row.measure, row.with));
+        let _ = write!(
+            text,
+            "{separator}{name:<NAME$}{:<COUNTED$}{without:>CELL$}{with:>CELL$}{}",
+            row.measure.to_string(),
+            match row.verdict() {
+                Verdict::Worse if found.disturbed => "   WORSE, but the machine stood still meanwhile".to_owned(),
+                Verdict::Worse => format!("   WORSE (at most {} more)", row.allowed),
+                Verdict::Better => "   better".to_owned(),
+                Verdict::Same => String::new(),
+            },
+        );
+    }
+    text
+}
+
+fn cell(measure: Measure, count: Count) -> String {
+    match measure {
+        Measure::Attempts => format!("{:.2}", count.number as f64 / count.of.max(1) as f64),
+        _ => format!("{} of {}", count.number, count.of),
+    }
+}
+
+/// The page in the docs.
+pub fn markdown(found: &[Found], machine: &str) -> String {
+    let (worse, better) = (count(found, Found::is_worse), count(found, Found::is_better));
+    let mut page = format!(
+        "<!-- Written by `./build.sh compare harm --markdown`. -->\n\
+         # What Weir does to services that are well, or that Envoy alone would carry\n\n\
+         Nobody puts into every request's path what makes a healthy service fail. So each row is a situation that ordinary services\n\
+         have, in two real Envoys beside each other, in the same moment, with the same requests: one without Weir, and with the\n\
+         retries that Istio gives by default (`connect-failure,refused-stream,unavailable,cancelled`, two, to another host); one with\n\
+         Weir at its defaults, all three roles, as `envoy/envoy.yaml` attaches them. Numbers are what went wrong: requests, of how\n\
+         many. A row is **worse** where there is more of it with Weir than without, and more than two runs of the same thing may differ\n\
+         by: {}.\n\
+         What is not named in a row did not happen on either side. `./build.sh compare harm` repeats all of it, `./build.sh compare harm\n\
+         NAME` the situations whose names contain NAME (`--log` adds what Weir said), `--seed N` at other moments, `--markdown`\n\
+         writes this page. The command fails if a situation is worse.\n\n\
+         {machine}: {} situations, {worse} worse with Weir, {better} better.\n\n\
+         | situation | what went wrong | without Weir | with Weir | |\n|---|---|---:|---:|---|\n",
+        Measure::ALLOWANCES.replace('\n', " "),
+        found.len(),
+    );
+    for found in found {
+        let rows = found.said();
+        let column = |cell: &dyn Fn(&Row) -> String| rows.iter().map(|row| cell(row)).collect::<Vec<_>>().join("<br>");
+        let counted = if rows.is_empty() { "nothing".to_owned() } else { column(&|row| row.measure.to_string()) };
+        let verdict = |row: &Row| match row.verdict() {
+            Verdict::Worse if found.disturbed => "**worse** (disturbed)".to_owned(),
+            Verdict::Worse => "**worse**".to_owned(),
+            Verdict::Better => "better".to_owned(),
+            Verdict::Same => String::new(),
+        };
+        let _ = writeln!(
+            page,
+            "| `{}`: {} | {counted} | {} | {} | {} |",
+            found.name,
+            found.about,
+            column(&|row| cell(row.measure, row.without)),
+            column(&|row| cell(row.measure, row.with)),
+            column(&verdict),
+        );
+    }
+    page
+}
+
+/// How it ended, in a few lines.
+pub fn summary(found: &[Found]) -> String {
+    let worse: Vec<_> = found.iter().filter(|found| found.is_worse()).map(|found| found.name).collect();
+    let better = count(found, Found::is_better);
+    if worse.is_empty() {
+        return format!("{} situations: none is worse with Weir, {better} are better.", found.len());
+    }
+    format!("{} situations: {} WORSE with Weir, {better} better.\n  {}", found.len(), worse.len(), worse.join("\n  "))
+}
+
+fn count(found: &[Found], which: impl Fn(&Found) -> bool) -> usize {
+    found.iter().filter(|found| which(found)).count()
+}
+
+/// The list of all, one sentence each.
+pub fn list(situations: &[std::sync::Arc<Situation>]) -> String {
+    let line = |situation: &std::sync::Arc<Situation>| format!("{:<NAME$}{}", situation.name, situation.about);
+    situations.iter().map(line).collect::<Vec<_>>().join("\n")
+}
