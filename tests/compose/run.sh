@@ -181,6 +181,22 @@ check_module_image() {
     say "Docker loads the image of the module"
 }
 
+# Without the module Envoy does not start, it is said why, and no folder is made in its place.
+check_missing_module() {
+    local tree=$folder/without-module without=() output
+    mkdir -p "$tree"
+    cp -r envoy "$tree/envoy"
+    without=("${compose[@]//envoy\/docker-compose.yaml/$tree/envoy/docker-compose.yaml}")
+    if output=$("${without[@]}" up -d "$@" 2>&1); then die "it starts without the module:"$'\n'"$output"; fi
+    [[ $output == *module-is-built* ]] || die "it does not say that the module is missing:"$'\n'"$output"
+    output=$("${without[@]}" logs module-is-built 2>&1)
+    [[ $output == *"target/weir.wasm is missing; build it with ./build.sh"* ]] || die "that it says why is missing here:"$'\n'"$output"
+    [[ ! -e $tree/target ]] || die "it made $tree/target"
+    "${without[@]}" down -v -t 1 >/dev/null 2>&1
+    rm -rf "$tree"
+    say "without the module it does not start, and says why"
+}
+
 main() {
     local services=(envoy replica-1 replica-2 replica-3 replica-4 clients prometheus grafana)
     docker version >/dev/null 2>&1 || start_engine
@@ -192,6 +208,7 @@ main() {
     fi
     check_module_image
     started=yes
+    check_missing_module "${services[@]}"
     "${compose[@]}" up -d "${services[@]}" >/dev/null 2>&1 || {
         "${compose[@]}" up -d "${services[@]}" >&2 || true
         die "it does not start"
