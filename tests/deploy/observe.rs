@@ -14,7 +14,7 @@ use crate::support::wait;
 const LIMIT: Duration = Duration::from_secs(90);
 
 #[test]
-fn every_panel_and_every_rule_finds_data_in_an_incident() -> Result<()> {
+fn with_prometheus_every_panel_and_every_rule_finds_data_in_an_incident() -> Result<()> {
     let mut incident = Incident::begin()?;
     let prometheus = Prometheus::start(&incident.targets())?;
     let mut open = queries()?;
@@ -36,7 +36,7 @@ fn every_panel_and_every_rule_finds_data_in_an_incident() -> Result<()> {
 }
 
 #[test]
-fn promtool_accepts_the_rules_and_their_unit_tests() -> Result<()> {
+fn with_prometheus_promtool_accepts_the_rules_and_their_unit_tests() -> Result<()> {
     let folder = crate::shipped("prometheus");
     for arguments in [
         ["check", "config", "prometheus.yaml"],
