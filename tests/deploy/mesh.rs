@@ -15,6 +15,8 @@ use crate::support::envoy::{Envoy, Launch};
 use crate::support::{envoy, ports, wait};
 
 const SERVICE: &str = "outbound|8080||orders.shop.svc.cluster.local";
+/// What a DestinationRule makes a cluster of its own.
+const SUBSET: &str = "outbound|8080|v1|orders.shop.svc.cluster.local";
 /// Where the shipped resources expect the module in a proxy.
 const MODULE: &str = "/etc/istio/custom-bootstrap/weir.wasm";
 
@@ -42,12 +44,17 @@ struct Mesh {
 
 impl Mesh {
     fn start(resources: &Resources) -> Result<Self> {
+        Self::with_cluster(resources, SERVICE)
+    }
+
+    /// The cluster of the service has another name.
+    fn with_cluster(resources: &Resources, cluster: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let mut config: Value = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(include_str!("mesh/sidecar.yaml"))
-            .and_then(|mut file| {
-                file.apply_merge()?;
-                serde_yaml_ng::from_value(file)
-            })?;
+        let sidecar = include_str!("mesh/sidecar.yaml").replace(SERVICE, cluster);
+        let mut config: Value = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(&sidecar).and_then(|mut file| {
+            file.apply_merge()?;
+            serde_yaml_ng::from_value(file)
+        })?;
         for patch in resources.filters.iter().map(|file| crate::documents(file)).collect::<Result<Vec<_>>>()?.concat() {
             apply::envoy_filter(&mut config, &patch)?;
         }
@@ -136,6 +143,19 @@ fn all_three_roles_share_one_vm_and_steer_around_a_dead_pod() -> Result<()> {
             ensure!(!steered, "a pod sees the steering header: {headers:?}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_subset_is_judged_and_steered() -> Result<()> {
+    let mesh = Mesh::with_cluster(&all(), SUBSET)?;
+    mesh.pods[0].stop();
+    for number in 0..200 {
+        let response = exchange(mesh.address, &Request::get("/"))?;
+        ensure!(response.status == 200, "GET {number}: {} {}\n{}", response.status, response.text(), mesh.story());
+    }
+    let ejections = format!("weir_ejections_total{{weir_reason=\"refused\",weir_cluster=\"{SUBSET}\"}}");
+    ensure!(mesh.metric(&ejections)? > 0, "{}", mesh.story());
     Ok(())
 }
 
