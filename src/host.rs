@@ -12,6 +12,8 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::{null, null_mut};
 
+use crate::engine::host::Lengths;
+
 /// The statuses that Weir tells apart; all others are failures alike.
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
@@ -167,12 +169,6 @@ pub fn property(path: Path) -> Option<Bytes> {
     returned(|data, size| unsafe { proxy_get_property(path.0.as_ptr(), path.0.len(), data, size) })
 }
 
-/// Reads an integer property (8 bytes, little-endian).
-#[must_use]
-pub fn property_u64(path: Path) -> Option<u64> {
-    property(path).and_then(|bytes| bytes.first_chunk().copied()).map(u64::from_le_bytes)
-}
-
 /// Sets a property of the current stream; the stream's other filters see it. Whether it worked.
 pub fn set_property(path: Path, value: &[u8]) -> bool {
     // SAFETY: the host reads both during the call.
@@ -221,12 +217,8 @@ pub fn remove_header(map: Map, name: &str) -> bool {
 pub struct HeaderPairs(Bytes);
 
 impl HeaderPairs {
-    /// Names and values in the host's order; ends early where the encoding is cut short.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.with_names_of(Lengths::ALL)
-    }
-
-    /// The same for headers whose names have certain lengths: most are passed over at the cost of a comparison.
+    /// Names and values of the headers whose names have certain lengths, in the host's order; ends early where the encoding is
+    /// cut short. Most headers are passed over at the cost of a comparison.
     pub fn with_names_of(&self, lengths: Lengths) -> impl Iterator<Item = (&[u8], &[u8])> {
         let bytes: &[u8] = &self.0;
         let (count, sizes) = read_u32(bytes).unwrap_or((0, &[]));
@@ -250,27 +242,6 @@ impl HeaderPairs {
                 Some(Some((data.get(start..middle)?, data.get(middle + 1..end)?)))
             })
             .flatten()
-    }
-}
-
-/// A set of lengths.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lengths(u64);
-
-impl Lengths {
-    /// No length.
-    pub const NONE: Self = Self(0);
-    /// Any length.
-    pub const ALL: Self = Self(u64::MAX);
-
-    /// This set and another length. From 63 on, all lengths are one.
-    #[must_use]
-    pub const fn and(self, length: usize) -> Self {
-        Self(self.0 | 1 << if length < 63 { length } else { 63 })
-    }
-
-    const fn has(self, length: usize) -> bool {
-        self.0 >> (if length < 63 { length } else { 63 }) & 1 == 1
     }
 }
 

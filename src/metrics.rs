@@ -4,32 +4,11 @@
 //! `envoy/envoy.yaml`) turn them into Prometheus' `weir_attempts_total{weir_signal="reset",weir_cluster="orders"}`. The
 //! cluster comes last, so that it may contain dots. The values of all other labels are fixed sets.
 
+use crate::engine::event::Veto;
 use crate::incident::Pattern;
 use crate::outlier::detector::Failure;
 use crate::retry::Class;
 use crate::signal::Signal;
-
-/// Why `guard` stopped a retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Veto {
-    /// The upstream had said not to.
-    Pushback,
-    /// The request may have been processed, and is not safe to repeat.
-    Unsafe,
-}
-
-impl Veto {
-    const ALL: [Self; 2] = [Self::Pushback, Self::Unsafe];
-
-    /// The name in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pushback => "pushback",
-            Self::Unsafe => "unsafe",
-        }
-    }
-}
 
 /// What became of a retry that the safety table permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

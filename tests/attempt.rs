@@ -4,7 +4,8 @@
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::time::Time;
-use weir::engine::correlate::{Attempt, Attempts, ClusterId, Ended, Held, RequestId};
+use weir::engine::correlate::{Attempt, Attempts, ClusterId, Ended, Unresolved};
+use weir::engine::host::StreamId;
 use weir::incident::Hint;
 use weir::signal::Open::{Answered as Answer, Dropped, StreamReset};
 use weir::signal::Signal::{self, *};
@@ -24,7 +25,7 @@ fn attempt(number: u32) -> Attempt {
         host: Some(format!("10.0.0.1:{number}").into()),
         began: Time::from_nanos(u64::from(number)),
         weight: number,
-        request: Some(RequestId(number)),
+        request: Some(StreamId(number)),
         hint: Hint::Idle(u64::from(number)),
     }
 }
@@ -68,15 +69,15 @@ impl Worker {
         self.attempts.attempt_ended(attempt(number), verdict, expired, request_id.as_bytes(), ended);
     }
 
-    fn response_starts(&mut self) -> Vec<Held> {
+    fn response_starts(&mut self) -> Vec<Unresolved> {
         self.attempts.response_started(|| false, &mut self.ended)
     }
 
-    fn request_ends(&mut self, end: &RequestEnd<'_>, explained: Vec<Held>) {
+    fn request_ends(&mut self, end: &RequestEnd<'_>, explained: Vec<Unresolved>) {
         self.request_ends_with(end, explained, "");
     }
 
-    fn request_ends_with(&mut self, end: &RequestEnd<'_>, explained: Vec<Held>, request_id: &str) {
+    fn request_ends_with(&mut self, end: &RequestEnd<'_>, explained: Vec<Unresolved>, request_id: &str) {
         self.attempts.request_ended(end, explained, request_id.as_bytes(), &mut self.ended);
     }
 

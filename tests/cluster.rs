@@ -9,7 +9,8 @@ use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::config::{Config, Mode, Policy, parse};
 use weir::engine::Engine;
-use weir::engine::cluster::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
+use weir::engine::cluster::{Charging, Visibility};
+use weir::engine::clusters::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
 use weir::engine::correlate::ClusterId;
 use weir::outlier::detector::OutlierPolicy;
 use weir::outlier::shared::WorkerId;
@@ -35,14 +36,17 @@ fn a_cluster_is_found_by_its_name() {
     assert_eq!(clusters.find("payments"), Some(payments));
     assert_eq!(clusters.find("Orders"), None);
     let cluster = clusters.get(orders).unwrap();
-    assert_eq!((&*cluster.name, cluster.policy, cluster.watched, cluster.guarded), ("orders", 3, false, None));
+    assert_eq!((&*cluster.name, cluster.policy), ("orders", 3));
+    assert_eq!((cluster.visibility, cluster.charging), (Visibility::LastOnly, Charging::Unknown));
     assert!(cluster.account.is_none() && cluster.latency.is_none() && cluster.outliers.is_none());
-    clusters.get_mut(payments).unwrap().watched = true;
-    assert!(clusters.get(payments).unwrap().watched && !clusters.get(orders).unwrap().watched);
-    clusters.iter_mut().for_each(|(_, cluster)| cluster.guarded = Some(true));
-    let mut all: Vec<_> = clusters.iter().map(|(id, cluster)| (id, &*cluster.name, cluster.guarded)).collect();
+    let watched = Visibility::All { failures: 0 };
+    clusters.get_mut(payments).unwrap().visibility = watched;
+    assert_eq!(clusters.get(payments).unwrap().visibility, watched);
+    assert_eq!(clusters.get(orders).unwrap().visibility, Visibility::LastOnly);
+    clusters.iter_mut().for_each(|(_, cluster)| cluster.charging = Charging::PerAttempt);
+    let mut all: Vec<_> = clusters.iter().map(|(id, cluster)| (id, &*cluster.name, cluster.charging)).collect();
     all.sort_by_key(|(id, ..)| id.0);
-    assert_eq!(all, [(orders, "orders", Some(true)), (payments, "payments", Some(true))]);
+    assert_eq!(all, [(orders, "orders", Charging::PerAttempt), (payments, "payments", Charging::PerAttempt)]);
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn an_engine_forgets_too() {
     assert!(engine.retry_policy(orders).is_none() && engine.outlier_policy(orders).is_none());
     let admission = engine.admit(orders, &GET, false, NOW, NOW);
     assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, None));
-    assert!(admission.headers.is_empty() && admission.per_try_timeout.is_none());
+    assert!(engine.retry_headers(orders, &admission).is_empty() && admission.per_try_timeout.is_none());
     assert!(!engine.due_accounts(NOW).contains(&orders), "what it had not published is gone with it");
     let again = engine.cluster_id("orders");
     assert_ne!(again, orders);
@@ -175,8 +179,8 @@ fn learned() -> (Engine, ClusterId) {
         engine.admit(orders, &GET, false, NOW, NOW);
     }
     let cluster = engine.cluster_mut(orders).unwrap();
-    cluster.watched = true;
-    cluster.guarded = Some(true);
+    cluster.visibility = Visibility::All { failures: 0 };
+    cluster.charging = Charging::PerAttempt;
     cluster.account.as_mut().unwrap().retried(15, NOW);
     (engine, orders)
 }
@@ -216,7 +220,8 @@ fn a_new_policy_keeps_what_was_learned() {
         engine.reconfigure(policy(&json), NOW);
         assert_eq!(engine.cluster_id("orders"), orders, "{json}");
         let cluster = engine.cluster(orders).unwrap();
-        assert!(cluster.watched && cluster.guarded == Some(true), "{json}");
+        let attached = (cluster.visibility, cluster.charging);
+        assert_eq!(attached, (Visibility::All { failures: 0 }, Charging::PerAttempt), "{json}");
         assert!(cluster.account.as_ref().unwrap().pending(), "what is not published yet still will be: {json}");
         assert_eq!(engine.due_accounts(NOW), [orders]);
         assert_eq!(left(&mut engine, orders), 5, "{json}");
@@ -240,24 +245,25 @@ fn a_new_policy_is_in_force_at_once() {
     assert_eq!(engine.admit(payments, &GET, false, NOW, NOW).plan, Some(Plan::Nothing));
     assert_eq!(engine.admit(other, &GET, false, NOW, NOW).plan, Some(Plan::Repeatable));
     let off = engine.admit(orders, &GET, false, NOW, NOW);
-    assert_eq!((off.class, off.plan, off.headers.len()), (Class::Off, None, 0));
+    assert_eq!((off.class, off.plan, engine.retry_headers(orders, &off).len()), (Class::Off, None, 0));
     assert!(engine.retry_policy(orders).is_none() && engine.cluster(orders).unwrap().account.is_none());
     // What was switched off is not kept for later.
     engine.reconfigure(policy(LEARNING), NOW);
     assert_eq!(left(&mut engine, orders), 0);
     assert_eq!(quantile(&mut engine, orders), None);
-    assert!(engine.cluster(orders).unwrap().watched, "but the attachments are as they were");
+    let visibility = engine.cluster(orders).unwrap().visibility;
+    assert_eq!(visibility, Visibility::All { failures: 0 }, "but the attachments are as they were");
 }
 
 #[test]
-fn shadow_mode_writes_nothing() {
+fn shadow_mode_permits_the_same_and_bounds_no_attempt() {
     let (mut engine, orders) = learned();
-    let plan = engine.admit(orders, &GET, false, NOW, NOW).plan;
-    assert!(!engine.admit(orders, &GET, false, NOW, NOW).headers.is_empty());
+    let enforced = engine.admit(orders, &GET, false, NOW, NOW);
+    assert!(enforced.per_try_timeout.is_some());
     engine.reconfigure(policy(&LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\"")), NOW);
     assert_eq!(engine.mode(), Mode::Shadow);
     let shadow = engine.admit(orders, &GET, false, NOW, NOW);
-    assert_eq!((shadow.plan, shadow.headers.len(), shadow.per_try_timeout), (plan, 0, None));
+    assert_eq!((shadow.plan, shadow.per_try_timeout), (enforced.plan, None));
 }
 
 /// Forty clusters of a thousand hosts each: those used last keep theirs.

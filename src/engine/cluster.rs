@@ -1,19 +1,12 @@
-//! The clusters that a worker knows: by name, bounded, the least recently used forgotten first.
+//! What a worker knows of one cluster.
 
+use super::route::Misrouted;
+use super::sampling::Sampler;
 use crate::circuit::Circuit;
-use crate::engine::correlate::ClusterId;
 use crate::incident::Incidents;
 use crate::latency::Latency;
-use crate::metrics::Counter;
 use crate::outlier::Outliers;
 use crate::retry::reservations::Account;
-
-/// At most this many clusters are remembered.
-pub const MOST_CLUSTERS: usize = 1_000;
-/// The longest name of one that is; requests to others go on as if Weir were not there. Istio's have up to 400 bytes.
-pub const LONGEST_NAME: usize = 512;
-/// At most this many hosts of all clusters together; of one, see [`crate::outlier::hosts::MOST_HOSTS`].
-pub const MOST_HOSTS_IN_ALL: usize = 20_000;
 
 /// What a worker knows of a cluster.
 #[derive(Debug)]
@@ -22,17 +15,10 @@ pub struct Cluster {
     pub name: Box<str>,
     /// Which of the engine's policies; they are shared, since thousands of clusters may have the same.
     pub policy: usize,
-    /// Whether `watch` sees this cluster's attempts, so that `decide` need not judge the last one.
-    pub watched: bool,
-    /// Attempts that `watch` saw and that did not go well, so that Envoy may have retried them; all that it saw, where an
-    /// access-log filter passes failures only. Wraps around.
-    pub failures: u32,
-    /// Answers that such a filter passed all the same (of a hedged attempt past its timeout, for one), while the end of their
-    /// request has not been seen.
-    pub flagged_answers: u32,
-    /// Whether `guard` sees this cluster's attempts, so that it charges each retry and `decide` need not; `None` while no
-    /// retry has told.
-    pub guarded: Option<bool>,
+    /// Which of this cluster's attempts `watch` sees.
+    pub visibility: Visibility,
+    /// When retries at this cluster are charged.
+    pub charging: Charging,
     /// The retry budget, where there is one.
     pub account: Option<Account>,
     /// How long attempts take, where an adaptive timeout depends on it.
@@ -41,171 +27,144 @@ pub struct Cluster {
     pub outliers: Option<Outliers>,
     /// Its circuit, where there is a breaker.
     pub circuit: Option<Box<Circuit>>,
-    /// Whether its circuit was open when that was last told.
-    pub told_open: bool,
     /// What happened to its hosts.
     pub incidents: Incidents,
-    /// Answered attempts, of whose hosts a sample is read.
-    pub attempts: u32,
-    /// Requests, of whose hosts a sample is read.
-    pub requests: u32,
-    /// How many more requests went elsewhere than where they were steered.
-    pub astray: u32,
-    /// How many hosts were out and how many were remembered when that was last told.
-    pub told: (usize, usize),
-    /// The numbers under which the host knows its counters, by [`Counter::index`]; `None` until one is counted.
-    pub metrics: [Option<u32>; Counter::COUNT],
-    /// The same of the gauge of what its budget has left.
-    pub budget_left: Option<u32>,
-    last_used: u64,
+    /// Whether its circuit was open when that was last reported.
+    pub reported_open: bool,
+    /// How many hosts were ejected and how many were remembered when that was last reported.
+    pub(super) reported_hosts: (usize, usize),
+    /// Whether it was reported how many retries are left.
+    pub(super) reported_budget: bool,
+    pub(super) sampler: Sampler,
+    pub(super) misrouted: Misrouted,
+    pub(super) last_used: u64,
+}
+
+/// Which of a cluster's attempts `watch` sees. What it does not see, `decide` infers from the end of each request.
+///
+/// Where `watch` sees failures, it counts them, and all that it sees where an access-log filter passes failures only: a request
+/// during which none was counted had none, so it had no retry. The counts wrap around.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// It saw none so far: only the last attempt of each request is known.
+    #[default]
+    LastOnly,
+    /// An access-log filter keeps from it what went well.
+    Failures {
+        /// Attempts that it saw.
+        seen: u32,
+        /// Answers that the filter passed all the same (of a hedged attempt past its timeout, for one), while the end of their
+        /// request has not been seen.
+        flagged_answers: u32,
+    },
+    /// It sees all.
+    All {
+        /// Attempts that did not go well, so that Envoy may have retried them.
+        failures: u32,
+    },
+}
+
+impl Visibility {
+    /// Whether it sees each attempt that fails.
+    pub(super) const fn sees_failures(self) -> bool {
+        !matches!(self, Self::LastOnly)
+    }
+
+    /// How many attempts failed so far, as far as this tells.
+    pub(super) const fn failures(self) -> u32 {
+        match self {
+            Self::LastOnly => 0,
+            Self::Failures { seen, .. } => seen,
+            Self::All { failures } => failures,
+        }
+    }
+
+    /// What it is where an access-log filter keeps from every `watch` what went well.
+    pub(super) const fn filtered(self) -> Self {
+        match self {
+            Self::Failures { .. } => self,
+            Self::LastOnly | Self::All { .. } => Self::Failures { seen: self.failures(), flagged_answers: 0 },
+        }
+    }
+
+    /// `watch` sees an attempt end. `filtered`: an access-log filter keeps from it what went well. `plain`: there was nothing
+    /// that might be retried.
+    pub(super) const fn attempt_seen(&mut self, filtered: bool, plain: bool, answered: bool) {
+        *self = if filtered {
+            match self.filtered() {
+                Self::Failures { seen, flagged_answers } => Self::Failures {
+                    seen: seen.wrapping_add(1),
+                    flagged_answers: flagged_answers.saturating_add(answered as u32),
+                },
+                other => other,
+            }
+        } else {
+            let failures = self.failures();
+            Self::All { failures: if plain { failures } else { failures.wrapping_add(1) } }
+        };
+    }
+
+    /// A request ended, with an answer that the filter keeps from `watch` unless it has a flag: whether `watch` saw it.
+    pub(super) const fn take_flagged_answer(&mut self) -> bool {
+        match self {
+            Self::Failures { flagged_answers: answers @ 1.., .. } => {
+                *answers -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// When retries at a cluster are charged to its budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Charging {
+    /// No retry has told yet: a `guard` is trusted to see them, if there is one at all.
+    #[default]
+    Unknown,
+    /// When they happen: `guard` sees them.
+    PerAttempt,
+    /// When their request ends, by how many there were; each needs a permission when the request arrives.
+    AtEnd,
+}
+
+impl Charging {
+    /// Whether each retry is charged when it happens; `guard`: whether there is one at all.
+    #[must_use]
+    pub const fn is_per_attempt(self, guard: bool) -> bool {
+        match self {
+            Self::Unknown => guard,
+            Self::PerAttempt => true,
+            Self::AtEnd => false,
+        }
+    }
 }
 
 impl Cluster {
-    /// Whether its circuit is open.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.circuit.as_ref().is_some_and(|circuit| circuit.is_open())
-    }
-}
-
-/// The clusters that a worker knows.
-#[derive(Debug, Default)]
-pub struct Clusters {
-    /// A slot, once made, always has a cluster. It is the lower part of its cluster's id; the upper one counts those that the
-    /// slot had before.
-    slots: Vec<(ClusterId, Box<Cluster>)>,
-    /// The slots in the order of their clusters' names.
-    by_name: Vec<u16>,
-    /// The slot that was found last: often the next one, too.
-    last: u16,
-    uses: u64,
-    /// How many were forgotten to make room.
-    forgotten: u64,
-}
-
-const SLOTS: u32 = MOST_CLUSTERS.next_power_of_two() as u32;
-
-impl Clusters {
-    /// The cluster of that name if it is known.
-    pub fn find(&mut self, name: &str) -> Option<ClusterId> {
-        if let Some(id) = self.same(name.as_bytes()) {
-            return Some(id);
-        }
-        let place = self.search(name).ok()?;
-        self.last = *self.by_name.get(place)?;
-        self.same(name.as_bytes())
-    }
-
-    /// The cluster that was found last, if that is its name.
-    pub fn same(&mut self, name: &[u8]) -> Option<ClusterId> {
-        let (id, cluster) = self.slots.get_mut(usize::from(self.last))?;
-        if cluster.name.as_bytes() != name {
-            return None;
-        }
-        self.uses += 1;
-        cluster.last_used = self.uses;
-        Some(*id)
-    }
-
-    /// Where the cluster of that name stands in `by_name`, or where it would.
-    fn search(&self, name: &str) -> Result<usize, usize> {
-        self.by_name.binary_search_by(|slot| self.name(*slot).cmp(name))
-    }
-
-    fn name(&self, slot: u16) -> &str {
-        self.slots.get(usize::from(slot)).map_or("", |(_, cluster)| &cluster.name)
-    }
-
-    /// A new cluster, under the engine's `policy`; one that is known stays as it is.
-    pub fn add(&mut self, name: &str, policy: usize) -> ClusterId {
-        if let Some(known) = self.find(name) {
-            return known;
-        }
-        self.uses += 1;
-        let cluster = Box::new(Cluster {
+    /// One of which nothing is known but its name and policy.
+    pub(super) fn new(name: &str, policy: usize, last_used: u64) -> Self {
+        Self {
             name: name.into(),
             policy,
-            watched: false,
-            failures: 0,
-            flagged_answers: 0,
-            guarded: None,
+            visibility: Visibility::default(),
+            charging: Charging::default(),
             account: None,
             latency: None,
             outliers: None,
             circuit: None,
-            told_open: false,
             incidents: Incidents::default(),
-            attempts: 0,
-            requests: 0,
-            astray: 0,
-            told: (0, 0),
-            metrics: [None; Counter::COUNT],
-            budget_left: None,
-            last_used: self.uses,
-        });
-        let id = if self.slots.len() < MOST_CLUSTERS {
-            let id = ClusterId(self.slots.len() as u32);
-            self.slots.push((id, cluster));
-            id
-        } else {
-            self.replace_least_recently_used(cluster)
-        };
-        // The new name is in its slot, but the slot is not in the list.
-        if let Err(place) = self.search(name) {
-            self.by_name.insert(place, (id.0 % SLOTS) as u16);
-        }
-        id
-    }
-
-    fn replace_least_recently_used(&mut self, cluster: Box<Cluster>) -> ClusterId {
-        let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| cluster.last_used);
-        let slot = oldest.map_or(0, |(slot, _)| slot as u16);
-        self.by_name.retain(|listed| *listed != slot);
-        let Some((id, oldest)) = self.slots.get_mut(usize::from(slot)) else { return ClusterId(0) };
-        self.forgotten += 1;
-        *id = ClusterId(id.0.wrapping_add(SLOTS));
-        *oldest = cluster;
-        *id
-    }
-
-    /// A known cluster; `None` once it was forgotten.
-    #[must_use]
-    pub fn get(&self, id: ClusterId) -> Option<&Cluster> {
-        let (known, cluster) = self.slots.get((id.0 % SLOTS) as usize)?;
-        (*known == id).then_some(cluster)
-    }
-
-    /// The same, to change it.
-    pub fn get_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
-        let (known, cluster) = self.slots.get_mut((id.0 % SLOTS) as usize)?;
-        (*known == id).then_some(cluster)
-    }
-
-    /// How many are known, and how many were forgotten to make room.
-    #[must_use]
-    pub fn counts(&self) -> (usize, u64) {
-        (self.slots.len(), self.forgotten)
-    }
-
-    /// Forgets the hosts of the clusters used least recently, until all together have few enough.
-    pub fn bound_hosts(&mut self) {
-        let hosts = |cluster: &Cluster| cluster.outliers.as_ref().map_or(0, Outliers::remembered);
-        let mut all: usize = self.iter().map(|(_, cluster)| hosts(cluster)).sum();
-        while all > MOST_HOSTS_IN_ALL {
-            let with_hosts = self.slots.iter_mut().map(|(_, cluster)| cluster).filter(|cluster| hosts(cluster) > 0);
-            let Some(oldest) = with_hosts.min_by_key(|cluster| cluster.last_used) else { return };
-            all -= hosts(oldest);
-            oldest.outliers = None;
+            reported_open: false,
+            reported_hosts: (0, 0),
+            reported_budget: false,
+            sampler: Sampler::default(),
+            misrouted: Misrouted::default(),
+            last_used,
         }
     }
 
-    /// All known clusters.
-    pub fn iter(&self) -> impl Iterator<Item = (ClusterId, &Cluster)> {
-        self.slots.iter().map(|(id, cluster)| (*id, &**cluster))
-    }
-
-    /// The same, to change them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
-        self.slots.iter_mut().map(|(id, cluster)| (*id, &mut **cluster))
+    /// Whether its circuit is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.circuit.as_ref().is_some_and(|circuit| circuit.is_open())
     }
 }

@@ -10,21 +10,28 @@
 //!   Envoy retries                     attempt's log entry → (another turn)
 //! ```
 //!
-//! So an open attempt is held until the next event of its worker: the end of a request takes it, and anything else settles
-//! it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
+//! So an open attempt stays unresolved until the next event of its worker: the end of a request takes it, and anything else
+//! settles it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
 //! for the request that ended may have had no attempt under way.
 
+use super::clusters::SLOTS;
+use super::host::StreamId;
 use crate::base::time::Time;
 use crate::incident::Hint;
+use crate::outlier::EndedAttempt;
 use crate::signal::{Open, RequestEnd, Signal, Verdict};
 
 /// Identifies a cluster for as long as Weir remembers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub u32);
 
-/// Identifies a request that `decide` sees: its context in this VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(pub u32);
+impl ClusterId {
+    /// A number below the most clusters that are remembered, unique among those that are.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        (self.0 % SLOTS) as usize
+    }
+}
 
 /// Which attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +45,7 @@ pub struct Attempt {
     /// How many answered attempts it stands for, where only a sample of them is read.
     pub weight: u32,
     /// The request it belonged to, where `guard` told.
-    pub request: Option<RequestId>,
+    pub request: Option<StreamId>,
     /// What incidents want to know besides.
     pub hint: Hint,
 }
@@ -52,19 +59,27 @@ pub struct Ended {
     pub signal: Signal,
 }
 
-/// An attempt that ended, its signal open until more is known.
+impl Ended {
+    /// What outlier detection is told of it: it was on that host.
+    pub(super) const fn judged<'a>(&self, host: &'a str) -> EndedAttempt<'a> {
+        let Attempt { began, weight, .. } = self.attempt;
+        EndedAttempt { host: Some(host), signal: self.signal, began, weight, picked: false }
+    }
+}
+
+/// An attempt that ended, and whose signal is open until more is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct Unresolved {
     attempt: Attempt,
     open: Open,
     /// Whether it lasted as long as Envoy had said that it would wait.
     expired: bool,
 }
 
-impl Held {
+impl Unresolved {
     /// What it is where the request's end does not tell.
     fn settled(self) -> Ended {
-        self.end(|held| held.open.provisional(held.expired))
+        self.end(|unresolved| unresolved.open.provisional(unresolved.expired))
     }
 
     /// What it is by the end of its request, or of the one that came next: a reset stream that Envoy retries is explained by
@@ -73,7 +88,7 @@ impl Held {
         if self.open == Open::StreamReset && !end.stream_reset() {
             return self.settled();
         }
-        self.end(|held| held.open.resolve(end))
+        self.end(|unresolved| unresolved.open.resolve(end))
     }
 
     /// A reset stream stays in doubt while its request goes on, so that is not told: no decision rests on a guess.
@@ -85,12 +100,12 @@ impl Held {
 }
 
 /// At most this many attempts are open in one turn; hedging needs two or three.
-const MOST_HELD: usize = 64;
+const MOST_UNRESOLVED: usize = 64;
 
 /// The attempts of one worker that ended and are not yet understood.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    held: Vec<Held>,
+    unresolved: Vec<Unresolved>,
     /// The `x-request-id` of the request whose client went away in this turn; empty if it has none.
     client_gone: Option<Vec<u8>>,
 }
@@ -99,7 +114,7 @@ impl Attempts {
     /// Whether nothing waits to be explained.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.held.is_empty() && self.client_gone.is_none()
+        self.unresolved.is_empty() && self.client_gone.is_none()
     }
 
     /// Whether [`Attempts::attempt_ended`] needs the attempt's `x-request-id`, which costs a host call.
@@ -125,8 +140,12 @@ impl Attempts {
             }
             Verdict::Open(open) => {
                 self.client_gone = None;
-                let held = Held { attempt, open, expired };
-                if self.held.len() < MOST_HELD { self.held.push(held) } else { ended.push(held.settled()) }
+                let unresolved = Unresolved { attempt, open, expired };
+                if self.unresolved.len() < MOST_UNRESOLVED {
+                    self.unresolved.push(unresolved)
+                } else {
+                    ended.push(unresolved.settled())
+                }
             }
         }
     }
@@ -135,17 +154,17 @@ impl Attempts {
     /// then an attempt that Envoy dropped lost to the one that answers, however that goes on. Returns the attempts that the
     /// request's end will explain.
     #[must_use]
-    pub fn response_started(&mut self, by_upstream: impl FnOnce() -> bool, ended: &mut Vec<Ended>) -> Vec<Held> {
+    pub fn response_started(&mut self, by_upstream: impl FnOnce() -> bool, ended: &mut Vec<Ended>) -> Vec<Unresolved> {
         if self.is_settled() {
             return Vec::new();
         }
         self.client_gone = None;
         self.settle_all_but(|open| !matches!(open, Open::Answered(_)), ended);
-        if self.held.iter().any(|held| held.open == Open::Dropped) && by_upstream() {
-            let lost = self.held.extract_if(.., |held| held.open == Open::Dropped);
-            ended.extend(lost.map(|held| held.end(|_| Signal::Cancelled)));
+        if self.unresolved.iter().any(|unresolved| unresolved.open == Open::Dropped) && by_upstream() {
+            let lost = self.unresolved.extract_if(.., |unresolved| unresolved.open == Open::Dropped);
+            ended.extend(lost.map(|unresolved| unresolved.end(|_| Signal::Cancelled)));
         }
-        std::mem::take(&mut self.held)
+        std::mem::take(&mut self.unresolved)
     }
 
     /// A request ended. `explained` is what [`Attempts::response_started`] returned for it; `request_id` its
@@ -153,16 +172,16 @@ impl Attempts {
     pub fn request_ended(
         &mut self,
         end: &RequestEnd<'_>,
-        explained: Vec<Held>,
+        explained: Vec<Unresolved>,
         request_id: &[u8],
         ended: &mut Vec<Ended>,
     ) {
         self.client_gone = end.flags.client_gone().then(|| request_id.to_vec());
-        if explained.is_empty() && self.held.is_empty() {
+        if explained.is_empty() && self.unresolved.is_empty() {
             return;
         }
-        let held = explained.into_iter().chain(self.held.drain(..));
-        ended.extend(held.map(|held| held.explained(end)));
+        let unresolved = explained.into_iter().chain(self.unresolved.drain(..));
+        ended.extend(unresolved.map(|unresolved| unresolved.explained(end)));
     }
 
     /// The turn of the event loop is over: nothing more will be known.
@@ -171,10 +190,10 @@ impl Attempts {
             return;
         }
         self.client_gone = None;
-        ended.extend(self.held.drain(..).map(Held::settled));
+        ended.extend(self.unresolved.drain(..).map(Unresolved::settled));
     }
 
     fn settle_all_but(&mut self, stays: impl Fn(Open) -> bool, ended: &mut Vec<Ended>) {
-        ended.extend(self.held.extract_if(.., |held| !stays(held.open)).map(Held::settled));
+        ended.extend(self.unresolved.extract_if(.., |unresolved| !stays(unresolved.open)).map(Unresolved::settled));
     }
 }

@@ -1,23 +1,59 @@
-//! What one worker knows, and what it decides.
+//! The engine: every rule of the product, once, for whoever drives it.
 //!
-//! Decisions are values; the filter carries them out. Nothing here calls the host.
+//! ```text
+//!   callback ──► worker ──► decision    what is to be done
+//!                │ asks  └─► event      what happened
+//!                ▼
+//!               host                    Envoy; or a replayed log, a simulation, a test
+//! ```
+//!
+//! | | |
+//! |---|---|
+//! | [`worker`] | all that one worker knows; the timer; the end of an attempt |
+//! | `arrival`, `response`, `end` | role `decide`: a request arrives, is answered, ends |
+//! | `attempt` | role `guard`: an attempt is sent, is answered, ends |
+//! | `log` | role `watch`: an attempt's log entry |
+//! | `breaker`, `route` | what an open circuit and ejected hosts do to a request |
+//! | `sync` | the records that workers share |
+//! | [`correlate`] | an attempt's log entry and the end of its request, joined |
+//! | [`host`], `view` | what is asked, and what one callback has learned |
+//!
+//! Decisions are values, and so is what happened. Nothing here calls out but through [`host::Host`].
 
+pub mod admission;
+mod arrival;
+mod attempt;
+mod breaker;
 pub mod cluster;
+pub mod clusters;
 pub mod correlate;
+pub mod decision;
+mod end;
+pub mod event;
+pub mod host;
+mod log;
+mod request;
+mod response;
+mod route;
+mod sampling;
+mod sync;
+mod view;
+pub mod worker;
 
 use std::time::Duration;
 
 use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
-use crate::engine::cluster::{Cluster, Clusters};
+use crate::engine::cluster::Cluster;
+use crate::engine::clusters::Clusters;
 use crate::engine::correlate::{Attempts, ClusterId};
 use crate::incident::Milliseconds;
 use crate::latency::{AdaptiveTimeout, Latency};
 use crate::outlier::Outliers;
 use crate::outlier::detector::OutlierPolicy;
+use crate::retry::RetryHeaders;
 use crate::retry::reservations::Account;
-use crate::retry::{Class, Header, Plan, Request, RetryHeaders};
 
 /// Over which time attempts are observed for adaptive timeouts.
 const LATENCY_INTERVAL: Duration = Duration::from_secs(30);
@@ -28,23 +64,6 @@ struct Retry {
     policy: RetryPolicy,
     headers: RetryHeaders,
     adaptive: Option<AdaptiveTimeout>,
-}
-
-/// What to do with a request that arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission<'a> {
-    /// How it counts.
-    pub class: Class,
-    /// What may be retried; `None` where the retry section is off.
-    pub plan: Option<Plan>,
-    /// What may be retried less often than the policy allows, since the budget has no more.
-    pub denied: Option<Plan>,
-    /// Retries that it has permission for, where it needs one; they are to be released when it ends.
-    pub held: Option<u32>,
-    /// The request headers that say so to Envoy. Empty in shadow mode and where the section is off.
-    pub headers: &'a [Header],
-    /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
-    pub per_try_timeout: Option<Duration>,
 }
 
 /// One worker's engine.
@@ -119,15 +138,14 @@ impl Engine {
         self.clusters.iter_mut().map(|(_, cluster)| cluster)
     }
 
-    /// The clusters without a budget, and whether they have retries.
-    pub fn unbudgeted_clusters(&mut self) -> impl Iterator<Item = (&mut Cluster, bool)> {
-        let retries = &self.retries;
-        let has_retries = |cluster: &Cluster| retries.get(cluster.policy).is_some_and(Option::is_some);
-        let clusters = self.clusters.iter_mut().map(|(_, cluster)| cluster);
-        clusters.filter(|cluster| cluster.account.is_none()).map(move |cluster| {
-            let retries = has_retries(cluster);
-            (cluster, retries)
-        })
+    /// The clusters that have no budget any more and of which it was reported how many retries are left, and whether they have
+    /// retries; each once.
+    pub(crate) fn take_closed_budgets(&mut self) -> Vec<(ClusterId, bool)> {
+        let closed = |(id, cluster): (ClusterId, &mut Cluster)| {
+            let closed = cluster.account.is_none() && std::mem::take(&mut cluster.reported_budget);
+            closed.then(|| (id, self.retries.get(cluster.policy).is_some_and(Option::is_some)))
+        };
+        self.clusters.iter_mut().filter_map(closed).collect()
     }
 
     /// The same, to change it.
@@ -187,8 +205,8 @@ impl Engine {
         let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
             let forgotten = cluster.outliers.as_mut().map_or(0, Outliers::take_forgotten);
             let counts = cluster.outliers.as_ref().map_or((0, 0), |outliers| (outliers.out(), outliers.remembered()));
-            let told = std::mem::replace(&mut cluster.told, counts);
-            (told != counts || forgotten > 0).then_some((id, counts, forgotten))
+            let reported = std::mem::replace(&mut cluster.reported_hosts, counts);
+            (reported != counts || forgotten > 0).then_some((id, counts, forgotten))
         };
         self.clusters.iter_mut().filter_map(changed).collect()
     }
@@ -198,7 +216,7 @@ impl Engine {
     pub fn due_circuits(&self, now: Time) -> Vec<ClusterId> {
         let due = |cluster: &Cluster| {
             let circuit = cluster.circuit.as_ref();
-            circuit.is_some_and(|circuit| circuit.is_due(now)) || cluster.told_open != cluster.is_open()
+            circuit.is_some_and(|circuit| circuit.is_due(now)) || cluster.reported_open != cluster.is_open()
         };
         self.clusters_that(&due)
     }
@@ -213,50 +231,6 @@ impl Engine {
     #[must_use]
     pub fn due_accounts(&self, now: Time) -> Vec<ClusterId> {
         self.clusters_that(&|cluster| cluster.account.as_ref().is_some_and(|account| account.is_due(now)))
-    }
-
-    /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's
-    /// shared record goes by (see [`crate::base::time`]).
-    ///
-    /// `guarded` says whether this VM has a `guard` at all: until a retry tells whether it sees this cluster, it is trusted to
-    /// charge each retry when it happens. Then no permission is needed; but where retries do not help, those that the budget
-    /// cannot pay are not even begun, which saves the host a connection.
-    pub fn admit(
-        &mut self,
-        id: ClusterId,
-        request: &Request<'_>,
-        guarded: bool,
-        now: Time,
-        wall_clock: Time,
-    ) -> Admission<'_> {
-        let off =
-            Admission { class: Class::Off, plan: None, denied: None, held: None, headers: &[], per_try_timeout: None };
-        let Some(cluster) = self.clusters.get_mut(id) else { return off };
-        let Some(Some(retry)) = self.retries.get(cluster.policy) else { return off };
-        let plan = Plan::of(&retry.policy, request);
-        let guarded = cluster.guarded.unwrap_or(guarded);
-        let held = cluster.account.as_mut().and_then(|account| {
-            account.arrive(wall_clock);
-            // In shadow mode `guard` sees the retries that are not begun otherwise.
-            let begun = guarded && (self.policy.mode == Mode::Shadow || !account.is_futile(wall_clock));
-            (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))
-        });
-        let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
-        let admission = Admission { class: Class::of(&retry.policy, request), plan: Some(plan), denied, held, ..off };
-        if self.policy.mode == Mode::Shadow {
-            return admission;
-        }
-        let plan = if held == Some(0) { Plan::Nothing } else { plan };
-        let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
-        Admission {
-            plan: Some(plan),
-            headers: retry.headers.of(plan, guarded),
-            per_try_timeout: retry
-                .adaptive
-                .zip(observed)
-                .and_then(|(timeout, observed)| timeout.timeout(observed, now)),
-            ..admission
-        }
     }
 }
 

@@ -4,14 +4,20 @@
 //! out on purpose: a streamed body costs nothing.
 #![allow(unsafe_code, reason = "an exported symbol is unsafe to declare; the bodies are safe")]
 
-use super::{ContextId, Stream, with_vm};
-use crate::config::Role;
+use super::apply::Action;
+use super::{ContextId, with_vm};
 use crate::host;
 
-/// Go on with the request or response.
-const CONTINUE: u32 = 0;
-/// Do not: it is answered.
-const STOP: u32 = 1;
+impl Action {
+    /// Envoy's number for it: `FilterHeadersStatus`, as proxy-wasm has it.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Continue => 0,
+            Self::Stop => 1,
+            Self::Hold => 4,
+        }
+    }
+}
 
 /// Tells which ABI this is; never called.
 #[unsafe(no_mangle)]
@@ -54,56 +60,25 @@ pub extern "C" fn proxy_on_tick(root: ContextId) {
 /// Request headers: of a request for `decide`, of an attempt for `guard`.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_request_headers(context: ContextId, _count: u32, _end_of_stream: u32) -> u32 {
-    with_vm(|vm| {
-        vm.last_attempt = None;
-        match vm.streams.get(context) {
-            Some(Stream::Decide(_)) => {
-                if vm.request_arrives(context) {
-                    CONTINUE
-                } else {
-                    STOP
-                }
-            }
-            Some(Stream::Guard(_)) => vm.attempt_begins(context),
-            _ => CONTINUE,
-        }
-    })
+    with_vm(|vm| vm.request_headers(context)).number()
 }
 
 /// Response headers: of a request for `decide`, of an attempt for `guard`.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_response_headers(context: ContextId, _count: u32, end_of_stream: u32) -> u32 {
-    with_vm(|vm| {
-        vm.last_attempt = None;
-        match vm.streams.get(context) {
-            Some(Stream::Decide(_)) => vm.response_starts(context),
-            Some(Stream::Guard(_)) => vm.attempt_answered(context, end_of_stream != 0),
-            _ => {}
-        }
-        CONTINUE
-    })
+    with_vm(|vm| vm.response_headers(context, end_of_stream != 0));
+    Action::Continue.number()
 }
 
 /// A context is over; 1 lets Envoy delete it. Envoy would say so, too (`proxy_on_delete`), directly after this.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_done(context: ContextId) -> u32 {
-    with_vm(|vm| {
-        if let Some(Stream::Guard(_)) = vm.streams.get(context) {
-            vm.attempt_over(context);
-        }
-        vm.delete_context(context);
-    });
+    with_vm(|vm| vm.context_done(context));
     1
 }
 
 /// A request ended (`decide`), or an attempt did (`watch`).
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_log(context: ContextId) {
-    with_vm(|vm| match vm.streams.get(context) {
-        Some(Stream::Decide(_)) => vm.request_ends(context),
-        Some(Stream::Guard(_)) => {}
-        Some(Stream::Watch) => vm.attempt_logged(),
-        None if vm.role_of(context) == Some(Role::Watch) => vm.attempt_logged(),
-        None => {}
-    });
+    with_vm(|vm| vm.log(context));
 }

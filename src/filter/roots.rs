@@ -1,8 +1,10 @@
 //! Roots: one per plugin in a VM, each with its role.
 
+use super::host::Envoy;
 use super::{ContextId, Vm};
 use crate::config::{self, Role};
-use crate::host::{self, Level};
+use crate::engine::worker::Attachments;
+use crate::host::{self as abi, Level};
 
 /// Ten times a second: how soon a worker writes down what no further event explains.
 const TICK_MILLISECONDS: u32 = 100;
@@ -11,19 +13,19 @@ const TICK_MILLISECONDS: u32 = 100;
 #[derive(Debug, Default)]
 pub(super) struct Root {
     /// Known once it is configured.
-    pub(super) role: Option<Role>,
+    role: Option<Role>,
     /// Of a `watch`: an access-log filter keeps from it what went well.
-    pub(super) only_failures: bool,
+    only_failures: bool,
 }
 
 impl Vm {
     /// Takes a plugin's configuration. `false` refuses it, and Envoy then refuses the listener.
     pub(super) fn configure(&mut self, root: ContextId) -> bool {
-        let bytes = host::plugin_configuration();
+        let bytes = abi::plugin_configuration();
         let config = match config::parse(bytes.as_deref().unwrap_or_default()) {
             Ok(config) => config,
             Err(error) => {
-                host::log(Level::Error, &format!("weir: configuration refused: {error}"));
+                abi::log(Level::Error, &format!("weir: configuration refused: {error}"));
                 return false;
             }
         };
@@ -32,29 +34,37 @@ impl Vm {
             Some((_, root)) => *root = configured,
             None => self.roots.push((root, configured)),
         }
+        self.attach();
         if let Some(policy) = config.policy {
-            let now = self.wall_clock();
-            if policy.mode != self.engine.mode() {
-                self.leave_mode();
+            if policy.mode != self.worker.mode() {
+                self.telemetry.leave_mode(&mut self.worker);
             }
-            self.engine.reconfigure(policy, now);
-            self.close_accounts();
+            self.worker.configure(policy, &Envoy::of(root));
         }
-        host::set_tick_period(TICK_MILLISECONDS);
+        abi::set_tick_period(TICK_MILLISECONDS);
         true
     }
 
-    pub(super) fn tick(&mut self, _root: ContextId) {
-        self.last_attempt = None;
-        self.engine.attempts.settle(&mut self.ended);
-        self.count_ended();
-        self.publish_accounts();
-        self.exchange_all();
-        self.exchange_circuits();
-        self.exchange_incidents();
-        self.log_what_was_left_out();
-        self.announce();
-        // Last, since it acts for other contexts.
-        self.release_held_back();
+    /// A root is gone.
+    pub(super) fn root_done(&mut self, root: ContextId) {
+        self.roots.retain(|(id, _)| *id != root);
+        self.attach();
+    }
+
+    /// The role of a root.
+    pub(super) fn role_of_root(&self, root: ContextId) -> Option<Role> {
+        self.roots.iter().find(|(id, _)| *id == root).and_then(|(_, root)| root.role)
+    }
+
+    pub(super) fn has_role(&self, role: Role) -> bool {
+        self.roots.iter().any(|(_, root)| root.role == Some(role))
+    }
+
+    fn attach(&mut self) {
+        self.worker.attach(Attachments {
+            watch: self.has_role(Role::Watch),
+            only_failures: self.roots.iter().any(|(_, root)| root.only_failures),
+            guard: self.has_role(Role::Guard),
+        });
     }
 }

@@ -1,8 +1,10 @@
 //! The line in Envoy's log that says which roles were found, and what they can do together.
 
 use super::Vm;
+use super::host::update;
 use crate::config::{Mode, Role};
-use crate::host::{self, Level, Swap};
+use crate::engine::host::Update;
+use crate::host::{self as abi, Level};
 
 /// The line last written is kept here, so that one VM writes it for all of them.
 const KEY: &str = "weir/startup";
@@ -22,7 +24,7 @@ impl Vm {
     /// Writes the line, once per set of roles and mode.
     pub(super) fn announce(&mut self) {
         let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| self.has_role(role));
-        let text = line(roles, self.engine.mode(), self.engine.steering().is_some());
+        let text = line(roles, self.worker.mode(), self.worker.is_steering());
         let line = &mut self.startup;
         if line.text != text {
             *line = Line { text, ..Line::default() };
@@ -36,11 +38,14 @@ impl Vm {
             return;
         }
         line.done = true;
-        let Some(shared) = host::shared(KEY) else { return };
-        if shared.value.as_deref() != Some(line.text.as_bytes())
-            && host::swap_shared(KEY, line.text.as_bytes(), shared.version) != Swap::Conflict
-        {
-            host::log(Level::Info, &line.text);
+        let text = line.text.as_bytes();
+        let mut differs = false;
+        let update = update(KEY, &mut |known| {
+            differs = known != Some(text);
+            differs.then(|| text.to_vec())
+        });
+        if differs && update != Update::Unread {
+            abi::log(Level::Info, &line.text);
         }
     }
 }

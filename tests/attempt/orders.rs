@@ -7,18 +7,18 @@ use super::{Answer, Certain, Dropped, NO_FLAGS, Open, StreamReset, Worker, attem
 use super::{answered, client_gone, end, refused, timed_out};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::engine::correlate::{Attempt, Ended, Held};
+use weir::engine::correlate::{Attempt, Ended, Unresolved};
 use weir::signal::Signal::{self, *};
 use weir::signal::{Flags, RequestEnd, Verdict};
 
-/// Held at most, apart from those that wait for the end of a request that has begun to answer.
+/// Unresolved at most, apart from those that wait for the end of a request that has begun to answer.
 const MOST_HELD: usize = 64;
 
 #[test]
 fn whatever_goes_in_comes_out_once() {
     for_all(500, 300, |numbers| {
         let mut worker = Worker::default();
-        let mut waiting: BTreeMap<u64, Vec<Held>> = BTreeMap::new();
+        let mut waiting: BTreeMap<u64, Vec<Unresolved>> = BTreeMap::new();
         let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
         let mut out: BTreeMap<u32, Signal> = BTreeMap::new();
         for (number, digits) in (1..).zip(numbers) {
@@ -142,7 +142,7 @@ fn life(digits: &mut Digits) -> VecDeque<Vec<Event>> {
 struct Running {
     id: String,
     turns: VecDeque<Vec<Event>>,
-    explained: Vec<Held>,
+    explained: Vec<Unresolved>,
 }
 
 /// Each attempt gets its true signal, however the turns of requests are mixed.

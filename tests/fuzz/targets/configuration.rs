@@ -50,7 +50,8 @@ fn check(data: &[u8]) {
             for cluster in ["orders", "", "outbound|80||orders.default.svc.cluster.local"] {
                 let cluster = engine.cluster_id(cluster);
                 let request = Request { method: b"GET", grpc: false, idempotency_key: false, attempt: 1 };
-                assert!(engine.admit(cluster, &request, true, now, now).headers.len() < 10);
+                let admission = engine.admit(cluster, &request, true, now, now);
+                assert!(engine.retry_headers(cluster, &admission).len() < 10);
             }
             engine.reconfigure(policy, now);
         }

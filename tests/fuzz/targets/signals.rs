@@ -2,7 +2,8 @@
 
 use super::choices::Choices;
 use weir::base::time::Time;
-use weir::engine::correlate::{Attempt, Attempts, ClusterId, RequestId};
+use weir::engine::correlate::{Attempt, Attempts, ClusterId};
+use weir::engine::host::StreamId;
 use weir::incident::Hint;
 use weir::signal::{Answer, Flags, Open, RequestEnd, Signal, Verdict};
 
@@ -41,7 +42,7 @@ pub fn attempt(data: &[u8]) {
                     host: None,
                     began: Time::from_nanos(choices.u64()),
                     weight: choices.u32(),
-                    request: (choices.below(2) == 0).then(|| RequestId(u32::from(choices.byte()))),
+                    request: (choices.below(2) == 0).then(|| StreamId(u32::from(choices.byte()))),
                     hint: Hint::None,
                 };
                 let request_id = choices.bytes();

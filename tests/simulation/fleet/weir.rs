@@ -34,6 +34,9 @@ struct Worker {
     engine: Engine,
     id: ClusterId,
     number: WorkerId,
+    /// Answered attempts, and requests, of which a sample is looked at.
+    attempts: u32,
+    requests: u32,
 }
 
 impl Worker {
@@ -74,7 +77,7 @@ impl Weir {
             let config = config::parse(configuration.as_bytes()).expect("the configuration is valid");
             let mut engine = Engine::new(config.policy.expect("it is for decide"));
             let number = WorkerId(setup.seed.wrapping_mul(1_000_003) + (proxy * WORKERS + worker) as u64 + 1);
-            Worker { id: engine.cluster_id(NAME), engine, number }
+            Worker { id: engine.cluster_id(NAME), engine, number, attempts: 0, requests: 0 }
         };
         Self {
             hosts: setup.hosts,
@@ -205,14 +208,13 @@ impl Proxy for Weir {
         let worker = &mut self.workers[request.worker];
         let answered = signal == Signal::Answered;
         let calm = worker.outliers().is_calm(now);
-        let cluster = worker.cluster();
         let mut told = !calm || !answered;
         if !told {
-            cluster.attempts = cluster.attempts.wrapping_add(1);
-            told = is_sampled(cluster.attempts);
+            worker.attempts = worker.attempts.wrapping_add(1);
+            told = is_sampled(worker.attempts);
         }
         let began = time(request.began);
-        cluster.circuit.as_mut().expect("there is a breaker").attempt_ended(signal, began, now);
+        worker.cluster().circuit.as_mut().expect("there is a breaker").attempt_ended(signal, began, now);
         if told {
             let address = address(request.host);
             let weight = if answered && calm { SAMPLE as u32 } else { 1 };
@@ -262,11 +264,12 @@ impl Proxy for Weir {
             return;
         }
         if outliers.is_calm(time(at)) && outliers.knows_shares() {
-            cluster.requests = cluster.requests.wrapping_add(1);
-            if !is_sampled(cluster.requests) {
+            worker.requests = worker.requests.wrapping_add(1);
+            if !is_sampled(worker.requests) {
                 return;
             }
         }
+        let outliers = worker.outliers();
         outliers.picked(&address(request.host), time(at));
     }
 
@@ -286,7 +289,7 @@ impl Proxy for Weir {
         if !self.workers[worker].engine.due_circuits(now).is_empty() {
             self.exchange_circuit(worker, at);
             let cluster = self.workers[worker].cluster();
-            cluster.told_open = cluster.is_open();
+            cluster.reported_open = cluster.is_open();
         }
         self.workers[worker].engine.changed_host_counts();
     }

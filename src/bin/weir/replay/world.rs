@@ -85,7 +85,7 @@ impl World {
         if let Some(known) = self.by_name.get(name) {
             return Some(*known);
         }
-        if self.clusters.len() >= weir::engine::cluster::MOST_CLUSTERS {
+        if self.clusters.len() >= weir::engine::clusters::MOST_CLUSTERS {
             return None;
         }
         let (id, number) = (self.engine.cluster_id(name), self.clusters.len());
@@ -176,7 +176,7 @@ impl World {
                 let wish = self.exchange_wish(id, now);
                 self.change_circuit(number, wish, now);
                 if let Some(state) = self.engine.cluster_mut(id) {
-                    state.told_open = state.is_open();
+                    state.reported_open = state.is_open();
                 }
             }
         }

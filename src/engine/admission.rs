@@ -1,0 +1,83 @@
+//! What may be retried in a request that arrives, and what that costs the budget.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::correlate::ClusterId;
+use crate::base::time::Time;
+use crate::config::Mode;
+use crate::retry::{Class, Header, Plan, Request};
+
+/// What may be retried in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// How it counts.
+    pub class: Class,
+    /// What may be retried; `None` where the retry section is off.
+    pub plan: Option<Plan>,
+    /// What may be retried less often than the policy allows, since the budget has no more.
+    pub denied: Option<Plan>,
+    /// Retries that it has permission for, where it needs one; they are to be released when it ends.
+    pub held: Option<u32>,
+    /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
+    pub per_try_timeout: Option<Duration>,
+    /// Whether each retry is charged when it happens.
+    pub per_attempt: bool,
+}
+
+impl Admission {
+    const OFF: Self =
+        Self { class: Class::Off, plan: None, denied: None, held: None, per_try_timeout: None, per_attempt: false };
+
+    /// How often Envoy may retry, where that is less than the policy says, and not never.
+    pub(super) fn fewer_retries(&self) -> Option<u32> {
+        self.denied.and(self.held).filter(|held| *held > 0)
+    }
+}
+
+impl Engine {
+    /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's
+    /// shared record goes by (see [`crate::base::time`]).
+    ///
+    /// `guard` says whether this VM has a `guard` at all: until a retry tells whether it sees this cluster, it is trusted to
+    /// charge each retry when it happens. Then no permission is needed; but where retries do not help, those that the budget
+    /// cannot pay are not even begun, which saves the host a connection.
+    pub fn admit(
+        &mut self,
+        id: ClusterId,
+        request: &Request<'_>,
+        guard: bool,
+        now: Time,
+        wall_clock: Time,
+    ) -> Admission {
+        let shadow = self.policy.mode == Mode::Shadow;
+        let Some(cluster) = self.clusters.get_mut(id) else { return Admission::OFF };
+        let Some(Some(retry)) = self.retries.get(cluster.policy) else { return Admission::OFF };
+        let plan = Plan::of(&retry.policy, request);
+        let per_attempt = cluster.charging.is_per_attempt(guard);
+        let held = cluster.account.as_mut().and_then(|account| {
+            account.arrive(wall_clock);
+            // In shadow mode `guard` sees the retries that are not begun otherwise.
+            let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
+            (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))
+        });
+        let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
+        let class = Class::of(&retry.policy, request);
+        let admission = Admission { class, plan: Some(plan), denied, held, per_try_timeout: None, per_attempt };
+        if shadow {
+            return admission;
+        }
+        let plan = if held == Some(0) { Plan::Nothing } else { plan };
+        let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
+        let timeout = retry.adaptive.zip(observed).and_then(|(timeout, observed)| timeout.timeout(observed, now));
+        Admission { plan: Some(plan), per_try_timeout: timeout, ..admission }
+    }
+
+    /// The request headers that tell Envoy's router what may be retried. Empty where the section is off.
+    #[must_use]
+    pub fn retry_headers(&self, id: ClusterId, admission: &Admission) -> &[Header] {
+        let retry = self.clusters.get(id).and_then(|cluster| self.retries.get(cluster.policy)?.as_ref());
+        let headers = retry.zip(admission.plan).map(|(retry, plan)| retry.headers.of(plan, admission.per_attempt));
+        headers.unwrap_or_default()
+    }
+}

@@ -1,0 +1,179 @@
+//! Role `decide`, a request arrives: whether it is sent, where to, and what may be retried.
+
+use super::admission::Admission;
+use super::breaker::Passage;
+use super::correlate::ClusterId;
+use super::decision::{Edits, RequestDecision};
+use super::event::What;
+use super::host::{Host, Lengths, StreamId};
+use super::request::{Request, Reservation, Retries};
+use super::route::Steering;
+use super::view::{Phase, View, is_grpc, parse_u32};
+use super::worker::Worker;
+use crate::retry::{self, CONTROL_HEADERS};
+
+/// What a request's headers say, in one pass.
+#[derive(Debug)]
+struct Headers {
+    method: Vec<u8>,
+    grpc: bool,
+    idempotency_key: bool,
+    attempt: u32,
+    /// Whether the client sent the steering header, which is not for clients to set.
+    hosts: bool,
+    /// Whether Envoy obeys what the client asks of it.
+    trusted: bool,
+    /// Which of [`CONTROL_HEADERS`] there are.
+    control: [bool; CONTROL_HEADERS.len()],
+}
+
+/// The lengths of the names that are always looked for.
+const NAMES: Lengths = {
+    let names = Lengths::NONE.and(":method".len()).and("content-type".len());
+    let mut names = names.and("x-envoy-attempt-count".len()).and("x-envoy-internal".len());
+    let mut rest: &[&str] = &CONTROL_HEADERS;
+    while let [first, others @ ..] = rest {
+        names = names.and(first.len());
+        rest = others;
+    }
+    names
+};
+
+impl Headers {
+    /// Reads what Weir needs to know of a request.
+    fn read<H: Host>(host: &H, idempotency_keys: &[String], hosts: &str) -> Self {
+        let mut headers = Self {
+            method: Vec::new(),
+            grpc: false,
+            idempotency_key: false,
+            attempt: 1,
+            hosts: false,
+            trusted: false,
+            control: [false; CONTROL_HEADERS.len()],
+        };
+        let lengths = idempotency_keys.iter().fold(NAMES.and(hosts.len()), |lengths, key| lengths.and(key.len()));
+        host.each_header(lengths, &mut |name, value| match name {
+            b":method" => headers.method = value.to_vec(),
+            b"content-type" => headers.grpc = is_grpc(value),
+            b"x-envoy-attempt-count" => headers.attempt = parse_u32(value).unwrap_or(1),
+            b"x-envoy-internal" => headers.trusted = value == b"true",
+            name if name == hosts.as_bytes() => headers.hosts = true,
+            name => {
+                if let Some(place) = CONTROL_HEADERS.iter().position(|header| header.as_bytes() == name) {
+                    headers.control.get_mut(place).into_iter().for_each(|there| *there = true);
+                }
+                headers.idempotency_key |=
+                    !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
+            }
+        });
+        headers
+    }
+
+    fn request(&self) -> retry::Request<'_> {
+        retry::Request {
+            method: &self.method,
+            grpc: self.grpc,
+            idempotency_key: self.idempotency_key,
+            attempt: self.attempt,
+        }
+    }
+
+    /// What a client asks of Envoy that trusts it.
+    fn control(&self) -> Vec<&'static str> {
+        CONTROL_HEADERS.into_iter().zip(self.control).filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    }
+}
+
+impl Worker {
+    /// A request arrives.
+    pub fn on_request_headers<H: Host>(&mut self, stream: StreamId, host: &H) -> RequestDecision<'_> {
+        let view = &View::new(host, Phase::Headers);
+        self.last_attempt = None;
+        self.settle_attempts(view);
+        let now = self.own_time(view);
+        let cluster = self.routed_cluster(view);
+        let policy = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
+        let keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
+        let headers = Headers::read(host, keys, self.steering_header());
+        let remove_control = if headers.trusted && policy.is_some() { headers.control() } else { Vec::new() };
+        let Some(cluster) = cluster else {
+            return self.forward(Edits { remove_hosts: self.hosts_to_remove(&headers), ..Edits::default() });
+        };
+        let request = headers.request();
+        let circuit_probe = match self.pass_circuit(cluster, &request, view) {
+            Passage::Forward => None,
+            Passage::Probe(ticket) => Some(ticket),
+            Passage::Shed(reply) => return RequestDecision::Reply(reply),
+        };
+        let admission = self.engine.admit(cluster, &request, self.attached.guard, now, self.wall_clock);
+        self.report(cluster, What::Forwarded(admission.class));
+        let Steering { route, list, hedge } = self.steer(cluster, admission.plan, circuit_probe.is_some(), view);
+        let failures_before = self.visibility(cluster).failures();
+        self.requests.insert(
+            stream.0,
+            Request {
+                cluster: Some(cluster),
+                arrived: self.wall_clock,
+                grpc: headers.grpc,
+                retries: retries(&admission),
+                route,
+                circuit_probe,
+                per_try_timeout: admission.per_try_timeout,
+                failures_before,
+                ..Request::default()
+            },
+        );
+        if self.attached.guard {
+            self.latest_request = Some(stream);
+        }
+        let retry = self.engine.retry_headers(cluster, &admission);
+        let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
+        self.uses_retriable_header |= uses_retriable_header && self.enforces();
+        self.forward(Edits {
+            remove_hosts: self.hosts_to_remove(&headers),
+            remove_control,
+            retry: self.engine.retry_headers(cluster, &admission),
+            max_retries: admission.fewer_retries(),
+            per_try_timeout: admission.per_try_timeout,
+            hedge,
+            hosts: list.map(|list| (self.steering_header(), list)),
+            tag: self.attached.guard,
+        })
+    }
+
+    /// The host did not answer a request that was to be shed: it goes on as it is, and nothing more is said about it.
+    pub fn on_reply_refused(&mut self) {
+        self.retract_shed();
+    }
+
+    /// The host is done with a request, whether it ended well or at all.
+    pub fn on_request_done(&mut self, stream: StreamId) {
+        let Some(mut request) = self.requests.remove(stream.0) else { return };
+        if let Some(cluster) = request.cluster {
+            self.release(cluster, request.retries.take_unused());
+        }
+    }
+
+    fn forward<'w>(&self, edits: Edits<'w>) -> RequestDecision<'w> {
+        RequestDecision::Forward(if self.enforces() { edits } else { edits.in_shadow() })
+    }
+
+    fn steering_header(&self) -> &str {
+        self.engine.steering().map_or("", |steering| &steering.header)
+    }
+
+    /// In shadow mode, too: nobody but Weir has business setting it, and a cluster with the policy would obey.
+    fn hosts_to_remove(&self, headers: &Headers) -> Option<&str> {
+        headers.hosts.then(|| self.steering_header())
+    }
+
+    /// Gives back a permission for retries.
+    pub(super) fn release(&mut self, cluster: ClusterId, retries: u32) {
+        self.account(cluster).into_iter().for_each(|account| account.release(retries));
+    }
+}
+
+fn retries(admission: &Admission) -> Retries {
+    let reservation = admission.held.map(|granted| Reservation { granted, denied: admission.denied });
+    admission.plan.map_or(Retries::Unmanaged, |plan| Retries::Reserved { plan, reservation, made: None })
+}

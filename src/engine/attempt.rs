@@ -1,0 +1,361 @@
+//! Role `guard`: every attempt before it is sent, and its response headers. The last word on a retry.
+
+use super::cluster::Charging;
+use super::decision::{AttemptDecision, Later, RATE_LIMITED, Reply, ResponseDecision, Then, Verdict};
+use super::event::{Veto, What};
+use super::host::{Host, Property, StreamId};
+use super::request::{Managed, Request};
+use super::view::{Phase, View};
+use super::worker::Worker;
+use crate::retry::budget::Charge;
+use crate::retry::{NOT_SENT, Plan};
+use crate::signal::proxy_status;
+use crate::signal::{Answer, Signal};
+
+/// An attempt that `guard` sees.
+#[derive(Debug, Default)]
+pub(super) struct Attempt {
+    /// Which attempt of its request, from 1.
+    number: u64,
+    /// Its request, where that was read.
+    request: Option<StreamId>,
+    state: State,
+}
+
+/// ```text
+///             response headers
+///   Running ───────────────────► Answered
+///      │  ▲
+///      │  │ the others are over, and the budget pays by now
+///      │  │
+///      │  └─── Paused ──┐
+///      │         ▲      │ the others are over
+///      │ others  │      ▼
+///      └─────────┴──► Stopped
+///   it may not be sent
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// It was sent.
+    #[default]
+    Running,
+    /// It was sent, and its response headers came.
+    Answered,
+    /// It may not be sent, and another of its request still runs beside it (a hedge, in Envoy's words). To answer in its place
+    /// would cost the client the answer that the other may get.
+    Paused(Refusal),
+    /// It was answered in place of the upstream.
+    Stopped,
+}
+
+/// Why an attempt is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The route's own policy repeats what may have been processed.
+    Unsafe,
+    /// The budget does not pay for it.
+    Unpaid,
+}
+
+impl Refusal {
+    /// The answer in the place of the attempt. No hop above shall retry it either, if it is for want of budget.
+    const fn reply(self, grpc: bool) -> Reply {
+        match self {
+            Self::Unsafe => Reply { verdict: Verdict::UnsafeRetry, later: None },
+            Self::Unpaid => Reply { verdict: Verdict::BudgetExhausted, later: Some(Later::after(1, grpc)) },
+        }
+    }
+}
+
+/// An attempt that `guard` saw end, for the log entry that directly follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttemptEnd {
+    /// The request it belonged to, read where there was no answer.
+    pub(super) request: Option<StreamId>,
+    /// Whether `guard` ended it.
+    pub(super) stopped: bool,
+}
+
+impl Worker {
+    /// An attempt is about to be sent.
+    pub fn on_attempt_headers<H: Host>(&mut self, stream: StreamId, host: &H) -> AttemptDecision<'_> {
+        let view = &View::new(host, Phase::Headers);
+        self.last_attempt = None;
+        let number = view.attempts().unwrap_or(1);
+        self.attempts.insert(stream.0, Attempt { number, ..Attempt::default() });
+        let latest = self.latest_request.take();
+        let refusal = if number < 2 {
+            if let Some(request) = latest.and_then(|id| self.requests.get_mut(id.0)) {
+                request.first = Some(stream);
+            }
+            None
+        } else {
+            self.refuse_retry(stream, view)
+        };
+        let remove_hosts = self.engine.steering().filter(|_| self.steered).map(|steering| &*steering.header);
+        let then = match refusal {
+            None => Then::Send,
+            Some((_, _, true)) => Then::Pause,
+            Some((refusal, grpc, false)) => Then::Reply(refusal.reply(grpc)),
+        };
+        let decision = AttemptDecision { remove_hosts, then };
+        if self.enforces() { decision } else { decision.in_shadow() }
+    }
+
+    /// A retry is about to be sent: why it may not be, whether it is gRPC, and whether another attempt runs beside it.
+    fn refuse_retry<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) -> Option<(Refusal, bool, bool)> {
+        let request = self.managed(tagged(view.host)?)?;
+        if let Some(attempt) = self.attempts.get_mut(stream.0) {
+            attempt.request = Some(request.id);
+        }
+        if let Some(cluster) = self.engine.cluster_mut(request.cluster)
+            && cluster.charging == Charging::Unknown
+        {
+            cluster.charging = Charging::PerAttempt;
+        }
+        if let Some(request) = self.requests.get_mut(request.id.0) {
+            request.retries.retry_seen();
+        }
+        let beside = self.is_beside_another(stream, request.id, view);
+        if let Some(request) = self.requests.get_mut(request.id.0) {
+            request.later.push(stream);
+        }
+        let refusal = if self.is_forbidden(&request, beside) {
+            self.report(request.cluster, What::Vetoed(Veto::Unsafe));
+            Refusal::Unsafe
+        } else if self.is_paid(&request, view) {
+            return None;
+        } else {
+            Refusal::Unpaid
+        };
+        if !self.enforces() {
+            return None;
+        }
+        if let Some(attempt) = self.attempts.get_mut(stream.0) {
+            attempt.state = if beside { State::Paused(refusal) } else { State::Stopped };
+        }
+        if beside {
+            self.paused.push(stream);
+        }
+        Some((refusal, request.grpc, beside))
+    }
+
+    /// Whether another attempt of the request runs beside this one: the first, about which the host is asked, or a later one.
+    fn is_beside_another<H: Host>(&mut self, stream: StreamId, id: StreamId, view: &View<'_, H>) -> bool {
+        let first = self.requests.get(id.0).and_then(|request| request.first).filter(|first| self.runs(*first));
+        if let Some(first) = first {
+            let Ok(tag) = view.host.property_of(first, Property::Request) else { return true };
+            if tag.and_then(|tag| read_tag(&tag)) != Some(id)
+                && let Some(request) = self.requests.get_mut(id.0)
+            {
+                request.first = None;
+            }
+        }
+        self.others_run(stream, id)
+    }
+
+    /// Whether another attempt of the request runs, as far as is known.
+    fn others_run(&self, stream: StreamId, id: StreamId) -> bool {
+        let Some(Request { first, later, .. }) = self.requests.get(id.0) else { return false };
+        first.iter().chain(later).any(|other| *other != stream && self.runs(*other))
+    }
+
+    /// Whether an attempt was sent and not answered yet.
+    fn runs(&self, stream: StreamId) -> bool {
+        let state = self.attempts.get(stream.0).map(|attempt| attempt.state);
+        matches!(state, Some(State::Running | State::Stopped))
+    }
+
+    /// Whether the safety table forbids this retry; then the route's own policy asked for it. Two cases pass on purpose: an
+    /// attempt with a response was already decided on when the response passed, and a stream reset may turn out to be a
+    /// refused stream, which is safe to repeat (`Open::StreamReset`). An attempt that still runs, with this one `beside` it,
+    /// timed out.
+    fn is_forbidden(&mut self, request: &Managed, beside: bool) -> bool {
+        let last_signal = self.requests.get_mut(request.id.0).and_then(|request| {
+            request.failed_before = request.last_signal.take();
+            request.failed_before
+        });
+        let last_signal = if beside { Some(Signal::Timeout) } else { last_signal };
+        let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return false };
+        let policy = self.engine.retry_policy(request.cluster);
+        policy.is_some_and(|policy| !request.plan.permits(policy, signal, &Answer::default()))
+    }
+
+    /// Whether a retry is paid for, now if not before.
+    fn is_paid<H: Host>(&mut self, request: &Managed, view: &View<'_, H>) -> bool {
+        let ahead = self.requests.get_mut(request.id.0).is_some_and(|request| request.retries.take_paid_ahead());
+        ahead || self.charge_retry(request, view) == Charge::Granted
+    }
+
+    /// Asks the budget for a retry, and reports what it says.
+    fn charge_retry<H: Host>(&mut self, managed: &Managed, view: &View<'_, H>) -> Charge {
+        let charge = self.charge(managed.cluster, managed.asker, view);
+        match charge {
+            Charge::Denied => self.report(managed.cluster, What::RetryDenied),
+            Charge::Granted => {
+                self.report(managed.cluster, What::RetriesGranted(1));
+                if let Some(request) = self.requests.get_mut(managed.id.0) {
+                    request.retries.pay();
+                }
+                if managed.reservation.is_some() {
+                    self.release(managed.cluster, 1);
+                }
+            }
+        }
+        charge
+    }
+
+    /// The attempts that were paused and are the last ones of their requests by now: the others have failed. For each that the
+    /// driver can act for, it is to ask [`Worker::on_pause_over`]. (On a tick, since Envoy is not yet done with the others when
+    /// it tells of their end.)
+    pub fn paused_alone(&mut self) -> Vec<StreamId> {
+        let paused = std::mem::take(&mut self.paused);
+        let is_paused = |stream: &StreamId| self.paused_request(*stream).is_some();
+        self.paused = paused.into_iter().filter(is_paused).collect();
+        self.paused.iter().copied().filter(|stream| self.is_alone(*stream)).collect()
+    }
+
+    fn paused_request(&self, stream: StreamId) -> Option<(StreamId, Refusal)> {
+        match self.attempts.get(stream.0)? {
+            Attempt { request: Some(request), state: State::Paused(why), .. } => Some((*request, *why)),
+            _ => None,
+        }
+    }
+
+    fn is_alone(&self, stream: StreamId) -> bool {
+        self.paused_request(stream).is_some_and(|(request, _)| !self.others_run(stream, request))
+    }
+
+    /// Decides on an attempt that [was paused](Worker::paused_alone); `None` if it is to wait on, since the decision on another
+    /// one let that go.
+    pub fn on_pause_over<H: Host>(&mut self, stream: StreamId, host: &H) -> Option<Then> {
+        if !self.is_alone(stream) {
+            return None;
+        }
+        let (request, why) = self.paused_request(stream)?;
+        self.paused.retain(|paused| *paused != stream);
+        let request = self.managed(request)?;
+        let paid = why == Refusal::Unpaid && self.is_paid(&request, &View::new(host, Phase::Headers));
+        if let Some(attempt) = self.attempts.get_mut(stream.0) {
+            attempt.state = if paid { State::Running } else { State::Stopped };
+        }
+        Some(if paid { Then::Send } else { Then::Reply(why.reply(request.grpc)) })
+    }
+
+    /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
+    /// ends the retries, and the client gets it as it is.
+    pub fn on_attempt_response<H: Host>(
+        &mut self,
+        stream: StreamId,
+        host: &H,
+        end_of_stream: bool,
+    ) -> ResponseDecision {
+        let view = &View::new(host, Phase::Headers);
+        self.last_attempt = None;
+        if self.attempts.get(stream.0).is_none() {
+            self.attempts.insert(stream.0, Attempt::default());
+        }
+        let number = self.attempts.get_mut(stream.0).map_or(0, |attempt| {
+            if attempt.state == State::Running {
+                attempt.state = State::Answered;
+            }
+            attempt.number
+        });
+        // Nobody but `guard` has business setting it; Envoy would retry even a success.
+        let remove = self.uses_retriable_header.then_some(NOT_SENT);
+        let decision = self.attempt_answered(number, end_of_stream, view).unwrap_or_default();
+        let decision = ResponseDecision { remove, ..decision };
+        if self.enforces() { decision } else { decision.in_shadow() }
+    }
+
+    fn attempt_answered<H: Host>(
+        &mut self,
+        number: u64,
+        end_of_stream: bool,
+        view: &View<'_, H>,
+    ) -> Option<ResponseDecision> {
+        let answer = view.refusal(end_of_stream)?;
+        let signal = answer.signal()?;
+        let managed = self.managed(tagged(view.host)?)?;
+        let policy = self.engine.retry_policy(managed.cluster)?;
+        let most = managed.reservation.map_or(policy.max_retries, |reservation| reservation.granted);
+        let retries_left = number <= u64::from(most);
+        let by_status = managed.plan.permits(policy, Signal::Error, &answer);
+        let marked = view.response_header(RATE_LIMITED).is_some();
+        let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
+        if signal == Signal::Pushback {
+            if by_status && retries_left {
+                self.report(managed.cluster, What::Vetoed(Veto::Pushback));
+            }
+            // Not to be retried by any hop above either, so the client sees the mark.
+            return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
+        }
+        let not_sent = signal == Signal::Error && !by_status && managed.plan != Plan::Nothing && was_not_sent(view);
+        if not_sent
+            && !retries_left
+            && let Some(request) = self.requests.get_mut(managed.id.0)
+        {
+            request.last_not_sent = true;
+        }
+        if !by_status && !(not_sent && retries_left) {
+            // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
+            // to be retried by any hop above, either.
+            return (!marked && self.enforces()).then(|| {
+                if !not_sent {
+                    self.strip_from_response(managed.id, RATE_LIMITED);
+                }
+                mark
+            });
+        }
+        // In shadow mode, the retry is charged when it happens.
+        if !retries_left || marked || !self.enforces() {
+            return None;
+        }
+        if self.charge_retry(&managed, view) == Charge::Denied {
+            return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..mark });
+        }
+        if let Some(request) = self.requests.get_mut(managed.id.0) {
+            request.retries.pay_ahead();
+        }
+        not_sent.then(|| {
+            self.strip_from_response(managed.id, NOT_SENT);
+            ResponseDecision { mark: Some(NOT_SENT), ..ResponseDecision::default() }
+        })
+    }
+
+    fn strip_from_response(&mut self, request: StreamId, header: &'static str) {
+        if let Some(request) = self.requests.get_mut(request.0) {
+            request.strip_response_header = Some(header);
+        }
+    }
+
+    /// An attempt is over; its log entry comes next.
+    pub fn on_attempt_end<H: Host>(&mut self, stream: StreamId, host: &H) {
+        let state = self.attempts.remove(stream.0).unwrap_or_default().state;
+        let request = if state == State::Answered { None } else { tagged(host) };
+        self.last_attempt = Some(AttemptEnd { request, stopped: matches!(state, State::Stopped | State::Paused(_)) });
+    }
+
+    /// What `decide` said about a request; `None` for requests that `decide` does not see, mirrored ones among them, and where
+    /// it has no say.
+    fn managed(&self, id: StreamId) -> Option<Managed> {
+        self.requests.get(id.0)?.managed(id)
+    }
+}
+
+/// The request that the current attempt belongs to.
+fn tagged<H: Host>(host: &H) -> Option<StreamId> {
+    host.property(Property::Request).and_then(|tag| read_tag(&tag))
+}
+
+fn read_tag(tag: &[u8]) -> Option<StreamId> {
+    tag.first_chunk().map(|id| StreamId(u32::from_le_bytes(*id)))
+}
+
+/// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so
+/// without a doubt: see [`proxy_status`] on what Envoy states, and why its `proxy-status` alone is not enough.
+fn was_not_sent<H: Host>(view: &View<'_, H>) -> bool {
+    proxy_status::signal(view.proxy_status()) == Some(Signal::Refused)
+        && view.response_header("x-envoy-attempt-count").is_some_and(|count| &*count == b"1")
+        && view.response_header("x-envoy-upstream-service-time").is_none()
+}

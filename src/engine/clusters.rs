@@ -1,0 +1,134 @@
+//! The clusters that a worker knows: by name, bounded, the least recently used forgotten first.
+
+use super::cluster::Cluster;
+use super::correlate::ClusterId;
+use crate::outlier::Outliers;
+
+/// At most this many clusters are remembered.
+pub const MOST_CLUSTERS: usize = 1_000;
+/// The longest name of one that is; requests to others go on as if Weir were not there. Istio's have up to 400 bytes.
+pub const LONGEST_NAME: usize = 512;
+/// At most this many hosts of all clusters together; of one, see [`crate::outlier::hosts::MOST_HOSTS`].
+pub const MOST_HOSTS_IN_ALL: usize = 20_000;
+
+/// The clusters that a worker knows.
+#[derive(Debug, Default)]
+pub struct Clusters {
+    /// A slot, once made, always has a cluster. It is the lower part of its cluster's id; the upper one counts those that the
+    /// slot had before.
+    slots: Vec<(ClusterId, Box<Cluster>)>,
+    /// The slots in the order of their clusters' names.
+    by_name: Vec<u16>,
+    /// The slot that was found last: often the next one, too.
+    last: u16,
+    uses: u64,
+    /// How many were forgotten to make room.
+    forgotten: u64,
+}
+
+pub(super) const SLOTS: u32 = MOST_CLUSTERS.next_power_of_two() as u32;
+
+impl Clusters {
+    /// The cluster of that name if it is known.
+    pub fn find(&mut self, name: &str) -> Option<ClusterId> {
+        if let Some(id) = self.same(name.as_bytes()) {
+            return Some(id);
+        }
+        let place = self.search(name).ok()?;
+        self.last = *self.by_name.get(place)?;
+        self.same(name.as_bytes())
+    }
+
+    /// The cluster that was found last, if that is its name.
+    pub fn same(&mut self, name: &[u8]) -> Option<ClusterId> {
+        let (id, cluster) = self.slots.get_mut(usize::from(self.last))?;
+        if cluster.name.as_bytes() != name {
+            return None;
+        }
+        self.uses += 1;
+        cluster.last_used = self.uses;
+        Some(*id)
+    }
+
+    /// Where the cluster of that name stands in `by_name`, or where it would.
+    fn search(&self, name: &str) -> Result<usize, usize> {
+        self.by_name.binary_search_by(|slot| self.name(*slot).cmp(name))
+    }
+
+    fn name(&self, slot: u16) -> &str {
+        self.slots.get(usize::from(slot)).map_or("", |(_, cluster)| &cluster.name)
+    }
+
+    /// A new cluster, under the engine's `policy`; one that is known stays as it is.
+    pub fn add(&mut self, name: &str, policy: usize) -> ClusterId {
+        if let Some(known) = self.find(name) {
+            return known;
+        }
+        self.uses += 1;
+        let cluster = Box::new(Cluster::new(name, policy, self.uses));
+        let id = if self.slots.len() < MOST_CLUSTERS {
+            let id = ClusterId(self.slots.len() as u32);
+            self.slots.push((id, cluster));
+            id
+        } else {
+            self.replace_least_recently_used(cluster)
+        };
+        // The new name is in its slot, but the slot is not in the list.
+        if let Err(place) = self.search(name) {
+            self.by_name.insert(place, id.slot() as u16);
+        }
+        id
+    }
+
+    fn replace_least_recently_used(&mut self, cluster: Box<Cluster>) -> ClusterId {
+        let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| cluster.last_used);
+        let slot = oldest.map_or(0, |(slot, _)| slot as u16);
+        self.by_name.retain(|listed| *listed != slot);
+        let Some((id, oldest)) = self.slots.get_mut(usize::from(slot)) else { return ClusterId(0) };
+        self.forgotten += 1;
+        *id = ClusterId(id.0.wrapping_add(SLOTS));
+        *oldest = cluster;
+        *id
+    }
+
+    /// A known cluster; `None` once it was forgotten.
+    #[must_use]
+    pub fn get(&self, id: ClusterId) -> Option<&Cluster> {
+        let (known, cluster) = self.slots.get(id.slot())?;
+        (*known == id).then_some(cluster)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
+        let (known, cluster) = self.slots.get_mut(id.slot())?;
+        (*known == id).then_some(cluster)
+    }
+
+    /// How many are known, and how many were forgotten to make room.
+    #[must_use]
+    pub fn counts(&self) -> (usize, u64) {
+        (self.slots.len(), self.forgotten)
+    }
+
+    /// Forgets the hosts of the clusters used least recently, until all together have few enough.
+    pub fn bound_hosts(&mut self) {
+        let hosts = |cluster: &Cluster| cluster.outliers.as_ref().map_or(0, Outliers::remembered);
+        let mut all: usize = self.iter().map(|(_, cluster)| hosts(cluster)).sum();
+        while all > MOST_HOSTS_IN_ALL {
+            let with_hosts = self.slots.iter_mut().map(|(_, cluster)| cluster).filter(|cluster| hosts(cluster) > 0);
+            let Some(oldest) = with_hosts.min_by_key(|cluster| cluster.last_used) else { return };
+            all -= hosts(oldest);
+            oldest.outliers = None;
+        }
+    }
+
+    /// All known clusters.
+    pub fn iter(&self) -> impl Iterator<Item = (ClusterId, &Cluster)> {
+        self.slots.iter().map(|(id, cluster)| (*id, &**cluster))
+    }
+
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
+        self.slots.iter_mut().map(|(id, cluster)| (*id, &mut **cluster))
+    }
+}

@@ -1,0 +1,175 @@
+//! What the engine decided, as values. Whoever drives the engine carries them out.
+//!
+//! In shadow mode nothing of a decision is carried out but what protects from strangers: see the `in_shadow` of each.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::retry::Header;
+
+/// gRPC's status UNAVAILABLE.
+pub const UNAVAILABLE: u32 = 14;
+/// A response header that stops Envoy, and any hop above, from retrying the response.
+pub const RATE_LIMITED: &str = "x-envoy-ratelimited";
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestDecision<'w> {
+    /// It goes on, with these changes.
+    Forward(Edits<'w>),
+    /// It is answered in place of the upstream. If the host cannot do that, it is to say so with
+    /// [`Worker::on_reply_refused`](crate::engine::worker::Worker::on_reply_refused), and the request goes on as it is.
+    Reply(Reply),
+}
+
+/// Changes to a request's headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edits<'w> {
+    /// The steering header, which the client sent and has no business setting.
+    pub remove_hosts: Option<&'w str>,
+    /// What a client whom Envoy trusts asked of Envoy's router: headers to remove.
+    pub remove_control: Vec<&'static str>,
+    /// What Envoy's router shall retry: headers to set.
+    pub retry: &'w [Header],
+    /// How often Envoy retries at most, where that is less than `retry` says.
+    pub max_retries: Option<u32>,
+    /// How long an attempt may take.
+    pub per_try_timeout: Option<Duration>,
+    /// After this time the request is sent once more, beside its first attempt.
+    pub hedge: Option<Duration>,
+    /// The steering header, and the hosts that the request's attempts should go to, separated by commas.
+    pub hosts: Option<(&'w str, String)>,
+    /// Whether the stream is to be tagged with its own id, so that `guard` finds the request of an attempt:
+    /// [`Property::Request`](crate::engine::host::Property::Request).
+    pub tag: bool,
+}
+
+impl Edits<'_> {
+    /// In shadow mode, the client's steering header still goes: a cluster with the policy would obey it.
+    #[must_use]
+    pub fn in_shadow(self) -> Self {
+        Self { remove_hosts: self.remove_hosts, tag: self.tag, ..Self::default() }
+    }
+}
+
+/// What becomes of an attempt that is about to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptDecision<'w> {
+    /// The name of the steering header, which the upstream shall not see.
+    pub remove_hosts: Option<&'w str>,
+    /// Whether it is sent.
+    pub then: Then,
+}
+
+/// Whether an attempt is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It is.
+    Send,
+    /// It waits while another attempt of its request runs.
+    Pause,
+    /// It is answered in place of the upstream.
+    Reply(Reply),
+}
+
+impl AttemptDecision<'_> {
+    /// In shadow mode, all attempts are sent as they are.
+    #[must_use]
+    pub const fn in_shadow(self) -> Self {
+        Self { remove_hosts: None, then: Then::Send }
+    }
+}
+
+/// Changes to a response's headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResponseDecision {
+    /// A header that nobody else shall see.
+    pub remove: Option<&'static str>,
+    /// A header to set to "true": [`RATE_LIMITED`], or [`crate::retry::NOT_SENT`].
+    pub mark: Option<&'static str>,
+    /// What tells the client when to come back.
+    pub later: Option<Later>,
+    /// What is said about the request in access logs.
+    pub verdict: Option<Verdict>,
+}
+
+impl ResponseDecision {
+    /// In shadow mode, only what others must not see is removed: the request may be from before the mode changed.
+    #[must_use]
+    pub fn in_shadow(self) -> Self {
+        Self { remove: self.remove, ..Self::default() }
+    }
+}
+
+/// A reply in place of the upstream's: 503, [`UNAVAILABLE`] in gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Why.
+    pub verdict: Verdict,
+    /// When the client may come back; with it goes the [mark](RATE_LIMITED) that no hop above retries the reply. `None` where a
+    /// hop above may know better.
+    pub later: Option<Later>,
+}
+
+impl Reply {
+    /// What the client reads.
+    #[must_use]
+    pub const fn body(&self) -> &'static str {
+        match self.verdict {
+            Verdict::CircuitOpen => "weir: not sent: the cluster's circuit is open",
+            Verdict::UnsafeRetry => "weir: not retried: the request may have been processed, and is not safe to repeat",
+            Verdict::BudgetExhausted | Verdict::Pushback => "weir: not retried: the cluster's retry budget is used up",
+        }
+    }
+}
+
+/// What Weir did to a request, for access logs and `response.code_details`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was not sent, since the circuit is open.
+    CircuitOpen,
+    /// It was not retried, since it may have been processed and is not safe to repeat.
+    UnsafeRetry,
+    /// It was not retried, for want of budget.
+    BudgetExhausted,
+    /// It was not retried, since the upstream said not to.
+    Pushback,
+}
+
+impl Verdict {
+    /// The name in access logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::UnsafeRetry => "unsafe_retry",
+            Self::BudgetExhausted => "retry_budget_exhausted",
+            Self::Pushback => "pushback",
+        }
+    }
+}
+
+/// When a client may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// After this many seconds.
+    After(u64),
+    /// Not by itself: in gRPC, a negative pushback says so (gRFC A6).
+    Never,
+}
+
+impl Later {
+    /// After so many seconds, or, in gRPC, not by itself.
+    pub(super) const fn after(seconds: u64, grpc: bool) -> Self {
+        if grpc { Self::Never } else { Self::After(seconds) }
+    }
+
+    /// The response header that says so.
+    #[must_use]
+    pub fn header(self) -> (&'static str, Cow<'static, str>) {
+        match self {
+            Self::After(seconds) => ("retry-after", seconds.to_string().into()),
+            Self::Never => ("grpc-retry-pushback-ms", "-1".into()),
+        }
+    }
+}

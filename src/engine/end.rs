@@ -1,0 +1,188 @@
+//! Role `decide`, a request ends: how its attempts ended, what its retries cost, and where it went.
+
+use std::time::Duration;
+
+use super::cluster::{Charging, Visibility};
+use super::correlate::{ClusterId, Ended, Unresolved};
+use super::event::What;
+use super::host::{HeaderMap, Host, StreamId};
+use super::request::{Request, Retries};
+use super::view::{Phase, View, went_well};
+use super::worker::Worker;
+use crate::incident::Hint;
+use crate::signal::{Answer, Flags, RequestEnd, Signal};
+
+/// What the end of a request depends on.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    cluster: Option<ClusterId>,
+    grpc: bool,
+    /// Whether it had exactly one attempt, as was read when its response passed.
+    once: bool,
+    /// Whether one of its attempts may have failed; `false` is certain.
+    failed: bool,
+    per_try_timeout: Option<Duration>,
+}
+
+impl Worker {
+    /// A request ended.
+    pub fn on_request_end<H: Host>(&mut self, stream: StreamId, host: &H) {
+        let view = &View::new(host, Phase::Log);
+        self.last_attempt = None;
+        let mut new = Request::default();
+        let failed = self.requests.get(stream.0).is_none_or(|request| self.may_have_failed(request));
+        let request = self.requests.get_mut(stream.0).unwrap_or(&mut new);
+        let unresolved = std::mem::take(&mut request.unresolved);
+        let unused = request.retries.take_unused();
+        let (probes, ending) = (
+            request.circuit_probe.is_some(),
+            Ending {
+                cluster: request.cluster,
+                grpc: request.grpc,
+                once: matches!(request.retries, Retries::Reserved { made: Some(0), .. }),
+                failed,
+                per_try_timeout: request.per_try_timeout,
+            },
+        );
+        let settled = unresolved.is_empty() && self.engine.attempts.is_settled();
+        let plain = ending.cluster.filter(|cluster| settled && self.was_plain(*cluster, &ending, view));
+        if let Some(cluster) = plain {
+            self.last_attempt_ended(cluster, Signal::Answered, Hint::None, &ending, view);
+            self.attempts_ended(view);
+            self.release(cluster, unused);
+        } else {
+            self.resolve_attempts(&ending, unresolved, view);
+            self.attempts_ended(view);
+            if let Some(cluster) = ending.cluster {
+                self.release(cluster, unused);
+                self.settle_retries(stream, cluster, ending.grpc, view);
+            }
+        }
+        if let Some(cluster) = ending.cluster {
+            self.route_ended(stream, cluster, view);
+        }
+        if probes {
+            self.circuit_probe_ended(stream, view);
+        }
+    }
+
+    /// Whether a request had exactly one attempt, which succeeded. Certain if the attempt count says so, or if `watch` saw no
+    /// failure in this cluster since the request arrived; most requests end so, and hardly anything needs to be read of them.
+    fn was_plain<H: Host>(&self, cluster: ClusterId, ending: &Ending, view: &View<'_, H>) -> bool {
+        if ending.grpc || !view.flags().is_empty() {
+            return false;
+        }
+        match self.visibility(cluster) {
+            Visibility::Failures { .. } if !ending.failed => true,
+            Visibility::LastOnly => ending.once && went_well(view.status()),
+            Visibility::Failures { .. } | Visibility::All { .. } => false,
+        }
+    }
+
+    /// What the end of a request says of its attempts: it resolves those that `watch` left open, and speaks for the last one
+    /// where `watch` did not see it.
+    fn resolve_attempts<H: Host>(&mut self, ending: &Ending, unresolved: Vec<Unresolved>, view: &View<'_, H>) {
+        let flags = view.flags();
+        let unseen = ending.cluster.filter(|cluster| !self.watch_sees_last(*cluster, flags));
+        let filtered = self.attached.only_failures;
+        let status = if unseen.is_some() || !flags.is_empty() || (filtered && ending.cluster.is_some()) {
+            view.status()
+        } else {
+            None
+        };
+        let kept = filtered && went_well(status) && !flags.any(Flags::BROKEN) && !self.was_passed_by_filter(ending);
+        let judged = unseen.or(ending.cluster.filter(|_| kept));
+        // Details cost a host call; nothing depends on them where all went well.
+        let trouble = !flags.is_empty() || !unresolved.is_empty() || status.is_some_and(|status| status >= 400);
+        let request_id = if flags.client_gone() { view.host.header(HeaderMap::Request, "x-request-id") } else { None };
+        let answer = match judged {
+            Some(_) => Answer {
+                proxy_status: if status >= Some(500) { view.proxy_status() } else { &[] },
+                ..view.answer(ending.grpc)
+            },
+            None => Answer { status, ..Answer::default() },
+        };
+        let end = RequestEnd { flags, answer, details: if trouble { view.details() } else { &[] } };
+        let id = request_id.as_deref().unwrap_or_default();
+        self.engine.attempts.request_ended(&end, unresolved, id, &mut self.ended);
+        // What the filter lets through of gRPC's statuses, `watch` has counted.
+        let judged = judged.filter(|_| !kept || !matches!(end.answer.grpc_status, Some(4 | 8 | 13 | 14 | 15)));
+        if let (Some(cluster), Some(signal)) = (judged, judged.and_then(|_| end.last_attempt())) {
+            let timed_out = signal == Signal::Unreachable && end.connect_timeout();
+            let hint = if timed_out { Hint::ConnectTimeout } else { Hint::None };
+            self.last_attempt_ended(cluster, signal, hint, ending, view);
+        }
+    }
+
+    /// Whether `watch` sees the last attempt of a request to this cluster, if an access-log filter does not keep it back. When
+    /// the client goes away, the attempt's log entry comes after this, also that of a cluster's first attempt.
+    fn watch_sees_last(&self, cluster: ClusterId, flags: Flags) -> bool {
+        self.visibility(cluster).sees_failures() || (flags.client_gone() && self.attached.watch)
+    }
+
+    /// Whether an access-log filter passed the last attempt although it was answered well.
+    fn was_passed_by_filter(&mut self, ending: &Ending) -> bool {
+        let Some(cluster) = ending.cluster.filter(|_| ending.failed) else { return false };
+        self.engine.cluster_mut(cluster).is_some_and(|cluster| cluster.visibility.take_flagged_answer())
+    }
+
+    /// The last attempt of a request ended so, and `watch` does not tell.
+    fn last_attempt_ended<H: Host>(
+        &mut self,
+        cluster: ClusterId,
+        signal: Signal,
+        hint: Hint,
+        ending: &Ending,
+        view: &View<'_, H>,
+    ) {
+        let attempt = self.attempt(cluster, signal == Signal::Answered, hint, None, view);
+        self.ended.push(Ended { attempt, signal });
+        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
+            return;
+        }
+        let (now, took) = (self.own_time(view), view.latency());
+        let cluster = self.engine.cluster_mut(cluster);
+        let Some(latency) = cluster.and_then(|cluster| cluster.latency.as_mut()) else { return };
+        match (signal, ending.per_try_timeout, took) {
+            (Signal::Timeout, Some(timeout), _) => latency.record_timeout(now, timeout),
+            (Signal::Answered | Signal::Error, _, Some(took)) => latency.record(now, took),
+            _ => {}
+        }
+    }
+
+    /// The retries of a request that ended: what was not charged as it happened is charged now.
+    fn settle_retries<H: Host>(&mut self, stream: StreamId, cluster: ClusterId, grpc: bool, view: &View<'_, H>) {
+        let Some(retries) = self.requests.get(stream.0).map(|request| request.retries) else { return };
+        let made = if retries.is_seen() { retries.charged() } else { self.charge_at_end(cluster, retries, view) };
+        if made > 0 && view.request_end(view.answer(grpc)).last_attempt() == Some(Signal::Answered) {
+            self.report(cluster, What::RetrySucceeded);
+        }
+    }
+
+    /// Charges the retries of a request after the fact, where no `guard` charged them as they happened. How many were charged.
+    fn charge_at_end<H: Host>(&mut self, cluster: ClusterId, retries: Retries, view: &View<'_, H>) -> u32 {
+        let Some(state) = self.engine.cluster(cluster) else { return 0 };
+        let unseen = state.visibility == Visibility::LastOnly;
+        if state.account.is_none() && !(unseen && state.incidents.is_watchful()) {
+            return 0;
+        }
+        let made = match retries {
+            Retries::Reserved { made: Some(made), .. } => made,
+            _ => view.retries(),
+        };
+        let made = made.saturating_sub(retries.charged());
+        if made == 0 {
+            return 0;
+        }
+        let now = self.now(view);
+        let Some(state) = self.engine.cluster_mut(cluster) else { return 0 };
+        if unseen {
+            state.incidents.retried_unseen(now);
+        }
+        let Some(account) = &mut state.account else { return 0 };
+        state.charging = Charging::AtEnd;
+        account.retried(made, now);
+        self.report(cluster, What::RetriesGranted(made));
+        made
+    }
+}

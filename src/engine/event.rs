@@ -1,0 +1,102 @@
+//! What happened, as values: telemetry turns them into counters, gauges and lines of a log.
+
+use std::time::Duration;
+
+use super::correlate::ClusterId;
+use crate::base::time::Time;
+use crate::circuit;
+use crate::incident;
+use crate::outlier;
+use crate::retry::Class;
+use crate::signal::Signal;
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// At which cluster.
+    pub cluster: ClusterId,
+    /// What.
+    pub what: What,
+}
+
+/// What happened at a cluster. In shadow mode, what is decided would have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A request was sent on.
+    Forwarded(Class),
+    /// A request was answered at once, since the circuit is open.
+    Shed(Class),
+    /// A request would have been answered at once in enforce mode, and is sent on.
+    WouldShed,
+    /// A request was let through by an open circuit, to find out whether the cluster is back.
+    CircuitProbed,
+    /// The circuit opened or closed; from probe to probe it takes the second of these.
+    Circuit(circuit::Event, Duration),
+    /// Whether the circuit is open changed.
+    CircuitOpen(bool),
+    /// A request's first attempt is sent to a host that is ejected, to see whether it answers again.
+    HostProbed,
+    /// Requests that are steered were found to go elsewhere: reported again only after they obeyed for a while.
+    Misrouted,
+    /// An attempt ended.
+    AttemptEnded(Signal),
+    /// The budget paid for that many retries.
+    RetriesGranted(u32),
+    /// The budget could not pay for a retry that the safety table permits.
+    RetryDenied,
+    /// A request that was retried was answered well in the end.
+    RetrySucceeded,
+    /// A retry that Envoy would have made was stopped.
+    Vetoed(Veto),
+    /// How many more retries the budget would grant; `u64::from(u32::MAX)` where nothing bounds them.
+    RetriesLeft(u64),
+    /// Something happened to a host, or to all of them.
+    Host(Box<HostEvent>),
+    /// How many hosts are ejected and how many are remembered changed, or some were forgotten to make room.
+    HostsCounted {
+        /// Ejected hosts.
+        ejected: usize,
+        /// Remembered hosts, the ejected ones among them.
+        remembered: usize,
+        /// Hosts forgotten since the last such event.
+        forgotten: u32,
+    },
+    /// An incident begins, goes on, or ends.
+    Incident(Box<incident::Event>),
+}
+
+/// An ejection, or its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEvent {
+    /// What happened.
+    pub event: outlier::Event,
+    /// How many hosts of the cluster are ejected now.
+    pub ejected: usize,
+    /// How many hosts the cluster has, as far as is known.
+    pub known: usize,
+    /// When that was.
+    pub at: Time,
+}
+
+/// Why `guard` stopped a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Veto {
+    /// The upstream had said not to.
+    Pushback,
+    /// The request may have been processed, and is not safe to repeat.
+    Unsafe,
+}
+
+impl Veto {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::Pushback, Self::Unsafe];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pushback => "pushback",
+            Self::Unsafe => "unsafe",
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Role `watch`: the end of every upstream attempt, from its log entry.
+
+use std::time::Duration;
+
+use super::correlate::{Attempt, ClusterId};
+use super::host::{HeaderMap, Host, Property, StreamId};
+use super::sampling::SAMPLE;
+use super::view::{Phase, View, parse_u32, went_well};
+use super::worker::Worker;
+use crate::base::random::hash;
+use crate::base::time::Time;
+use crate::incident::Hint;
+use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
+
+impl Worker {
+    /// The log entry of an attempt.
+    pub fn on_attempt_log<H: Host>(&mut self, host: &H) {
+        let view = &View::new(host, Phase::Log);
+        let guarded = self.last_attempt.take();
+        if self.is_mirrored(host) {
+            return;
+        }
+        let Some(cluster) = self.routed_cluster(view) else { return };
+        let Logged { verdict, plain } = match guarded {
+            Some(attempt) if attempt.stopped => Logged { verdict: Verdict::Certain(Signal::Local), plain: false },
+            _ => Logged::read(view),
+        };
+        let filtered = self.attached.only_failures;
+        if let Some(cluster) = self.engine.cluster_mut(cluster) {
+            cluster.visibility.attempt_seen(filtered, plain, verdict.is_answered());
+        }
+        self.observe_latency(cluster, verdict, view);
+        let expired = verdict == Verdict::Open(Open::Dropped) && is_expired(view);
+        let request_id = if self.engine.attempts.needs_request_id(verdict) {
+            host.header(HeaderMap::Request, "x-request-id")
+        } else {
+            None
+        };
+        let hint = match verdict {
+            Verdict::Certain(Signal::Unreachable) if view.failure_reason().is_empty() => Hint::ConnectTimeout,
+            _ => self.idle_of_attempt(cluster, verdict, view),
+        };
+        let request = guarded.and_then(|attempt| attempt.request);
+        let attempt = self.attempt(cluster, verdict.is_answered(), hint, request, view);
+        let request_id = request_id.as_deref().unwrap_or_default();
+        self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
+        self.attempts_ended(view);
+    }
+
+    /// Where an adaptive timeout depends on it: how long the attempt took until its answer began, or was cut off.
+    fn observe_latency<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) {
+        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
+            return;
+        }
+        let timed_out = verdict == Verdict::Certain(Signal::Timeout);
+        let took = if timed_out { view.duration().map(Duration::from_nanos) } else { view.latency() };
+        let Some(took) = took else { return };
+        let now = self.own_time(view);
+        let cluster = self.engine.cluster_mut(cluster);
+        let Some(latency) = cluster.and_then(|cluster| cluster.latency.as_mut()) else { return };
+        if timed_out { latency.record_timeout(now, took) } else { latency.record(now, took) }
+    }
+
+    /// For how long the connection of the attempt had been idle. Asked only while there was a reset within the last intervals,
+    /// and each attempt is logged: without those that went well, a busy connection would seem to have been idle.
+    fn idle_of_attempt<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) -> Hint {
+        let (Some(interval), last) = (self.engine.incident_interval(), self.wall_clock) else { return Hint::None };
+        let tracks = self.engine.cluster(cluster).is_some_and(|state| state.incidents.tracks(last, interval));
+        if !tracks || self.attached.only_failures {
+            return Hint::None;
+        }
+        let now = self.now(view);
+        let Some(state) = self.engine.cluster_mut(cluster) else { return Hint::None };
+        let Some(local) = view.host.property(Property::LocalAddress) else { return Hint::None };
+        let reset = verdict == Verdict::Certain(Signal::Reset);
+        let lasted = if reset { view.duration().unwrap_or_default() } else { 0 };
+        let began = before(now, lasted);
+        state.incidents.used(hash(&local, 0), reset, began, now).map_or(Hint::None, Hint::Idle)
+    }
+
+    /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know. Called for
+    /// an attempt's log entry, and at the end of a request for its last attempt, which then seems to have begun with the
+    /// request: early rather than late.
+    pub(super) fn attempt<H: Host>(
+        &mut self,
+        cluster: ClusterId,
+        answered: bool,
+        hint: Hint,
+        request: Option<StreamId>,
+        view: &View<'_, H>,
+    ) -> Attempt {
+        if answered && self.is_passed_over(cluster) {
+            return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request, hint };
+        }
+        let now = self.now(view);
+        let (host, weight) = match self.weight_of_attempt(cluster, answered, now) {
+            Some(weight) => (view.address(), weight),
+            None => (None, 1),
+        };
+        let weight = host.map_or(1, |_| weight);
+        // When it began matters only after an ejection, and then nothing is sampled.
+        let circuit = self.engine.cluster(cluster).and_then(|cluster| cluster.circuit.as_ref());
+        let matters = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
+        let asks = matters || (host.is_some() && weight == 1);
+        let lasted = if asks { view.duration().unwrap_or_default() } else { 0 };
+        Attempt { cluster, host: host.map(Into::into), began: before(now, lasted), weight, request, hint }
+    }
+
+    /// Whether an answered attempt is not in the sample of a calm cluster. By the time of the last event, which saves a
+    /// reading of the clock: the timer sees to it that it is not long ago.
+    fn is_passed_over(&mut self, cluster: ClusterId) -> bool {
+        let now = self.wall_clock;
+        let incidents = self.engine.incident_interval().is_some();
+        let Some(state) = self.engine.cluster_mut(cluster) else { return true };
+        let Some(outliers) = &state.outliers else { return !(incidents && state.incidents.is_watchful()) };
+        outliers.is_calm(now) && !state.sampler.takes_attempt()
+    }
+
+    /// How many answered attempts an attempt stands for, where its host is worth asking for.
+    fn weight_of_attempt(&self, cluster: ClusterId, answered: bool, now: Time) -> Option<u32> {
+        let incidents = self.engine.incident_interval().is_some();
+        let calm = match &self.engine.cluster(cluster)?.outliers {
+            Some(outliers) => outliers.is_calm(now),
+            // Where hosts are not judged, what goes wrong on them is reported all the same.
+            None if incidents => false,
+            None => return None,
+        };
+        Some(if answered && calm { SAMPLE } else { 1 })
+    }
+
+    /// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of
+    /// such a stream are read (`source.address` and `destination.port` among them). What is safe tells enough: Envoy marks a
+    /// copy as internal; it came through no listener, which Envoy tells since 1.37 or so (1.36 never does); and its authority says so, unless
+    /// `disable_shadow_host_suffix_append` is set.
+    fn is_mirrored<H: Host>(&mut self, host: &H) -> bool {
+        if host.header(HeaderMap::Request, "x-envoy-internal").is_none() {
+            return false;
+        }
+        if host.property(Property::ListenerDirection).is_some() {
+            self.listeners_told = true;
+            return false;
+        }
+        self.listeners_told
+            || host.header(HeaderMap::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
+    }
+}
+
+/// What the entry says of the attempt.
+struct Logged {
+    verdict: Verdict,
+    /// There is nothing in it that might be retried.
+    plain: bool,
+}
+
+impl Logged {
+    fn read<H: Host>(view: &View<'_, H>) -> Self {
+        let (flags, status) = (view.flags(), view.status());
+        let failure_reason = if flags.any(Flags::CONNECTION_FAILURE) { view.failure_reason() } else { &[] };
+        let proxy_status = if status >= Some(500) { view.proxy_status() } else { &[] };
+        let answer = Answer { proxy_status, ..view.answer(true) };
+        let plain = flags.is_empty() && went_well(status) && answer.grpc_status.is_none_or(|status| status == 0);
+        let attempt = signal::Attempt { flags, answer, failure_reason };
+        Self { verdict: attempt.classify(), plain }
+    }
+}
+
+const fn before(now: Time, nanos: u64) -> Time {
+    Time::from_nanos(now.as_nanos().saturating_sub(nanos))
+}
+
+/// `host-shadow`, or `host-shadow:port`.
+fn is_shadow(authority: &[u8]) -> bool {
+    let host = match authority.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if authority.get(colon + 1..).is_some_and(|port| port.iter().all(u8::is_ascii_digit)) => {
+            authority.get(..colon).unwrap_or(authority)
+        }
+        _ => authority,
+    };
+    host.ends_with(b"-shadow")
+}
+
+/// Whether the attempt lasted as long as Envoy had announced to the upstream. Decides only where `decide` is not attached.
+fn is_expired<H: Host>(view: &View<'_, H>) -> bool {
+    let announced = view.host.header(HeaderMap::Request, "x-envoy-expected-rq-timeout-ms");
+    let Some(announced) = announced.and_then(|ms| parse_u32(&ms)) else { return false };
+    let lasted = view.duration().map(Duration::from_nanos);
+    announced > 0 && lasted >= Some(Duration::from_millis(u64::from(announced)))
+}

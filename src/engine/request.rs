@@ -1,0 +1,191 @@
+//! What is known of a request while it lives.
+
+use std::time::Duration;
+
+use super::correlate::{ClusterId, Unresolved};
+use super::host::StreamId;
+use super::route::Route;
+use crate::base::time::Time;
+use crate::circuit::Ticket;
+use crate::retry::Plan;
+use crate::retry::budget::Asker;
+use crate::signal::Signal;
+
+/// A request that `decide` sees.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// The cluster it was sent to; `None` for what Envoy answers itself, or Weir.
+    pub(super) cluster: Option<ClusterId>,
+    /// When it arrived, by the host's own time.
+    pub(super) arrived: Time,
+    /// Whether its content is gRPC.
+    pub(super) grpc: bool,
+    pub(super) retries: Retries,
+    /// Where its attempts should go.
+    pub(super) route: Route,
+    /// It finds out for an open circuit whether the cluster is back.
+    pub(super) circuit_probe: Option<Ticket>,
+    /// The adaptive timeout that each of its attempts got.
+    pub(super) per_try_timeout: Option<Duration>,
+    /// How many attempts at its cluster had failed when it arrived: see [`super::cluster::Visibility::failures`].
+    pub(super) failures_before: u32,
+    /// How its latest attempt ended, where `watch` and `guard` told.
+    pub(super) last_signal: Option<Signal>,
+    /// How the attempt ended that its latest retry was to replace, as far as `guard` knew.
+    pub(super) failed_before: Option<Signal>,
+    /// The first of its attempts that `guard` saw. It is inferred from the order of events and may be wrong.
+    pub(super) first: Option<StreamId>,
+    /// Its retries that `guard` saw.
+    pub(super) later: Vec<StreamId>,
+    /// The header by which `guard` told Envoy whether to retry a response; the client shall not see it.
+    pub(super) strip_response_header: Option<&'static str>,
+    /// Whether its last attempt was not sent on by the proxy in front of the upstream, as `guard` knows: it would be retried
+    /// once more.
+    pub(super) last_not_sent: bool,
+    /// Attempts that its end resolves.
+    pub(super) unresolved: Vec<Unresolved>,
+}
+
+/// How a request's retries are permitted and paid.
+///
+/// ```text
+///                       guard sees one of its retries, or pays for one
+///   Reserved ------------------------------------------------------------> Charged
+///   how many there were is read from Envoy's count, at its end             each is paid when it happens
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Retries {
+    /// Weir has no say: the section is off.
+    #[default]
+    Unmanaged,
+    /// Nobody was seen to charge its retries.
+    Reserved {
+        plan: Plan,
+        reservation: Option<Reservation>,
+        /// How many there were, once that was read.
+        made: Option<u32>,
+    },
+    /// `guard` charges each of its retries.
+    Charged {
+        plan: Plan,
+        reservation: Option<Reservation>,
+        /// Retries that were paid.
+        charged: u32,
+        /// Whether the next retry is paid already.
+        next_is_charged: bool,
+        /// Whether `guard` saw one, so that it sees all.
+        seen: bool,
+    },
+}
+
+/// The retries that a request has permission for, where it needs one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reservation {
+    /// How many.
+    pub(super) granted: u32,
+    /// What might be retried more often if the budget had more; `None` where it has.
+    pub(super) denied: Option<Plan>,
+}
+
+impl Retries {
+    /// What may be retried; `None` where Weir has no say.
+    pub(super) const fn plan(&self) -> Option<Plan> {
+        match self {
+            Self::Unmanaged => None,
+            Self::Reserved { plan, .. } | Self::Charged { plan, .. } => Some(*plan),
+        }
+    }
+
+    pub(super) const fn reservation(&self) -> Option<Reservation> {
+        match self {
+            Self::Unmanaged => None,
+            Self::Reserved { reservation, .. } | Self::Charged { reservation, .. } => *reservation,
+        }
+    }
+
+    /// Retries that `guard` charged.
+    pub(super) const fn charged(&self) -> u32 {
+        match self {
+            Self::Charged { charged, .. } => *charged,
+            _ => 0,
+        }
+    }
+
+    /// Whether `guard` saw one of its retries, so that it sees all.
+    pub(super) const fn is_seen(&self) -> bool {
+        matches!(self, Self::Charged { seen: true, .. })
+    }
+
+    /// Gives up the reservation: how much of it is not used, as far as is known.
+    pub(super) fn take_unused(&mut self) -> u32 {
+        let charged = self.charged();
+        let reservation = match self {
+            Self::Unmanaged => None,
+            Self::Reserved { reservation, .. } | Self::Charged { reservation, .. } => reservation.take(),
+        };
+        reservation.map_or(0, |reservation| reservation.granted.saturating_sub(charged))
+    }
+
+    /// `guard` sees one of its retries.
+    pub(super) fn retry_seen(&mut self) {
+        self.become_charged();
+        if let Self::Charged { seen, .. } = self {
+            *seen = true;
+        }
+    }
+
+    /// A retry is paid.
+    pub(super) fn pay(&mut self) {
+        self.become_charged();
+        if let Self::Charged { charged, .. } = self {
+            *charged = charged.saturating_add(1);
+        }
+    }
+
+    /// The retry that was just paid is yet to come.
+    pub(super) fn pay_ahead(&mut self) {
+        if let Self::Charged { next_is_charged, .. } = self {
+            *next_is_charged = true;
+        }
+    }
+
+    /// A retry is about to be sent: whether it is paid already.
+    pub(super) fn take_paid_ahead(&mut self) -> bool {
+        match self {
+            Self::Charged { next_is_charged, .. } => std::mem::take(next_is_charged),
+            _ => false,
+        }
+    }
+
+    fn become_charged(&mut self) {
+        if let Self::Reserved { plan, reservation, .. } = *self {
+            *self = Self::Charged { plan, reservation, charged: 0, next_is_charged: false, seen: false };
+        }
+    }
+}
+
+/// What the budget and the safety table want to know of a request one of whose attempts is decided on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Managed {
+    pub(super) id: StreamId,
+    pub(super) cluster: ClusterId,
+    pub(super) plan: Plan,
+    pub(super) grpc: bool,
+    pub(super) asker: Asker,
+    pub(super) reservation: Option<Reservation>,
+}
+
+impl Request {
+    /// `None` where Weir has no say.
+    pub(super) fn managed(&self, id: StreamId) -> Option<Managed> {
+        let asker = Asker { arrived: self.arrived, again: self.retries.charged() > 0 };
+        Some(Managed {
+            id,
+            cluster: self.cluster?,
+            plan: self.retries.plan()?,
+            grpc: self.grpc,
+            asker,
+            reservation: self.retries.reservation(),
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! Role `decide`, response headers pass on their way to the client: what the budget learns, and what hops above are told.
+
+use super::correlate::ClusterId;
+use super::decision::{Later, RATE_LIMITED, ResponseDecision, Verdict};
+use super::event::What;
+use super::host::{Host, StreamId};
+use super::request::{Request, Retries};
+use super::view::{Phase, View};
+use super::worker::Worker;
+use crate::retry::Plan;
+use crate::signal::Signal;
+
+impl Worker {
+    /// Response headers of a request pass.
+    pub fn on_response_headers<H: Host>(&mut self, stream: StreamId, host: &H) -> ResponseDecision {
+        let view = &View::new(host, Phase::Headers);
+        self.last_attempt = None;
+        let by_upstream = || view.details() == b"via_upstream";
+        let unresolved = self.engine.attempts.response_started(by_upstream, &mut self.ended);
+        self.attempts_ended(view);
+        let Some(request) = self.request_or_new(stream) else { return ResponseDecision::default() };
+        request.unresolved.extend(unresolved);
+        let remove = request.strip_response_header.take();
+        let denied = request.retries.reservation().and_then(|reservation| reservation.denied).is_some();
+        let probes = request.circuit_probe.is_some();
+        let retries = self.retries_made(stream, view);
+        let decision = if retries > 0 || denied {
+            self.response_after_retries(stream, retries, view).unwrap_or_default()
+        } else {
+            ResponseDecision::default()
+        };
+        if probes {
+            self.circuit_probe_ended(stream, view);
+        }
+        let decision = ResponseDecision { remove, ..decision };
+        if self.enforces() { decision } else { decision.in_shadow() }
+    }
+
+    /// A request that is known, or one that never arrived: another filter answered it first.
+    fn request_or_new(&mut self, stream: StreamId) -> Option<&mut Request> {
+        if self.requests.get(stream.0).is_none() {
+            self.requests.insert(stream.0, Request::default());
+        }
+        self.requests.get_mut(stream.0)
+    }
+
+    /// The retries that a request had, as far as Weir has a say; read once at most.
+    fn retries_made<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) -> u32 {
+        let Some(request) = self.requests.get(stream.0) else { return 0 };
+        let governed = request.retries.plan().is_some_and(|plan| plan != Plan::Nothing);
+        let Some(cluster) = request.cluster.filter(|_| governed) else { return 0 };
+        match request.retries {
+            Retries::Charged { charged: charged @ 1.., .. } => return charged,
+            _ if self.is_charged_per_attempt(cluster) => return request.retries.charged(),
+            Retries::Reserved { made: Some(retries), .. } => return retries,
+            _ => {}
+        }
+        // A retry follows a failure.
+        if !self.may_have_failed(request) {
+            return 0;
+        }
+        let retries = view.retries();
+        if let Some(Request { retries: Retries::Reserved { made, .. }, .. }) = self.requests.get_mut(stream.0) {
+            *made = Some(retries);
+        }
+        retries
+    }
+
+    fn is_charged_per_attempt(&self, cluster: ClusterId) -> bool {
+        let charging = self.engine.cluster(cluster).map(|cluster| cluster.charging).unwrap_or_default();
+        charging.is_per_attempt(self.attached.guard)
+    }
+
+    /// Whether an attempt of this request may have failed: `watch` sees each that does, of this request or of another to its
+    /// cluster. `false` is certain.
+    pub(super) fn may_have_failed(&self, request: &Request) -> bool {
+        let Some(cluster) = request.cluster.filter(|cluster| self.engine.cluster(*cluster).is_some()) else {
+            return true;
+        };
+        let visibility = self.visibility(cluster);
+        !visibility.sees_failures() || visibility.failures() != request.failures_before
+    }
+
+    /// Response headers of a request that was retried, or might have been if there were more of the budget. If it is one that
+    /// would be retried once more, it is marked, so that no hop above retries it: where each did, attempts would multiply.
+    fn response_after_retries<H: Host>(
+        &mut self,
+        stream: StreamId,
+        retries: u32,
+        view: &View<'_, H>,
+    ) -> Option<ResponseDecision> {
+        let request = self.requests.get(stream.0)?;
+        let (cluster, grpc, reservation) = (request.cluster?, request.grpc, request.retries.reservation());
+        let not_sent = request.last_not_sent;
+        let wanted = reservation.and_then(|reservation| reservation.denied);
+        let plan = wanted.or(request.retries.plan())?;
+        let denied = wanted.is_some() && reservation.is_none_or(|reservation| retries >= reservation.granted);
+        if retries == 0 && !grpc && view.status().is_some_and(|status| status < 400) {
+            let now = self.wall_clock;
+            self.account(cluster).into_iter().for_each(|account| account.answered(now));
+            return None;
+        }
+        let mut answer = view.answer(grpc);
+        answer.overloaded |= view.limit_reached();
+        let signal = view.request_end(answer).last_attempt()?;
+        let now = self.now(view);
+        let policy = self.engine.retry_policy(cluster)?;
+        let again =
+            not_sent || (!matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &answer));
+        if let Some(account) = self.account(cluster) {
+            if signal.is_failure() && (again || retries > 0) {
+                account.failed(retries > 0, now);
+            } else if signal == Signal::Answered && retries > 0 {
+                account.helped(now);
+            } else if signal == Signal::Answered {
+                account.answered(now);
+            }
+        }
+        if !again || (!denied && retries == 0) {
+            return None;
+        }
+        let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
+        if !denied {
+            return Some(mark);
+        }
+        self.report(cluster, What::RetryDenied);
+        let later = !matches!(signal, Signal::Error | Signal::Answered);
+        let later = later.then_some(Later::after(1, grpc));
+        Some(ResponseDecision { later, verdict: Some(Verdict::BudgetExhausted), ..mark })
+    }
+}

@@ -1,0 +1,213 @@
+//! Where a request's attempts should go, and whether they did.
+
+use std::time::Duration;
+
+use super::correlate::ClusterId;
+use super::event::What;
+use super::host::{Host, StreamId};
+use super::view::View;
+use super::worker::Worker;
+use crate::base::percent::Percent;
+use crate::outlier::{Outliers, Probe};
+use crate::retry::Plan;
+
+/// A cluster is taken not to obey the steering header when steered requests went elsewhere so often.
+const MOST_MISROUTED: u32 = 20 * MISROUTED;
+/// Each request that went where it should takes back a quarter of one that did not: some go there by chance, with two hosts
+/// every other one.
+const MISROUTED: u32 = 4;
+
+/// What steering did to a request.
+#[derive(Debug, Default)]
+pub(super) struct Route {
+    /// The probe of an ejected host that its first attempt is.
+    probe: Option<Probe>,
+    /// The hosts that its attempts should go to; empty where Envoy chooses.
+    hosts: Box<str>,
+}
+
+/// What steering does to a request that arrives.
+#[derive(Debug, Default)]
+pub(super) struct Steering {
+    pub(super) route: Route,
+    /// What goes into the steering header.
+    pub(super) list: Option<String>,
+    /// After what time the request is sent once more, beside the first, where one of its hosts may hang.
+    pub(super) hedge: Option<Duration>,
+}
+
+/// How many more of the requests that were steered went elsewhere than where they should, in quarters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Misrouted(u32);
+
+impl Misrouted {
+    fn obeyed(&mut self) {
+        self.0 = self.0.saturating_sub(1);
+    }
+
+    /// Whether to report that requests are misrouted: again only if they obeyed for a while meanwhile.
+    fn disobeyed(&mut self) -> bool {
+        self.0 = self.0.saturating_add(MISROUTED);
+        let reports = (MOST_MISROUTED..2 * MOST_MISROUTED).contains(&self.0);
+        if reports {
+            self.0 = 10 * MOST_MISROUTED;
+        }
+        reports
+    }
+
+    /// Whether a request that went to a later host of its list, with the earlier ones skipped, is taken for Envoy's obedience:
+    /// it skips what is not in the cluster any more.
+    fn excuses(&mut self) -> bool {
+        let excuses = self.0 < MISROUTED;
+        self.0 += u32::from(excuses);
+        excuses
+    }
+}
+
+impl Worker {
+    /// A request arrives: where to send it. `circuit_probe`: it finds out for an open circuit whether the cluster is back.
+    pub(super) fn steer<H: Host>(
+        &mut self,
+        cluster: ClusterId,
+        plan: Option<Plan>,
+        circuit_probe: bool,
+        view: &View<'_, H>,
+    ) -> Steering {
+        let now = self.wall_clock;
+        let explore = self.engine.steering().map(|steering| steering.explore_percent);
+        let (retries, hedges) = self.retries_and_hedges(cluster, plan);
+        let Some(outliers) = self.outliers(cluster, view) else { return Steering::default() };
+        outliers.requested(now);
+        // Without steering, hosts are judged all the same, and somebody else may act on it.
+        let Some(explore) = explore else { return Steering::default() };
+        if outliers.is_stale(now) {
+            self.exchange_hosts(cluster, view);
+        }
+        let steering = self.choose_route(cluster, plan, circuit_probe, (retries, hedges, explore));
+        self.steered |= steering.list.is_some();
+        if steering.route.probe.is_some() {
+            self.report(cluster, What::HostProbed);
+        }
+        steering
+    }
+
+    /// How many retries a request may have, and whether it may be hedged.
+    fn retries_and_hedges(&self, cluster: ClusterId, plan: Option<Plan>) -> (u32, bool) {
+        match (plan, self.engine.retry_policy(cluster)) {
+            (Some(plan), Some(policy)) if plan != Plan::Nothing => {
+                (policy.max_retries, policy.max_retries > 0 && policy.per_try_timeout.is_none())
+            }
+            _ => (0, false),
+        }
+    }
+
+    fn choose_route(
+        &mut self,
+        cluster: ClusterId,
+        plan: Option<Plan>,
+        circuit_probe: bool,
+        (retries, hedges, explore): (u32, bool, Percent),
+    ) -> Steering {
+        let now = self.wall_clock;
+        let Some(state) = self.engine.cluster_mut(cluster) else { return Steering::default() };
+        let Some(outliers) = &mut state.outliers else { return Steering::default() };
+        // Nobody pays for a probe if the request is retried whatever happens: its plan allows it, and so does the budget. In a
+        // calm cluster there is nothing to probe, so the budget need not be asked.
+        let repeatable = plan.is_some_and(Plan::repeats)
+            && (outliers.is_calm(now) || state.account.as_mut().is_none_or(|account| account.affords(now)));
+        let chosen = if circuit_probe {
+            outliers.route_circuit_probe(now, retries)
+        } else {
+            outliers.route(now, repeatable, retries, explore)
+        };
+        let hedge = if repeatable && hedges { outliers.hedge_after(now) } else { None };
+        let Some(chosen) = chosen else { return Steering { hedge, ..Steering::default() } };
+        let route = Route { probe: chosen.probe, hosts: chosen.hosts.as_str().into() };
+        Steering { route, list: Some(chosen.hosts), hedge }
+    }
+
+    /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned.
+    pub(super) fn route_ended<H: Host>(&mut self, id: StreamId, cluster: ClusterId, view: &View<'_, H>) {
+        let Some(route) = self.requests.get_mut(id.0).map(|request| std::mem::take(&mut request.route)) else { return };
+        let (steering, enforces, last) = (self.engine.steering().is_some(), self.enforces(), self.wall_clock);
+        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        if let Some(probe) = route.probe {
+            outliers.probe_over(probe);
+        }
+        if !steering {
+            return;
+        }
+        let steered = !route.hosts.is_empty();
+        let calm = !steered && outliers.is_calm(last) && outliers.knows_shares();
+        if calm && !state.sampler.takes_request() {
+            return;
+        }
+        let attempts = if steered { view.attempts().unwrap_or_default() as usize } else { 1 };
+        let Some(address) = view.address() else { return };
+        let now = self.now(view);
+        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
+        // nothing else from it. In shadow mode, a list is made, and nobody sees it.
+        if !steered || !enforces {
+            outliers.picked(address, now);
+            return;
+        }
+        match Arrival::of(address, &route.hosts, attempts) {
+            Arrival::Unknown => {}
+            Arrival::Listed => state.misrouted.obeyed(),
+            Arrival::Later(skipped) if !outliers.is_out(address) && state.misrouted.excuses() => {
+                skipped.iter().for_each(|host| outliers.gone(host));
+            }
+            Arrival::Later(_) | Arrival::Elsewhere => {
+                outliers.picked(address, now);
+                if state.misrouted.disobeyed() {
+                    self.report(cluster, What::Misrouted);
+                }
+            }
+        }
+    }
+
+    /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.
+    fn outliers<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> Option<&mut Outliers> {
+        if self.engine.cluster(cluster)?.outliers.is_some() {
+            return self.engine.cluster_mut(cluster)?.outliers.as_mut();
+        }
+        let policy = self.engine.outlier_policy(cluster)?;
+        let me = self.worker_id(view);
+        let state = self.engine.cluster_mut(cluster)?;
+        Some(state.outliers.get_or_insert_with(|| Outliers::new(policy, me)))
+    }
+}
+
+/// Where the last attempt of a request went, by its list. The n-th attempt goes to the n-th host; beyond the list, Envoy
+/// chooses.
+#[derive(Debug, PartialEq, Eq)]
+enum Arrival<'a> {
+    /// To where it should.
+    Listed,
+    /// The first attempt, to a later host of the list, past these.
+    Later(Vec<&'a str>),
+    /// To another host.
+    Elsewhere,
+    /// That cannot be told.
+    Unknown,
+}
+
+impl<'a> Arrival<'a> {
+    fn of(address: &str, list: &'a str, attempts: usize) -> Self {
+        let listed = list.split(',').count();
+        if attempts == 0 || attempts > listed {
+            return Self::Unknown;
+        }
+        match list.split(',').position(|host| host == address) {
+            Some(place) if place + 1 == attempts => Self::Listed,
+            Some(place) if place + 1 < attempts => Self::Elsewhere,
+            // Envoy skipped hosts before one of the attempts.
+            _ if attempts > 1 => Self::Unknown,
+            Some(place) => Self::Later(list.split(',').take(place).collect()),
+            None => Self::Elsewhere,
+        }
+    }
+}

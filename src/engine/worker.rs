@@ -1,0 +1,231 @@
+//! One worker: what it knows, and what it decides. Each callback of the driver is a method here, or in the module of its role.
+//!
+//! ```text
+//!   a request   on_request_headers ───────────────► on_response_headers ─► on_request_end ─► on_request_done   role decide
+//!   an attempt       on_attempt_headers ─► on_attempt_response ─► on_attempt_end                               role guard
+//!                                                                     on_attempt_log                           role watch
+//!   the timer   on_tick, ten times a second
+//! ```
+//!
+//! A driver calls what its attachments let it see, in this order: the log entry of an attempt directly follows its end, and all
+//! of it happens in one thread. What a callback returns is to be done, if the driver can do anything at all, and
+//! [`Worker::poll_event`] says what happened meanwhile. Nothing here fails, and whatever cannot be known is left alone.
+
+use std::collections::VecDeque;
+
+use super::Engine;
+use super::attempt::{Attempt, AttemptEnd};
+use super::cluster::Visibility;
+use super::clusters::LONGEST_NAME;
+use super::correlate::{ClusterId, Ended};
+use super::event::{Event, What};
+use super::host::{Host, Property, StreamId};
+use super::request::Request;
+use super::view::{Phase, View};
+use crate::base::time::{Clock, Time};
+use crate::config::{Mode, Policy};
+use crate::contexts::Contexts;
+use crate::outlier::shared::WorkerId;
+use crate::retry::reservations::Account;
+
+/// Which of the roles are attached beside `decide`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attachments {
+    /// Whether `watch` is.
+    pub watch: bool,
+    /// Whether an access-log filter keeps from `watch` what went well.
+    pub only_failures: bool,
+    /// Whether `guard` is.
+    pub guard: bool,
+}
+
+/// All that one worker knows.
+#[derive(Debug, Default)]
+pub struct Worker {
+    pub(super) engine: Engine,
+    pub(super) attached: Attachments,
+    pub(super) requests: Contexts<Request>,
+    pub(super) attempts: Contexts<Attempt>,
+    /// Attempts that `guard` does not let go, while others of their requests may still be answered.
+    pub(super) paused: Vec<StreamId>,
+    /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
+    pub(super) last_attempt: Option<AttemptEnd>,
+    /// The latest request. Envoy usually sends its first attempt next, so `guard` takes the next first attempt to be this
+    /// request's.
+    pub(super) latest_request: Option<StreamId>,
+    /// Attempts whose signal became known in the current callback.
+    pub(super) ended: Vec<Ended>,
+    /// What the host's clock said last.
+    pub(super) wall_clock: Time,
+    clock: Clock,
+    /// This worker among those that share records, once it claimed an id.
+    pub(super) id: Option<WorkerId>,
+    /// Whether any request was steered, so that attempts may carry the steering header.
+    pub(super) steered: bool,
+    /// Whether any request told Envoy to retry what bears [`crate::retry::NOT_SENT`].
+    pub(super) uses_retriable_header: bool,
+    /// Whether this Envoy tells `watch` which listener an attempt came through.
+    pub(super) listeners_told: bool,
+    events: VecDeque<Event>,
+}
+
+impl Worker {
+    /// Puts a policy in force; what was learned stays. The events until then are of the former mode, so poll them first.
+    pub fn configure<H: Host>(&mut self, policy: Policy, host: &H) {
+        let now = self.now(&View::new(host, Phase::Headers));
+        if policy.mode != self.engine.mode() {
+            self.engine.clusters_mut().for_each(|cluster| {
+                cluster.reported_hosts = (0, 0);
+                cluster.reported_open = false;
+            });
+        }
+        self.engine.reconfigure(policy, now);
+        self.close_budgets();
+    }
+
+    /// Says which roles are attached.
+    pub fn attach(&mut self, attached: Attachments) {
+        self.attached = attached;
+    }
+
+    /// The timer, ten times a second: exchanges with other workers what is due, and settles what no further event explains.
+    pub fn on_tick<H: Host>(&mut self, host: &H) {
+        let view = &View::new(host, Phase::Headers);
+        self.last_attempt = None;
+        self.settle_attempts(view);
+        self.publish_budgets(view);
+        self.exchange_all_hosts(view);
+        self.exchange_circuits(view);
+        self.exchange_incidents(view);
+    }
+
+    /// What happened, in its order, each once; `None` when all was told. To be asked after each callback.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether decisions are carried out or only reported.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.engine.mode()
+    }
+
+    /// Whether requests are steered.
+    #[must_use]
+    pub fn is_steering(&self) -> bool {
+        self.engine.steering().is_some()
+    }
+
+    /// What the host's clock said last.
+    #[must_use]
+    pub const fn last_time(&self) -> Time {
+        self.wall_clock
+    }
+
+    /// The name of a cluster that is known.
+    #[must_use]
+    pub fn cluster_name(&self, id: ClusterId) -> Option<&str> {
+        self.engine.cluster(id).map(|cluster| &*cluster.name)
+    }
+
+    /// How many clusters are known, and how many were forgotten to make room.
+    #[must_use]
+    pub fn cluster_counts(&self) -> (usize, u64) {
+        self.engine.cluster_counts()
+    }
+
+    pub(super) fn enforces(&self) -> bool {
+        self.engine.mode() == Mode::Enforce
+    }
+
+    pub(super) fn report(&mut self, cluster: ClusterId, what: What) {
+        self.events.push_back(Event { cluster, what });
+    }
+
+    /// Takes back what the current callback reported of a request that was not shed after all.
+    pub(super) fn retract_shed(&mut self) {
+        self.events.retain(|event| !matches!(event.what, What::Shed(_)));
+    }
+
+    /// The host's own time, for what workers share; the last it told, should it ever not tell. Zero instead would look like a
+    /// step back of many years, and the next reading like a step ahead.
+    pub(super) fn now<H: Host>(&mut self, view: &View<'_, H>) -> Time {
+        self.wall_clock = view.now().unwrap_or(self.wall_clock);
+        self.wall_clock
+    }
+
+    /// The time, for what this worker keeps to itself: it never steps.
+    pub(super) fn own_time<H: Host>(&mut self, view: &View<'_, H>) -> Time {
+        let now = self.now(view);
+        self.clock.read(now.as_nanos())
+    }
+
+    /// The cluster that the current stream is routed to, if the host knows it.
+    pub(super) fn routed_cluster<H: Host>(&mut self, view: &View<'_, H>) -> Option<ClusterId> {
+        let name = view.host.property(Property::Cluster)?;
+        if let Some(id) = self.engine.same_cluster(&name) {
+            return Some(id);
+        }
+        let name = std::str::from_utf8(&name).ok().filter(|name| (1..=LONGEST_NAME).contains(&name.len()))?;
+        Some(self.engine.cluster_id(name))
+    }
+
+    /// Which of a cluster's attempts `watch` sees.
+    pub(super) fn visibility(&self, cluster: ClusterId) -> Visibility {
+        let seen = self.engine.cluster(cluster).map(|cluster| cluster.visibility).unwrap_or_default();
+        if self.attached.only_failures { seen.filtered() } else { seen }
+    }
+
+    /// A cluster's retry budget, where there is one.
+    pub(super) fn account(&mut self, cluster: ClusterId) -> Option<&mut Account> {
+        self.engine.cluster_mut(cluster)?.account.as_mut()
+    }
+
+    /// The turn of the event loop is over: no further event explains the attempts that ended in it.
+    pub(super) fn settle_attempts<H: Host>(&mut self, view: &View<'_, H>) {
+        self.engine.attempts.settle(&mut self.ended);
+        self.attempts_ended(view);
+    }
+
+    /// Everything that follows from the attempts whose signals became known in this callback.
+    pub(super) fn attempts_ended<H: Host>(&mut self, view: &View<'_, H>) {
+        if self.ended.is_empty() {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.ended);
+        for ended in all.drain(..) {
+            self.attempt_ended(&ended, view);
+        }
+        self.ended = all;
+    }
+
+    /// One attempt ended: its request, the budget, the circuit, incidents and outlier detection hear of it, in this order.
+    fn attempt_ended<H: Host>(&mut self, ended: &Ended, view: &View<'_, H>) {
+        let Ended { attempt, signal } = ended;
+        self.report(attempt.cluster, What::AttemptEnded(*signal));
+        if let Some(request) = attempt.request.and_then(|id| self.requests.get_mut(id.0)) {
+            request.last_signal = Some(*signal);
+            // The sooner this is known, the fewer requests spend what the budget has saved.
+            if request.retries.charged() > 0 && signal.is_failure() {
+                let now = self.now(view);
+                self.account(attempt.cluster).into_iter().for_each(|account| account.failed(true, now));
+            }
+        }
+        let now = self.wall_clock;
+        let incidents = self.engine.incident_interval().is_some();
+        let Some(cluster) = self.engine.cluster_mut(attempt.cluster) else { return };
+        if let Some(circuit) = &mut cluster.circuit {
+            circuit.attempt_ended(*signal, attempt.began, now);
+        }
+        let Some(host) = &attempt.host else { return };
+        if incidents {
+            cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);
+        }
+        let now = self.now(view);
+        let cluster = self.engine.cluster_mut(attempt.cluster);
+        let Some(outliers) = cluster.and_then(|cluster| cluster.outliers.as_mut()) else { return };
+        if outliers.attempt_ended(&ended.judged(host), now) {
+            self.exchange_hosts(attempt.cluster, view);
+        }
+    }
+}

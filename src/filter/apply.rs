@@ -1,0 +1,100 @@
+//! What the engine decided, carried out in Envoy.
+
+use super::host::{REQUEST, VERDICT};
+use crate::base::time::millis;
+use crate::engine::decision::{AttemptDecision, Edits, RATE_LIMITED, Reply, ResponseDecision, Then, UNAVAILABLE};
+use crate::engine::host::StreamId;
+use crate::host::{self as abi, LocalReply, Map};
+use crate::retry;
+
+/// What Envoy does with headers that a callback has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Action {
+    /// They go on.
+    #[default]
+    Continue,
+    /// They do not: the stream is answered.
+    Stop,
+    /// Neither they nor the body go on until they are told to.
+    Hold,
+}
+
+/// Changes the headers of a request.
+pub(super) fn to_request(stream: StreamId, edits: &Edits<'_>) {
+    let set = |name: &str, value: &str| _ = abi::set_header(Map::Request, name, value);
+    if let Some(name) = edits.remove_hosts {
+        abi::remove_header(Map::Request, name);
+    }
+    for name in &edits.remove_control {
+        abi::remove_header(Map::Request, name);
+    }
+    for (name, value) in edits.retry {
+        set(name, value);
+    }
+    if let Some(timeout) = edits.per_try_timeout {
+        set(retry::PER_TRY_TIMEOUT, &millis(timeout).max(1).to_string());
+    }
+    if let Some(retries) = edits.max_retries {
+        set(retry::MAX_RETRIES, &retries.to_string());
+    }
+    if let Some((name, hosts)) = &edits.hosts {
+        set(name, hosts);
+    }
+    if let Some(after) = edits.hedge {
+        set(retry::PER_TRY_TIMEOUT, &millis(after).to_string());
+        set(retry::HEDGE, "true");
+    }
+    if edits.tag {
+        abi::set_property(REQUEST, &stream.0.to_le_bytes());
+    }
+}
+
+/// Sends an attempt, or does not.
+pub(super) fn to_attempt(decision: &AttemptDecision<'_>) -> Action {
+    if let Some(name) = decision.remove_hosts {
+        abi::remove_header(Map::Request, name);
+    }
+    match decision.then {
+        Then::Send => Action::Continue,
+        Then::Pause => Action::Hold,
+        Then::Reply(reply) if self::reply(&reply) => Action::Stop,
+        Then::Reply(_) => Action::Continue,
+    }
+}
+
+/// Changes the headers of a response.
+pub(super) fn to_response(decision: &ResponseDecision) {
+    if let Some(name) = decision.remove {
+        abi::remove_header(Map::Response, name);
+    }
+    if let Some(name) = decision.mark {
+        abi::set_header(Map::Response, name, "true");
+    }
+    if let Some((name, value)) = decision.later.map(|later| later.header()) {
+        abi::set_header(Map::Response, name, &value);
+    }
+    if let Some(verdict) = decision.verdict {
+        abi::set_property(VERDICT, verdict.name().as_bytes());
+    }
+}
+
+/// Answers the current stream in place of the upstream. Whether Envoy does.
+pub(super) fn reply(reply: &Reply) -> bool {
+    let later = reply.later.map(|later| later.header());
+    let mut headers = Vec::new();
+    if let Some((name, value)) = &later {
+        headers.extend([(RATE_LIMITED, "true"), (*name, &**value)]);
+    }
+    let verdict = reply.verdict.name();
+    let sent = abi::send_local_reply(&LocalReply {
+        status: 503,
+        details: &["weir_", verdict].concat(),
+        body: reply.body(),
+        headers: &headers,
+        grpc_status: UNAVAILABLE as i32,
+    });
+    if sent {
+        abi::set_property(VERDICT, verdict.as_bytes());
+    }
+    sent
+}

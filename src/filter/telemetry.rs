@@ -1,0 +1,313 @@
+//! What happened, told: counters, gauges and lines of Envoy's log.
+
+use super::host::update;
+use crate::base::random::hash;
+use crate::base::time::millis;
+use crate::circuit;
+use crate::config::Mode;
+use crate::engine::correlate::ClusterId;
+use crate::engine::event::{Event, HostEvent, What};
+use crate::engine::host::Update;
+use crate::engine::worker::Worker;
+use crate::host::{self as abi, Level, Metric, MetricKind};
+use crate::incident::{self, Pattern, State};
+use crate::metrics::{
+    CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, incidents, printable,
+};
+use crate::outlier;
+
+/// The lines of a log about hosts are bounded: how many there are is up to the upstreams, and a log that is flooded hides the
+/// rest. So many lines in a second, from each worker. What is left out is counted, and metrics have it.
+const LINES: u32 = 20;
+const SECOND: u64 = 1_000_000_000;
+/// Which series of single hosts were made: hashes of their names.
+const HOST_SERIES: &str = "weir/host-series";
+/// There are never more of them, since Envoy forgets none.
+const MOST_HOST_SERIES: usize = 200;
+
+/// What was told so far.
+#[derive(Debug, Default)]
+pub(super) struct Telemetry {
+    /// By the slots of their clusters.
+    series: Vec<Option<Box<Series>>>,
+    /// How many clusters were known and forgotten when that was last told.
+    clusters: (usize, u64),
+    log: LogLimit,
+}
+
+/// The series of one cluster.
+#[derive(Debug)]
+struct Series {
+    cluster: ClusterId,
+    /// The numbers under which Envoy knows its counters, by [`Counter::index`]; `None` until one is counted.
+    counters: [Option<Metric>; Counter::COUNT],
+    /// The gauge of what its budget has left.
+    budget: Option<Metric>,
+    /// How many hosts are ejected, and whether the circuit is open, as told last.
+    ejected: usize,
+    open: bool,
+}
+
+/// What was written in the current second of the host's clock.
+#[derive(Debug, Default)]
+struct LogLimit {
+    second: u64,
+    written: u32,
+    left_out: u32,
+}
+
+/// A cluster, while something is told about it.
+struct About<'a> {
+    id: ClusterId,
+    name: &'a str,
+    mode: Mode,
+}
+
+impl Telemetry {
+    /// Tells all that happened since the last time.
+    pub(super) fn tell(&mut self, worker: &mut Worker) {
+        while let Some(Event { cluster: id, what }) = worker.poll_event() {
+            self.log.turn(worker.last_time().as_nanos() / SECOND);
+            if let Some(name) = worker.cluster_name(id) {
+                self.tell_of(&About { id, name, mode: worker.mode() }, &what);
+            }
+        }
+    }
+
+    fn tell_of(&mut self, cluster: &About<'_>, what: &What) {
+        match what {
+            What::Forwarded(class) => self.count(cluster, Counter::Requests(*class), 1),
+            What::Shed(class) => {
+                self.count(cluster, Counter::Requests(*class), 1);
+                self.count(cluster, Counter::Shed, 1);
+            }
+            What::WouldShed => self.count(cluster, Counter::Shed, 1),
+            What::CircuitProbed => self.count(cluster, Counter::CircuitProbes, 1),
+            What::Circuit(event, open_time) => self.tell_of_circuit(cluster, *event, millis(*open_time)),
+            What::CircuitOpen(open) => {
+                self.series(cluster.id).into_iter().for_each(|series| series.open = *open);
+                record(&decided(cluster.mode).1.name(cluster.name), u64::from(*open));
+            }
+            What::HostProbed => self.count(cluster, Counter::Probes, 1),
+            What::Misrouted => {
+                self.log_of(Level::Warn, cluster, MISROUTED);
+                self.count(cluster, Counter::Astray, 1);
+            }
+            What::AttemptEnded(signal) => self.count(cluster, Counter::Attempts(*signal), 1),
+            What::RetriesGranted(retries) => {
+                self.count(cluster, Counter::Retries(Grant::Granted), i64::from(*retries));
+            }
+            What::RetryDenied => self.count(cluster, Counter::Retries(Grant::Denied), 1),
+            What::RetrySucceeded => self.count(cluster, Counter::RetriesSucceeded, 1),
+            What::Vetoed(veto) => self.count(cluster, Counter::Vetoes(*veto), 1),
+            What::RetriesLeft(left) => self.gauge_budget(cluster, *left),
+            What::Host(event) => self.tell_of_host(cluster, event),
+            What::HostsCounted { ejected, remembered, forgotten } => {
+                self.series(cluster.id).into_iter().for_each(|series| series.ejected = *ejected);
+                record(&decided(cluster.mode).0.name(cluster.name), *ejected as u64);
+                record(&Gauge::HOSTS_KNOWN.name(cluster.name), *remembered as u64);
+                if *forgotten > 0 {
+                    self.count(cluster, Counter::HostsForgotten, i64::from(*forgotten));
+                }
+            }
+            What::Incident(event) => self.tell_of_incident(cluster.name, event),
+        }
+    }
+
+    fn count(&mut self, cluster: &About<'_>, counter: Counter, by: i64) {
+        let series = self.series(cluster.id);
+        let Some(metric) = series.and_then(|series| series.counters.get_mut(counter.index())) else { return };
+        if metric.is_none() {
+            let name = counter.name(cluster.name, cluster.mode == Mode::Shadow);
+            *metric = abi::define_metric(MetricKind::Counter, &name);
+        }
+        metric.iter().for_each(|metric| abi::increment(*metric, by));
+    }
+
+    /// The series of a cluster; those of one that had its slot before are forgotten.
+    fn series(&mut self, cluster: ClusterId) -> Option<&mut Series> {
+        let slot = cluster.slot();
+        if slot >= self.series.len() {
+            self.series.resize_with(slot + 1, || None);
+        }
+        let series = self.series.get_mut(slot)?;
+        if series.as_ref().is_none_or(|series| series.cluster != cluster) {
+            *series = Some(Box::new(Series::new(cluster)));
+        }
+        series.as_deref_mut()
+    }
+
+    fn gauge_budget(&mut self, cluster: &About<'_>, left: u64) {
+        let Some(Series { budget: metric, .. }) = self.series(cluster.id) else { return };
+        if metric.is_none() {
+            *metric = abi::define_metric(MetricKind::Gauge, &Gauge::BUDGET_LEFT.name(cluster.name));
+        }
+        metric.iter().for_each(|metric| abi::record(*metric, left));
+    }
+
+    fn tell_of_circuit(&mut self, cluster: &About<'_>, event: circuit::Event, every: u64) {
+        match event {
+            circuit::Event::Probing(_) => {}
+            circuit::Event::Opened { broke, attempts, within } => {
+                let line = format!(
+                    "circuit open: {broke} of {attempts} attempts within {} ms were refused, broke off or timed out; one request \
+                     each {every} ms goes on, and more where they fail at once",
+                    millis(within),
+                );
+                self.log_of(Level::Warn, cluster, &line);
+                self.count(cluster, Counter::CircuitsOpened, 1);
+            }
+            circuit::Event::Closed { after, probes, shed, processed } => {
+                let why = if processed { "one was processed" } else { "no request for long" };
+                let line = format!(
+                    "circuit closed after {} ms: {probes} probes, {why}; {shed} requests were shed",
+                    millis(after),
+                );
+                self.log_of(Level::Info, cluster, &line);
+            }
+        }
+    }
+
+    fn tell_of_host(&mut self, cluster: &About<'_>, event: &HostEvent) {
+        let HostEvent { event, ejected, known, at } = event;
+        let (counter, line) = match event {
+            outlier::Event::Detected(host, failure) => (
+                Counter::Detected(Ejected(*failure)),
+                format!("host {host} is an outlier ({}), but {ejected} of {known} are out already", failure.name()),
+            ),
+            outlier::Event::Ejected(ejection) | outlier::Event::Extended(ejection) => (
+                Counter::Ejections(Ejected(ejection.failure)),
+                format!(
+                    "host {} ejected for {} ms ({}, strike {}): {ejected} of {known} are out",
+                    ejection.address,
+                    millis(ejection.until.since(*at)),
+                    ejection.failure.name(),
+                    ejection.strikes,
+                ),
+            ),
+            outlier::Event::Readmitted(host) => {
+                (Counter::Readmissions, format!("host {host} answers again: {ejected} of {known} are out"))
+            }
+            outlier::Event::AllReadmitted => (Counter::Readmissions, "all hosts fail alike, so none is out".to_owned()),
+        };
+        self.log_of(Level::Info, cluster, &line);
+        self.count(cluster, counter, 1);
+    }
+
+    fn tell_of_incident(&mut self, cluster: &str, event: &incident::Event) {
+        let (open, pattern) = (event.state == State::Open, event.pattern);
+        self.log.write(if open { Level::Warn } else { Level::Info }, &event.line(cluster));
+        // A restart is told when it is over.
+        let restart = pattern == Pattern::Restart;
+        if open || restart {
+            let metric = abi::define_metric(MetricKind::Counter, &incidents("total", pattern, cluster));
+            metric.iter().for_each(|metric| abi::increment(*metric, 1));
+        }
+        if restart {
+            return;
+        }
+        record(&incidents("open", pattern, cluster), event.open);
+        if let Some(host) = &event.host {
+            let name = host_incident(pattern, host, cluster);
+            if may_have_series(hash(name.as_bytes(), 0)) {
+                record(&name, u64::from(event.state != State::Over));
+            }
+        }
+    }
+
+    /// Writes `weir: cluster <name>: <line>`, unless there were too many.
+    fn log_of(&mut self, level: Level, cluster: &About<'_>, line: &str) {
+        self.log.write(level, &["weir: cluster ", &printable(cluster.name), ": ", line].concat());
+    }
+
+    /// On each tick: what concerns no single cluster, where it is another than when it was last told.
+    pub(super) fn tell_totals(&mut self, worker: &Worker) {
+        self.log.turn(worker.last_time().as_nanos() / SECOND);
+        let counts = worker.cluster_counts();
+        let (known, forgotten) = std::mem::replace(&mut self.clusters, counts);
+        if known != counts.0 {
+            record(CLUSTERS_KNOWN, counts.0 as u64);
+        }
+        if forgotten < counts.1
+            && let Some(metric) = abi::define_metric(MetricKind::Counter, CLUSTERS_FORGOTTEN)
+        {
+            abi::increment(metric, i64::try_from(counts.1 - forgotten).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The mode changes: other names are in force, and gauges of the old one shall not say for ever what was so last.
+    pub(super) fn leave_mode(&mut self, worker: &mut Worker) {
+        self.tell(worker);
+        let (hosts_out, circuit_open) = decided(worker.mode());
+        for series in self.series.iter_mut().flatten() {
+            series.counters = [None; Counter::COUNT];
+            let Some(name) = worker.cluster_name(series.cluster) else { continue };
+            if std::mem::take(&mut series.ejected) > 0 {
+                record(&hosts_out.name(name), 0);
+            }
+            if std::mem::take(&mut series.open) {
+                record(&circuit_open.name(name), 0);
+            }
+        }
+    }
+}
+
+impl Series {
+    const fn new(cluster: ClusterId) -> Self {
+        Self { cluster, counters: [None; Counter::COUNT], budget: None, ejected: 0, open: false }
+    }
+}
+
+const MISROUTED: &str = "requests do not go where they are steered: give it the load balancing policy override_host with the \
+                         steering header, or ejections are advisory";
+
+impl LogLimit {
+    /// Begins a new second if there is one, and says how many lines the one before left out.
+    fn turn(&mut self, second: u64) {
+        if self.second == second {
+            return;
+        }
+        let left_out = std::mem::replace(self, Self { second, ..Self::default() }).left_out;
+        if left_out > 0 {
+            let count = left_out.to_string();
+            abi::log(Level::Warn, &["weir: ", &count, " more lines in one second were left out"].concat());
+        }
+    }
+
+    /// Writes a line that names what upstreams are called, unless there were too many.
+    fn write(&mut self, level: Level, line: &str) {
+        if self.written >= LINES {
+            self.left_out = self.left_out.saturating_add(1);
+            return;
+        }
+        self.written += 1;
+        abi::log(level, line);
+    }
+}
+
+/// The gauges of what is decided have names of their own in shadow mode.
+const fn decided(mode: Mode) -> (Gauge, Gauge) {
+    match mode {
+        Mode::Enforce => (Gauge::HOSTS_OUT, Gauge::CIRCUIT_OPEN),
+        Mode::Shadow => (Gauge::SHADOW_HOSTS_OUT, Gauge::SHADOW_CIRCUIT_OPEN),
+    }
+}
+
+fn record(name: &str, value: u64) {
+    if let Some(metric) = abi::define_metric(MetricKind::Gauge, name) {
+        abi::record(metric, value);
+    }
+}
+
+/// Whether a series of a single host was made before, or may be.
+fn may_have_series(name: u64) -> bool {
+    let name = name.to_le_bytes();
+    let (mut made, mut full) = (false, false);
+    let update = update(HOST_SERIES, &mut |record| {
+        let record = record.unwrap_or_default();
+        made = record.chunks(name.len()).any(|known| known == name);
+        full = record.len() >= MOST_HOST_SERIES * name.len();
+        (!made && !full).then(|| [record, &name].concat())
+    });
+    made || (!full && update == Update::Done)
+}
