@@ -297,7 +297,8 @@ impl Worker {
         {
             request.last_not_sent = true;
         }
-        if !by_status && !(not_sent && retries_left) {
+        let is_retried = by_status || (not_sent && retries_left);
+        if !is_retried {
             // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
             // to be retried by any hop above, either.
             return (!marked && self.enforces()).then(|| {

@@ -35,8 +35,8 @@ pub trait Host {
     fn each_header(&self, lengths: Lengths, visit: &mut dyn FnMut(&[u8], &[u8]));
 
     /// Reads a record, lets `change` say what to put in its place, and swaps that in; if another worker was faster, reads the
-    /// record again and asks again. `change` returns `None` to leave the record as it is.
-    fn update(&self, key: &Key<'_>, change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>) -> Update;
+    /// record again and asks again.
+    fn update(&self, key: &Key<'_>, change: &mut Change<'_>) -> Update;
 
     /// Writes a record, whatever is there.
     fn put(&self, key: &Key<'_>, value: &[u8]);
@@ -46,6 +46,9 @@ pub trait Host {
         self.property(property).and_then(|bytes| bytes.first_chunk().copied()).map(u64::from_le_bytes)
     }
 }
+
+/// Says what to put in the place of a record, which is `None` if there is none; `None` leaves it as it is.
+pub type Change<'c> = dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + 'c;
 
 /// The host could not come back to the current stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::ContextId;
 use crate::base::time::Time;
-use crate::engine::host::{HeaderMap, Host, Key, Lengths, Property, Record, Stranded, StreamId, Update};
+use crate::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Record, Stranded, StreamId, Update};
 use crate::host::{self as abi, Bytes, Map, Path, Swap};
 
 /// What `decide` sets for `guard`: which request an attempt belongs to.
@@ -58,7 +58,7 @@ impl Host for Envoy {
         headers.with_names_of(lengths).for_each(|(name, value)| visit(name, value));
     }
 
-    fn update(&self, key: &Key<'_>, change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>) -> Update {
+    fn update(&self, key: &Key<'_>, change: &mut Change<'_>) -> Update {
         update(&name(key), change)
     }
 
@@ -68,7 +68,7 @@ impl Host for Envoy {
 }
 
 /// Reads shared data, lets `change` say what to put in its place, and swaps that in; again if another worker was faster.
-pub(super) fn update(key: &str, change: &mut dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>>) -> Update {
+pub(super) fn update(key: &str, change: &mut Change<'_>) -> Update {
     for _ in 0..TRIES {
         let Some(shared) = abi::shared(key) else { return Update::Unread };
         let Some(changed) = change(shared.value.as_deref()) else { return Update::Done };
