@@ -4,19 +4,17 @@
 //!
 //! | role | place | module |
 //! |---|---|---|
-//! | `decide` | HTTP filter before the router | `filter/decide.rs` |
-//! | `watch` | the router's `upstream_log` | `filter/watch.rs` |
-//! | `guard` | the router's `upstream_http_filters` | `filter/guard.rs` |
+//! | `decide` | HTTP filter before the router | `engine/{arrival, response, end}.rs` |
+//! | `watch` | the router's `upstream_log` | `engine/log.rs` |
+//! | `guard` | the router's `upstream_http_filters` | `engine/attempt.rs` |
 //!
-//! Dependencies point one way, `filter → host` and `filter → engine → the rules → signal → base`:
+//! Dependencies point one way, `filter → engine → the rules → signal → base`:
 //!
 //! ```text
-//!   filter ──► host          callbacks in, effects out; the only modules that know of Envoy's ABI
-//!     ├──► contexts          what is kept for each of Envoy's context numbers
-//!     │    heap              the module's memory
-//!     │
+//!   filter ──► host          the adapter for Envoy: callbacks in, decisions and events out; it reads, applies, counts, logs
+//!     │        heap          the module's memory
 //!     ▼
-//!   engine                   decisions as values
+//!   engine                   every rule, once: decisions and events as values, for whoever can answer `engine::host::Host`
 //!     ├──► config            JSON → validated policy
 //!     ├──► retry             the safety table, the retry budget, whether retries help
 //!     ├──► outlier           which hosts are worse than the others, ejected, probed, back
@@ -25,10 +23,11 @@
 //!     ├──► incident          what happened, told once
 //!     └──► latency           what attempts take, for adaptive timeouts
 //!            └──► signal     what the end of an attempt says
-//!                   └──► base    time, sliding windows, ratios, random numbers
+//!                   └──► base    time, sliding windows, ratios, random numbers, bytes of records
 //! ```
 //!
-//! All below `filter` and `host` is plain code: no clock, no host call, no global state; it runs and is tested natively.
+//! All below `filter` and `host` is plain code: no clock, no host call but through that trait, no global state; it runs and is
+//! tested natively.
 #![deny(unsafe_code, missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::disallowed_methods)]

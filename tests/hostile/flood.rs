@@ -3,7 +3,7 @@
 use super::Worker;
 use std::time::Duration;
 
-/// As `src/filter/log_limit.rs` has it.
+/// As `src/filter/telemetry.rs` has it.
 const LINES: usize = 20;
 
 /// A hundred hosts of a cluster, which all answered for a while, are refused within one second.
