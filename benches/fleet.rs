@@ -22,7 +22,7 @@ mod plot;
 mod replica;
 #[allow(dead_code, reason = "the demo uses more of it")]
 #[cfg(not(target_arch = "wasm32"))]
-#[path = "../tests/crash_loops/svg.rs"]
+#[path = "../src/bin/weir/replay/svg.rs"]
 mod svg;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "fleet/table.rs"]

@@ -183,7 +183,7 @@ async fn herd(proxy: &Arc<Proxy>, cluster: &'static str, upstream: &Upstream) ->
 }
 
 fn signal(proxy: &Proxy, signal: &str) -> Result<()> {
-    let sent = Command::new("kill").args([signal, &proxy.envoy.pid().to_string()]).status()?;
+    let sent = Command::new("sh").arg("-c").arg(format!("kill {signal} {}", proxy.envoy.pid())).status()?;
     ensure!(sent.success(), "kill {signal} failed");
     Ok(())
 }

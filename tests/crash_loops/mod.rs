@@ -8,5 +8,6 @@ pub mod load;
 pub mod picture;
 pub mod replicas;
 pub mod schedule;
+#[path = "../../src/bin/weir/replay/svg.rs"]
 pub mod svg;
 pub mod weir_log;

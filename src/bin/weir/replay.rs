@@ -13,6 +13,8 @@ mod line;
 mod order;
 mod plot;
 mod report;
+#[allow(dead_code, reason = "the demo and the benchmarks use more of it")]
+mod svg;
 mod tally;
 mod world;
 

@@ -131,7 +131,8 @@ fn stalled() -> Result<()> {
     let address = ports::free();
     let envoy = Launch::json(config(address.port(), &upstream, &Value::Null)).concurrency(2).start()?;
     let signal = |name: &str| -> Result<()> {
-        let status = Command::new("kill").args([name, &envoy.pid().to_string()]).status().context("kill")?;
+        let status =
+            Command::new("sh").arg("-c").arg(format!("kill {name} {}", envoy.pid())).status().context("kill")?;
         ensure!(status.success(), "kill {name}");
         Ok(())
     };

@@ -6,14 +6,9 @@ use weir::signal::Signal;
 
 use super::Lines;
 use super::report::{clock, ordered};
+use super::svg::{self, Frame, Svg};
 use super::tally::{Tally, Timeline};
 use super::world::World;
-
-#[path = "../../../../tests/crash_loops/svg.rs"]
-#[allow(dead_code)]
-mod svg;
-
-use svg::{Frame, Svg};
 
 /// Clusters and lanes of hosts that are drawn.
 const MOST_CLUSTERS: usize = 6;

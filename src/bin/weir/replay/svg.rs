@@ -1,12 +1,13 @@
-//! As much SVG as the pictures here need. Colours and fonts are in `picture/picture.css`, by class.
+//! As much SVG as the pictures of the command line, the demo and the benchmarks need. Colours and fonts are in
+//! `svg/picture.css`, by class.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 /// Colours, for light and dark.
-pub const PALETTE: &str = include_str!("picture/palette.css");
+pub const PALETTE: &str = include_str!("svg/palette.css");
 /// How what is drawn looks.
-pub const STYLE: &str = include_str!("picture/picture.css");
+pub const STYLE: &str = include_str!("svg/picture.css");
 
 /// A picture under construction.
 #[derive(Default)]
