@@ -184,6 +184,9 @@ fn what_is_valid_and_odd_is_told() {
     for place in ["circuitBreaker", "clusters[0].retry.budget"] {
         assert!(told.contains(&format!("spec.pluginConfig.{place} is null, which kubectl apply drops")), "{told}");
     }
+    let other =
+        r#"{"apiVersion": "v1", "spec": [{"pluginConfig": {"a": null}}, {"name": "weir", "pluginConfig": {}}]}"#;
+    assert_eq!(warnings(other), "", "another plugin's null is its own");
     let text = serde_json::Value::from(r#"{"outlierDetection": null, "circuitBreaker": null}"#).to_string();
     assert_eq!(warnings(&plugin(&text)), "");
     assert_eq!(warnings(r#"{"outlierDetection": null, "circuitBreaker": null}"#), "");

@@ -97,7 +97,7 @@ fn name(file: &str) -> &str {
 fn check(arguments: &Arguments, bytes: &[u8]) -> Result<String, Vec<String>> {
     let document = find::find(bytes).map_err(|error| vec![error])?;
     let (mut configs, mut errors) = (Vec::new(), Vec::new());
-    for Found { place, source } in &document.found {
+    for Found { place, source, .. } in &document.found {
         let parsed = match source {
             Source::Text(text) => config::parse(text).map_err(|error| error.to_string()),
             Source::Unreadable(why) => Err(why.clone()),

@@ -23,8 +23,6 @@ pub struct Document {
     pub open_clusters: Vec<String>,
     /// Envoy's own outlier detection is set up beside it.
     pub outlier_detection: bool,
-    /// Where there is a null in a policy that Kubernetes keeps as an object: it will not keep that.
-    pub nulls: Vec<String>,
 }
 
 /// A plugin's configuration.
@@ -34,6 +32,8 @@ pub struct Found {
     pub place: String,
     /// What is there.
     pub source: Source,
+    /// Where there is a null in it, if Kubernetes keeps it as an object: it will not keep that.
+    pub nulls: Vec<String>,
 }
 
 /// What the module would be given.
@@ -60,7 +60,7 @@ pub fn read(file: &str) -> io::Result<Vec<u8>> {
 /// Looks for plugins in a file.
 pub fn find(bytes: &[u8]) -> Result<Document, String> {
     let itself = |text: &[u8]| Document {
-        found: vec![Found { place: String::new(), source: Source::Text(text.to_vec()) }],
+        found: vec![Found { place: String::new(), source: Source::Text(text.to_vec()), nulls: Vec::new() }],
         bare: true,
         ..Document::default()
     };
@@ -192,24 +192,12 @@ impl Search {
             Some(any) if packed => unpack(any),
             Some(object) => Source::Text(object.to_string().into_bytes()),
         };
+        let mut found = Found { place: place.to_owned(), source, nulls: Vec::new() };
         if let (true, Some(configuration)) = (self.kubernetes, configuration) {
-            self.nulls(configuration, place);
+            nulls(configuration, place, &mut found.nulls);
         }
         let is_weir = plugin.to_string().to_ascii_lowercase().contains("weir");
-        self.hits.push((Found { place: place.to_owned(), source }, is_weir));
-    }
-
-    fn nulls(&mut self, value: &Value, place: &str) {
-        match value {
-            Value::Null => self.document.nulls.push(place.to_owned()),
-            Value::Array(items) => {
-                for (position, item) in items.iter().enumerate() {
-                    self.nulls(item, &format!("{place}[{position}]"));
-                }
-            }
-            Value::Object(fields) => fields.iter().for_each(|(name, field)| self.nulls(field, &dotted(place, name))),
-            _ => {}
-        }
+        self.hits.push((found, is_weir));
     }
 
     fn retry_policy(&mut self, policy: &Value, place: &str) {
@@ -222,6 +210,20 @@ impl Search {
         // Envoy's own default.
         let retries = u32::try_from(number.unwrap_or(1)).unwrap_or(u32::MAX);
         self.document.route_retries = self.document.route_retries.max(Some(retries));
+    }
+}
+
+/// The places of all nulls in a value.
+fn nulls(value: &Value, place: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Null => found.push(place.to_owned()),
+        Value::Array(items) => {
+            for (position, item) in items.iter().enumerate() {
+                nulls(item, &format!("{place}[{position}]"), found);
+            }
+        }
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| nulls(field, &dotted(place, name), found)),
+        _ => {}
     }
 }
 

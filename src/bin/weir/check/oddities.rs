@@ -48,7 +48,7 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, doc
             ));
         }
     }
-    for place in &document.nulls {
+    for place in document.found.iter().flat_map(|found| &found.nulls) {
         found.push(format!("{place} is null, which kubectl apply drops, so that it stays on: write off"));
     }
     for (place, conditions) in &document.route_policies {
