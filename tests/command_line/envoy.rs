@@ -21,17 +21,17 @@ use super::support::{ports, runtime, wait};
 use super::{Run, weir};
 
 const RATE: u64 = 150;
-const SECONDS: u64 = 7;
+const SECONDS: u64 = 10;
 
 /// One host that never crashes, and two that do.
 fn timelines() -> Vec<Timeline> {
     let crash = |at: u64| Crash {
         resets_from: Duration::from_millis(at),
-        refuses_from: Duration::from_millis(at + 300),
-        back_at: Duration::from_millis(at + 1_300),
+        refuses_from: Duration::from_millis(at + 500),
+        back_at: Duration::from_millis(at + 2_500),
     };
     let crashes = |at: &[u64]| Timeline { crashes: at.iter().map(|at| crash(*at)).collect() };
-    vec![crashes(&[]), crashes(&[1_000, 4_000]), crashes(&[2_500])]
+    vec![crashes(&[]), crashes(&[1_000, 6_500]), crashes(&[3_750])]
 }
 
 /// What came of an incident.

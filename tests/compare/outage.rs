@@ -91,6 +91,7 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
     let mut broken = Vec::new();
     let mut unsent = Vec::new();
     for (policy, books, began) in runtime.block_on(everyone())? {
+        let arrivals = arrivals(&books.attempts, began);
         let mut steps = steps(&books.attempts, began);
         if policy == Policy::Breaker {
             // Those that were shed are requests, too.
@@ -101,7 +102,7 @@ pub fn run(runtime: &Runtime) -> Result<Finding> {
         // One connection per host and worker may be in use when the hosts go down.
         broken.extend(books.mistakes(u64::from(WORKERS) * HOSTS as u64 * 4));
         if policy == Policy::Weir {
-            broken.extend(Phase::ALL.into_iter().flat_map(|phase| promises(phase, &steps)));
+            broken.extend(Phase::ALL.into_iter().flat_map(|phase| promises(phase, &steps, &arrivals)));
         }
         let connects = books.refused_connections() as f64 / (RATE * OUTAGE) as f64;
         let cells = costs.iter().flat_map(|cost| [cost.mean, cost.second, cost.interval]).chain([connects]);
@@ -159,26 +160,28 @@ fn to_json(phase: Phase, cost: Cost) -> Value {
 /// Weir's promises, where they do not hold somewhere in an outage: retries are at most the share of the requests, in any
 /// interval and in any second, or the floor where that is more. (In an interval, the floor comes on top: a retry is granted
 /// if either allows it, so after the share went at once, the floor goes on.)
-fn promises(phase: Phase, steps: &[Step]) -> Vec<String> {
+fn promises(phase: Phase, steps: &[Step], arrivals: &[Arrival]) -> Vec<String> {
     // After a response, a retry is charged before its back-off; so it belongs to an interval that ended before. A second is
     // more than the longest back-off, with a busy machine on top.
     let early = if phase == Phase::Error { STEPS_PER_SECOND } else { 1 };
     let floor = policy::WEIR_FLOOR_PER_SECOND;
-    let interval = breach(phase, steps, policy::WEIR_INTERVAL_SECONDS, early, |requests, seconds| {
+    let interval = breach(phase, steps, arrivals, policy::WEIR_INTERVAL_SECONDS, early, |requests, seconds| {
         requests * policy::WEIR_PERCENT / 100 + seconds * floor
     });
     // Where there is no back-off in between, to a tenth of a second.
-    let second = breach(phase, steps, 1, if phase == Phase::Error { 2 } else { 1 }, |requests, _| {
+    let second = breach(phase, steps, arrivals, 1, if phase == Phase::Error { 2 } else { 1 }, |requests, _| {
         (requests * policy::WEIR_PERCENT / 100).max(floor)
     });
     interval.into_iter().chain(second).collect()
 }
 
 /// So many `seconds` of an outage, after which there were more retries than the requests of that time, and those `early`,
-/// pay for.
+/// pay for. A worker that stood still meanwhile tells the others of its requests when it goes on, as late as it was itself:
+/// so those that came as much earlier pay as well.
 fn breach(
     phase: Phase,
     steps: &[Step],
+    arrivals: &[Arrival],
     seconds: usize,
     early: usize,
     bound: impl Fn(u64, u64) -> u64,
@@ -187,10 +190,17 @@ fn breach(
     let mut stalled = 0;
     let breach = phase.steps().find_map(|end| {
         let retries: u64 = steps[end + 1 - length..=end].iter().map(|step| step.attempts - step.requests).sum();
-        let requests: u64 = steps[end + 1 - length - early..=end].iter().map(|step| step.requests).sum();
+        let from = STEP * (end + 1 - length - early) as u32;
+        let during = |from: Duration| {
+            let first = arrivals.partition_point(|arrival| arrival.at < from);
+            let last = arrivals.partition_point(|arrival| arrival.at < STEP * (end + 1) as u32);
+            &arrivals[first..last]
+        };
+        let late = during(from).iter().map(|arrival| arrival.late).max().unwrap_or_default();
+        let requests = during(from.saturating_sub(late)).len() as u64;
         // Where the machine stood still, the log has neither requests nor retries when they were due.
         let due = RATE * (length + early) as u64 / STEPS_PER_SECOND as u64;
-        if requests * 10 < due * 9 {
+        if during(from).len() as u64 * 10 < due * 9 {
             stalled += 1;
             return None;
         }
@@ -285,6 +295,30 @@ impl Trial {
 
 /// Steps in which time is cut for the sliding sums.
 const STEPS_PER_SECOND: usize = 10;
+const STEP: Duration = Duration::from_millis(1_000 / STEPS_PER_SECOND as u64);
+
+/// A request reached Envoy.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    /// Since the start.
+    at: Duration,
+    /// By how much later than its client meant to send it.
+    late: Duration,
+}
+
+/// All of them, the earliest first.
+fn arrivals(attempts: &[Attempt], began: Duration) -> Vec<Arrival> {
+    let requests = attempts.iter().filter(|attempt| !attempt.is_retry() && attempt.end != End::Vetoed);
+    let mut arrivals: Vec<Arrival> = requests
+        .map(|attempt| {
+            let at = attempt.began.saturating_sub(began);
+            let due = attempt.request.map(|number| Duration::from_nanos(1_000_000_000 * number / RATE));
+            Arrival { at, late: at.saturating_sub(due.unwrap_or(at)) }
+        })
+        .collect();
+    arrivals.sort_by_key(|arrival| arrival.at);
+    arrivals
+}
 
 /// What happened in one step.
 #[derive(Clone, Copy, Debug, Default)]

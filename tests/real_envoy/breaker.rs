@@ -10,5 +10,10 @@ mod site;
 use crate::alone::Test;
 
 pub fn all() -> Vec<Test> {
-    [closed::TESTS, life::TESTS, modes::TESTS, probes::TESTS].concat()
+    [closed::TESTS, modes::TESTS, probes::TESTS].concat()
+}
+
+/// Those that are about time.
+pub fn timed() -> Vec<Test> {
+    [life::TIMED, probes::TIMED].concat()
 }

@@ -20,6 +20,11 @@ pub fn tests() -> Vec<Test> {
         .concat()
 }
 
+/// Those that are about time.
+pub fn timed() -> Vec<Test> {
+    exact::TIMED.to_vec()
+}
+
 pub fn cases() -> Vec<Case> {
     pushback::cases()
 }

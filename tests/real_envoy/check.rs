@@ -107,7 +107,7 @@ fn visit(case: &Case, site: &Site, ledger: &Ledger) -> Result<(), String> {
         // What Envoy answers itself was never on its way to a cluster.
         requests: if outcome.attempts.is_empty() { 0 } else { outcome.requests.len() },
     };
-    wait::until(wait::LIMIT / 3, || {
+    wait::until(wait::LIMIT, || {
         let mut tally = Tally::read(site.admin, &cluster)?;
         if outcome.attempts.is_empty() {
             tally.requests = 0;

@@ -29,3 +29,8 @@ pub fn all() -> Vec<Test> {
     ]
     .concat()
 }
+
+/// Those that are about time.
+pub fn timed() -> Vec<Test> {
+    [life::TIMED, everywhere::TIMED, workers::TIMED, updates::TIMED, modes::TIMED].concat()
+}

@@ -10,7 +10,12 @@ use crate::alone::Test;
 use crate::soak;
 
 pub fn all() -> Vec<Test> {
-    [killed::TESTS, process::TESTS, updates::TESTS, SOAK].concat()
+    [process::TESTS, SOAK].concat()
+}
+
+/// Those that are about time.
+pub fn timed() -> Vec<Test> {
+    [killed::TIMED, updates::TIMED].concat()
 }
 
 /// For some seconds what `./build.sh soak` does for half an hour.

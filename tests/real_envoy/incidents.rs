@@ -17,7 +17,12 @@ use crate::level::Level;
 use crate::support::client::Request;
 
 pub fn all() -> Vec<Test> {
-    [loops::TESTS, patterns::TESTS, race::TESTS, mixed::TESTS].concat()
+    patterns::TESTS.to_vec()
+}
+
+/// Those that are about time.
+pub fn timed() -> Vec<Test> {
+    [loops::TIMED, patterns::TIMED, race::TIMED, mixed::TIMED].concat()
 }
 
 /// A site whose patterns show within seconds: the times that they take scale with the interval.

@@ -152,7 +152,7 @@ fn policy() -> serde_json::Value {
                 "budget": {"percent": 0, "interval": "1h"}, "minRetryRate": {"count": 1, "interval": "1h"},
             }},
             {"match": "off-*", "retry": null},
-            {"match": "pertry-*", "retry": {"perTryTimeout": "400ms"}},
+            {"match": "pertry-*", "retry": {"perTryTimeout": "1500ms"}},
             {"match": "codes-*", "retry": {"statusCodes": [500, 418]}},
             {"match": "unavailable-*", "retry": {"grpcStatusCodes": ["unavailable"]}},
             {"match": "any-*", "retry": {"alreadyRetried": "any"}},

@@ -4,6 +4,9 @@
 //! cases of a level share one Envoy, and each has its own upstreams, cluster and route there, so they run in parallel
 //! and their counters do not mix. What needs an Envoy of its own is in `alone`, `ejection` and others. See
 //! `support::envoy` for the environment variables.
+//!
+//! Trials wait for conditions and count events, so that they run beside each other, and beside whatever else the machine does.
+//! Those that are about time itself come last, and each has the machine for itself as far as this suite goes.
 
 mod alone;
 mod breaker;
@@ -28,7 +31,7 @@ mod support;
 mod timeouts;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,7 +42,8 @@ use support::wait;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The machine waits more than it works here.
-    arguments.test_threads.get_or_insert(16);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(8 * cores.min(4));
     let version = match Version::detect() {
         Ok(version) => version,
         Err(error) => {
@@ -58,27 +62,24 @@ fn main() -> ExitCode {
                 continue;
             }
             let (cases, sites, ledger) = (Arc::clone(&cases), Arc::clone(&sites), Arc::clone(&ledger));
-            trials.push(Trial::test(format!("{}::{}", level.name(), case.name), move || {
-                check::run(&cases[index], level, &sites, &ledger).map_err(Into::into)
+            trials.push(beside_others(format!("{}::{}", level.name(), case.name), move || {
+                check::run(&cases[index], level, &sites, &ledger).map_err(anyhow::Error::msg)
             }));
         }
     }
     for level in Level::WITH_WEIR {
         let sites = Arc::clone(&sites);
         // That it remains the only one is looked at when all is over.
-        trials.push(Trial::test(format!("{}::startup_line", level.name()), move || {
-            let site = sites.get(*level)?;
+        trials.push(beside_others(format!("{}::startup_line", level.name()), move || {
+            let site = sites.get(*level).map_err(anyhow::Error::msg)?;
             wait::until(wait::LIMIT, || {
                 let log = site.envoy.lock().map(|envoy| envoy.log()).unwrap_or_default();
                 check::announced(*level, &log)
             })
-            .map_err(Into::into)
+            .map_err(anyhow::Error::msg)
         }));
     }
-    // On a machine that is shared, as those of CI are, a timer may be late by seconds. A trial that needs its Envoy for itself
-    // may then be tried again, and says so.
-    let tries = std::env::var("WEIR_TRIES").ok().and_then(|tries| tries.parse().ok()).unwrap_or(1_u32);
-    for (name, test) in [
+    let shared = [
         alone::all(),
         breaker::all(),
         budget::tests(),
@@ -90,23 +91,39 @@ fn main() -> ExitCode {
         mesh::tests(),
         incidents::all(),
         timeouts::tests(),
-    ]
-    .concat()
-    {
-        trials.push(Trial::test(name, move || {
-            let mut result = test();
-            for _ in 1..tries {
-                let Err(error) = &result else { break };
-                eprintln!("{name} FAILED and is tried again: {error:#}");
-                result = test();
-            }
-            result.map_err(|error| format!("{error:#}").into())
-        }));
-    }
+    ];
+    trials.extend(shared.concat().into_iter().map(|(name, test)| beside_others(name, test)));
+    let timed = [
+        breaker::timed(),
+        budget::timed(),
+        ejection::timed(),
+        faults::timed(),
+        incidents::timed(),
+        timeouts::TIMED.to_vec(),
+    ];
+    trials.extend(timed.concat().into_iter().map(|(name, test)| by_itself(name, test)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let complaints = ledger.audit(&sites);
     for complaint in &complaints {
         eprintln!("{complaint}");
     }
     if conclusion.has_failed() || !complaints.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Who runs now: many trials beside each other, or one that is about time.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+fn beside_others(name: impl Into<String>, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        test().map_err(|error| format!("{error:#}").into())
+    })
+}
+
+/// These stand at the end of the list, so that they wait for each other only.
+fn by_itself(name: impl Into<String>, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        test().map_err(|error| format!("{error:#}").into())
+    })
 }

@@ -23,11 +23,15 @@ pub fn tests() -> Vec<Test> {
         ("timeouts::adaptive_watch", || adaptive(Attach::WATCH)),
         ("timeouts::adaptive_guard", || adaptive(Attach::GUARD)),
         ("timeouts::bounds", bounds),
-        // Without `watch`, only the last attempt of a request is seen.
-        ("timeouts::follows_decide", || follows(Attach::DECIDE, 3)),
-        ("timeouts::follows_guard", || follows(Attach::GUARD, 1)),
     ]
 }
+
+/// Those that are about time.
+pub const TIMED: &[Test] = &[
+    // Without `watch`, only the last attempt of a request is seen.
+    ("timeouts::follows_decide", || follows(Attach::DECIDE, 3)),
+    ("timeouts::follows_guard", || follows(Attach::GUARD, 1)),
+];
 
 /// An upstream whose answers take as long as the test says, except where the path says otherwise.
 struct Paced {

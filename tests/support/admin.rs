@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use super::wait;
 
 /// Counters and gauges by name.
 pub type Stats = BTreeMap<String, u64>;
@@ -50,8 +51,8 @@ impl Admin {
     }
 
     fn request(&self, method: &str, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut stream = TcpStream::connect_timeout(&self.address, wait::LIMIT)?;
+        stream.set_read_timeout(Some(wait::LIMIT))?;
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;

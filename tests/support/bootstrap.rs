@@ -192,7 +192,7 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> Value {
     json!({
         "name": name,
         "type": "STATIC",
-        "connect_timeout": "5s",
+        "connect_timeout": "30s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
     })

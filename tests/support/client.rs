@@ -111,6 +111,17 @@ impl Connection {
         }
     }
 
+    /// Whether something has come that was not read yet, or the end of the connection.
+    pub fn is_answered(&self) -> bool {
+        if !self.buffer.is_empty() {
+            return true;
+        }
+        drop(self.stream.set_nonblocking(true));
+        let peeked = self.stream.peek(&mut [0]);
+        drop(self.stream.set_nonblocking(false));
+        !matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Reads up to the end of the headers.
     pub fn read_head(&mut self) -> Result<Response> {
         let end = loop {

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -19,9 +19,6 @@ use super::{ports, wait};
 
 /// The version that `build.sh` downloads and that everything is measured with.
 pub const PINNED_VERSION: &str = "1.40.0";
-
-/// Loading the module compiles it, and the machine may be busy with other Envoys.
-const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The Envoy binary: `WEIR_ENVOY`, else the one that `build.sh` downloaded.
 pub fn binary() -> PathBuf {
@@ -116,6 +113,7 @@ impl Launch {
     /// # Errors
     /// With the end of Envoy's log, if it ends instead, as it does for a configuration that it refuses.
     pub fn start(self) -> Result<Envoy> {
+        let _core = Core::take();
         let mut envoy = self.spawn()?;
         envoy.wait_ready()?;
         Ok(envoy)
@@ -159,6 +157,30 @@ impl Launch {
             .with_context(|| missing(&binary()))?;
         let watchdog = watch_over(&child).inspect_err(|_| drop(child.kill()))?;
         Ok(Envoy { admin: Admin { address: admin }, child, watchdog, log, directory })
+    }
+}
+
+/// A core for an Envoy that starts. To compile the module keeps one busy; if more started at once than there are cores, each
+/// would be ready later, and whatever else is tested meanwhile would wait.
+struct Core;
+
+static CORES_TAKEN: Mutex<usize> = Mutex::new(0);
+static CORE_FREE: Condvar = Condvar::new();
+
+impl Core {
+    fn take() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let taken = CORES_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = CORE_FREE.wait_while(taken, |taken| *taken >= cores);
+        *taken.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        *CORES_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        CORE_FREE.notify_one();
     }
 }
 
@@ -222,7 +244,7 @@ impl Envoy {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let ended = wait::until(START_LIMIT, || match self.child.try_wait() {
+        let ended = wait::until(wait::LIMIT, || match self.child.try_wait() {
             Ok(Some(status)) => Ok(Some(status)),
             Ok(None) if self.admin.is_ready() => Ok(None),
             Ok(None) => Err("Envoy is not ready".to_owned()),

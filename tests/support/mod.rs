@@ -8,6 +8,7 @@ pub mod admin;
 pub mod bootstrap;
 pub mod client;
 pub mod client_h2;
+pub mod delay;
 pub mod envoy;
 pub mod ports;
 pub mod upstream;

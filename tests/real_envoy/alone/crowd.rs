@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::ensure;
 use h2::Reason;
@@ -67,6 +68,7 @@ impl Site {
                     let mut connection = Connection::open(self.address)?;
                     while !over.load(Ordering::Relaxed) {
                         connection.exchange(&Request::get("/crowd"))?;
+                        std::thread::sleep(Duration::from_millis(2));
                     }
                     Ok(())
                 });
@@ -80,7 +82,7 @@ impl Site {
     /// Waits until the failing cluster has exactly these attempts, each with how often, and no veto.
     fn wait_for(&self, expected: &[(&str, usize)]) -> anyhow::Result<()> {
         let whole: usize = expected.iter().map(|(_, count)| count).sum();
-        let counted = wait::until(wait::LIMIT / 3, || {
+        let counted = wait::until(wait::LIMIT, || {
             let tally = Tally::read(self.envoy.admin, "failing")?;
             let count = |signal: &str| tally.attempts.iter().filter(|counted| *counted == signal).count();
             let fits = expected.iter().all(|(signal, expected)| count(signal) == *expected);
@@ -118,7 +120,7 @@ fn refused_streams() -> anyhow::Result<()> {
 /// Attempts that leave neither flag nor status: only the end of their own request tells whose patience it was.
 fn timeouts_and_cancels(attach: Attach) -> anyhow::Result<()> {
     let failing = http1(|_| vec![Step::Hang]);
-    let site = Site::start(attach, &Value::Null, "2s", &failing)?;
+    let site = Site::start(attach, &Value::Null, "10s", &failing)?;
     site.amid(|| {
         let mut patient = Vec::new();
         for count in 0..FAILING {

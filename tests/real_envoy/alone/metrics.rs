@@ -44,7 +44,7 @@ fn shipped_configuration() -> anyhow::Result<()> {
         r#"weir_vetoes_total{weir_reason="pushback",weir_cluster="orders"} 1"#,
         r#"weir_retries_total{weir_verdict="granted",weir_cluster="orders"} 1"#,
     ];
-    let complete = wait::until(wait::LIMIT / 3, || {
+    let complete = wait::until(wait::LIMIT, || {
         let text = envoy.admin.prometheus().map_err(|error| error.to_string())?;
         let ours: Vec<&str> = text.lines().filter(|line| line.starts_with("weir") || line.contains("_weir_")).collect();
         // The order of labels is Envoy's.

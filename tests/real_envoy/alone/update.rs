@@ -147,7 +147,7 @@ fn newest_policy_wins() -> anyhow::Result<()> {
     // Counters went on through it all. A request that was under way when a policy with more retries came may have paid
     // for one that it did not make.
     let (attempts, retries) = (site.plenty.count(), site.plenty.count() - requests);
-    wait::until(wait::LIMIT / 3, || {
+    wait::until(wait::LIMIT, || {
         let tally = Tally::read(site.envoy.admin, "plenty")?;
         let complete = tally.requests == requests
             && tally.attempts.len() == attempts

@@ -23,13 +23,13 @@ pub const TESTS: &[Test] = &[
 /// What is shed says so: to the client, to every hop above, and in the access log.
 fn replies() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("3500ms"), 1, &upstream)?;
+    let stage = stage(Attach::GUARD, policy("59500ms"), 1, &upstream)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let before = upstream.upstream.count();
     let path = "/orders/replies";
     let response = stage.get(path)?;
     ensure!(is_shed(&response)?, "{response:?}");
-    ensure!(response.header("retry-after") == Some("4"), "{response:?}");
+    ensure!(response.header("retry-after") == Some("60"), "{response:?}");
     ensure!(response.header("x-envoy-attempt-count").is_none(), "{response:?}");
     let post = stage.connect()?.exchange(&Request::post(path).body(vec![b'x'; 100_000]))?;
     ensure!(is_shed(&post)?, "{post:?}");
@@ -44,7 +44,7 @@ fn replies() -> Result<()> {
 
 fn grpc() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("5s"), 1, &upstream)?;
+    let stage = stage(Attach::GUARD, policy("60s"), 1, &upstream)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let path = "/orders/grpc";
     let response = stage.connect()?.exchange(&Request::grpc(path))?;
@@ -87,7 +87,7 @@ fn shadow() -> Result<()> {
 /// Switched off while it is open, requests flow at once; switched on again, it begins anew or goes on.
 fn policy_update() -> Result<()> {
     let upstream = Switch::new();
-    let mut stage = stage(Attach::GUARD, policy("30s"), 1, &upstream)?;
+    let mut stage = stage(Attach::GUARD, policy("60s"), 1, &upstream)?;
     open(&stage, &upstream, Mode::Reset, &Request::get(PATH))?;
     stage.update_policy(json!({"retry": {"maxRetries": 0}, "circuitBreaker": null}))?;
     upstream.set(Mode::Answer);
@@ -107,7 +107,7 @@ fn policy_update() -> Result<()> {
 /// All VMs are new, and shed from their first request on.
 fn module_update() -> Result<()> {
     let upstream = Switch::new();
-    let mut stage = stage(Attach::GUARD, policy("60s"), 2, &upstream)?;
+    let mut stage = stage(Attach::GUARD, policy("2m"), 2, &upstream)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let mut module = std::fs::read(envoy::module())?;
     // A custom section of four bytes whose name is "new".

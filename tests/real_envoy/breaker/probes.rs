@@ -1,22 +1,27 @@
 //! Four workers, one circuit: who finds out, and that the books agree.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::site::{Load, Mode, PATH, Switch, is_shed, metric, open, policy, stage, story, wait_until};
+use super::site::{Load, Mode, PATH, Switch, is_shed, metric, open, policy, stage, stage_with, story, wait_until};
 use crate::alone::Test;
 use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
+use crate::support::delay::{self, Watch};
+use crate::support::wait;
 
 pub const TESTS: &[Test] = &[
+    ("breaker::probes::given_back", given_back),
+    ("breaker::decide::books", || books(Attach::DECIDE)),
+    ("breaker::guard::books", || books(Attach::GUARD)),
+];
+
+pub const TIMED: &[Test] = &[
     ("breaker::probes::gets", || in_turn(&Request::get(PATH), Mode::Reset, [30, 70])),
     ("breaker::probes::posts", || in_turn(&Request::post(PATH), Mode::Reset, [80, 150])),
     ("breaker::probes::hang", || in_turn(&Request::get(PATH), Mode::Hang, [225, 400])),
-    ("breaker::probes::given_back", given_back),
     ("breaker::workers_act_together", workers_act_together),
-    ("breaker::decide::books", || books(Attach::DECIDE)),
-    ("breaker::guard::books", || books(Attach::GUARD)),
 ];
 
 const WORKERS: u32 = 4;
@@ -26,26 +31,29 @@ const WORKERS: u32 = 4;
 /// that time out, here after 100 ms, after a quarter.
 fn in_turn(request: &Request, mode: Mode, [least, most]: [u128; 2]) -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("500ms"), WORKERS, &upstream)?;
+    let stage = stage_with(Attach::GUARD, policy("500ms"), WORKERS, &upstream, "0.1s")?;
     upstream.set(mode);
     let load = Load::start(stage.address, 16, Duration::from_millis(2), request);
     wait_until(&stage, true)?;
     // What was under way is over, and all workers know.
     upstream.upstream.wait_for(1).map_err(anyhow::Error::msg)?;
-    std::thread::sleep(Duration::from_millis(250));
-    let (began, before) = (Instant::now(), upstream.upstream.count());
-    std::thread::sleep(Duration::from_millis(3_200));
-    let (seen, lasted) = ((upstream.upstream.count() - before) as u128, began.elapsed().as_millis());
+    delay::sleep(Duration::from_millis(250));
+    let (watch, before) = (Watch::start(), upstream.upstream.count());
+    delay::sleep(Duration::from_millis(3_200));
+    let (seen, lasted) = ((upstream.upstream.count() - before) as u128, watch.read());
     load.stop()?;
     // A machine may be late.
-    ensure!((lasted / most..=lasted / least + 1).contains(&seen), "{seen} probes in {lasted} ms; {}", story(&stage));
+    let fewest = (lasted.elapsed - lasted.delayed).as_millis() / most;
+    let bounds = fewest..=lasted.elapsed.as_millis() / least + 1;
+    ensure!(bounds.contains(&seen), "{seen} probes in {lasted}; {}", story(&stage));
     Ok(())
 }
 
 /// A probe whose client leaves says nothing: the next request is one.
 fn given_back() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("5s"), 1, &upstream)?;
+    // Nothing but its client ends the probe.
+    let stage = stage_with(Attach::GUARD, policy("15s"), 1, &upstream, "0s")?;
     open(&stage, &upstream, Mode::Reset, &Request::get(PATH))?;
     upstream.set(Mode::Hang);
     // Asks until one is let through, and leaves.
@@ -53,8 +61,12 @@ fn given_back() -> Result<()> {
     let mut client = stage.connect()?;
     stage.wait_for("a probe", |_| {
         client.send(&Request::get(PATH)).map_err(|error| error.to_string())?;
-        std::thread::sleep(Duration::from_millis(20));
-        if upstream.upstream.count() > before {
+        let went = wait::until(wait::LIMIT, || match (upstream.upstream.count() > before, client.is_answered()) {
+            (true, _) => Ok(true),
+            (_, true) => Ok(false),
+            _ => Err("neither let through nor shed".to_owned()),
+        });
+        if went? {
             return Ok(());
         }
         client.read_head().and_then(|mut head| client.read_body(&mut head)).map_err(|error| error.to_string())?;
@@ -62,19 +74,21 @@ fn given_back() -> Result<()> {
     })?;
     drop(client);
     upstream.set(Mode::Answer);
-    let left = Instant::now();
+    let left = Watch::start();
     stage.wait_for("the next probe", |stage| {
         let response = stage.get(PATH).map_err(|error| error.to_string())?;
         if response.status == 200 { Ok(()) } else { Err(format!("{response:?}")) }
     })?;
-    ensure!(left.elapsed() < Duration::from_secs(3), "after {:?}; {}", left.elapsed(), story(&stage));
+    // Else it would be due 15 seconds after the first.
+    let left = left.read();
+    ensure!(left.is_within(Duration::from_secs(3)), "after {left}; {}", story(&stage));
     wait_until(&stage, false).map(drop)
 }
 
 /// What one worker found out, all act on.
 fn workers_act_together() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("60s"), WORKERS, &upstream)?;
+    let stage = stage(Attach::GUARD, policy("5m"), WORKERS, &upstream)?;
     let mut clients = (0..WORKERS).map(|_| stage.connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
         ensure!(client.exchange(&Request::get(PATH))?.status == 200);
@@ -82,16 +96,16 @@ fn workers_act_together() -> Result<()> {
     upstream.set(Mode::Reset);
     // One worker meets the outage alone.
     let (first, others) = clients.split_first_mut().ok_or_else(|| anyhow::anyhow!("no client"))?;
-    let mut met = None;
+    let mut met = false;
     for _ in 0..2_000 {
         if is_shed(&first.exchange(&Request::get(PATH))?)? {
-            met = Some(Instant::now());
+            met = true;
             break;
         }
         std::thread::sleep(Duration::from_millis(4));
     }
-    let met = met.ok_or_else(|| anyhow::anyhow!("never shed; {}", story(&stage)))?;
-    std::thread::sleep(Duration::from_millis(200).saturating_sub(met.elapsed()));
+    ensure!(met, "never shed; {}", story(&stage));
+    delay::sleep(Duration::from_millis(200));
     for client in others {
         let response = client.exchange(&Request::get(PATH))?;
         ensure!(is_shed(&response)?, "{response:?}; {}", story(&stage));

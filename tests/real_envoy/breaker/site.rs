@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::stage::{Setup, Stage};
 use crate::support::bootstrap::Attach;
 use crate::support::client::{Connection, Request, Response};
+use crate::support::delay::{Taken, Watch};
 use crate::support::upstream::{Step, Upstream, answer, http1};
 
 /// The cluster's name, and the path of its requests.
@@ -61,9 +62,15 @@ pub fn policy(open_time: &str) -> Value {
     json!({"retry": {"maxRetries": 0}, "circuitBreaker": quick(open_time)})
 }
 
-/// A stage with the upstream behind its one cluster, on so many workers. Attempts time out after 100 ms.
+/// A stage with the upstream behind its one cluster, on so many workers. Attempts time out after 250 ms: soon enough for eight
+/// clients that are left hanging to make it 20 in an interval, and seldom where all is well.
 pub fn stage(attach: Attach, policy: Value, workers: u32, upstream: &Switch) -> Result<Stage> {
-    let route = json!({"route": {"timeout": "0.1s"}});
+    stage_with(attach, policy, workers, upstream, "0.25s")
+}
+
+/// The same with another timeout.
+pub fn stage_with(attach: Attach, policy: Value, workers: u32, upstream: &Switch, timeout: &str) -> Result<Stage> {
+    let route = json!({"route": {"timeout": timeout}});
     let setup = Setup::new(attach, policy).workers(workers);
     setup.cluster_with(CLUSTER, upstream.upstream.address, &Value::Null, &route).start()
 }
@@ -76,10 +83,10 @@ pub fn metric(stage: &Stage, name: &str) -> u64 {
 }
 
 /// Waits until the circuit is open, or closed. How long that took.
-pub fn wait_until(stage: &Stage, open: bool) -> Result<Duration> {
-    let began = Instant::now();
+pub fn wait_until(stage: &Stage, open: bool) -> Result<Taken> {
+    let watch = Watch::start();
     stage.wait_for("the circuit", |stage| match metric(stage, "circuit_open") + metric(stage, "shadow_circuit_open") {
-        found if found == u64::from(open) => Ok(began.elapsed()),
+        found if found == u64::from(open) => Ok(watch.read()),
         found => Err(format!("weir_circuit_open is {found}; {}", story(stage))),
     })
 }

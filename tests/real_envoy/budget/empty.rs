@@ -38,7 +38,7 @@ struct Spent {
 impl Spent {
     fn start(upstream: Upstream, http2: bool, prime: &Request) -> Result<Self> {
         let mut retry = share(0.0, 1);
-        bootstrap::merge(&mut retry, &json!({"grpcStatusCodes": ["unavailable"], "perTryTimeout": "300ms"}));
+        bootstrap::merge(&mut retry, &json!({"grpcStatusCodes": ["unavailable"], "perTryTimeout": "1500ms"}));
         let protocol = if http2 { bootstrap::http2() } else { Value::Null };
         let setup = Setup::new(Attach::GUARD, json!({"retry": retry}));
         let stage = setup.cluster_with("spent", upstream.address, &protocol, &Value::Null).start()?;

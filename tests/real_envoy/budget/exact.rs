@@ -17,12 +17,10 @@ use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
 use crate::support::upstream::Upstream;
 
-pub const TESTS: &[Test] = &[
-    ("budget::exact_2_workers", || exact(2)),
-    ("budget::exact_4_workers", || exact(4)),
-    ("budget::exact_without_watch", without_watch),
-    ("budget::fresh_worker", fresh_worker),
-];
+pub const TESTS: &[Test] = &[("budget::exact_without_watch", without_watch), ("budget::fresh_worker", fresh_worker)];
+
+/// Those of which one budget is over ten seconds.
+pub const TIMED: &[Test] = &[("budget::exact_2_workers", || exact(2)), ("budget::exact_4_workers", || exact(4))];
 
 const ANSWERED: usize = 80;
 const FAILING: usize = 120;

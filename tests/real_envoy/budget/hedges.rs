@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
 fn hedged(retry: &Value) -> Result<(Stage, Upstream)> {
     let upstream = obedient();
     let hedge = json!({"route": {
-        "retry_policy": {"retry_on": "5xx", "per_try_timeout": "0.2s"},
+        "retry_policy": {"retry_on": "5xx", "per_try_timeout": "1.5s"},
         "hedge_policy": {"hedge_on_per_try_timeout": true},
     }});
     let setup = Setup::new(Attach::GUARD, json!({"retry": retry}));

@@ -12,8 +12,12 @@ use super::site::{Setup, Site};
 use crate::alone::Test;
 use crate::level::Level;
 use crate::support::client::Request;
+use crate::support::delay::Watch;
+use crate::support::wait;
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &[("ejection::all_but_one", all_but_one), ("ejection::half_at_most", half_at_most)];
+
+pub const TIMED: &[Test] = &[
     ("ejection::everywhere_503", || {
         everywhere(Setup::new(Level::Guard), |site| {
             site.replicas.iter().for_each(|replica| replica.set(Mode::Answer(503)));
@@ -40,8 +44,6 @@ pub const TESTS: &[Test] = &[
         })
     }),
     ("ejection::last_host_stays", last_host_stays),
-    ("ejection::all_but_one", all_but_one),
-    ("ejection::half_at_most", half_at_most),
 ];
 
 /// Nobody stays out while all fail, and when they are back, all have their share.
@@ -95,7 +97,8 @@ fn last_host_stays() -> anyhow::Result<()> {
     site.replicas[1].start()?;
     let mut connection = site.connect()?;
     // The one that is up is found within a second, the one that is not does not matter.
-    let found = crate::support::wait::until(Duration::from_secs(3), || {
+    let watch = Watch::start();
+    let found = wait::until(wait::LIMIT, || {
         let mut statuses = Vec::new();
         for _ in 0..20 {
             statuses.push(connection.exchange(&Request::get("/found")).map_err(|error| error.to_string())?.status);
@@ -103,6 +106,8 @@ fn last_host_stays() -> anyhow::Result<()> {
         if failed(&statuses).is_empty() { Ok(()) } else { Err(format!("{statuses:?}; {}", site.story())) }
     });
     found.map_err(anyhow::Error::msg)?;
+    let took = watch.read();
+    ensure!(took.is_within(Duration::from_secs(3)), "found after {took}; {}", site.story());
     site.replicas[0].start()?;
     site.until_all_are_in(&Request::get("/back"), Duration::from_secs(8))?;
     Ok(())

@@ -12,8 +12,9 @@ use crate::alone::Test;
 use crate::level::Level;
 use crate::support::client::Request;
 
-pub const TESTS: &[Test] = &[
-    ("ejection::advisory", advisory),
+pub const TESTS: &[Test] = &[("ejection::advisory", advisory)];
+
+pub const TIMED: &[Test] = &[
     ("ejection::shadow", shadow),
     ("ejection::hanging_host", hanging_host),
     ("ejection::resetting_host", resetting_host),
@@ -22,7 +23,7 @@ pub const TESTS: &[Test] = &[
 
 /// Without `override_host`, nothing obeys: a warning says so, once, and a metric.
 fn advisory() -> anyhow::Result<()> {
-    let policy = json!({"role": "decide", "outlierDetection": {"baseEjectionTime": "20s"}});
+    let policy = json!({"role": "decide", "outlierDetection": {"baseEjectionTime": "5m", "maxEjectionTime": "5m"}});
     let site = Setup { obeys: false, policy, ..Setup::new(Level::Guard) }.start()?;
     site.warm_up()?;
     site.stop(0)?;
@@ -65,7 +66,7 @@ fn shadow() -> anyhow::Result<()> {
 
 /// A host that takes requests and never answers: each costs the route's timeout, so few may meet it.
 fn hanging_host() -> anyhow::Result<()> {
-    let route = json!({"route": {"timeout": "0.1s"}});
+    let route = json!({"route": {"timeout": "0.25s"}});
     let site = Setup { route, ..Setup::new(Level::Guard) }.start()?;
     site.warm_up()?;
     site.replicas[0].set(Mode::Hang);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use super::replica::Replica;
 use crate::level::Level;
 use crate::support::bootstrap::{self, Listener};
 use crate::support::client::{Connection, Request};
+use crate::support::delay::Watch;
 use crate::support::envoy::{Envoy, Launch};
 use crate::support::{envoy, ports, wait};
 
@@ -35,6 +36,8 @@ pub struct Setup {
     pub policy: Value,
     /// Merged over the route.
     pub route: Value,
+    /// How long a connection to a host may take.
+    pub connect_timeout: &'static str,
     /// Merged over Envoy's own balancer, which is round robin unless this says otherwise.
     pub balancer: Value,
     /// The hosts' weights, as far as they are not 1; and the zone of each, where they are in several.
@@ -56,6 +59,7 @@ impl Setup {
             workers: 1,
             policy: json!({"role": "decide"}),
             route: Value::Null,
+            connect_timeout: "30s",
             balancer: Value::Null,
             weights: Vec::new(),
             zones: Vec::new(),
@@ -134,7 +138,7 @@ impl Setup {
         let mut cluster = json!({
             "name": CLUSTER,
             "type": "EDS",
-            "connect_timeout": "1s",
+            "connect_timeout": self.connect_timeout,
             "eds_cluster_config": {"eds_config": source(directory, "hosts.json")},
             "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
         });
@@ -271,6 +275,12 @@ impl Site {
         .map_err(anyhow::Error::msg)
     }
 
+    /// How often each worker may have tried a host that is out since then, only to see whether it still fails: once in two
+    /// seconds.
+    pub fn explored(since: Instant) -> usize {
+        since.elapsed().as_secs() as usize / 2
+    }
+
     /// How many of these attempts went to a replica.
     pub fn on(&self, replica: usize, attempts: &[Attempt]) -> usize {
         let address = self.replicas[replica].address.to_string();
@@ -287,18 +297,19 @@ impl Site {
 
     /// Waits until a metric has this value.
     pub fn wait_for(&self, metric: &str, value: u64) -> anyhow::Result<()> {
-        wait::until(wait::LIMIT / 3, || match self.metric(metric) {
+        wait::until(wait::LIMIT, || match self.metric(metric) {
             found if found == value => Ok(()),
             found => Err(format!("{metric} is {found}, not {value}; {}", self.story())),
         })
         .map_err(anyhow::Error::msg)
     }
 
-    /// Sends requests until no host is out. How many it took, and what did not get a 200.
+    /// Sends requests until no host is out, which takes no longer than the limit. How many it took, and what did not get a 200.
     pub fn until_all_are_in(&self, request: &Request, limit: Duration) -> anyhow::Result<(usize, Vec<u16>)> {
         let mut connection = self.connect()?;
         let (mut count, mut failed) = (0, Vec::new());
-        wait::until(limit, || {
+        let watch = Watch::start();
+        wait::until(wait::LIMIT, || {
             let response = connection.exchange(request).map_err(|error| format!("{error:#}"))?;
             count += 1;
             if response.status != 200 {
@@ -310,6 +321,8 @@ impl Site {
             }
         })
         .map_err(anyhow::Error::msg)?;
+        let took = watch.read();
+        ensure!(took.is_within(limit), "all are in after {took}; {}", self.story());
         Ok((count, failed))
     }
 

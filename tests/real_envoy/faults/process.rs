@@ -56,9 +56,10 @@ fn hot_restart() -> Result<()> {
             .concurrency(2)
             .hot_restart(id, epoch)
             .argument("--drain-time-s")
-            .argument("1")
-            .argument("--parent-shutdown-time-s")
             .argument("2")
+            // Whatever is under way when the other takes over has ended long before that.
+            .argument("--parent-shutdown-time-s")
+            .argument("12")
             .start()
     };
     let mut first = launch(0)?;
@@ -82,18 +83,21 @@ fn hot_restart() -> Result<()> {
             })
         };
         let loads: Vec<_> = (0..2).map(load).collect();
-        std::thread::sleep(Duration::from_millis(500));
+        let more = || upstream.wait_for(upstream.count() + 12);
+        let before = more();
         let second = launch(1);
         let gone =
             wait::until(
                 wait::LIMIT,
                 || if first.is_running() { Err("the first one stays".to_owned()) } else { Ok(()) },
             );
-        std::thread::sleep(Duration::from_millis(500));
+        let after = more();
         over.store(true, Ordering::Relaxed);
         let results: Vec<(usize, Vec<String>)> = loads.into_iter().filter_map(|load| load.join().ok()).collect();
         let second = second?;
-        gone.map_err(anyhow::Error::msg)?;
+        for waited in [before, gone, after] {
+            waited.map_err(anyhow::Error::msg)?;
+        }
         let failed: Vec<_> = results.iter().flat_map(|(_, failed)| failed).collect();
         let count: usize = results.iter().map(|(count, _)| count).sum();
         println!("{count} requests during a hot restart");
@@ -108,7 +112,7 @@ fn hot_restart() -> Result<()> {
             ensure!(response.status == 200, "{response:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        wait::until(wait::LIMIT / 3, || {
+        wait::until(wait::LIMIT, || {
             let tally = Tally::read(second.admin, "upstream")?;
             let more = [
                 tally.requests - before.requests,
@@ -154,7 +158,7 @@ fn stalled() -> Result<()> {
 
 /// Waits until Weir has counted so many requests, and as many answers.
 fn requests(envoy: &Envoy, count: usize) -> Result<()> {
-    wait::until(wait::LIMIT / 3, || {
+    wait::until(wait::LIMIT, || {
         let tally = Tally::read(envoy.admin, "upstream")?;
         let answered = tally.attempts.iter().filter(|signal| *signal == "answered").count();
         if tally.requests == count && answered == count { Ok(()) } else { Err(format!("{tally:?}")) }

@@ -11,7 +11,7 @@ use crate::ejection::site::Setup;
 use crate::level::Level;
 use crate::support::client::Request;
 
-pub const TESTS: &[Test] = &[("faults::updates_every_second", updates_every_second)];
+pub const TIMED: &[Test] = &[("faults::updates_every_second", updates_every_second)];
 
 /// How many updates, each a second after the one before.
 const UPDATES: u32 = 8;

@@ -14,7 +14,7 @@ use crate::level::Level;
 use crate::support::client::Request;
 use crate::support::wait;
 
-pub const TESTS: &[Test] = &[
+pub const TIMED: &[Test] = &[
     ("incidents::crash_loop", || crash_loop(setup(Level::Guard, 4, "2s"))),
     ("incidents::crash_loop_without_guard", || crash_loop(setup(Level::Watch, 2, "2s"))),
     ("incidents::crash_loop_unsteered", || {

@@ -12,10 +12,10 @@ use crate::ejection::site::Setup;
 use crate::level::Level;
 use crate::support::upstream::full_backlog;
 
-pub const TESTS: &[Test] = &[("incidents::several_at_once", several_at_once)];
+pub const TIMED: &[Test] = &[("incidents::several_at_once", several_at_once)];
 
 fn several_at_once() -> Result<()> {
-    let site = Setup { hosts: 6, ..setup(Level::Guard, 4, "2s") }.start()?;
+    let site = Setup { hosts: 6, connect_timeout: "1s", ..setup(Level::Guard, 4, "2s") }.start()?;
     let lost = full_backlog();
     site.replicas[4].stop();
     let mut hosts: Vec<_> = site.replicas.iter().map(|replica| replica.address).collect();

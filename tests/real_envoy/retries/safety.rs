@@ -155,7 +155,7 @@ fn timed_out() -> Vec<Case> {
         Case::under("pertry", "timeout_post")
             .upstream(always(vec![Step::Hang]))
             .visit(POST)
-            .route(json!({"route": {"timeout": "1s"}}))
+            .route(json!({"route": {"timeout": "3s"}}))
             .then(Outcome::new("-/-", "UT/504", "timeout").seen(&[1])),
     ]
 }

@@ -103,7 +103,7 @@ fn answers() -> Upstream {
 
 fn hedge() -> serde_json::Value {
     let mut route = route_retries("5xx", 1);
-    route["route"]["retry_policy"]["per_try_timeout"] = json!("0.4s");
+    route["route"]["retry_policy"]["per_try_timeout"] = json!("1.5s");
     route["route"]["hedge_policy"] = json!({"hedge_on_per_try_timeout": true});
     route
 }

@@ -18,7 +18,7 @@ pub fn rows() -> Vec<Case> {
             .then(Outcome::new("-/-", "UT/504", "timeout").details("response_timeout")),
         Case::once("route_timeout_in_body")
             .upstream(hangs_in_body)
-            .route(json!({"route": {"timeout": "1s"}}))
+            .route(json!({"route": {"timeout": "3s"}}))
             .then(Outcome::new("-/200", "UT/200", "timeout").details("response_timeout")),
         Case::once("per_try_timeout")
             .upstream(hangs)
@@ -68,7 +68,7 @@ pub fn rows() -> Vec<Case> {
         // Both leave an attempt without flag and status.
         Case::once("client_closes_and_route_timeout")
             .upstream(hangs)
-            .route(json!({"route": {"timeout": "1s"}}))
+            .route(json!({"route": {"timeout": "4s"}}))
             .visit(|scene| {
                 let mut patient = scene.connect()?;
                 patient.send(&Request::get(&scene.case.path()))?;
