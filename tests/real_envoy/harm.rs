@@ -5,8 +5,9 @@ mod rate;
 
 use crate::alone::Test;
 
-pub fn all() -> Vec<Test> {
-    [outages::TESTS].concat()
+/// Those that are about time.
+pub fn timed() -> Vec<Test> {
+    outages::TIMED.to_vec()
 }
 
 /// A route's retry policy that says where retries go, and nothing of what is retried: as the README advises it.

@@ -86,7 +86,6 @@ fn main() -> ExitCode {
         chain::tests(),
         ejection::all(),
         faults::all(),
-        harm::all(),
         hostile::all(),
         mesh::tests(),
         incidents::all(),
@@ -98,6 +97,7 @@ fn main() -> ExitCode {
         budget::timed(),
         ejection::timed(),
         faults::timed(),
+        harm::timed(),
         incidents::timed(),
         timeouts::TIMED.to_vec(),
     ];
