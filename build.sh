@@ -409,7 +409,7 @@ check_envoy_configuration() { # FILE
         'admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}' >"$log" 2>&1 </dev/null &
     envoy_pid=$!
     # Live means that it would serve; the workers' own VMs exist once the workers have started.
-    for ((tries = 0; tries < 300; tries++)); do
+    for ((tries = 0; tries < 1200; tries++)); do
         kill -0 "$envoy_pid" 2>/dev/null || break
         address=$(cat "$scratch/admin" 2>/dev/null) || true
         if [[ -n $address && $(admin_get "$address" /ready) == *LIVE* &&

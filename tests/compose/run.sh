@@ -11,7 +11,7 @@ say() { printf '==> compose: %s\n' "$*" >&2; }
 die() { printf 'compose: %s\n' "$*" >&2; exit 1; }
 
 # How long the whole may take to show what is asked of it.
-limit=${WEIR_COMPOSE_SECONDS:-180}
+limit=${WEIR_COMPOSE_SECONDS:-300}
 folder=$PWD/target/compose
 project=weir-test-$$
 export ENVOY_PORT=${ENVOY_PORT:-30401} ENVOY_ADMIN_PORT=${ENVOY_ADMIN_PORT:-30402}
@@ -58,7 +58,7 @@ start_engine() {
             >"$folder/dockerd.log" 2>&1 </dev/null &
         engine=$!
         export DOCKER_HOST=unix://$folder/docker.sock
-        for ((tries = 0; tries < 150; tries++)); do
+        for ((tries = 0; tries < 600; tries++)); do
             if docker version >/dev/null 2>&1; then
                 say "started a Docker Engine $(docker version --format '{{.Server.Version}}') of its own, storage $driver"
                 return
