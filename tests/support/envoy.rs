@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::admin::Admin;
+use super::delay::Takes;
 use super::{ports, wait};
 
 /// The version that `build.sh` downloads and that everything is measured with.
@@ -156,7 +157,8 @@ impl Launch {
             .spawn()
             .with_context(|| missing(&binary()))?;
         let watchdog = watch_over(&child).inspect_err(|_| drop(child.kill()))?;
-        Ok(Envoy { admin: Admin { address: admin }, child, watchdog, log, directory })
+        let takes_part = Takes::part(child.id());
+        Ok(Envoy { admin: Admin { address: admin }, child, watchdog, log, directory, _takes_part: takes_part })
     }
 }
 
@@ -205,6 +207,7 @@ pub struct Envoy {
     watchdog: Child,
     log: PathBuf,
     directory: TempDir,
+    _takes_part: Takes,
 }
 
 impl Envoy {

@@ -107,7 +107,7 @@ fn policy_update() -> Result<()> {
 /// All VMs are new, and shed from their first request on.
 fn module_update() -> Result<()> {
     let upstream = Switch::new();
-    let mut stage = stage(Attach::GUARD, policy("2m"), 2, &upstream)?;
+    let mut stage = stage(Attach::GUARD, policy("60s"), 2, &upstream)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let mut module = std::fs::read(envoy::module())?;
     // A custom section of four bytes whose name is "new".

@@ -18,8 +18,8 @@ pub const TESTS: &[Test] = &[
 ];
 
 pub const TIMED: &[Test] = &[
-    ("breaker::probes::gets", || in_turn(&Request::get(PATH), Mode::Reset, [30, 70])),
-    ("breaker::probes::posts", || in_turn(&Request::post(PATH), Mode::Reset, [80, 150])),
+    ("breaker::probes::gets", || in_turn(&Request::get(PATH), Mode::Reset, [25, 70])),
+    ("breaker::probes::posts", || in_turn(&Request::post(PATH), Mode::Reset, [75, 150])),
     ("breaker::probes::hang", || in_turn(&Request::get(PATH), Mode::Hang, [225, 400])),
     ("breaker::workers_act_together", workers_act_together),
 ];
@@ -39,7 +39,7 @@ fn in_turn(request: &Request, mode: Mode, [least, most]: [u128; 2]) -> Result<()
     upstream.upstream.wait_for(1).map_err(anyhow::Error::msg)?;
     delay::sleep(Duration::from_millis(250));
     let (watch, before) = (Watch::start(), upstream.upstream.count());
-    delay::sleep(Duration::from_millis(3_200));
+    std::thread::sleep(Duration::from_millis(3_200));
     let (seen, lasted) = ((upstream.upstream.count() - before) as u128, watch.read());
     load.stop()?;
     // A machine may be late.
@@ -88,7 +88,7 @@ fn given_back() -> Result<()> {
 /// What one worker found out, all act on.
 fn workers_act_together() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("5m"), WORKERS, &upstream)?;
+    let stage = stage(Attach::GUARD, policy("60s"), WORKERS, &upstream)?;
     let mut clients = (0..WORKERS).map(|_| stage.connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
         ensure!(client.exchange(&Request::get(PATH))?.status == 200);
