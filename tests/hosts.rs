@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use weir::base::random::Random;
 use weir::base::time::Time;
-use weir::outlier::detector::{Detector, Failure, Others, OutlierPolicy, is_outlier, is_usual};
-use weir::outlier::ejection::Standing;
-use weir::outlier::history::{LENGTH, Record};
-use weir::outlier::hosts::Hosts;
+use weir::outlier::detector::{Detector, Failure, OutlierPolicy, Peers, is_outlier, is_widespread};
+use weir::outlier::history::{AttemptHistory, LENGTH};
+use weir::outlier::hosts::{Hosts, Return};
 use weir::outlier::shared::{Ejection, WorkerId};
 
 // The crate links only with a host beside it.
@@ -18,12 +17,18 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What [`is_outlier`] says, with each record looked at.
-fn outlier_of_records(policy: &OutlierPolicy, host: &Record, failure: Failure, others: &[Record], now: Time) -> bool {
-    let measured = others.iter().any(|other| !other.is_in_trouble() && other.attempts() >= 8);
-    let others: Vec<_> = others.iter().filter(|other| !measured || !other.is_in_trouble()).collect();
+fn outlier_of_records(
+    policy: &OutlierPolicy,
+    host: &AttemptHistory,
+    failure: Failure,
+    others: &[AttemptHistory],
+    now: Time,
+) -> bool {
+    let measured = others.iter().any(|other| !other.is_failing() && other.attempts() >= 8);
+    let others: Vec<_> = others.iter().filter(|other| !measured || !other.is_failing()).collect();
     let Detector { count, percent } = policy.reset;
     let recent = host.within_interval(failure, now);
-    if recent < u64::from(count) || !others.iter().any(|other| other.is_fine()) {
+    if recent < u64::from(count) || !others.iter().any(|other| other.last_succeeded()) {
         return false;
     }
     if host.failed_in_a_row(failure) >= 8 && others.iter().any(|other| other.answered_in_a_row() >= 8) {
@@ -52,10 +57,10 @@ fn an_outlier_is_one_by_sums_as_it_is_by_looking_at_each_record() {
     let mut outliers = 0;
     for _ in 0..3_000 {
         let share = [0, 1, 5, 30, 100][random.below(5) as usize];
-        let mut all = Others::new();
-        let mut records: Vec<Record> = Vec::new();
+        let mut all = Peers::new();
+        let mut records: Vec<AttemptHistory> = Vec::new();
         for _ in 0..1 + random.below(12) {
-            let mut record = Record::new(INTERVAL);
+            let mut record = AttemptHistory::new(INTERVAL);
             all.add(&record);
             for _ in 0..random.below(90) {
                 all.remove(&record);
@@ -83,7 +88,7 @@ fn an_outlier_is_one_by_sums_as_it_is_by_looking_at_each_record() {
         for failure in Failure::ALL {
             let lasts = records.iter().map(|other| other.last(failure, 8));
             let (failed, attempts) = lasts.fold((0, 0), |sum, last| (sum.0 + last.0, sum.1 + last.1));
-            assert_eq!(is_usual(&all, failure), failed > 0 && 2 * failed >= attempts);
+            assert_eq!(is_widespread(&all, failure), failed > 0 && 2 * failed >= attempts);
         }
     }
     assert!((500..2_500).contains(&outliers), "{outliers} of 3,000");
@@ -92,7 +97,7 @@ fn an_outlier_is_one_by_sums_as_it_is_by_looking_at_each_record() {
 /// What is known of a host, kept in the simplest way.
 #[derive(Clone, Debug)]
 struct Model {
-    record: Record,
+    history: AttemptHistory,
     out: bool,
     seen: Time,
 }
@@ -101,7 +106,7 @@ fn ejection(address: &str, now: Time) -> Ejection {
     Ejection {
         address: address.into(),
         failure: Failure::Reset,
-        strikes: 0,
+        ejection_count: 0,
         since: now,
         failed: now,
         until: now,
@@ -114,23 +119,23 @@ fn ejection(address: &str, now: Time) -> Ejection {
 fn compare(hosts: &mut Hosts, model: &BTreeMap<String, Model>, now: Time) {
     assert_eq!(hosts.iter().map(|host| &*host.address).collect::<Vec<_>>(), model.keys().collect::<Vec<_>>());
     let out: Vec<_> = model.iter().filter(|(_, host)| host.out).map(|(address, _)| &**address).collect();
-    assert_eq!(hosts.each_out().map(|(_, host, _)| &*host.address).collect::<Vec<_>>(), out);
+    assert_eq!(hosts.each_ejected().map(|(_, host, _)| &*host.address).collect::<Vec<_>>(), out);
     let is_present = |host: &Model| !host.out && now.since(host.seen) < MINUTE;
     let present = model.values().filter(|host| is_present(host)).count();
     assert_eq!(hosts.known(now), present + out.len());
-    hosts.count(now);
+    hosts.count_peers(now);
     assert_eq!(hosts.known(now), present + out.len());
     for (place, (address, host)) in model.iter().enumerate() {
         assert_eq!(hosts.find(address), Some(place));
         assert_eq!(hosts.at(place).unwrap().is_present(now), is_present(host));
     }
-    let mut others = Others::new();
-    model.iter().skip(1).filter(|(_, host)| is_present(host)).for_each(|(_, host)| others.add(&host.record));
-    assert_eq!(format!("{:?}", hosts.others(0, now)), format!("{others:?}"));
-    let broken = model.values().any(|host| is_present(host) && host.record.is_broken());
-    assert_eq!(hosts.any_watched(&|host| host.record.is_broken(), now), broken);
-    let well = model.values().any(|host| is_present(host) && host.record.is_fine());
-    assert_eq!(hosts.well(&|host| host.record.is_fine(), now), well);
+    let mut others = Peers::new();
+    model.iter().skip(1).filter(|(_, host)| is_present(host)).for_each(|(_, host)| others.add(&host.history));
+    assert_eq!(format!("{:?}", hosts.peers_of(0, now)), format!("{others:?}"));
+    let broken = model.values().any(|host| is_present(host) && host.history.last_broke());
+    assert_eq!(hosts.any_watched(&|host| host.history.last_broke(), now), broken);
+    let healthy = model.values().any(|host| is_present(host) && host.history.last_succeeded());
+    assert_eq!(hosts.any_healthy(&|host| host.history.last_succeeded(), now), healthy);
 }
 
 #[test]
@@ -155,11 +160,11 @@ fn what_is_kept_up_to_date_is_what_looking_at_all_of_them_shows() {
                     if random.below(3) == 0 {
                         let failure = Failure::ALL[random.below(4) as usize];
                         hosts.failed(place, failure, now);
-                        host.record.failed(failure, now);
+                        host.history.failed(failure, now);
                     } else {
                         let answers = 1 + random.below(100) as u32;
                         hosts.answered(place, answers);
-                        host.record.answered(answers);
+                        host.history.answered(answers);
                     }
                 }
                 _ => {
@@ -187,7 +192,7 @@ fn seen(hosts: &mut Hosts, model: &mut BTreeMap<String, Model>, most: usize, add
             let least = model.iter().min_by_key(|(_, host)| (host.out, host.seen)).map(|(address, _)| address.clone());
             model.remove(&least.unwrap());
         }
-        model.insert(address.to_owned(), Model { record: Record::new(INTERVAL), out: false, seen: now });
+        model.insert(address.to_owned(), Model { history: AttemptHistory::new(INTERVAL), out: false, seen: now });
     }
     model.get_mut(address).unwrap().seen = now;
     hosts.seen(address, now).unwrap()
@@ -206,22 +211,21 @@ fn adopt(
         if host.out && !shared.iter().any(|ejection| *ejection.address == **address) {
             host.out = false;
             match common {
-                true => host.record.failed(Failure::Reset, now),
-                false => host.record.answered(2),
+                true => host.history.failed(Failure::Reset, now),
+                false => host.history.answered(2),
             }
         }
     }
-    hosts.adopt(shared, common, 2, 0, now);
+    hosts.adopt(shared, Return { all_fail: common, answers: 2, picks: 0 }, now);
     for ejection in shared {
         let known = model.contains_key(&*ejection.address);
         if !known && model.len() >= most {
             let least = model.iter().min_by_key(|(_, host)| (host.out, host.seen)).unwrap().0.clone();
             model.remove(&least);
         }
-        let fresh = Model { record: Record::new(INTERVAL), out: true, seen: now };
+        let fresh = Model { history: AttemptHistory::new(INTERVAL), out: true, seen: now };
         let host = model.entry(ejection.address.to_string()).or_insert(fresh);
         (host.out, host.seen) = (true, now);
     }
-    let is_out = |standing: &Standing| standing.is_out();
-    assert_eq!(hosts.out(), hosts.iter().filter(|host| is_out(&host.standing)).count());
+    assert_eq!(hosts.ejected(), hosts.iter().filter(|host| host.state.is_ejected()).count());
 }

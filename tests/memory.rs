@@ -126,7 +126,7 @@ fn a_thousand_hosts_take_less_than_a_mebibyte() {
             let id = engine.cluster_id("outbound|8080||service-0.namespace.svc.cluster.local");
             let outliers = engine.cluster(id).unwrap().outliers.as_ref().unwrap();
             assert_eq!(outliers.remembered(), hosts.min(MOST_HOSTS));
-            assert_eq!(outliers.out(), hosts.min(MOST_HOSTS) * failing / 100);
+            assert_eq!(outliers.ejected(), hosts.min(MOST_HOSTS) * failing / 100);
             assert!(most <= MIB, "{hosts} hosts, {failing} percent out: {most} bytes");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::outlier::detector::{Failure, OutlierPolicy};
-use weir::outlier::shared::{WorkerId, encode_roster};
+use weir::outlier::shared::{WorkerId, encode_host_list};
 use weir::outlier::{EndedAttempt, Event, Outliers, Route};
 use weir::signal::Signal;
 
@@ -57,9 +57,9 @@ impl Bench {
         worker.published();
         let events = worker.take_events();
         if events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_))) {
-            self.roster = worker.roster(self.now).or(self.roster.take());
+            self.roster = worker.host_list(self.now).or(self.roster.take());
         }
-        if worker.wants_roster() {
+        if worker.wants_host_list() {
             self.roster.iter().for_each(|roster| worker.learn(roster, self.now));
         }
         self.events.extend(events);
@@ -92,7 +92,7 @@ impl Bench {
     }
 
     fn out(&self, worker: usize) -> Vec<&str> {
-        HOSTS.into_iter().filter(|host| self.workers[worker].is_out(host)).collect()
+        HOSTS.into_iter().filter(|host| self.workers[worker].is_ejected(host)).collect()
     }
 
     /// Until a probe goes out.
@@ -179,7 +179,7 @@ fn to_fail_before_its_time_is_no_strike() {
     bench.ends(0, "a:1", Signal::Refused);
     let Some(Event::Extended(after)) = bench.events.last() else { panic!("{:?}", bench.events) };
     assert!(after.failed > before.failed && after.until > bench.now);
-    assert_eq!((after.strikes, after.until, after.due), (before.strikes, before.until, before.until));
+    assert_eq!((after.ejection_count, after.until, after.due), (before.ejection_count, before.until, before.until));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn where_half_are_out_none_waits_for_long() {
     assert!(bench.probe(0).hosts.starts_with("a:1,"), "not after four seconds");
     bench.ends(0, "a:1", Signal::Refused);
     let Some(Event::Extended(ejection)) = bench.events.last() else { panic!("{:?}", bench.events) };
-    assert_eq!(ejection.strikes, 4);
+    assert_eq!(ejection.ejection_count, 4);
     // And what answers is back.
     bench.pass(1_001);
     for _ in 0..4 {
@@ -407,7 +407,7 @@ fn many(hosts: usize, out: usize) -> Bench {
         hosts.iter().for_each(|host| bench.ends(0, host, Signal::Answered));
     }
     hosts[..out].iter().for_each(|host| bench.ends(0, host, Signal::Refused));
-    assert_eq!(bench.workers[0].out(), out);
+    assert_eq!(bench.workers[0].ejected(), out);
     bench.pass(400);
     bench
 }
@@ -448,7 +448,7 @@ fn a_look_is_paid_with_requests() {
         (0..requests).for_each(|_| drop(bench.route(0, false)));
         let at = bench.now.saturating_add(Duration::from_millis(10));
         let now = bench.now;
-        bench.workers[0].look_at(address, at, now);
+        bench.workers[0].schedule_probe(address, at, now);
         bench.pass(20);
         (0..5).filter_map(|_| bench.route(0, true)).any(|route| route.hosts.starts_with(&[address, ","].concat()))
     };
@@ -613,13 +613,13 @@ fn others_follow_out_and_back_and_only_the_owner_probes() {
 fn a_failed_probe_doubles_the_time() {
     let mut bench = Bench::new(1, 4);
     bench.ends(0, "a:1", Signal::Refused);
-    for strikes in 1..5 {
+    for ejection_count in 1..5 {
         bench.probe(0);
         bench.ends(0, "a:1", Signal::Refused);
         let Some(Event::Extended(ejection)) = bench.events.last() else { panic!("{:?}", bench.events) };
-        assert_eq!(ejection.strikes, strikes);
+        assert_eq!(ejection.ejection_count, ejection_count);
         let time = ejection.until.since(bench.now);
-        let base = Duration::from_millis(250 << strikes);
+        let base = Duration::from_millis(250 << ejection_count);
         assert!(time >= base && time <= base * 5 / 4, "{time:?}");
     }
 }
@@ -769,7 +769,7 @@ fn a_fresh_worker_learns_which_hosts_there_are() {
     assert_eq!(fresh(&bench, None), 0, "nobody wrote one");
     let old = |seconds: u64| {
         let written = Time::from_nanos(bench.now.as_nanos() - seconds * 1_000_000_000);
-        encode_roster(HOSTS.into_iter().map(|host| (host, 10)), written)
+        encode_host_list(HOSTS.into_iter().map(|host| (host, 10)), written)
     };
     assert!(fresh(&bench, Some(&old(119))) > 45);
     assert_eq!(fresh(&bench, Some(&old(121))), 0, "there may be others by now");

@@ -42,7 +42,7 @@ fn outliers(seed: u64, weights: &[(&str, u64)], random: &mut Random) -> Outliers
     pick(&mut outliers, "out:1", Signal::Refused, NOW);
     outliers.exchange(None, NOW);
     outliers.published();
-    assert!(outliers.is_out("out:1"));
+    assert!(outliers.is_ejected("out:1"));
     outliers
 }
 
@@ -202,7 +202,7 @@ fn hosts_that_were_never_met_get_their_share() {
     pick(&mut outliers, &hosts[0], Signal::Refused, NOW);
     outliers.exchange(None, NOW);
     outliers.published();
-    assert_eq!(outliers.out(), 1);
+    assert_eq!(outliers.ejected(), 1);
     let left = (0..1_000).filter(|_| outliers.route(NOW, true, 2, Percent::default()).is_none()).count();
     assert!((540..=660).contains(&left), "{left}");
 }

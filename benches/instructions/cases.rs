@@ -15,8 +15,8 @@ use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::engine::Engine;
 use weir::engine::correlate::ClusterId;
-use weir::outlier::detector::{Failure, Others, OutlierPolicy, is_outlier};
-use weir::outlier::history::Record;
+use weir::outlier::detector::{Failure, OutlierPolicy, Peers, is_outlier};
+use weir::outlier::history::AttemptHistory;
 use weir::outlier::shared::{Change, Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Outliers};
 use weir::retry::Request;
@@ -248,9 +248,9 @@ fn governor(count: u32, granted: bool) -> Call {
 
 /// The record of a host that fails now and then among others that do not: what is judged whenever an attempt fails.
 fn detector(hosts: usize) -> Call {
-    let mut fine = Record::new(INTERVAL);
+    let mut fine = AttemptHistory::new(INTERVAL);
     fine.answered(64);
-    let (mut all, mut host) = (Others::new(), fine.clone());
+    let (mut all, mut host) = (Peers::new(), fine.clone());
     (0..hosts).for_each(|_| all.add(&fine));
     host.failed(Failure::Reset, START);
     let outlier = OutlierPolicy::default();
@@ -266,7 +266,7 @@ fn detector(hosts: usize) -> Call {
         assert!(!black_box(is_outlier(&outlier, &host, Failure::Reset, &others, now)));
         all.remove(&host);
         all.add(&fine);
-        host = Record::new(INTERVAL);
+        host = AttemptHistory::new(INTERVAL);
         host.answered(64);
     })
 }
@@ -289,7 +289,7 @@ fn cluster(hosts: usize, out: usize) -> (Outliers, Vec<u8>) {
         outliers.published();
         outliers.take_events();
     }
-    assert_eq!(outliers.out(), out);
+    assert_eq!(outliers.ejected(), out);
     (outliers, record.unwrap_or_default())
 }
 
@@ -401,7 +401,7 @@ fn shared(hosts: usize, out: usize) -> Ejections {
 
 fn encode(hosts: usize, out: usize) -> Call {
     let (shared, mut record) = (shared(hosts, out), Vec::new());
-    assert_eq!(shared.out.len(), out);
+    assert_eq!(shared.ejected.len(), out);
     Box::new(move |_| black_box(&shared).encode(black_box(&mut record)))
 }
 
@@ -409,7 +409,7 @@ fn encode(hosts: usize, out: usize) -> Call {
 fn merge(hosts: usize, out: usize) -> Call {
     let (mut outliers, _) = cluster(hosts, out);
     let mut shared = shared(hosts, out);
-    let seen = Change::See(address(hosts - 1).into(), Some(Failure::Reset), 30);
+    let seen = Change::ReportFailure(address(hosts - 1).into(), Failure::Reset, 30);
     shared.apply(&seen, WorkerId(2), START);
     let mut record = Vec::new();
     shared.encode(&mut record);

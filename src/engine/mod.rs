@@ -204,7 +204,8 @@ impl Engine {
         self.clusters.bound_hosts();
         let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
             let forgotten = cluster.outliers.as_mut().map_or(0, Outliers::take_forgotten);
-            let counts = cluster.outliers.as_ref().map_or((0, 0), |outliers| (outliers.out(), outliers.remembered()));
+            let counts =
+                cluster.outliers.as_ref().map_or((0, 0), |outliers| (outliers.ejected(), outliers.remembered()));
             let reported = std::mem::replace(&mut cluster.reported_hosts, counts);
             (reported != counts || forgotten > 0).then_some((id, counts, forgotten))
         };

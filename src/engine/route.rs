@@ -157,7 +157,7 @@ impl Worker {
         match Arrival::of(address, &route.hosts, attempts) {
             Arrival::Unknown => {}
             Arrival::Listed => state.misrouted.obeyed(),
-            Arrival::Later(skipped) if !outliers.is_out(address) && state.misrouted.excuses() => {
+            Arrival::Later(skipped) if !outliers.is_ejected(address) && state.misrouted.excuses() => {
                 skipped.iter().for_each(|host| outliers.gone(host));
             }
             Arrival::Later(_) | Arrival::Elsewhere => {

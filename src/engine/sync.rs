@@ -148,7 +148,7 @@ impl Worker {
         });
         outliers.published();
         let hosts = Key { record: Record::Hosts, cluster: name, shadow };
-        if outliers.wants_roster() {
+        if outliers.wants_host_list() {
             host.update(&hosts, &mut |record| {
                 record.into_iter().for_each(|list| outliers.learn(list, last));
                 None
@@ -161,11 +161,11 @@ impl Worker {
         let now = host.now().unwrap_or(last);
         let ejects = |event: &outlier::Event| matches!(event, outlier::Event::Ejected(_) | outlier::Event::Extended(_));
         if events.iter().any(ejects)
-            && let Some(list) = outliers.roster(now)
+            && let Some(list) = outliers.host_list(now)
         {
             host.put(&hosts, &list);
         }
-        let (ejected, known) = (outliers.out(), outliers.known(now));
+        let (ejected, known) = (outliers.ejected(), outliers.known(now));
         for event in events {
             self.report(cluster, What::Host(Box::new(HostEvent { event, ejected, known, at: now })));
         }
@@ -183,7 +183,7 @@ impl Worker {
             });
             let events = incidents.published();
             if let Some(outliers) = outliers {
-                incidents.each_look(last, &mut |host, at| outliers.look_at(host, at, last));
+                incidents.each_scheduled_probe(last, &mut |host, at| outliers.schedule_probe(host, at, last));
             }
             for event in events {
                 self.report(cluster, What::Incident(Box::new(event)));

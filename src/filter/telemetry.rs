@@ -182,13 +182,13 @@ impl Telemetry {
                     ejection.address,
                     millis(ejection.until.since(*at)),
                     ejection.failure.name(),
-                    ejection.strikes,
+                    ejection.ejection_count,
                 ),
             ),
-            outlier::Event::Readmitted(host) => {
+            outlier::Event::Unejected(host) => {
                 (Counter::Readmissions, format!("host {host} answers again: {ejected} of {known} are out"))
             }
-            outlier::Event::AllReadmitted => (Counter::Readmissions, "all hosts fail alike, so none is out".to_owned()),
+            outlier::Event::AllUnejected => (Counter::Readmissions, "all hosts fail alike, so none is out".to_owned()),
         };
         self.log_of(Level::Info, cluster, &line);
         self.count(cluster, counter, 1);

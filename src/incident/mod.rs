@@ -372,8 +372,8 @@ impl Incidents {
     }
 
     /// Hosts that should be looked at once, and when, to learn how long they are down.
-    pub fn each_look(&self, now: Time, look_at: &mut dyn FnMut(&str, Time)) {
-        self.shared.each_look(ms(now), look_at);
+    pub fn each_scheduled_probe(&self, now: Time, look_at: &mut dyn FnMut(&str, Time)) {
+        self.shared.each_scheduled_probe(ms(now), look_at);
     }
 
     /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing, or it cannot be helped. What is

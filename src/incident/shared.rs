@@ -4,7 +4,7 @@ use super::host::{Settled, Story};
 use super::{Event, Milliseconds, Note, Pattern, State, add, sub, times};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
-use crate::outlier::hosts::is_address;
+use crate::outlier::address::is_address;
 
 /// At most so many hosts have a story at a time.
 pub const MOST_STORIES: usize = 64;
@@ -201,7 +201,7 @@ impl Shared {
     }
 
     /// Which hosts to look at, and when.
-    pub(super) fn each_look(&self, now: Milliseconds, look_at: &mut dyn FnMut(&str, Time)) {
+    pub(super) fn each_scheduled_probe(&self, now: Milliseconds, look_at: &mut dyn FnMut(&str, Time)) {
         for story in &self.stories {
             if let Some(at) = story.look_at(now) {
                 look_at(&story.address, Time::from_nanos(times(at, 1_000_000)));

@@ -1,28 +1,30 @@
-//! One host's standing: in, or out for a while, or being probed.
+//! The state of one host: healthy, ejected for a while, or being probed.
 //!
 //! ```text
-//!            detector fires                 ejection time over
-//!   Healthy ------------------> Ejected(n) ----------------------> Probing(n)
-//!   strikes                        ^                                |   |
-//!     ^                            |      any failed probe          |   |
-//!     |                            +----- n+1, time doubles --------+   |
-//!     |   strikes = n+1                                                 |
-//!     +------------ `probe_successes` in a row, or a common failure ----+
+//!             detector fires                a probe is sent
+//!   Healthy ------------------> Ejected ----------------------> Probing
+//!      ^                           ^                             |  |
+//!      |                           |       a probe failed,       |  |
+//!      |                           +--- or all ended without ----+  |
+//!      |                                      a verdict             |
+//!      +----- `probe_successes` answers in a row, or all hosts -----+
+//!                  fail (that also from Ejected)
 //! ```
 //!
-//! A host is ejected with n = its strikes. They are halved for each tenth of `interval` that passes with answers and
-//! without a failure: silence is no evidence of health. So a host that answers for three seconds after a restart starts
-//! from nothing, and one that fails every few requests is out for longer each time.
+//! A host carries a count of its ejections. The time out starts at `base_ejection_time` and is doubled for each of them. The
+//! count goes up by one when the host comes back, and when it fails a probe after its time. It is halved for each tenth of
+//! `interval` that passes with answers and without a failure: no answers are no evidence of health. So a host that answers
+//! for three seconds after a restart starts from nothing, and one that fails every few requests is out for longer each time.
 //!
-//! **Early probes.** Where half or more of the hosts are out, a host is probed before its time is over, and so are all of
-//! them at once when those that are in fail. To fail such a probe is no strike: the time goes on as it was.
+//! **Early probes.** Where half or more of the hosts are ejected, a host is probed before its time is over, and so are all of
+//! them at once when the healthy ones fail. To fail such a probe does not count: the time out goes on as it was.
 //!
-//! **Who decides.** All workers share one [ejection](Ejection) of a host (see [`crate::outlier::shared`]). Its owner, the worker that
-//! ejected the host, alone probes it, one request at a time; the others follow it out and back.
+//! **Who decides.** All workers share one [ejection](Ejection) of a host (see [`crate::outlier::shared`]). Its owner, the
+//! worker that ejected the host, alone probes it, one request at a time; the others follow it out and back.
 //!
-//! **What decides.** A verdict is the end of any attempt on the host that began when the host was due, whether or not it
-//! was meant as a probe, and of each probe. What began before decides nothing. A probe that ends without a verdict gives its slot back,
-//! and so does one of which nothing was heard for ten seconds.
+//! **What decides.** A verdict is the end of any attempt on the host that began when the host was due, whether or not it was
+//! meant as a probe, and the end of each probe. What began before decides nothing. A probe that ends without a verdict, or
+//! whose end is not reported within ten seconds, makes room for the next one.
 
 use std::time::Duration;
 
@@ -31,124 +33,293 @@ use crate::base::time::Time;
 use crate::outlier::detector::{Failure, OutlierPolicy};
 use crate::outlier::shared::{Ejection, WorkerId};
 
-/// A probe of which nothing is heard for so long is given up.
+/// A probe whose end was not reported for this long is given up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When an attempt began is known from its end and its duration, which are measured by different clocks.
 const CLOCK_ERROR: Duration = Duration::from_millis(2);
-/// For so long, only requests that may be repeated whatever happens are used as probes: nobody pays for these.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Where hosts are scarce, one that failed is probed again after this many times the shortest ejection.
-const SOON: u32 = 4;
-/// Longest exponent that can matter: 2^20 times the shortest ejection is beyond any longest one.
-const MOST_STRIKES: u8 = 20;
+/// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
+/// then costs no client anything.
+const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
+/// Where half or more of the hosts are ejected, one that failed is probed again after this many times the shortest ejection.
+const EARLY_PROBE: u32 = 4;
+/// The largest exponent that can matter: 2^20 times the shortest ejection is longer than any longest one.
+const MAX_EJECTION_COUNT: u8 = 20;
 
-/// Whether a host is in or out.
+/// Whether a host takes requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It takes requests.
-    In(Health),
-    /// It does not, but for probes.
-    Out(Out),
+pub enum HostState {
+    /// The host takes requests.
+    Healthy(Health),
+    /// The host takes no requests, and no probe is under way or was answered since it was ejected or failed.
+    Ejected(Ejected),
+    /// The host takes no requests but probes.
+    Probing(Ejected, Probes),
 }
 
-/// What is held against a host that is in.
+/// What is counted against a healthy host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    strikes: u8,
-    /// Since when it is in: attempts that began before say nothing.
+    ejection_count: u8,
+    /// The host is healthy since then. Attempts that began earlier say nothing about it.
     since: Time,
-    /// When the strikes are next halved.
-    forgiven: Time,
+    /// When the count of ejections is halved next.
+    halved_at: Time,
 }
 
-/// A host that is out.
+/// What is known of a host that is ejected, whether or not it is being probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Out {
-    /// What all workers know.
+pub struct Ejected {
+    /// What all workers share.
     pub ejection: Ejection,
-    /// Answered probes in a row; only its owner counts.
-    successes: u32,
-    /// The latest of them.
-    succeeded: Time,
-    probe: Option<Probe>,
-    /// When to look once, before it is due (see [`Out::look_at`]).
-    look: Option<Time>,
+    /// When the host last answered a probe of this worker.
+    last_answer: Time,
+    /// When to probe the host once although it may not be due (see [`HostState::schedule_probe`]).
+    scheduled: Option<Time>,
+}
+
+/// The probes of a host, since it was ejected or failed last. Only the owner of the ejection counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// How many were answered, one after the other.
+    answered: u32,
+    in_flight: Option<Probe>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe {
     number: u64,
-    /// In requests, see [`crate::outlier`].
-    paid: u32,
+    /// The tokens that were taken for it, see [`super::probe_budget`].
+    cost: u32,
     started: Time,
 }
 
-/// What a verdict on a host that is out comes to.
+impl Probe {
+    fn is_under_way(self, now: Time) -> bool {
+        self.started <= now && now.since(self.started) < PROBE_TIMEOUT
+    }
+
+    /// Whether an attempt that `began` then may be this probe.
+    fn may_be(self, began: Time) -> bool {
+        began.saturating_add(CLOCK_ERROR) >= self.started
+    }
+}
+
+/// What a request is good for as a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The worker that would send it.
+    pub worker: WorkerId,
+    /// Whether the request may be retried whatever happens to its first attempt.
+    pub repeatable: bool,
+    /// Whether half or more of the hosts are ejected.
+    pub mostly_ejected: bool,
+}
+
+/// What the end of an attempt on an ejected host decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing, or not yet.
+    /// It decides nothing yet.
     None,
-    /// It is out for longer.
+    /// The host stays ejected for longer.
     Extended,
-    /// It comes back.
-    Readmitted,
+    /// The host comes back.
+    Unejected,
 }
 
-impl Standing {
-    /// Of a host that nothing is known about.
+impl HostState {
+    /// The state of a host that is not known to have failed.
     #[must_use]
     pub fn new() -> Self {
-        Self::In(Health::default())
+        Self::Healthy(Health::default())
     }
 
-    /// Whether it takes no requests but probes.
+    /// Whether the host takes no requests but probes.
     #[must_use]
-    pub const fn is_out(&self) -> bool {
-        matches!(self, Self::Out(_))
+    pub const fn is_ejected(&self) -> bool {
+        !matches!(self, Self::Healthy(_))
     }
 
-    /// Follows an ejection that all workers share: out, or on.
-    pub fn follow(&mut self, ejection: &Ejection) {
+    /// What is known of the host if it is ejected.
+    #[must_use]
+    pub const fn ejected(&self) -> Option<&Ejected> {
         match self {
-            Self::Out(out) if out.ejection == *ejection => {}
-            Self::Out(out) => {
-                let times = |ejection: &Ejection| (ejection.owner, ejection.until, ejection.due);
-                if times(&out.ejection) != times(ejection) {
-                    (out.successes, out.probe) = (0, None);
-                }
-                out.ejection = ejection.clone();
-            }
-            Self::In(_) => {
-                let ejection = ejection.clone();
-                *self = Self::Out(Out { ejection, successes: 0, succeeded: Time::default(), probe: None, look: None })
-            }
+            Self::Healthy(_) => None,
+            Self::Ejected(ejected) | Self::Probing(ejected, _) => Some(ejected),
         }
     }
 
-    /// Brings a host back; `failed` says whether it was readmitted by its probes or because all others fail as well.
-    pub fn readmit(&mut self, now: Time, interval: Duration, common: bool) {
-        if let Self::Out(out) = self {
-            let strikes = out.ejection.strikes.saturating_add(u8::from(!common)).min(MOST_STRIKES);
-            *self = Self::In(Health { strikes, since: now, forgiven: now.saturating_add(interval / 10) });
+    const fn ejected_mut(&mut self) -> Option<&mut Ejected> {
+        match self {
+            Self::Healthy(_) => None,
+            Self::Ejected(ejected) | Self::Probing(ejected, _) => Some(ejected),
         }
     }
 
-    /// The host's clock may have stepped back: nothing here is from the future.
+    const fn probes(&self) -> Probes {
+        match self {
+            Self::Healthy(_) | Self::Ejected(_) => Probes { answered: 0, in_flight: None },
+            Self::Probing(_, probes) => *probes,
+        }
+    }
+
+    /// Puts other probes in place of those that an ejected host has; without any, the host is no longer being probed.
+    fn set_probes(&mut self, probes: Probes) {
+        let is_probing = probes.answered > 0 || probes.in_flight.is_some();
+        *self = match std::mem::take(self) {
+            Self::Ejected(ejected) | Self::Probing(ejected, _) if is_probing => Self::Probing(ejected, probes),
+            Self::Ejected(ejected) | Self::Probing(ejected, _) => Self::Ejected(ejected),
+            healthy @ Self::Healthy(_) => healthy,
+        };
+    }
+
+    /// Follows an ejection that all workers share: the host is ejected, or its ejection was changed.
+    pub fn follow(&mut self, ejection: &Ejection) {
+        let Some(ejected) = self.ejected_mut() else {
+            let ejection = ejection.clone();
+            *self = Self::Ejected(Ejected { ejection, last_answer: Time::default(), scheduled: None });
+            return;
+        };
+        if ejected.ejection == *ejection {
+            return;
+        }
+        let times = |ejection: &Ejection| (ejection.owner, ejection.until, ejection.due);
+        let other = times(&ejected.ejection) != times(ejection);
+        ejected.ejection = ejection.clone();
+        if other {
+            self.set_probes(Probes::default());
+        }
+    }
+
+    /// Brings an ejected host back: by its probes, or because all other hosts fail as well (`all_fail`).
+    pub fn uneject(&mut self, now: Time, interval: Duration, all_fail: bool) {
+        if let Some(ejected) = self.ejected() {
+            let count = ejected.ejection.ejection_count.saturating_add(u8::from(!all_fail)).min(MAX_EJECTION_COUNT);
+            let halved_at = now.saturating_add(interval / 10);
+            *self = Self::Healthy(Health { ejection_count: count, since: now, halved_at });
+        }
+    }
+
+    /// Forgets what seems to lie in the future: the host's clock may have stepped back.
     pub fn clamp(&mut self, now: Time, interval: Duration) {
         match self {
-            Self::In(health) => {
+            Self::Healthy(health) => {
                 health.since = health.since.min(now);
-                health.forgiven = health.forgiven.min(now.saturating_add(interval));
+                health.halved_at = health.halved_at.min(now.saturating_add(interval));
             }
-            Self::Out(out) => {
-                out.succeeded = out.succeeded.min(now);
-                out.probe = out.probe.filter(|probe| probe.started <= now && now.since(probe.started) < PROBE_TIMEOUT);
+            Self::Ejected(ejected) => ejected.last_answer = ejected.last_answer.min(now),
+            Self::Probing(ejected, probes) => {
+                ejected.last_answer = ejected.last_answer.min(now);
+                let in_flight = probes.in_flight.filter(|probe| probe.is_under_way(now));
+                if in_flight != probes.in_flight {
+                    let probes = Probes { in_flight, ..*probes };
+                    self.set_probes(probes);
+                }
             }
         }
+    }
+
+    /// Whether an ejected host should get this request as a probe.
+    ///
+    /// A request that is not repeatable has to wait: a second after the host is due, so that it is used only where no
+    /// repeatable ones come by, and less if the host just answered a probe. A host that does not run refuses it, and what is
+    /// refused may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the
+    /// wait is twice as long.
+    #[must_use]
+    pub fn wants_probe(&self, request: Candidate, scheduled: bool, policy: &OutlierPolicy, now: Time) -> bool {
+        let Some(ejected) = self.ejected() else { return false };
+        let Probes { answered, in_flight } = self.probes();
+        let wait = match ejected.ejection.failure {
+            _ if request.repeatable => Duration::ZERO,
+            _ if answered > 0 => policy.base_ejection_time.min(REPEATABLE_ONLY),
+            Failure::Refused => REPEATABLE_ONLY,
+            _ => REPEATABLE_ONLY.saturating_mul(2),
+        };
+        let due = ejected.due(policy, request.mostly_ejected).max(ejected.last_answer).saturating_add(wait);
+        ejected.ejection.owner == request.worker
+            && (now >= due || request.repeatable && scheduled)
+            && !in_flight.is_some_and(|probe| probe.is_under_way(now))
+    }
+
+    /// Schedules one probe of an ejected host, though it may not be due then. It gives no verdict, and shows whether something
+    /// listens. A time that is past is ignored.
+    pub fn schedule_probe(&mut self, at: Time, now: Time) {
+        if let Some(ejected) = self.ejected_mut()
+            && at > now
+        {
+            ejected.scheduled = Some(at);
+        }
+    }
+
+    /// A probe is sent to an ejected host.
+    pub fn start_probe(&mut self, number: u64, cost: u32, now: Time) {
+        if let Some(ejected) = self.ejected_mut() {
+            ejected.scheduled = ejected.scheduled.filter(|at| *at > now);
+        }
+        let in_flight = Some(Probe { number, cost, started: now });
+        self.set_probes(Probes { in_flight, ..self.probes() });
+    }
+
+    /// The request that carried a probe is over. If there was no verdict, the next request may be a probe; the tokens are
+    /// returned that were taken for this one.
+    pub fn end_probe(&mut self, number: u64) -> u32 {
+        let Probes { answered, in_flight } = self.probes();
+        let Some(probe) = in_flight.filter(|probe| probe.number == number) else { return 0 };
+        self.set_probes(Probes { answered, in_flight: None });
+        probe.cost
+    }
+
+    /// Whether the end of an attempt that `began` then is a verdict for this worker to take.
+    #[must_use]
+    pub fn decides(&self, began: Time, me: WorkerId) -> bool {
+        let is_probe = || self.probes().in_flight.is_some_and(|probe| probe.may_be(began));
+        self.ejected().is_some_and(|Ejected { ejection, .. }| {
+            ejection.owner == me && (began.saturating_add(CLOCK_ERROR) >= ejection.due || is_probe())
+        })
+    }
+
+    /// The tokens that were taken for the probe, if an attempt that `began` then may be it.
+    #[must_use]
+    pub fn probe_cost(&self, began: Time) -> u32 {
+        self.probes().in_flight.filter(|probe| probe.may_be(began)).map_or(0, |probe| probe.cost)
+    }
+
+    /// An attempt on an ejected host ended and says nothing. If it was the probe, that is over.
+    pub fn no_verdict(&mut self, began: Time) -> Verdict {
+        let Probes { answered, in_flight } = self.probes();
+        if in_flight.is_some_and(|probe| probe.may_be(began)) {
+            self.set_probes(Probes { answered, in_flight: None });
+        }
+        Verdict::None
+    }
+
+    /// An ejected host answered an attempt. It comes back when `enough` were answered one after the other.
+    pub fn answered(&mut self, began: Time, enough: u32, now: Time) -> Verdict {
+        let Probes { answered, in_flight } = self.probes();
+        let (answered, in_flight) = (answered.saturating_add(1), in_flight.filter(|probe| !probe.may_be(began)));
+        if let Some(ejected) = self.ejected_mut() {
+            ejected.last_answer = now;
+        }
+        self.set_probes(Probes { answered, in_flight });
+        if answered >= enough { Verdict::Unejected } else { Verdict::None }
+    }
+
+    /// An attempt that `began` then failed on an ejected host. If the time out is not over yet, it goes on as it was: the
+    /// attempt was made only because there were hardly any other hosts.
+    pub fn failed(&mut self, failure: Failure, began: Time, policy: &OutlierPolicy, now: Time) -> Verdict {
+        let Some(Ejected { ejection, .. }) = self.ejected_mut() else { return Verdict::None };
+        (ejection.failure, ejection.failed) = (failure, now);
+        if began.saturating_add(CLOCK_ERROR) >= ejection.until {
+            ejection.ejection_count = ejection.ejection_count.saturating_add(1).min(MAX_EJECTION_COUNT);
+            let time = ejection_time(policy, ejection.ejection_count, &ejection.address, ejection.owner);
+            ejection.until = now.saturating_add(time);
+        }
+        ejection.due = ejection.until;
+        self.set_probes(Probes::default());
+        Verdict::Extended
     }
 }
 
-impl Default for Standing {
+impl Default for HostState {
     fn default() -> Self {
         Self::new()
     }
@@ -163,18 +334,18 @@ impl Health {
 
     /// An attempt was answered.
     pub fn answered(&mut self, now: Time, interval: Duration) {
-        if self.strikes > 0 && now >= self.forgiven {
-            self.strikes /= 2;
-            self.forgiven = now.saturating_add(interval / 10);
+        if self.ejection_count > 0 && now >= self.halved_at {
+            self.ejection_count /= 2;
+            self.halved_at = now.saturating_add(interval / 10);
         }
     }
 
     /// An attempt failed.
     pub fn failed(&mut self, now: Time, interval: Duration) {
-        self.forgiven = now.saturating_add(interval / 10);
+        self.halved_at = now.saturating_add(interval / 10);
     }
 
-    /// The ejection of this host, by a worker that will own it.
+    /// The ejection of this host by a worker that will own it.
     #[must_use]
     pub fn eject(
         &self,
@@ -184,11 +355,11 @@ impl Health {
         policy: &OutlierPolicy,
         now: Time,
     ) -> Ejection {
-        let until = now.saturating_add(ejection_time(policy, self.strikes, address, owner));
+        let until = now.saturating_add(ejection_time(policy, self.ejection_count, address, owner));
         Ejection {
             address: address.into(),
             failure,
-            strikes: self.strikes,
+            ejection_count: self.ejection_count,
             since: now,
             failed: now,
             until,
@@ -198,125 +369,28 @@ impl Health {
     }
 }
 
-impl Out {
-    /// Whether the next request should be a probe, sent by this worker. `repeatable` says that it may be retried whatever
-    /// happens to it; `looks`, that a [look](Self::looks) at it is due and paid.
-    ///
-    /// Any other request has to wait: a second after the host is due, so that it is used only where no repeatable ones come
-    /// by, and only for a while if the host just answered a probe. A host that does not run refuses it, and what is refused
-    /// may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the wait is
-    /// twice as long.
+impl Ejected {
+    /// Whether the time of a scheduled probe has come.
     #[must_use]
-    pub fn wants_probe(
-        &self,
-        me: WorkerId,
-        repeatable: bool,
-        looks: bool,
-        policy: &OutlierPolicy,
-        scarce: bool,
-        now: Time,
-    ) -> bool {
-        let patience = match self.ejection.failure {
-            _ if repeatable => Duration::ZERO,
-            _ if self.successes > 0 => policy.base_ejection_time.min(PATIENCE),
-            Failure::Refused => PATIENCE,
-            _ => PATIENCE.saturating_mul(2),
-        };
-        let due = self.due(policy, scarce).max(self.succeeded).saturating_add(patience);
-        self.ejection.owner == me && (now >= due || repeatable && looks) && self.in_flight(now).is_none()
+    pub fn has_scheduled_probe(&self, now: Time) -> bool {
+        self.scheduled.is_some_and(|at| now >= at)
     }
 
-    /// Whether it is time for the look that was asked for ([`Out::look_at`]).
+    /// When the host may be probed. Where half or more of the hosts are ejected, none waits for longer than a second (at the
+    /// defaults): there, a missing host costs more than a failed probe.
     #[must_use]
-    pub fn looks(&self, now: Time) -> bool {
-        self.look.is_some_and(|at| now >= at)
-    }
-
-    /// Asks for one probe at that time, though the host may not be due: not for a verdict, which it does not give, but to
-    /// see whether something listens. One that is past is none.
-    pub fn look_at(&mut self, at: Time, now: Time) {
-        if at > now {
-            self.look = Some(at);
-        }
-    }
-
-    /// When it may be probed. Where hosts are `scarce`, half or more of them out, none is left alone for longer than a second
-    /// (at the defaults): it is missed more than an attempt is.
-    #[must_use]
-    pub fn due(&self, policy: &OutlierPolicy, scarce: bool) -> Time {
-        let soon = self.ejection.failed.saturating_add(policy.base_ejection_time.saturating_mul(SOON));
-        if scarce { self.ejection.due.min(soon) } else { self.ejection.due }
-    }
-
-    fn in_flight(&self, now: Time) -> Option<Probe> {
-        self.probe.filter(|probe| probe.started <= now && now.since(probe.started) < PROBE_TIMEOUT)
-    }
-
-    /// A probe is sent.
-    pub fn probe(&mut self, number: u64, paid: u32, now: Time) {
-        self.probe = Some(Probe { number, paid, started: now });
-        self.look = self.look.filter(|at| *at > now);
-    }
-
-    /// A probe is over. Without a verdict, it gives its slot back, and what was set aside for it.
-    pub fn probe_over(&mut self, number: u64) -> u32 {
-        let over = self.probe.take_if(|probe| probe.number == number);
-        over.map_or(0, |probe| probe.paid)
-    }
-
-    /// Whether the end of an attempt that `began` then is a verdict, for this worker to take.
-    #[must_use]
-    pub fn concerns(&self, began: Time, me: WorkerId) -> bool {
-        self.ejection.owner == me && (began.saturating_add(CLOCK_ERROR) >= self.ejection.due || self.is_probe(began))
-    }
-
-    /// Whether an attempt that `began` then may be the probe.
-    fn is_probe(&self, began: Time) -> bool {
-        self.probe.is_some_and(|probe| began.saturating_add(CLOCK_ERROR) >= probe.started)
-    }
-
-    /// What was set aside for the probe, if an attempt that `began` then may be it.
-    #[must_use]
-    pub fn paid(&self, began: Time) -> u32 {
-        self.probe.filter(|_| self.is_probe(began)).map_or(0, |probe| probe.paid)
-    }
-
-    /// An attempt said nothing. If it was the probe, it is over.
-    pub fn no_verdict(&mut self, began: Time) {
-        if self.is_probe(began) {
-            self.probe = None;
-        }
-    }
-
-    /// An attempt was answered. So many in a row are `enough` to bring the host back.
-    pub fn answered(&mut self, began: Time, enough: u32, now: Time) -> Verdict {
-        self.no_verdict(began);
-        self.successes = self.successes.saturating_add(1);
-        self.succeeded = now;
-        if self.successes >= enough { Verdict::Readmitted } else { Verdict::None }
-    }
-
-    /// An attempt that `began` then failed. Nobody would have tried so early if there were other hosts: if the time is not over
-    /// yet, it goes on as it was.
-    pub fn failed(&mut self, failure: Failure, began: Time, policy: &OutlierPolicy, now: Time) -> Verdict {
-        let ejection = &mut self.ejection;
-        (ejection.failure, ejection.failed) = (failure, now);
-        if began.saturating_add(CLOCK_ERROR) >= ejection.until {
-            ejection.strikes = ejection.strikes.saturating_add(1).min(MOST_STRIKES);
-            let time = ejection_time(policy, ejection.strikes, &ejection.address, ejection.owner);
-            ejection.until = now.saturating_add(time);
-        }
-        ejection.due = ejection.until;
-        (self.successes, self.probe) = (0, None);
-        Verdict::Extended
+    pub fn due(&self, policy: &OutlierPolicy, mostly_ejected: bool) -> Time {
+        let early = self.ejection.failed.saturating_add(policy.base_ejection_time.saturating_mul(EARLY_PROBE));
+        if mostly_ejected { self.ejection.due.min(early) } else { self.ejection.due }
     }
 }
 
-/// `base_ejection_time` x 2^n, at most `max_ejection_time`, and up to a quarter more: so that hosts that went at once, and
-/// workers or proxies that saw it, do not come back at once.
-fn ejection_time(policy: &OutlierPolicy, n: u8, address: &str, worker: WorkerId) -> Duration {
-    let time = policy.base_ejection_time.saturating_mul(1 << n.min(MOST_STRIKES)).min(policy.max_ejection_time);
-    let seed = hash(address.as_bytes(), worker.0 ^ u64::from(n).rotate_left(32));
+/// `base_ejection_time` x 2^`count`, at most `max_ejection_time`, and up to a quarter more, so that hosts that were ejected at
+/// once do not come back at once, nor does one host at all proxies.
+fn ejection_time(policy: &OutlierPolicy, count: u8, address: &str, worker: WorkerId) -> Duration {
+    let time =
+        policy.base_ejection_time.saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(policy.max_ejection_time);
+    let seed = hash(address.as_bytes(), worker.0 ^ u64::from(count).rotate_left(32));
     let jitter = time / 4;
     time.saturating_add(jitter.saturating_mul((seed % 1_024) as u32) / 1_024)
 }

@@ -1,4 +1,4 @@
-//! What a host's attempts came to: each of the last 64, and how many failed within the interval.
+//! How the attempts on a host ended: each of the last 64, and how many failed within the interval.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use crate::base::time::Time;
 use crate::base::window::Window;
 use crate::signal::Signal;
 
-/// What counts against a host, as detectors tell it apart.
+/// What counts against a host: each kind has a detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// The host took no request.
+    /// The host took no connection.
     Refused,
-    /// It broke off.
+    /// The host broke the attempt off.
     Reset,
-    /// It gave no answer in time.
+    /// The host did not answer in time.
     Timeout,
-    /// It answered with a failure.
+    /// The host answered with a failure.
     Error,
 }
 
 impl Failure {
-    /// All of them, in the order of their numbers.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Refused, Self::Reset, Self::Timeout, Self::Error];
 
     /// The name in metrics and logs.
@@ -38,11 +38,11 @@ impl Failure {
 /// What the end of an attempt says about the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered. A pushback is an answer, too: the host is there, and has its reasons.
+    /// The host answered. A pushback is an answer, too: the host is there, and has its reasons.
     Answered,
-    /// It failed.
+    /// The host failed in this way.
     Failed(Failure),
-    /// Nothing.
+    /// The end says nothing: the client left, or Envoy itself ended the attempt.
     Nothing,
 }
 
@@ -59,34 +59,34 @@ impl From<Signal> for Outcome {
     }
 }
 
-/// What a host's attempts came to: each of the last 64, and how many failed within the interval. About 170 bytes.
+/// How the attempts on a host ended. About 170 bytes.
 #[derive(Clone, Debug)]
-pub struct Record {
-    /// A bit for each of the last attempts, the latest the lowest: whether it failed so.
+pub struct AttemptHistory {
+    /// For each kind of failure, a bit for each of the last attempts, the latest the lowest: whether it failed so.
     failed: [u64; Failure::ALL.len()],
-    /// How many attempts the bits stand for.
+    /// How many attempts the bits stand for, at most 64.
     attempts: u32,
     counts: Window<[u16; Failure::ALL.len()]>,
 }
 
-/// So many attempts are remembered.
+/// The number of attempts that are remembered.
 pub const LENGTH: u32 = u64::BITS;
-/// So many failures in a row (or all there are, if fewer) make a host part of a common failure.
-const TROUBLE: u32 = 2;
+/// A host is failing when this many attempts failed one after the other, or all if there were fewer.
+const FAILING: u32 = 2;
 
-impl Record {
-    /// Of a host without attempts.
+impl AttemptHistory {
+    /// The history of a host without attempts.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         Self { failed: [0; Failure::ALL.len()], attempts: 0, counts: Window::new(interval) }
     }
 
-    /// Attempts were answered.
+    /// Adds attempts that were answered.
     pub fn answered(&mut self, attempts: u32) {
         self.shift(attempts);
     }
 
-    /// An attempt failed.
+    /// Adds an attempt that failed.
     pub fn failed(&mut self, failure: Failure, now: Time) {
         self.shift(1);
         if let Some(bits) = self.failed.get_mut(failure as usize) {
@@ -102,49 +102,49 @@ impl Record {
         self.attempts = self.attempts.saturating_add(attempts).min(u64::BITS);
     }
 
-    /// Whether the latest attempt did not fail, or there was none.
+    /// Whether the latest attempt was answered, or there was none.
     #[must_use]
-    pub fn is_fine(&self) -> bool {
+    pub fn last_succeeded(&self) -> bool {
         self.any() & 1 == 0
     }
 
-    /// Whether the latest attempt was not answered at all.
+    /// Whether the latest attempt was not answered at all, not even with an error.
     #[must_use]
-    pub fn is_broken(&self) -> bool {
+    pub fn last_broke(&self) -> bool {
         (self.any() & !self.bits(Failure::Error)) & 1 != 0
     }
 
     /// Whether the last two attempts failed, or the only one.
     #[must_use]
-    pub fn is_in_trouble(&self) -> bool {
-        self.attempts > 0 && self.any().trailing_ones() >= TROUBLE.min(self.attempts)
+    pub fn is_failing(&self) -> bool {
+        self.attempts > 0 && self.any().trailing_ones() >= FAILING.min(self.attempts)
     }
 
-    /// How many attempts are remembered.
+    /// The number of attempts that are remembered.
     #[must_use]
     pub const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// How many of the last attempts failed so, one after the other.
+    /// The number of latest attempts that failed in this way, one after the other.
     #[must_use]
     pub fn failed_in_a_row(&self, failure: Failure) -> u32 {
         self.bits(failure).trailing_ones()
     }
 
-    /// How many of the last attempts were answered, one after the other.
+    /// The number of latest attempts that were answered, one after the other.
     #[must_use]
     pub fn answered_in_a_row(&self) -> u32 {
         self.any().trailing_zeros().min(self.attempts)
     }
 
-    /// Whether as many attempts as are remembered were all answered, so that one more changes nothing.
+    /// Whether 64 attempts are remembered and all were answered, so that one more changes nothing.
     #[must_use]
-    pub fn is_spotless(&self) -> bool {
+    pub fn is_full_of_answers(&self) -> bool {
         self.attempts >= LENGTH && self.any() == 0
     }
 
-    /// Whether any of the last attempts failed so.
+    /// Whether any of the remembered attempts failed in this way.
     #[must_use]
     pub fn has(&self, failure: Failure) -> bool {
         self.bits(failure) != 0
@@ -158,14 +158,14 @@ impl Record {
         self.failed.get(failure as usize).copied().unwrap_or_default()
     }
 
-    /// Of the last `length` attempts, how many failed so; and of how many that is, if there were fewer.
+    /// How many of the last `length` attempts failed in this way, and how many of these there were.
     #[must_use]
     pub fn last(&self, failure: Failure, length: u32) -> (u64, u64) {
         let mask = u64::MAX.checked_shr(u64::BITS - length.clamp(1, u64::BITS)).unwrap_or(u64::MAX);
         (u64::from((self.bits(failure) & mask).count_ones()), u64::from(self.attempts.min(length)))
     }
 
-    /// How many attempts failed so within the interval.
+    /// How many attempts failed in this way within the interval.
     #[must_use]
     pub fn within_interval(&self, failure: Failure, now: Time) -> u64 {
         self.counts.around(now).filter_map(|counts| counts.get(failure as usize)).map(|&count| u64::from(count)).sum()

@@ -1,23 +1,25 @@
-//! What is drawn from: how often each place was picked. There is a sum over each half, quarter, and so on, so that a draw and a
-//! change take as many steps as the number of places has binary digits.
+//! Draws places at random, each with a weight: a sum tree over the picks of each place. It has a sum over each half, quarter,
+//! and so on, so that a draw and a change take as many steps as the number of places has binary digits.
 
-/// The picks of so many places.
+/// The picks of each place, and their sums.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Urn {
-    /// The sum of all is the second; of each, at n, the two halves are at 2n and 2n + 1. The last half are the places. The
-    /// lower half of each number is the picks, the upper one how many places have any.
+pub(super) struct WeightedSampler {
+    /// The sum over all places is the second; of the sum at n, the two halves are at 2n and 2n + 1; the last half are the places.
+    /// The lower half of each number is the picks, the upper half the number of places that have any.
     sums: Vec<u64>,
 }
 
-/// Of a place that has picks: what it has for each pick, and for itself.
+/// How a place that has picks is weighed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shares {
+pub(super) struct Weighting {
+    /// The weight of each pick.
     pick: u64,
+    /// The weight of the place itself.
     place: u64,
 }
 
-impl Shares {
-    /// So much for each pick, and for each place; all have the same if both are 0.
+impl Weighting {
+    /// A weight for each pick, and one for each place; if both are 0, all places weigh the same.
     pub(super) const fn new(pick: u64, place: u64) -> Self {
         Self { pick, place: if pick == 0 && place == 0 { 1 } else { place } }
     }
@@ -28,17 +30,18 @@ impl Shares {
     }
 }
 
+/// The sum over a single place.
 const fn one(picks: u32) -> u64 {
     if picks == 0 { 0 } else { (1 << u32::BITS) | picks as u64 }
 }
 
-impl Urn {
-    /// Without places.
+impl WeightedSampler {
+    /// A sampler without places.
     pub(super) const fn new() -> Self {
         Self { sums: Vec::new() }
     }
 
-    /// Has these picks from now on; there are so many `places`.
+    /// Replaces all places, each with its picks.
     pub(super) fn fill(&mut self, places: usize, picks: &mut dyn Iterator<Item = u32>) {
         let leaves = places.next_power_of_two();
         self.sums.clear();
@@ -57,13 +60,13 @@ impl Urn {
         self.sums.get(node).copied().unwrap_or_default()
     }
 
-    /// The shares of all places together.
-    pub(super) fn total(&self, shares: Shares) -> u64 {
-        shares.of(self.sum(1))
+    /// The weight of all places together.
+    pub(super) fn total(&self, weighting: Weighting) -> u64 {
+        weighting.of(self.sum(1))
     }
 
-    /// Gives a place other picks; returns those it had.
-    pub(super) fn put(&mut self, place: usize, picks: u32) -> u32 {
+    /// Sets the picks of a place, and returns those that it had.
+    pub(super) fn set(&mut self, place: usize, picks: u32) -> u32 {
         let mut node = self.sums.len() / 2 + place;
         let before = self.sum(node);
         let more = one(picks).wrapping_sub(before);
@@ -75,18 +78,47 @@ impl Urn {
         before as u32
     }
 
-    /// The place that a ticket below the total falls on, as if the shares lay one after the other.
-    pub(super) fn find(&self, mut ticket: u64, shares: Shares) -> usize {
+    /// The place that a point below the total falls on, as if the weights lay one after the other.
+    pub(super) fn pick(&self, mut point: u64, weighting: Weighting) -> usize {
         let leaves = self.sums.len() / 2;
         let mut node = 1;
         while node < leaves {
             node *= 2;
-            let left = shares.of(self.sum(node));
-            if ticket >= left {
-                ticket -= left;
+            let left = weighting.of(self.sum(node));
+            if point >= left {
+                point -= left;
                 node += 1;
             }
         }
         node.saturating_sub(leaves)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_point_falls_on_the_place_that_it_lies_in() {
+        let mut sampler = WeightedSampler::new();
+        sampler.fill(5, &mut [2, 0, 1, 3, 0].into_iter());
+        let picks = Weighting::new(1, 0);
+        assert_eq!(sampler.total(picks), 6);
+        let places: Vec<_> = (0..6).map(|point| sampler.pick(point, picks)).collect();
+        assert_eq!(places, [0, 0, 2, 3, 3, 3]);
+        // Without weights, the places that have picks are alike; with both, a place adds to its picks.
+        assert_eq!(sampler.total(Weighting::new(0, 0)), 3);
+        assert_eq!(sampler.total(Weighting::new(2, 5)), 27);
+        assert_eq!((sampler.set(3, 0), sampler.set(1, 4), sampler.total(picks)), (3, 0, 7));
+        let places: Vec<_> = (0..7).map(|point| sampler.pick(point, picks)).collect();
+        assert_eq!(places, [0, 0, 1, 1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn a_sampler_without_places_has_no_weight() {
+        let mut sampler = WeightedSampler::new();
+        assert_eq!((sampler.total(Weighting::new(1, 1)), sampler.set(7, 1)), (0, 0));
+        sampler.fill(0, &mut std::iter::empty());
+        assert_eq!(sampler.total(Weighting::new(1, 1)), 0);
     }
 }

@@ -68,7 +68,7 @@ impl Site {
     pub fn look_at(&self, host: &str) -> Option<u64> {
         let mut looks = None;
         for worker in &self.workers {
-            worker.each_look(time(self.now), &mut |address, at| {
+            worker.each_scheduled_probe(time(self.now), &mut |address, at| {
                 if address == host {
                     looks = Some(at.as_nanos() / 1_000_000 - START);
                 }

@@ -242,7 +242,7 @@ impl World {
             let record = self.records[worker % self.setup.proxies].as_deref();
             let shared = record.and_then(|record| Ejections::decode(record, &self.setup.policy, now));
             let by_record = shared.is_some_and(|shared| shared.of(&address).is_some());
-            let out = (by_record, self.workers[worker].is_out(&address));
+            let out = (by_record, self.workers[worker].is_ejected(&address));
             let from = self.setup.replicas[host].down_since(elapsed);
             self.report.dead(host, from, out, probe, listed.is_some());
         }
@@ -393,9 +393,9 @@ impl World {
         let elapsed = self.now.since(START);
         let events = outliers.take_events();
         if events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_))) {
-            self.rosters[proxy] = outliers.roster(self.now).or(self.rosters[proxy].take());
+            self.rosters[proxy] = outliers.host_list(self.now).or(self.rosters[proxy].take());
         }
-        if outliers.wants_roster()
+        if outliers.wants_host_list()
             && let Some(roster) = &self.rosters[proxy]
         {
             outliers.learn(roster, self.now);
@@ -406,8 +406,8 @@ impl World {
                     let host = index(&ejection.address);
                     self.report.ejected(proxy, host, self.setup.replicas[host].was_fine(elapsed), elapsed);
                 }
-                Event::Readmitted(address) => self.report.readmitted(proxy, index(&address), elapsed),
-                Event::AllReadmitted => self.report.everybody(proxy, elapsed),
+                Event::Unejected(address) => self.report.readmitted(proxy, index(&address), elapsed),
+                Event::AllUnejected => self.report.everybody(proxy, elapsed),
                 Event::Detected(..) => self.report.detected += 1,
                 Event::Extended(_) => self.report.failed_probes += 1,
             }
@@ -418,12 +418,12 @@ impl World {
     fn observe(&mut self) {
         let hosts = self.setup.replicas.len();
         for outliers in &self.workers {
-            assert!(outliers.out() < hosts, "all hosts are out");
-            let most = self.setup.policy.most_out(hosts);
-            assert!(outliers.out() <= most, "{} of {hosts} are out", outliers.out());
-            self.report.most_out = self.report.most_out.max(outliers.out());
+            assert!(outliers.ejected() < hosts, "all hosts are out");
+            let most = self.setup.policy.max_ejected(hosts);
+            assert!(outliers.ejected() <= most, "{} of {hosts} are out", outliers.ejected());
+            self.report.most_out = self.report.most_out.max(outliers.ejected());
         }
-        self.report.out_at_end = self.workers.iter().map(Outliers::out).max().unwrap_or_default();
+        self.report.out_at_end = self.workers.iter().map(Outliers::ejected).max().unwrap_or_default();
     }
 }
 

@@ -1,86 +1,106 @@
-//! Who is out, as the record has it that all workers share.
+//! Which hosts are ejected, as the record says that all workers share.
 
-use super::{Hosts, KNOWN_FOR, insert};
+use super::{Hosts, insert};
 use crate::base::time::Time;
+use crate::outlier::host::KNOWN_FOR;
 use crate::outlier::shared::Ejection;
 
+/// How hosts come back that are no longer in the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Return {
+    /// Whether they come back because all hosts fail, and not by their probes.
+    pub all_fail: bool,
+    /// How many attempts each answered, if it came back by its probes.
+    pub answers: u32,
+    /// The number of the latest pick of Envoy's balancer; each host is taken to have been picked then.
+    pub picks: u64,
+}
+
 impl Hosts {
-    /// Does as `shared` says, the ejections in the order of addresses. Those that are out and are not among these come back:
-    /// as having failed again if `common`, else with so many answers, and as if Envoy's balancer had made the latest of its
-    /// `picks` there. Whether any came back.
-    pub fn adopt(&mut self, shared: &[Ejection], common: bool, answers: u32, picks: u64, now: Time) -> bool {
-        let interval = self.interval;
-        if now < self.latest {
-            for host in &mut self.hosts {
-                host.seen = host.seen.min(now);
-                host.standing.clamp(now, interval);
-            }
-            self.until = Time::default();
-        }
-        self.latest = now;
-        let (before, mut next) = (std::mem::take(&mut self.out), 0);
-        let mut fresh = Vec::new();
+    /// Ejects and brings back hosts as `shared` says, the ejections in the order of addresses. Whether any host came back.
+    pub fn adopt(&mut self, shared: &[Ejection], back: Return, now: Time) -> bool {
+        self.clamp(now);
+        let (before, mut next) = (std::mem::take(&mut self.ejected), 0);
+        let mut new = Vec::new();
         for ejection in shared {
             while let Some(place) = before.get(next).copied().map(usize::from)
                 && self.at(place).is_some_and(|host| host.address < ejection.address)
             {
-                self.readmit(place, common, answers, picks, now);
+                self.uneject(place, back, now);
                 next += 1;
             }
-            let known = before
-                .get(next)
-                .copied()
-                .filter(|place| self.at(usize::from(*place)).is_some_and(|host| host.address == ejection.address));
-            match known {
-                Some(place) => {
-                    next += 1;
-                    self.out.push(place);
-                    if let Some(host) = self.at_mut(usize::from(place)) {
-                        host.seen = now;
-                        host.standing.clamp(now, interval);
-                        host.standing.follow(ejection);
-                    }
-                }
-                None => fresh.push(ejection),
-            }
+            let known = before.get(next).copied();
+            let known =
+                known.filter(|place| self.at(usize::from(*place)).is_some_and(|host| host.address == ejection.address));
+            let Some(place) = known else {
+                new.push(ejection);
+                continue;
+            };
+            next += 1;
+            self.ejected.push(place);
+            self.follow(usize::from(place), ejection, now);
         }
-        let back = self.out.len() < before.len();
+        let some_came_back = self.ejected.len() < before.len();
         for place in before.iter().skip(next) {
-            self.readmit(usize::from(*place), common, answers, picks, now);
+            self.uneject(usize::from(*place), back, now);
         }
-        for ejection in &fresh {
-            let Some(place) = self.seen(&ejection.address, now) else { continue };
-            let Some(host) = self.hosts.get_mut(place) else { continue };
-            if std::mem::take(&mut host.counted) {
-                self.shown.remove(&host.record);
-            }
-            host.standing.follow(ejection);
-            insert(&mut self.out, &|other| usize::from(*other) < place, place as u16);
-            self.version += 1;
-        }
-        back
+        new.into_iter().for_each(|ejection| self.eject(ejection, now));
+        some_came_back
     }
 
-    fn readmit(&mut self, place: usize, common: bool, answers: u32, picks: u64, now: Time) {
+    /// Forgets what seems to lie in the future, if the host's clock stepped back.
+    fn clamp(&mut self, now: Time) {
+        if now < self.latest {
+            for host in &mut self.hosts {
+                host.seen = host.seen.min(now);
+                host.state.clamp(now, self.interval);
+            }
+            self.peers_until = Time::default();
+        }
+        self.latest = now;
+    }
+
+    fn follow(&mut self, place: usize, ejection: &Ejection, now: Time) {
         let interval = self.interval;
-        let Some(failure) = self.out_at(place).map(|out| out.ejection.failure) else { return };
-        if common {
+        if let Some(host) = self.at_mut(place) {
+            host.seen = now;
+            host.state.clamp(now, interval);
+            host.state.follow(ejection);
+        }
+    }
+
+    fn eject(&mut self, ejection: &Ejection, now: Time) {
+        let Some(place) = self.seen(&ejection.address, now) else { return };
+        let Some(host) = self.hosts.get_mut(place) else { return };
+        if std::mem::take(&mut host.is_peer) {
+            self.peers.remove(&host.history);
+        }
+        host.state.follow(ejection);
+        insert(&mut self.ejected, &|other| usize::from(*other) < place, place as u16);
+        self.version += 1;
+    }
+
+    fn uneject(&mut self, place: usize, back: Return, now: Time) {
+        let interval = self.interval;
+        let ejected = self.at(place).and_then(|host| host.state.ejected());
+        let Some(failure) = ejected.map(|ejected| ejected.ejection.failure) else { return };
+        if back.all_fail {
             // What is known of it is that it failed.
             self.failed(place, failure, now);
         } else {
-            // What it did before stays known: else others would be held to a record that is clean for being short.
-            self.answered(place, answers);
+            // The history goes on: a shorter one would be clean, and other hosts would be compared with that.
+            self.answered(place, back.answers);
         }
         let Some(host) = self.hosts.get_mut(place) else { return };
-        host.standing.readmit(now, interval, common);
+        host.state.uneject(now, interval, back.all_fail);
         // Where it failed, requests were retried, and the balancer seems to have picked others.
         if host.picks.weight > 0 {
-            host.picks.latest = picks;
+            host.picks.latest = back.picks;
         }
         if host.is_known(now) {
-            host.counted = true;
-            self.shown.add(&host.record);
-            self.until = self.until.min(host.seen.saturating_add(KNOWN_FOR));
+            host.is_peer = true;
+            self.peers.add(&host.history);
+            self.peers_until = self.peers_until.min(host.seen.saturating_add(KNOWN_FOR));
         }
         self.version += 1;
     }

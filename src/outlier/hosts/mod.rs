@@ -1,133 +1,67 @@
-//! The hosts of a cluster, by address, bounded: the least recently seen is forgotten first, and one that is out last.
+//! The hosts of a cluster, by address, bounded: the least recently seen host is forgotten first, and ejected ones last.
 //!
 //! A host costs about 400 bytes, its address included.
 //!
-//! They lie in the order of their addresses, so that what is drawn from them depends on nothing else; a *place* is a position in
-//! that order, and holds until a host is added or forgotten. What is asked for each request or attempt is found without looking
-//! at all of them: a host by a hash of its address, and kept up to date are which are out, what those that are in show together,
-//! who answered last, and which may be suspect or silent. To meet a new host and to forget one may take longer.
+//! Hosts lie in the order of their addresses, so that what is drawn from them depends on nothing else. A *place* is a position
+//! in that order, and is valid until a host is added or forgotten. What each request or attempt needs is found without a walk
+//! over all hosts: a host by a hash of its address; and which hosts are ejected, the sums over the healthy ones (the *peers*),
+//! which answered last, and which may be suspect or unresponsive are kept up to date. To add a host or to forget one may take
+//! longer.
 
 use std::time::Duration;
 
-mod address;
 mod adopt;
-mod known;
+mod peers;
 mod recent;
 
-pub use address::{LONGEST_ADDRESS, is_address};
+pub use adopt::Return;
 
 use crate::base::time::Time;
-use crate::outlier::detector::{Failure, Others};
-use crate::outlier::ejection::{Out, Standing};
-use crate::outlier::history::Record;
-use crate::outlier::shared::FRESH;
+use crate::outlier::address::is_address;
+use crate::outlier::detector::{Failure, Peers};
+use crate::outlier::ejection::{Ejected, HostState};
+use crate::outlier::history::AttemptHistory;
+use crate::outlier::host::{Host, KNOWN_FOR};
 
 /// At most this many hosts of a cluster are remembered.
 pub const MOST_HOSTS: usize = 1_000;
-/// A host that was not seen for so long is no longer counted as known.
-const KNOWN_FOR: Duration = Duration::from_secs(60);
-
-/// What a worker knows of a host.
-#[derive(Clone, Debug)]
-pub struct Host {
-    /// Its address and port.
-    pub address: Box<str>,
-    /// How its attempts ended.
-    pub record: Record,
-    /// In or out.
-    pub standing: Standing,
-    /// How often Envoy's own balancer picked it.
-    pub picks: Picks,
-    /// How many attempts it answered since there is evidence against it, and when that was last told or heard.
-    pub answers: u32,
-    evident: Time,
-    /// When an attempt on it ended last, or its ejection was read.
-    pub seen: Time,
-    /// When it last answered this worker, if no request followed that could not be repeated (see [`crate::steering`]).
-    pub heard: Time,
-    /// How many such requests followed, and are not over yet.
-    pub followed: u8,
-    /// When this worker first steered a request to it since it last said anything; the epoch if it owes nothing.
-    pub asked: Time,
-    /// How often that was renewed, since it still owed.
-    pub silences: u8,
-    /// Whether it is one of those that are counted: in, and known when that was last looked at.
-    counted: bool,
-    /// Whether it is one of those that are watched.
-    watched: bool,
-}
-
-impl Host {
-    /// Whether it was seen within the last minute.
-    #[must_use]
-    pub fn is_known(&self, now: Time) -> bool {
-        now.since(self.seen) < KNOWN_FOR
-    }
-
-    /// Whether it is in and was seen within the last minute.
-    #[must_use]
-    pub fn is_present(&self, now: Time) -> bool {
-        !self.standing.is_out() && self.is_known(now)
-    }
-
-    /// There is evidence against the host: told, or heard of others. Returns how many attempts it answered since there was
-    /// some before: none, if that is not fresh any more.
-    pub fn evident(&mut self, now: Time) -> u32 {
-        let fresh = now.since(self.evident) < FRESH && self.evident <= now;
-        self.evident = now;
-        let answers = if fresh { self.answers } else { 0 };
-        self.answers = 0;
-        answers
-    }
-}
-
-/// How often Envoy's own balancer picked a host: its share of late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Picks {
-    /// The picks of this host, old ones halved.
-    pub weight: u32,
-    /// The number of the latest, counted over all hosts of the cluster.
-    pub latest: u64,
-}
 
 /// The hosts of a cluster.
 #[derive(Clone, Debug)]
 pub struct Hosts {
     #[allow(clippy::vec_box, reason = "a new one moves those behind it: eight bytes each, not 300")]
     hosts: Vec<Box<Host>>,
-    /// Hashes of their addresses, and their places, in the order of the hashes.
+    /// The hash of each address and its place, in the order of the hashes.
     index: Vec<(u32, u16)>,
     interval: Duration,
     most: usize,
-    /// Another one whenever places change, or who is out.
+    /// A number that changes whenever places change, or a host is ejected or comes back.
     version: u64,
-    /// The places of those that are out.
-    out: Vec<u16>,
-    /// What those show that are in and known,
-    shown: Others,
-    /// which holds from then
-    counted: Time,
-    /// until then.
-    until: Time,
-    /// The places of those whose latest attempt broke, or that were asked and did not say anything yet; of others, too.
+    /// The places of the ejected hosts.
+    ejected: Vec<u16>,
+    /// The sums over hosts that are healthy and were seen within a minute. Valid from `peers_from` until `peers_until`.
+    peers: Peers,
+    peers_from: Time,
+    peers_until: Time,
+    /// The places of all hosts whose latest attempt broke, or that have requests outstanding; there may be others as well.
     watched: Vec<u16>,
-    /// The places of those that answered last, the latest first.
+    /// The places of the hosts that answered last, the latest first.
     answered: Vec<u16>,
-    /// The place of one that was well when somebody last looked for such a one.
-    well: u16,
-    /// The latest time that anything here may bear.
+    /// The place of the host that [`any_healthy`](Self::any_healthy) found last.
+    healthy: u16,
+    /// No time that is kept here is later than this.
     latest: Time,
-    /// How many were forgotten to make room, since that was last asked.
+    /// How many hosts were forgotten to make room, since [`take_forgotten`](Self::take_forgotten) was last called.
     forgotten: u32,
-    /// When one was that was still known.
+    /// When a host was last forgotten that was still known.
     crowded: Option<Time>,
 }
 
-/// No place.
+/// A place that no host has.
 const NOWHERE: u16 = u16::MAX;
 
 impl Hosts {
-    /// None yet, and never more than `most`; their failures count for `interval`.
+    /// An empty list that never holds more than `most` hosts, whose failures count for `interval`.
     #[must_use]
     pub const fn new(interval: Duration, most: usize) -> Self {
         Self {
@@ -136,25 +70,25 @@ impl Hosts {
             interval,
             most,
             version: 1,
-            out: Vec::new(),
-            shown: Others::new(),
-            counted: Time::from_nanos(0),
-            until: Time::from_nanos(0),
+            ejected: Vec::new(),
+            peers: Peers::new(),
+            peers_from: Time::from_nanos(0),
+            peers_until: Time::from_nanos(0),
             watched: Vec::new(),
             answered: Vec::new(),
-            well: NOWHERE,
+            healthy: NOWHERE,
             latest: Time::from_nanos(0),
             forgotten: 0,
             crowded: None,
         }
     }
 
-    /// Failures count for another interval from now on; all records start anew.
+    /// Puts another interval in force, for which failures count; all histories start anew.
     pub fn set_interval(&mut self, interval: Duration) {
         if self.interval != interval {
             self.interval = interval;
-            self.hosts.iter_mut().for_each(|host| host.record = Record::new(interval));
-            (self.until, self.latest) = (Time::default(), Time::from_nanos(u64::MAX));
+            self.hosts.iter_mut().for_each(|host| host.history = AttemptHistory::new(interval));
+            (self.peers_until, self.latest) = (Time::default(), Time::from_nanos(u64::MAX));
         }
     }
 
@@ -169,19 +103,20 @@ impl Hosts {
             .find(|place| self.at(*place).is_some_and(|host| *host.address == *address))
     }
 
-    /// The place of the host at that address, known from now on. `None` if that is no address (see [`is_address`]).
+    /// Sees a host now, which is added if it was not known. Returns its place, or `None` if that is no address (see
+    /// [`is_address`]).
     pub fn seen(&mut self, address: &str, now: Time) -> Option<usize> {
         let place = match self.find(address) {
             Some(place) => place,
             None => self.add(address, now)?,
         };
         self.latest = self.latest.max(now);
-        self.until = self.until.min(now.saturating_add(KNOWN_FOR));
+        self.peers_until = self.peers_until.min(now.saturating_add(KNOWN_FOR));
         let host = self.hosts.get_mut(place)?;
         host.seen = now;
-        if !host.counted && !host.standing.is_out() {
-            host.counted = true;
-            self.shown.add(&host.record);
+        if !host.is_peer && !host.state.is_ejected() {
+            host.is_peer = true;
+            self.peers.add(&host.history);
         }
         Some(place)
     }
@@ -193,21 +128,7 @@ impl Hosts {
         if self.hosts.len() >= self.most {
             self.forget_one(now);
         }
-        let host = Box::new(Host {
-            address: address.into(),
-            record: Record::new(self.interval),
-            standing: Standing::new(),
-            picks: Picks::default(),
-            answers: 0,
-            evident: Time::default(),
-            seen: now,
-            heard: Time::default(),
-            followed: 0,
-            asked: Time::default(),
-            silences: 0,
-            counted: false,
-            watched: false,
-        });
+        let host = Box::new(Host::new(address, self.interval, now));
         let place = self.hosts.partition_point(|other| *other.address < *address);
         self.each_place(&mut |other| {
             if usize::from(*other) >= place && *other != NOWHERE {
@@ -220,18 +141,18 @@ impl Hosts {
         Some(place)
     }
 
-    /// Places change.
+    /// Changes all places that are kept here.
     fn each_place(&mut self, change: &mut dyn FnMut(&mut u16)) {
         self.index.iter_mut().for_each(|(_, place)| change(place));
-        self.out.iter_mut().for_each(&mut *change);
+        self.ejected.iter_mut().for_each(&mut *change);
         self.watched.iter_mut().for_each(&mut *change);
         self.answered.iter_mut().for_each(&mut *change);
-        change(&mut self.well);
+        change(&mut self.healthy);
         self.version += 1;
     }
 
     fn forget_one(&mut self, now: Time) {
-        let least = (0..).zip(&self.hosts).min_by_key(|(_, host)| (host.standing.is_out(), host.seen));
+        let least = (0..).zip(&self.hosts).min_by_key(|(_, host)| (host.state.is_ejected(), host.seen));
         let Some(least) = least.map(|(place, _)| place) else { return };
         self.each_place(&mut |other| {
             if *other == least {
@@ -241,34 +162,34 @@ impl Hosts {
             }
         });
         self.index.retain(|(_, place)| *place != NOWHERE);
-        self.out.retain(|place| *place != NOWHERE);
+        self.ejected.retain(|place| *place != NOWHERE);
         self.watched.retain(|place| *place != NOWHERE);
         self.answered.retain(|place| *place != NOWHERE);
         let least = usize::from(least);
         if least < self.hosts.len() {
             let host = self.hosts.remove(least);
-            if host.counted {
-                self.shown.remove(&host.record);
+            if host.is_peer {
+                self.peers.remove(&host.history);
             }
             self.forgotten = self.forgotten.saturating_add(1);
             self.crowded = if host.is_known(now) { Some(now) } else { self.crowded };
         }
     }
 
-    /// Another number whenever places changed, or who is out.
+    /// A number that changes whenever places change, or a host is ejected or comes back.
     #[must_use]
     pub const fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether the cluster has more hosts than can be remembered, as far as the last minute tells. (Where old ones make room
-    /// for new ones, it has not.)
+    /// Whether the cluster has more hosts than can be remembered: within the last minute, one was forgotten that was still
+    /// known.
     #[must_use]
     pub fn is_crowded(&self, now: Time) -> bool {
         self.crowded.is_some_and(|crowded| now.since(crowded) < KNOWN_FOR)
     }
 
-    /// How many were forgotten to make room, since this was last asked.
+    /// Takes the number of hosts that were forgotten to make room since the last call.
     pub fn take_forgotten(&mut self) -> u32 {
         std::mem::take(&mut self.forgotten)
     }
@@ -279,45 +200,42 @@ impl Hosts {
         self.hosts.get(place).map(|host| &**host)
     }
 
-    /// The same, to change it; but for its record and its standing.
+    /// The host at that place, to change it. Its history and whether it is ejected must not be changed through this.
     pub fn at_mut(&mut self, place: usize) -> Option<&mut Host> {
         self.hosts.get_mut(place).map(|host| &mut **host)
     }
 
-    /// What is known of a host that is out.
-    pub fn out_at(&mut self, place: usize) -> Option<&mut Out> {
-        match &mut self.at_mut(place)?.standing {
-            Standing::Out(out) => Some(out),
-            Standing::In(_) => None,
-        }
+    /// The state of the host at that place, if it is ejected.
+    pub fn ejected_at(&mut self, place: usize) -> Option<&mut HostState> {
+        Some(&mut self.at_mut(place)?.state).filter(|state| state.is_ejected())
     }
 
-    /// Changes a host's record.
-    fn record(&mut self, place: usize, change: &mut dyn FnMut(&mut Record)) {
+    /// Changes the history of a host, and what is kept up to date of it.
+    fn change_history(&mut self, place: usize, change: &mut dyn FnMut(&mut AttemptHistory)) {
         let Some(host) = self.hosts.get_mut(place) else { return };
-        if host.counted {
-            self.shown.remove(&host.record);
+        if host.is_peer {
+            self.peers.remove(&host.history);
         }
-        change(&mut host.record);
-        if host.counted {
-            self.shown.add(&host.record);
+        change(&mut host.history);
+        if host.is_peer {
+            self.peers.add(&host.history);
         }
-        if !host.watched && host.record.is_broken() {
-            host.watched = true;
+        if !host.is_watched && host.history.last_broke() {
+            host.is_watched = true;
             self.watched.push(place as u16);
         }
     }
 
-    /// Attempts on a host were answered.
+    /// A host answered attempts.
     pub fn answered(&mut self, place: usize, attempts: u32) {
-        if self.at(place).is_some_and(|host| !host.record.is_spotless()) {
-            self.record(place, &mut |record| record.answered(attempts));
+        if self.at(place).is_some_and(|host| !host.history.is_full_of_answers()) {
+            self.change_history(place, &mut |history| history.answered(attempts));
         }
     }
 
     /// An attempt on a host failed.
     pub fn failed(&mut self, place: usize, failure: Failure, now: Time) {
-        self.record(place, &mut |record| record.failed(failure, now));
+        self.change_history(place, &mut |history| history.failed(failure, now));
     }
 
     /// All known hosts, in the order of their addresses.
@@ -325,39 +243,34 @@ impl Hosts {
         self.hosts.iter().map(|host| &**host)
     }
 
-    /// The same, to change them; but for their records and standings.
+    /// All known hosts, to change them. Histories and whether a host is ejected must not be changed through this.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Host> {
         self.hosts.iter_mut().map(|host| &mut **host)
     }
 
-    /// The places of those that are out, and what is known of these.
-    pub fn each_out(&self) -> impl Iterator<Item = (usize, &Host, &Out)> {
-        self.out.iter().filter_map(|place| {
+    /// The ejected hosts, each with its place and its ejection.
+    pub fn each_ejected(&self) -> impl Iterator<Item = (usize, &Host, &Ejected)> {
+        self.ejected.iter().filter_map(|place| {
             let host = self.at(usize::from(*place))?;
-            match &host.standing {
-                Standing::Out(out) => Some((usize::from(*place), host, out)),
-                Standing::In(_) => None,
-            }
+            host.state.ejected().map(|ejected| (usize::from(*place), host, ejected))
         })
     }
 
-    /// What is known of each that is out, to change it.
-    pub fn each_out_mut(&mut self, change: &mut dyn FnMut(&mut Out)) {
-        for place in &self.out {
-            if let Some(host) = self.hosts.get_mut(usize::from(*place))
-                && let Standing::Out(out) = &mut host.standing
-            {
-                change(out);
+    /// The states of the ejected hosts, to change them.
+    pub fn each_ejected_mut(&mut self, change: &mut dyn FnMut(&mut HostState)) {
+        for place in &self.ejected {
+            if let Some(host) = self.hosts.get_mut(usize::from(*place)) {
+                change(&mut host.state);
             }
         }
     }
 
-    /// The hosts that are in and were seen within the last minute.
+    /// The hosts that are healthy and were seen within the last minute.
     pub fn present(&self, now: Time) -> impl Iterator<Item = &Host> + Clone {
         self.iter().filter(move |host| host.is_present(now))
     }
 
-    /// The addresses of so many hosts that rank lowest, the lowest first.
+    /// The addresses of the `count` hosts that rank lowest, the lowest first. Hosts without a rank are left out.
     pub fn lowest(&self, count: usize, rank: &dyn Fn(&Host) -> Option<u64>) -> Vec<&str> {
         let mut lowest: Vec<(u64, &str)> = Vec::new();
         if count == 0 {
@@ -374,35 +287,35 @@ impl Hosts {
         lowest.iter().map(|(_, address)| *address).collect()
     }
 
-    /// How many are out.
+    /// The number of ejected hosts.
     #[must_use]
-    pub const fn out(&self) -> usize {
-        self.out.len()
+    pub const fn ejected(&self) -> usize {
+        self.ejected.len()
     }
 
-    /// How many are remembered.
+    /// The number of hosts that are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
         self.hosts.len()
     }
 
-    /// Whether none is remembered.
+    /// Whether no host is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty()
     }
 }
 
-/// Puts an item into a list that is in order, after those that are less.
+/// Puts an item into a sorted list, after those that are less.
 fn insert<T>(list: &mut Vec<T>, less: &dyn Fn(&T) -> bool, item: T) {
     let position = list.partition_point(less);
-    // It is; but the compiler does not see that.
+    // It always is; the compiler does not see that, and would keep a panic.
     if position <= list.len() {
         list.insert(position, item);
     }
 }
 
-/// Eight bytes at a time; the last eight may have been among those before.
+/// A hash of an address, eight bytes at a time; the last eight may overlap those before.
 fn hash(address: &str) -> u32 {
     let bytes = address.as_bytes();
     let mix = |hash: u64, chunk: &[u8; 8]| {

@@ -1,22 +1,23 @@
-//! Which hosts answered last, which may be suspect or silent, and one that is well: known without looking at all of them.
+//! Which hosts answered last, which may be suspect or unresponsive, and one that is healthy: known without a walk over all.
 
 use std::time::Duration;
 
-use super::{Host, Hosts, NOWHERE, insert};
+use super::{Hosts, NOWHERE, insert};
 use crate::base::time::Time;
+use crate::outlier::host::Host;
 
-/// Of so many it is known that they answered last.
+/// The number of hosts that are kept as those that answered last.
 const LAST: usize = 8;
 
 impl Hosts {
-    /// A host answered this worker.
-    pub fn heard(&mut self, place: usize, now: Time) {
+    /// A host answered this worker: it is now the one that answered last.
+    pub fn set_last_answer(&mut self, place: usize, now: Time) {
         let Some(host) = self.hosts.get_mut(place) else { return };
-        host.heard = now;
+        host.last_answer = now;
         let mut moved = place as u16;
         let later = |other: u16| {
-            let heard = self.hosts.get(usize::from(other)).map(|host| host.heard);
-            (heard.unwrap_or_default(), other) > (now, moved)
+            let answered = self.hosts.get(usize::from(other)).map(|host| host.last_answer);
+            (answered.unwrap_or_default(), other) > (now, moved)
         };
         if self.answered.first().is_some_and(|first| later(*first)) {
             // The clock stepped back, or this is the same moment.
@@ -36,34 +37,35 @@ impl Hosts {
         }
     }
 
-    /// The host that answered last, of those for which `may` holds, if that was within `time`.
-    pub fn last_heard(&self, may: &dyn Fn(&Host) -> bool, within: Duration, now: Time) -> Option<&Host> {
+    /// The host that answered last, of those for which `may` holds. `may` must not hold for hosts that did not answer `within`
+    /// this time.
+    pub fn last_to_answer(&self, may: &dyn Fn(&Host) -> bool, within: Duration, now: Time) -> Option<&Host> {
         let mut last = self.answered.iter().filter_map(|place| self.at(usize::from(*place)));
         last.clone().find(|host| may(host)).or_else(|| {
             // There may be others; but none that answered later than the last of these.
-            let recent = last.next_back().is_some_and(|host| now.since(host.heard) < within);
+            let recent = last.next_back().is_some_and(|host| now.since(host.last_answer) < within);
             let all = self.iter().filter(|host| recent && may(host));
-            all.max_by_key(|host| host.heard)
+            all.max_by_key(|host| host.last_answer)
         })
     }
 
-    /// A host is watched until it says something.
+    /// Watches a host, since a request was steered to it.
     pub fn watch(&mut self, place: usize) {
         if let Some(host) = self.hosts.get_mut(place)
-            && !host.watched
+            && !host.is_watched
         {
-            host.watched = true;
+            host.is_watched = true;
             self.watched.push(place as u16);
         }
     }
 
-    /// Whether `is` holds for any host that is present and watched: whose latest attempt broke, or that was asked.
+    /// Whether `is` holds for any host that is present and watched: its latest attempt broke, or it has requests outstanding.
     pub fn any_watched(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
         let mut next = 0;
         while let Some(place) = self.watched.get(next) {
             let Some(host) = self.hosts.get_mut(usize::from(*place)) else { return false };
-            host.watched = host.record.is_broken() || host.asked != Time::default();
-            if host.watched {
+            host.is_watched = host.history.last_broke() || host.oldest_outstanding.is_some();
+            if host.is_watched {
                 if host.is_present(now) && is(host) {
                     return true;
                 }
@@ -75,14 +77,14 @@ impl Hosts {
         false
     }
 
-    /// A place that is well, if any is: present, and `is` holds.
-    pub fn well(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
+    /// Whether `is` holds for any host that is present.
+    pub fn any_healthy(&mut self, is: &dyn Fn(&Host) -> bool, now: Time) -> bool {
         let is = |host: &Host| host.is_present(now) && is(host);
-        if self.at(usize::from(self.well)).is_some_and(is) {
+        if self.at(usize::from(self.healthy)).is_some_and(is) {
             return true;
         }
-        let well = self.hosts.iter().position(|host| is(host));
-        self.well = well.map_or(NOWHERE, |place| place as u16);
-        well.is_some()
+        let healthy = self.hosts.iter().position(|host| is(host));
+        self.healthy = healthy.map_or(NOWHERE, |place| place as u16);
+        healthy.is_some()
     }
 }

@@ -1,10 +1,10 @@
-//! The record in bytes.
+//! The record of ejections, as bytes.
 
-use super::{Ejection, Ejections, Evidence, MOST_EJECTIONS, MOST_EVIDENCE, SILENCE, Speaker, WorkerId};
+use super::{Ejection, Ejections, Evidence, MOST_EJECTIONS, MOST_EVIDENCE, WORKER_TIMEOUT, Worker, WorkerId};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
+use crate::outlier::address::is_address;
 use crate::outlier::detector::{Failure, OutlierPolicy};
-use crate::outlier::hosts::is_address;
 
 /// What a record starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wre\x03";
@@ -12,21 +12,21 @@ const FORMAT: Format = *b"wre\x03";
 const NO_FAILURE: u8 = u8::MAX;
 
 impl Ejections {
-    /// Replaces `record` by this in bytes: two times and counters, then the workers, ejections and evidence, each with their
-    /// number before them.
+    /// Replaces what is in `record`: the time of the last cluster-wide failure and the number of the latest evidence, then the
+    /// workers and the ejections, each with their number before them, then the evidence.
     pub fn encode(&self, record: &mut Vec<u8>) {
-        // What most take.
-        let bytes = 64 * (1 + self.speakers.len() + self.out.len() + self.evidence.len());
+        // Most entries take less than 64 bytes.
+        let bytes = 64 * (1 + self.workers.len() + self.ejected.len() + self.evidence.len());
         let mut record = Writer::new(record, &FORMAT, bytes);
-        record.u64s([self.common.as_nanos(), self.told]);
-        record.u8(self.speakers.len() as u8);
-        for speaker in &self.speakers {
-            record.u64s([speaker.worker.0, speaker.beat.as_nanos()]);
+        record.u64s([self.all_failed.as_nanos(), self.reported]);
+        record.u8(self.workers.len() as u8);
+        for worker in &self.workers {
+            record.u64s([worker.id.0, worker.heartbeat.as_nanos()]);
         }
-        record.u16(self.out.len() as u16);
-        for ejection in &self.out {
+        record.u16(self.ejected.len() as u16);
+        for ejection in &self.ejected {
             write_host(&mut record, &ejection.address, Some(ejection.failure));
-            record.u8(ejection.strikes);
+            record.u8(ejection.ejection_count);
             let [since, failed, until, due] =
                 [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
             record.u64s([since, failed, until, due, ejection.owner.0]);
@@ -37,62 +37,80 @@ impl Ejections {
         }
     }
 
-    /// What is in `record`, brought back to what is possible now. `None` if it is no such record, or one of another version:
-    /// then there is nothing to know.
+    /// Reads a record, brought back to what is possible now. `None` if it is no such record, or one of another version: then
+    /// nothing is known.
     #[must_use]
     pub fn decode(record: &[u8], policy: &OutlierPolicy, now: Time) -> Option<Self> {
         let mut record = Reader::new(record, &FORMAT)?;
-        let (common, told) = (record.time()?, record.u64()?);
-        let mut all = Self { common: common.min(now), told, ..Self::default() };
+        let (all_failed, reported) = (record.time()?.min(now), record.u64()?);
+        let mut all = Self { all_failed, reported, ..Self::default() };
         for _ in 0..record.u8()? {
-            let (worker, beat) = (record.u64()?, record.time()?);
-            // A beat from the future says nothing about now.
-            let beat = if beat > now.saturating_add(SILENCE) { Time::default() } else { beat.min(now) };
-            all.speakers.push(Speaker { worker: WorkerId(worker), beat });
+            all.workers.push(read_worker(&mut record, now)?);
         }
-        let longest = policy.max_ejection_time.saturating_add(policy.max_ejection_time / 4);
         for _ in 0..record.u16()? {
-            let (address, failure) = read_host(&mut record)?;
-            let strikes = record.u8()?;
-            let [since, failed, until, due, owner] = record.u64s()?;
-            // They come in this order, unless somebody else wrote them.
-            let place = match all.out.last() {
-                Some(last) if last.address >= address => all.out.partition_point(|other| other.address < address),
-                _ => all.out.len(),
-            };
-            let twice = all.out.get(place).is_some_and(|other| other.address == address);
-            if twice || all.out.len() >= MOST_EJECTIONS {
-                return None;
-            }
-            let ejection = Ejection {
-                address,
-                failure: failure?,
-                strikes,
-                since: Time::from_nanos(since).min(now),
-                failed: Time::from_nanos(failed).min(now),
-                until: Time::from_nanos(until).min(now.saturating_add(longest)),
-                due: Time::from_nanos(due).min(now.saturating_add(longest)),
-                owner: WorkerId(owner),
-            };
-            if place <= all.out.len() {
-                all.out.insert(place, ejection);
-            }
+            all.add(read_ejection(&mut record, policy, now)?)?;
         }
         while !record.is_empty() {
-            let (address, failure) = read_host(&mut record)?;
-            let [answers, at, by, number] = record.u64s()?;
             if all.evidence.len() >= MOST_EVIDENCE {
                 return None;
             }
-            let at = Time::from_nanos(at).min(now);
-            let answers = u32::try_from(answers).unwrap_or(u32::MAX);
-            all.evidence.push(Evidence { address, failure, answers, at, by: WorkerId(by), number });
+            all.evidence.push(read_evidence(&mut record, now)?);
         }
         Some(all)
     }
+
+    /// Adds an ejection that was read. `None` if there are too many, or two of one host.
+    fn add(&mut self, ejection: Ejection) -> Option<()> {
+        // They come in the order of their addresses, unless something else than this module wrote them.
+        let place = match self.ejected.last() {
+            Some(last) if last.address >= ejection.address => {
+                self.ejected.partition_point(|other| other.address < ejection.address)
+            }
+            _ => self.ejected.len(),
+        };
+        let twice = self.ejected.get(place).is_some_and(|other| other.address == ejection.address);
+        if twice || self.ejected.len() >= MOST_EJECTIONS {
+            return None;
+        }
+        if place <= self.ejected.len() {
+            self.ejected.insert(place, ejection);
+        }
+        Some(())
+    }
 }
 
-/// Writes an address and a failure. Addresses are at most [`LONGEST_ADDRESS`](crate::outlier::hosts::LONGEST_ADDRESS) long.
+fn read_worker(record: &mut Reader<'_>, now: Time) -> Option<Worker> {
+    let (worker, heartbeat) = (record.u64()?, record.time()?);
+    // A heartbeat from the future says nothing about now.
+    let future = heartbeat > now.saturating_add(WORKER_TIMEOUT);
+    Some(Worker { id: WorkerId(worker), heartbeat: if future { Time::default() } else { heartbeat.min(now) } })
+}
+
+fn read_ejection(record: &mut Reader<'_>, policy: &OutlierPolicy, now: Time) -> Option<Ejection> {
+    let (address, failure) = read_host(record)?;
+    let ejection_count = record.u8()?;
+    let [since, failed, until, due, owner] = record.u64s()?;
+    let latest = now.saturating_add(policy.max_ejection_time.saturating_add(policy.max_ejection_time / 4));
+    Some(Ejection {
+        address,
+        failure: failure?,
+        ejection_count,
+        since: Time::from_nanos(since).min(now),
+        failed: Time::from_nanos(failed).min(now),
+        until: Time::from_nanos(until).min(latest),
+        due: Time::from_nanos(due).min(latest),
+        owner: WorkerId(owner),
+    })
+}
+
+fn read_evidence(record: &mut Reader<'_>, now: Time) -> Option<Evidence> {
+    let (address, failure) = read_host(record)?;
+    let [answers, at, by, number] = record.u64s()?;
+    let answers = u32::try_from(answers).unwrap_or(u32::MAX);
+    Some(Evidence { address, failure, answers, at: Time::from_nanos(at).min(now), by: WorkerId(by), number })
+}
+
+/// Writes an address and a failure. Addresses are at most [`LONGEST_ADDRESS`](crate::outlier::address::LONGEST_ADDRESS) long.
 fn write_host(record: &mut Writer<'_>, address: &str, failure: Option<Failure>) {
     record.text(address);
     record.u8(failure.map_or(NO_FAILURE, |failure| failure as u8));

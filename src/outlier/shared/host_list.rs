@@ -1,9 +1,9 @@
-//! The hosts of a cluster, for workers that do not know them yet.
+//! The list of a cluster's hosts, for workers that do not know them yet.
 //!
-//! A worker that starts while hosts are out, since it had no requests before or its VM was loaded anew, knows from the record
-//! who is out, and nobody else: it would have to leave its requests to Envoy's balancer, which sends them to those that are
-//! out as well. So whoever ejects a host, or keeps it out, writes down which hosts there are, and how often Envoy's balancer
-//! picks each.
+//! A worker that starts while hosts are ejected, since it had no requests before or its VM was loaded anew, knows the ejected
+//! hosts from the record, and no others: it would have to leave its requests to Envoy's balancer, which also sends them to
+//! ejected hosts. So a worker that ejects a host, or keeps it ejected, writes down which hosts there are, and how often Envoy's
+//! balancer picks each.
 
 use std::time::Duration;
 
@@ -12,30 +12,30 @@ use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::hosts::MOST_HOSTS;
 
-/// What it starts with: a name, and the version of what follows.
+/// What a list starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wrh\x01";
-/// While hosts are out, one is written more often than this; later, there may be others.
+/// How long a list is valid. While hosts are ejected, one is written more often than this; later, the hosts may be others.
 const VALID: Duration = Duration::from_secs(120);
-/// No share is larger.
+/// The largest weight that a host may have.
 const MOST_WEIGHT: u32 = 64 * MOST_HOSTS as u32;
 
-/// The hosts' addresses, each with its weight, in bytes.
+/// Writes a list of addresses, each with its weight.
 #[must_use]
-pub fn encode_roster<'a>(hosts: impl Iterator<Item = (&'a str, u32)>, now: Time) -> Vec<u8> {
-    let mut roster = Vec::new();
-    let mut record = Writer::new(&mut roster, &FORMAT, 0);
+pub fn encode_host_list<'a>(hosts: impl Iterator<Item = (&'a str, u32)>, now: Time) -> Vec<u8> {
+    let mut list = Vec::new();
+    let mut record = Writer::new(&mut list, &FORMAT, 0);
     record.times([now]);
     for (address, weight) in hosts.take(MOST_HOSTS) {
         record.text(address);
         record.u32(weight);
     }
-    roster
+    list
 }
 
-/// What is in it. `None` if it is no roster, one of another version, or too old.
+/// Reads a list of addresses with their weights. `None` if it is no such list, one of another version, or too old.
 #[must_use]
-pub fn decode_roster(roster: &[u8], now: Time) -> Option<Vec<(Box<str>, u32)>> {
-    let mut record = Reader::new(roster, &FORMAT)?;
+pub fn decode_host_list(list: &[u8], now: Time) -> Option<Vec<(Box<str>, u32)>> {
+    let mut record = Reader::new(list, &FORMAT)?;
     let written = record.time()?;
     if now.is_later(VALID, written) || written.is_later(VALID, now) {
         return None;

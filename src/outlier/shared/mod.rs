@@ -1,33 +1,33 @@
-//! What workers tell each other about the hosts of a cluster, in one record that all of them share.
+//! What workers share about the hosts of a cluster, in one record.
 //!
-//! The record says which hosts are out, until when, and which worker owns each. It is the truth: a host is out if and only
-//! if the record says so, and whoever ejects or readmits a host swaps a new record in if no other worker was faster. So the
-//! cap on ejections is exact over all workers, no worker undoes what another one did, and a fresh VM after a reload knows
-//! of every ejection with the first record it reads. The alternative, a record per worker with its own view, needs rules for
-//! contradictions, as many reads as there are workers, and slots to claim and to expire.
+//! The record says which hosts are ejected, until when, and which worker owns each ejection. It is the truth: a host is ejected
+//! if and only if the record says so, and a worker that ejects a host or brings it back swaps a new record in if no other
+//! worker was faster. So the cap on ejections is exact over all workers, no worker undoes what another one did, and a new VM
+//! after a reload knows of every ejection with the first record it reads. The alternative, a record per worker with its own
+//! view, needs rules for contradictions, as many reads as there are workers, and slots to claim and to expire.
 //!
 //! A worker reads the record ten times a second for each cluster that has traffic, when one of its attempts fails (another
-//! worker may have seen that before), and when it has something to say. Without any failure ever, there is no record.
+//! worker may have seen that before), and when it has something to write. As long as nothing ever failed, there is no record.
 //!
-//! **Evidence.** What a worker saw fail on a host that is in, it writes down at once, and the others count it as if they had
-//! seen it: two resets on a host are two, whoever saw them. With each goes how many answers the worker had from that host
-//! since evidence against it was last heard or told: else a host that fails now and then would look like one that fails
-//! always. What was answered before there was evidence is not told: it would hide what others just saw. Evidence is fresh for
-//! a second, at most eight failures of each host and 128 in all; where there is more, each worker sees enough by itself.
-//! Which hosts Envoy's own balancer picks, while requests are steered, is told in the same way: so workers explore together,
-//! and not each for itself.
+//! **Evidence.** A failure on a healthy host is reported at once, and the other workers count it as if they had seen it: two
+//! resets on a host are two, whichever workers saw them. Each report says how many answers the worker had from that host since
+//! the report before; without that, a host that fails now and then would look like one that always fails. Successes from before
+//! the first failure are not shared: they would dilute failures that other workers have just seen. Evidence counts for a
+//! second, and there are at most eight failures of each host and 128 in all; where there are more, each worker sees enough by
+//! itself. The picks of Envoy's own balancer, while requests are steered, are reported in the same way: so workers explore
+//! together, and not each for itself.
 //!
-//! **Owners.** While there is something to share, a worker that has requests says so four times a second. If the owner of
-//! an ejection has been silent for a second, because it is gone or has no requests, any worker that has some takes over.
+//! **Owners.** While there is something to share, a worker that has requests sends a heartbeat four times a second. If an owner
+//! of an ejection has sent none for a second, because it is gone or has no requests, a worker that has some takes over.
 //!
-//! **Time** is the host's wall clock, as in all records. Workers on one machine read the same one. Where it stepped, what a
-//! record says is brought back to what is possible: nothing began in the future, and nobody is out for longer than the
+//! **Time** is the host's wall clock, as in all records. Workers on one machine read the same one. If the clock stepped, what a
+//! record says is brought back to what is possible: nothing began in the future, and no host is ejected for longer than the
 //! longest ejection.
 
 mod codec;
 mod host_list;
 
-pub use host_list::{decode_roster, encode_roster};
+pub use host_list::{decode_host_list, encode_host_list};
 
 use std::time::Duration;
 
@@ -35,108 +35,110 @@ use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::detector::Failure;
 
-/// A worker: unique among all that share records, also over time. See [`claim`].
+/// The number of a worker, unique among all that share records, also over time. See [`claim`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WorkerId(pub u64);
 
-/// A host that is out.
+/// The ejection of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ejection {
-    /// Its address and port.
+    /// The host's address and port.
     pub address: Box<str>,
-    /// What it did last.
+    /// How the host failed last.
     pub failure: Failure,
-    /// The n of the diagram in [`crate::outlier::ejection`].
-    pub strikes: u8,
-    /// When it was ejected.
+    /// How often the host was ejected before, as far as that still counts (see [`crate::outlier::ejection`]).
+    pub ejection_count: u8,
+    /// When the host was ejected.
     pub since: Time,
-    /// When it failed last.
+    /// When the host failed last.
     pub failed: Time,
-    /// When its time is over: if it fails then, it is out for twice as long.
+    /// When the time out is over. If the host fails a probe after that, the next one is twice as long.
     pub until: Time,
-    /// When it may be probed: then, or before that if those that are in fail. To fail before its time is no strike.
+    /// When the host may be probed: at `until`, or earlier if the healthy hosts fail.
     pub due: Time,
-    /// Who probes it.
+    /// The worker that probes the host.
     pub owner: WorkerId,
 }
 
-/// What a worker saw of a host that is in.
+/// What a worker saw of a healthy host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The host's address and port.
     pub address: Box<str>,
-    /// How it failed; `None`: Envoy's own balancer picked it, while requests were steered.
+    /// How the host failed; `None` if Envoy's own balancer picked it while requests were steered.
     pub failure: Option<Failure>,
-    /// How many answers came before, since there is evidence.
+    /// How many answers came before, since the worker's report before.
     pub answers: u32,
-    /// When that was known.
+    /// When the worker reported it.
     pub at: Time,
-    /// Who saw it.
+    /// The worker that saw it.
     pub by: WorkerId,
-    /// Its number, counted over all evidence of the cluster, from 1.
+    /// The number of the report, counted over all evidence of the cluster, from 1.
     pub number: u64,
 }
 
-/// A worker that spoke.
+/// A worker that has requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Speaker {
-    /// Which.
-    pub worker: WorkerId,
-    /// When it last said that it has requests.
-    pub beat: Time,
+pub struct Worker {
+    /// The worker's number.
+    pub id: WorkerId,
+    /// When the worker last sent a heartbeat.
+    pub heartbeat: Time,
 }
 
-/// What a worker wants to change.
+/// A change that a worker wants to make to the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// An attempt on a host that is in failed so, after so many answers; or Envoy's own balancer picked it.
-    See(Box<str>, Option<Failure>, u32),
-    /// A host goes out, unless it is out already, or too many are. At most so many in all.
+    /// An attempt on a healthy host failed, after this number of answers.
+    ReportFailure(Box<str>, Failure, u32),
+    /// Envoy's own balancer picked a host.
+    ReportPick(Box<str>),
+    /// A host is ejected, unless it is already, or as many are as the number says.
     Eject(Ejection, usize),
-    /// A probe failed: the host stays out.
+    /// A probe failed: the host stays ejected.
     Extend(Ejection),
     /// Probes were answered: the host of that address comes back.
-    Readmit(Box<str>),
-    /// Those that are in fail as well: all that are out are probed at once, by the worker that says so.
-    Hurry,
-    /// And those that are out still fail: all come back.
-    ReadmitAll,
+    Uneject(Box<str>),
+    /// All healthy hosts fail: the ejected ones are probed at once, by the worker that makes this change.
+    ProbeNow,
+    /// The ejected hosts still fail as well: all come back.
+    UnejectAll,
 }
 
 /// What all workers share about the hosts of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ejections {
-    /// Those that are out, in the order of their addresses.
-    pub out: Vec<Ejection>,
-    /// When all were readmitted last, because all failed.
-    pub common: Time,
-    /// Who spoke of late.
-    pub speakers: Vec<Speaker>,
-    /// What failed on hosts that are in, the oldest first.
+    /// The ejected hosts, in the order of their addresses.
+    pub ejected: Vec<Ejection>,
+    /// When all hosts came back last because all failed: a cluster-wide failure.
+    pub all_failed: Time,
+    /// The workers that sent heartbeats.
+    pub workers: Vec<Worker>,
+    /// What workers saw of healthy hosts, the oldest first.
     pub evidence: Vec<Evidence>,
-    /// How much evidence was ever told.
-    pub told: u64,
+    /// The number of the latest evidence.
+    pub reported: u64,
 }
 
 /// A record holds at most this many ejections.
 pub const MOST_EJECTIONS: usize = 500;
-/// It holds at most this much evidence, and of one host,
+/// A record holds at most this many pieces of evidence.
 const MOST_EVIDENCE: usize = 128;
-/// this much.
+/// A record holds at most this many failures of one host as evidence.
 const MOST_OF_A_HOST: usize = 8;
-/// And at most so many workers; more take part without being counted, and own nothing for long.
-const MOST_SPEAKERS: usize = 255;
-/// How long evidence counts for those that did not see it.
+/// A record holds at most this many workers. More take part without being counted, and own no ejection for long.
+const MOST_WORKERS: usize = 255;
+/// How long evidence counts for workers that did not see it.
 pub const FRESH: Duration = Duration::from_secs(1);
-/// How often a worker says that it has requests.
-const BEAT: Duration = Duration::from_millis(250);
-/// How long it may be silent.
-const SILENCE: Duration = Duration::from_secs(1);
-/// A host that is due for so long, and that no probe reached, is not there any more, or nothing is known of it.
-const LOST: Duration = Duration::from_secs(60);
+/// How often a worker that has requests sends a heartbeat.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// A worker without a heartbeat for this long is gone.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
+/// An ejection is dropped this long after its time, if no probe reached the host: the host may have left the cluster.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 impl Evidence {
-    /// Whether it still counts.
+    /// Whether the evidence still counts.
     #[must_use]
     pub fn is_fresh(&self, now: Time) -> bool {
         !now.is_later(FRESH, self.at)
@@ -144,98 +146,109 @@ impl Evidence {
 }
 
 impl Ejections {
-    /// Whether the record says that the host is out.
+    /// The ejection of a host, if it is ejected.
     #[must_use]
     pub fn of(&self, address: &str) -> Option<&Ejection> {
-        self.out.iter().find(|ejection| &*ejection.address == address)
+        self.ejected.iter().find(|ejection| &*ejection.address == address)
     }
 
-    /// How many workers spoke of late.
+    /// The number of workers that have requests.
     #[must_use]
-    pub fn speaking(&self, now: Time) -> u32 {
-        self.speakers.iter().map(|speaker| u32::from(now.since(speaker.beat) < SILENCE)).sum()
+    pub fn active_workers(&self, now: Time) -> u32 {
+        self.workers.iter().map(|worker| u32::from(now.since(worker.heartbeat) < WORKER_TIMEOUT)).sum()
     }
 
-    /// Makes a change, if it still applies: whether it did.
+    /// Makes a change, if it still applies. Whether a host was ejected, stays ejected for longer, or came back.
     pub fn apply(&mut self, change: &Change, me: WorkerId, now: Time) -> bool {
-        let before = self.out.len();
+        let before = self.ejected.len();
         match change {
-            Change::See(address, failure, answers) => {
-                self.evidence.retain(|evidence| evidence.is_fresh(now));
-                let alike = |evidence: &&Evidence| evidence.address == *address && evidence.failure.is_some();
-                let room = failure.is_none() || self.evidence.iter().filter(alike).count() < MOST_OF_A_HOST;
-                let counts = failure.is_none() || self.of(address).is_none();
-                if room && counts && self.evidence.len() < MOST_EVIDENCE {
-                    self.told = self.told.wrapping_add(1);
-                    let (address, failure, answers) = (address.clone(), *failure, *answers);
-                    self.evidence.push(Evidence { address, failure, answers, at: now, by: me, number: self.told });
-                    self.speak(me, now);
-                }
+            Change::ReportFailure(address, failure, answers) => {
+                self.report(address, Some(*failure), *answers, me, now);
                 false
             }
-            Change::Eject(ejection, most) => {
-                let applies = self.of(&ejection.address).is_none() && before < (*most).min(MOST_EJECTIONS);
-                if applies {
-                    self.evidence.retain(|evidence| evidence.address != ejection.address);
-                    let place = self.out.partition_point(|other| other.address < ejection.address);
-                    self.out.insert(place, ejection.clone());
-                    self.speak(me, now);
-                }
-                applies
+            Change::ReportPick(address) => {
+                self.report(address, None, 0, me, now);
+                false
             }
+            Change::Eject(ejection, most) => self.eject(ejection, *most, me, now),
             Change::Extend(extended) => {
                 let mine = |ejection: &&mut Ejection| ejection.address == extended.address && ejection.owner == me;
-                self.out.iter_mut().find(mine).map(|ejection| *ejection = extended.clone()).is_some()
+                self.ejected.iter_mut().find(mine).map(|ejection| *ejection = extended.clone()).is_some()
             }
-            Change::Readmit(address) => {
-                self.out.retain(|ejection| ejection.address != *address || ejection.owner != me);
-                self.out.len() < before
+            Change::Uneject(address) => {
+                self.ejected.retain(|ejection| ejection.address != *address || ejection.owner != me);
+                self.ejected.len() < before
             }
-            Change::Hurry => {
-                // What just became due, its owner may be probing now.
-                let idle = |due: Time| due > now || now.since(due) >= BEAT / 2;
-                for ejection in self.out.iter_mut().filter(|ejection| idle(ejection.due)) {
+            Change::ProbeNow => {
+                // If a host became due just now, its owner may be probing it.
+                let idle = |due: Time| due > now || now.since(due) >= HEARTBEAT / 2;
+                for ejection in self.ejected.iter_mut().filter(|ejection| idle(ejection.due)) {
                     (ejection.due, ejection.owner) = (now, me);
                 }
-                self.speak(me, now);
+                self.beat(me, now);
                 false
             }
-            Change::ReadmitAll => {
-                self.out.clear();
+            Change::UnejectAll => {
+                self.ejected.clear();
                 if before > 0 {
-                    self.common = now;
+                    self.all_failed = now;
                 }
                 before > 0
             }
         }
     }
 
-    /// Whether that changed anything.
-    fn speak(&mut self, me: WorkerId, now: Time) -> bool {
-        let room = self.speakers.len() < MOST_SPEAKERS;
-        match self.speakers.iter_mut().find(|speaker| speaker.worker == me) {
-            Some(speaker) if now.since(speaker.beat) >= BEAT => speaker.beat = now,
-            None if room => self.speakers.push(Speaker { worker: me, beat: now }),
+    /// Adds evidence, if there is room and the host is healthy. A pick counts for an ejected host as well.
+    fn report(&mut self, address: &str, failure: Option<Failure>, answers: u32, me: WorkerId, now: Time) {
+        self.evidence.retain(|evidence| evidence.is_fresh(now));
+        let alike = |evidence: &&Evidence| *evidence.address == *address && evidence.failure.is_some();
+        let room = failure.is_none() || self.evidence.iter().filter(alike).count() < MOST_OF_A_HOST;
+        let counts = failure.is_none() || self.of(address).is_none();
+        if room && counts && self.evidence.len() < MOST_EVIDENCE {
+            self.reported = self.reported.wrapping_add(1);
+            let (address, number) = (address.into(), self.reported);
+            self.evidence.push(Evidence { address, failure, answers, at: now, by: me, number });
+            self.beat(me, now);
+        }
+    }
+
+    fn eject(&mut self, ejection: &Ejection, most: usize, me: WorkerId, now: Time) -> bool {
+        let applies = self.of(&ejection.address).is_none() && self.ejected.len() < most.min(MOST_EJECTIONS);
+        if applies {
+            self.evidence.retain(|evidence| evidence.address != ejection.address);
+            let place = self.ejected.partition_point(|other| other.address < ejection.address);
+            self.ejected.insert(place, ejection.clone());
+            self.beat(me, now);
+        }
+        applies
+    }
+
+    /// Adds a heartbeat of this worker, if one is due. Whether that changed anything.
+    fn beat(&mut self, me: WorkerId, now: Time) -> bool {
+        let room = self.workers.len() < MOST_WORKERS;
+        match self.workers.iter_mut().find(|worker| worker.id == me) {
+            Some(worker) if now.since(worker.heartbeat) >= HEARTBEAT => worker.heartbeat = now,
+            None if room => self.workers.push(Worker { id: me, heartbeat: now }),
             _ => return false,
         }
         true
     }
 
-    /// Says for this worker that it has requests, if it `has_requests`, and takes over from owners that are silent. Drops
-    /// what no probe reached. Whether that changed anything.
-    pub fn keep(&mut self, me: WorkerId, has_requests: bool, now: Time) -> bool {
-        let before = (self.out.len(), self.speakers.len());
-        self.out.retain(|ejection| now.since(ejection.until) < LOST);
-        let troubled = !self.out.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
-        if !has_requests || !troubled {
-            return before.0 != self.out.len();
+    /// Drops ejections whose hosts no probe reached. If this worker `has_requests`, it sends a heartbeat and takes over the
+    /// ejections of workers that are gone. Whether that changed anything.
+    pub fn maintain(&mut self, me: WorkerId, has_requests: bool, now: Time) -> bool {
+        let before = (self.ejected.len(), self.workers.len());
+        self.ejected.retain(|ejection| now.since(ejection.until) < ABANDONED);
+        let in_use = !self.ejected.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
+        if !has_requests || !in_use {
+            return before.0 != self.ejected.len();
         }
-        self.speakers.retain(|speaker| now.since(speaker.beat) < SILENCE);
-        let mut changed = before != (self.out.len(), self.speakers.len());
-        changed |= self.speak(me, now);
-        let Self { out, speakers, .. } = self;
-        for ejection in out {
-            if !speakers.iter().any(|speaker| speaker.worker == ejection.owner) {
+        self.workers.retain(|worker| now.since(worker.heartbeat) < WORKER_TIMEOUT);
+        let mut changed = before != (self.ejected.len(), self.workers.len());
+        changed |= self.beat(me, now);
+        let Self { ejected, workers, .. } = self;
+        for ejection in ejected {
+            if !workers.iter().any(|worker| worker.id == ejection.owner) {
                 ejection.owner = me;
                 changed = true;
             }
@@ -244,11 +257,11 @@ impl Ejections {
     }
 }
 
-/// Claims an id that no other worker has, from the record under a key of its own: how many were claimed so far. Returns the id
-/// and the record to swap in; if another worker was faster, read it again and ask again.
+/// Claims a number that no other worker has, from a record under a key of its own that says how many were claimed so far.
+/// Returns the number and the record to swap in; if another worker was faster, the caller reads the record and claims again.
 ///
-/// A VM claims one when it is about to serve its first request, so those that never serve any claim none. It keeps nothing
-/// alive: what makes an owner is that it speaks.
+/// A VM claims one when it is about to serve its first request, so a VM that never serves any claims none. A claim keeps nothing
+/// alive: a worker remains an owner by its heartbeats.
 #[must_use]
 pub fn claim(record: Option<&[u8]>) -> (WorkerId, Vec<u8>) {
     let claimed = || {
@@ -262,3 +275,6 @@ pub fn claim(record: Option<&[u8]>) -> (WorkerId, Vec<u8>) {
 }
 
 const CLAIMS: Format = *b"wrw\x01";
+
+#[cfg(test)]
+mod tests;

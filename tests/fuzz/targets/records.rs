@@ -8,7 +8,7 @@ use weir::circuit::{Admission, BreakerPolicy, Circuit, Event, Wish, shared as ci
 use weir::incident::{Hint, Incidents, MOST_STORIES};
 use weir::outlier::detector::OutlierPolicy;
 use weir::outlier::hosts::MOST_HOSTS;
-use weir::outlier::shared::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_roster, encode_roster};
+use weir::outlier::shared::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_host_list, encode_host_list};
 use weir::outlier::{EndedAttempt, Outliers};
 use weir::retry::budget::{Asker, Budget, BudgetPolicy};
 use weir::retry::reservations::Account;
@@ -77,20 +77,20 @@ pub fn exchange(data: &[u8]) {
         let (id, claimed) = claim(Some(record));
         assert_ne!(claim(Some(&claimed)).0, id);
         if let Some(read) = Ejections::decode(record, &policy, now) {
-            assert!(read.out.len() <= MOST_EJECTIONS);
+            assert!(read.ejected.len() <= MOST_EJECTIONS);
             // Nobody is out for longer than the longest ejection, and what was read is written back the same.
             let longest = policy.max_ejection_time + policy.max_ejection_time / 4;
-            assert!(read.out.iter().all(|ejection| ejection.until.since(now) <= longest && ejection.since <= now));
+            assert!(read.ejected.iter().all(|ejection| ejection.until.since(now) <= longest && ejection.since <= now));
             let mut written = Vec::new();
             read.encode(&mut written);
             assert_eq!(Ejections::decode(&written, &policy, now), Some(read));
         }
         let mut outliers = Outliers::new(policy, WorkerId(1));
         let mut now = now;
-        let mut roster = encode_roster(std::iter::empty(), now);
+        let mut roster = encode_host_list(std::iter::empty(), now);
         roster.extend_from_slice(record);
         for roster in [record, &roster] {
-            assert!(decode_roster(roster, now).is_none_or(|hosts| hosts.len() <= MOST_HOSTS));
+            assert!(decode_host_list(roster, now).is_none_or(|hosts| hosts.len() <= MOST_HOSTS));
             outliers.learn(roster, now);
         }
         for _ in 0..8 {
@@ -109,7 +109,7 @@ pub fn exchange(data: &[u8]) {
             }
             outliers.published();
             let _ = outliers.take_events();
-            let known = outliers.roster(now).map(|roster| decode_roster(&roster, now));
+            let known = outliers.host_list(now).map(|roster| decode_host_list(&roster, now));
             assert_ne!(known, Some(None), "what was written is read");
             if let Some(route) = outliers.route(now, choices.below(2) == 0, 2, Percent::MAX) {
                 assert!(route.hosts.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", route.hosts);
@@ -118,7 +118,7 @@ pub fn exchange(data: &[u8]) {
                 }
             }
         }
-        assert!(outliers.out() <= outliers.known(now));
+        assert!(outliers.ejected() <= outliers.known(now));
     }
 }
 
@@ -233,7 +233,7 @@ pub fn incident(data: &[u8]) {
                 assert!(line.chars().all(|character| !character.is_control()) && line.len() < 1_000, "{line:?}");
             }
             let mut looked_at = 0;
-            incidents.each_look(now, &mut |host, _| {
+            incidents.each_scheduled_probe(now, &mut |host, _| {
                 assert!(host.bytes().all(|byte| byte.is_ascii_graphic()), "{host:?}");
                 looked_at += 1;
             });

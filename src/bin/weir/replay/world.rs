@@ -305,12 +305,12 @@ impl World {
                         ejected.prolonged += 1;
                     }
                 }
-                outlier::Event::Readmitted(host) => {
+                outlier::Event::Unejected(host) => {
                     if let Some(ejected) = tally.out(&host) {
                         ejected.back = Some(at);
                     }
                 }
-                outlier::Event::AllReadmitted => {
+                outlier::Event::AllUnejected => {
                     tally.ejected.iter_mut().for_each(|ejected| ejected.back = ejected.back.or(Some(at)));
                 }
             }

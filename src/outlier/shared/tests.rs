@@ -1,14 +1,9 @@
-//! What workers tell each other: the record of ejections, and who owns them.
-
 use std::time::Duration;
 
 use proptest::prelude::*;
-use weir::base::time::Time;
-use weir::outlier::detector::{Failure, OutlierPolicy};
-use weir::outlier::shared::{Change, Ejection, Ejections, Speaker, WorkerId, claim};
 
-// The crate links only with a host beside it.
-mod fake_host;
+use super::*;
+use crate::outlier::detector::OutlierPolicy;
 
 const NOW: Time = Time::from_nanos(1_800_000_000_000_000_000);
 const ONE: WorkerId = WorkerId(1);
@@ -22,7 +17,7 @@ fn ejection(address: &str, owner: WorkerId) -> Ejection {
     Ejection {
         address: address.into(),
         failure: Failure::Reset,
-        strikes: 3,
+        ejection_count: 3,
         since: NOW,
         failed: NOW,
         until: after(500),
@@ -33,12 +28,12 @@ fn ejection(address: &str, owner: WorkerId) -> Ejection {
 
 fn two() -> Ejections {
     let mut all = Ejections {
-        out: vec![ejection("10.0.0.1:80", ONE), ejection("[::1]:443", TWO)],
-        common: NOW,
-        speakers: vec![Speaker { worker: ONE, beat: NOW }, Speaker { worker: TWO, beat: NOW }],
+        ejected: vec![ejection("10.0.0.1:80", ONE), ejection("[::1]:443", TWO)],
+        all_failed: NOW,
+        workers: vec![Worker { id: ONE, heartbeat: NOW }, Worker { id: TWO, heartbeat: NOW }],
         ..Ejections::default()
     };
-    all.apply(&Change::See("10.0.0.2:80".into(), Some(Failure::Refused), 5), TWO, NOW);
+    all.apply(&Change::ReportFailure("10.0.0.2:80".into(), Failure::Refused, 5), TWO, NOW);
     all
 }
 
@@ -58,15 +53,15 @@ fn a_record_comes_back_as_it_was() {
 }
 
 #[test]
-fn after_a_step_back_nothing_is_out_for_longer_than_the_longest_ejection() {
+fn after_a_step_back_nothing_is_ejected_for_longer_than_the_longest_ejection() {
     let earlier = Time::from_nanos(NOW.as_nanos() - 3_600_000_000_000);
     let mut ejections = decoded(&encoded(&two()), earlier).unwrap();
-    for ejection in &ejections.out {
+    for ejection in &ejections.ejected {
         assert!(ejection.until.since(earlier) <= Duration::from_secs(38) && ejection.since <= earlier);
     }
-    // Owners speak, or somebody else takes over.
-    ejections.keep(WorkerId(3), true, earlier);
-    assert!(ejections.out.iter().all(|ejection| ejection.owner == WorkerId(3)));
+    // Without heartbeats of the owners, another worker takes over.
+    ejections.maintain(WorkerId(3), true, earlier);
+    assert!(ejections.ejected.iter().all(|ejection| ejection.owner == WorkerId(3)));
 }
 
 #[test]
@@ -82,31 +77,31 @@ fn an_ejection_applies_once_and_within_the_cap() {
 #[test]
 fn only_the_owner_decides() {
     let mut all = two();
-    assert!(!all.apply(&Change::Readmit("10.0.0.1:80".into()), TWO, NOW));
+    assert!(!all.apply(&Change::Uneject("10.0.0.1:80".into()), TWO, NOW));
     assert!(!all.apply(&Change::Extend(ejection("10.0.0.1:80", TWO)), TWO, NOW));
     assert_eq!(all, two());
-    assert!(all.apply(&Change::Readmit("10.0.0.1:80".into()), ONE, NOW));
+    assert!(all.apply(&Change::Uneject("10.0.0.1:80".into()), ONE, NOW));
     assert!(all.of("10.0.0.1:80").is_none());
 }
 
 #[test]
-fn a_silent_owner_is_replaced_by_one_with_requests() {
+fn an_owner_without_heartbeats_is_replaced_by_one_with_requests() {
     let mut all = two();
-    all.keep(TWO, true, after(900));
+    all.maintain(TWO, true, after(900));
     assert_eq!(all.of("10.0.0.1:80").unwrap().owner, ONE);
-    all.keep(TWO, false, after(5_000));
+    all.maintain(TWO, false, after(5_000));
     assert_eq!(all.of("10.0.0.1:80").unwrap().owner, ONE);
-    all.keep(TWO, true, after(5_000));
+    all.maintain(TWO, true, after(5_000));
     assert_eq!(all.of("10.0.0.1:80").unwrap().owner, TWO);
-    all.keep(ONE, true, after(5_100));
+    all.maintain(ONE, true, after(5_100));
     assert_eq!(all.of("10.0.0.1:80").unwrap().owner, TWO);
 }
 
 #[test]
 fn a_host_that_no_probe_reaches_is_forgotten() {
     let mut all = two();
-    all.keep(ONE, true, after(70_000));
-    assert_eq!(all.out, []);
+    all.maintain(ONE, true, after(70_000));
+    assert_eq!(all.ejected, []);
 }
 
 #[test]
@@ -118,13 +113,13 @@ fn each_worker_claims_another_id() {
 }
 
 #[test]
-fn evidence_is_told_in_order_and_bounded() {
+fn evidence_is_numbered_in_order_and_bounded() {
     let mut all = Ejections::default();
     let fail = |all: &mut Ejections, host: usize, now| {
-        all.apply(&Change::See(format!("10.0.0.{host}:80").into(), Some(Failure::Reset), 0), ONE, now);
+        all.apply(&Change::ReportFailure(format!("10.0.0.{host}:80").into(), Failure::Reset, 0), ONE, now);
     };
     (0..100).for_each(|_| fail(&mut all, 1, NOW));
-    assert_eq!((all.evidence.len(), all.told), (8, 8));
+    assert_eq!((all.evidence.len(), all.reported), (8, 8));
     assert!(all.evidence.iter().zip(1..).all(|(evidence, number)| evidence.number == number));
     (0..200).for_each(|host| fail(&mut all, host, NOW));
     assert_eq!(all.evidence.len(), 128);
@@ -134,12 +129,12 @@ fn evidence_is_told_in_order_and_bounded() {
 }
 
 #[test]
-fn evidence_against_a_host_that_is_out_is_dropped() {
+fn evidence_against_an_ejected_host_is_dropped() {
     let mut all = Ejections::default();
-    all.apply(&Change::See("a:1".into(), Some(Failure::Reset), 0), ONE, NOW);
-    all.apply(&Change::See("b:1".into(), None, 0), ONE, NOW);
+    all.apply(&Change::ReportFailure("a:1".into(), Failure::Reset, 0), ONE, NOW);
+    all.apply(&Change::ReportPick("b:1".into()), ONE, NOW);
     all.apply(&Change::Eject(ejection("a:1", ONE), 2), ONE, NOW);
-    all.apply(&Change::See("a:1".into(), Some(Failure::Reset), 0), TWO, NOW);
+    all.apply(&Change::ReportFailure("a:1".into(), Failure::Reset, 0), TWO, NOW);
     assert!(all.evidence.iter().map(|evidence| &*evidence.address).eq(["b:1"]));
 }
 

@@ -4,7 +4,7 @@
 //! and fires if over one of these lengths
 //!
 //! - the host shows the failure at least `count` times, all of them within `interval`,
-//! - their share is at least `percent` percentage points above the share that the other hosts that are in show over as many
+//! - their share is at least `percent` percentage points above the share that the other healthy hosts show over as many
 //!   of their own last attempts (strictly above where `percent` is 0), and
 //! - the difference is no chance: with `e` the number that the others' share would mean here, it is more than four standard
 //!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`. Where the others show nothing, `e` is 0 and the first failures decide.
@@ -17,47 +17,41 @@
 //! The aggregate of the others hides a case: three of four hosts dead after a total outage. Each of them is hardly above
 //! the rest. So a host also is an outlier if its last eight attempts all failed and another's last eight were all answered.
 //!
-//! And where some other host is fine, its last two attempts not both failed, those that are not are no measure: two replicas
-//! that crash in the same moment would else excuse each other.
+//! If at least one other host is not failing (its last two attempts did not both fail), failing hosts are left out of the
+//! comparison. Otherwise two replicas that crash together would make each other look normal.
 //!
-//! **What fails everywhere makes no outlier.** Two rules look at who is fine, not at shares. No detector fires unless the last
-//! attempt on some other host was answered. And when hosts are out and then all that are in fail as well ([`is_common`]), those
-//! that are out are probed at once, all of them: one may be back. If they fail, too, the failure is common, and all hosts come
-//! back. The first host to show a common failure may be out until then: some milliseconds.
+//! **What fails everywhere makes no outlier.** Two rules look at hosts that succeed, not at shares. No detector fires unless the
+//! last attempt on some other host was answered. And when hosts are ejected and then all healthy ones fail as well
+//! ([`all_failing`]), the ejected hosts are probed at once, all of them: one may be back. If these fail, too, the failure is
+//! cluster-wide, and all hosts come back. The first host that shows it may be ejected until then: some milliseconds.
 
-mod peers;
-mod policy;
-
-pub use peers::Others;
-pub use policy::{Detector, OutlierPolicy};
-
-pub use crate::outlier::history::{Failure, Outcome};
+pub use super::history::{Failure, Outcome};
+pub use super::peers::Peers;
+pub use super::policy::{Detector, OutlierPolicy};
 
 use crate::base::percent::Percent;
 use crate::base::time::Time;
-use crate::outlier::history::{LENGTH, Record};
+use crate::outlier::history::{AttemptHistory, LENGTH};
 
-/// Lengths to look back over.
-const LENGTHS: [u32; 7] = [1, 2, 4, 8, 16, 32, LENGTH];
-/// So many in a row leave no doubt.
-const RUN: u32 = 8;
-/// The number of that length.
+/// The lengths to look back over.
+pub(super) const LENGTHS: [u32; 7] = [1, 2, 4, 8, 16, 32, LENGTH];
+/// A run of this many attempts that ended alike leaves no doubt.
+pub(super) const RUN: u32 = 8;
+/// The number of this length among [`LENGTHS`].
 const RUN_LENGTH: usize = 3;
 const _: () = assert!(LENGTHS[RUN_LENGTH] == RUN);
 
-/// Whether a host whose latest attempt failed is an outlier among the `others` that are in.
+/// Whether a host whose latest attempt failed is an outlier among its healthy `peers`.
 #[must_use]
-pub fn is_outlier(policy: &OutlierPolicy, host: &Record, failure: Failure, others: &Others, now: Time) -> bool {
-    // Hosts that crash at once shall not excuse each other: where there is one that is fine and well known, the ones in trouble
-    // are no measure.
-    let well = others.are_measured();
+pub fn is_outlier(policy: &OutlierPolicy, host: &AttemptHistory, failure: Failure, peers: &Peers, now: Time) -> bool {
+    let healthy_only = peers.some_well_known();
     let Detector { count, percent } = policy.detector(failure);
     let recent = host.within_interval(failure, now);
     let count = u64::from(count.max(1));
-    if recent < count || !others.some_fine() {
+    if recent < count || !peers.some_succeeded() {
         return false;
     }
-    if host.failed_in_a_row(failure) >= RUN && others.some_answer() {
+    if host.failed_in_a_row(failure) >= RUN && peers.some_run() {
         return true;
     }
     let longest = LENGTHS.len() - 1;
@@ -66,26 +60,26 @@ pub fn is_outlier(policy: &OutlierPolicy, host: &Record, failure: Failure, other
         let failed = failed.min(recent);
         failed >= count
             && [number, longest].iter().all(|&number| {
-                let others = others.share(failure, number, well);
-                is_above((failed, attempts), others, percent) && is_beyond_chance((failed, attempts), others)
+                let share = peers.share(failure, number, healthy_only);
+                is_above((failed, attempts), share, percent) && is_beyond_chance((failed, attempts), share)
             })
     })
 }
 
-/// Whether all hosts that are in and took attempts of late fail: then those that are out are no worse.
+/// Whether there are hosts, and all of them are failing: then the ejected ones are no worse.
 #[must_use]
-pub fn is_common<'a>(mut hosts: impl Iterator<Item = &'a Record>) -> bool {
+pub fn all_failing<'a>(mut hosts: impl Iterator<Item = &'a AttemptHistory>) -> bool {
     let mut some = false;
     hosts.all(|host| {
         some = true;
-        host.is_in_trouble()
+        host.is_failing()
     }) && some
 }
 
-/// Whether at least half of the latest attempts on these hosts fail so.
+/// Whether at least half of the last eight attempts on each of these hosts, taken together, failed in this way.
 #[must_use]
-pub fn is_usual(hosts: &Others, failure: Failure) -> bool {
-    let (failed, attempts) = hosts.share(failure, RUN_LENGTH, false);
+pub fn is_widespread(peers: &Peers, failure: Failure) -> bool {
+    let (failed, attempts) = peers.share(failure, RUN_LENGTH, false);
     failed > 0 && 2 * failed >= attempts
 }
 

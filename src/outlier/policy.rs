@@ -15,33 +15,33 @@ use crate::outlier::history::Failure;
 /// quarter of a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutlierPolicy {
-    /// Failures count for so long. Default: 10 s.
+    /// How long failures count. Default: 10 s.
     pub interval: Duration,
-    /// For `refused` and `unreachable`. Default: 1, 0 percent.
+    /// The detector for `refused` and `unreachable`. Default: 1, 0 percent.
     pub refused: Detector,
-    /// For `reset` and `truncated`. Default: 2, 10 percent.
+    /// The detector for `reset` and `truncated`. Default: 2, 10 percent.
     pub reset: Detector,
-    /// For `timeout`. Default: 5, 30 percent.
+    /// The detector for `timeout`. Default: 5, 30 percent.
     pub timeout: Detector,
-    /// For `error`. Default: 5, 50 percent.
+    /// The detector for `error`. Default: 5, 50 percent.
     pub error: Detector,
     /// How long a host is out the first time; each further time takes twice as long. Default: 250 ms.
     pub base_ejection_time: Duration,
-    /// It takes at most so long (and up to a quarter more of jitter). Default: 30 s.
+    /// The longest time out, to which up to a quarter more of jitter is added. Default: 30 s.
     pub max_ejection_time: Duration,
-    /// At most this share of the known hosts is out: rounded down, but one host may always be out (unless it is 0), and
+    /// At most this share of the known hosts is ejected: rounded down, but one host may always be (unless the share is 0), and
     /// the last one never is. Default: 100.
     pub max_ejection_percent: Percent,
-    /// So many answered probes in a row bring a host back. Default: 2.
+    /// The number of answered probes in a row that bring a host back. Default: 2.
     pub probe_successes: u32,
 }
 
 /// When one kind of failure makes a host an outlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detector {
-    /// At least so many, of the last [`LENGTH`](crate::outlier::history::LENGTH) attempts; 0 is taken as 1.
+    /// The least number of failures, of the last [`LENGTH`](crate::outlier::history::LENGTH) attempts; 0 is taken as 1.
     pub count: u32,
-    /// At least so many percentage points more than the other hosts.
+    /// By how many percentage points the share of failures is above that of the other hosts, at least.
     pub percent: Percent,
 }
 
@@ -81,9 +81,9 @@ impl OutlierPolicy {
         }
     }
 
-    /// How many of `known` hosts may be out.
+    /// How many of `known` hosts may be ejected.
     #[must_use]
-    pub fn most_out(&self, known: usize) -> usize {
+    pub fn max_ejected(&self, known: usize) -> usize {
         if self.max_ejection_percent == Percent::default() {
             return 0;
         }

@@ -1,0 +1,195 @@
+//! What a worker writes into the record that all workers share, and what it reads there.
+
+use std::time::Duration;
+
+use super::Outliers;
+use crate::base::time::Time;
+use crate::outlier::detector::Failure;
+use crate::outlier::ejection::HostState;
+use crate::outlier::hosts::Return;
+use crate::outlier::shared::{Change, Ejection, Ejections, decode_host_list, encode_host_list};
+
+/// The list of hosts is written at most once in this time.
+const LIST_EVERY: Duration = Duration::from_secs(10);
+/// At most this many events wait for [`Outliers::take_events`].
+pub(super) const MOST_EVENTS: usize = 1_000;
+
+/// What happened. The worker that did it reports it, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A detector fired, and the host stays healthy: too many hosts are ejected, or it is the last.
+    Detected(Box<str>, Failure),
+    /// A host was ejected.
+    Ejected(Ejection),
+    /// A probe failed, so the host stays ejected.
+    Extended(Ejection),
+    /// A host came back.
+    Unejected(Box<str>),
+    /// All hosts came back, since the healthy ones failed as well.
+    AllUnejected,
+}
+
+/// Where a worker stands with the record.
+#[derive(Clone, Debug)]
+pub(super) struct Sharing {
+    /// The changes that the record does not have yet.
+    pub(super) pending: Vec<Change>,
+    /// The events of those changes that applied to the record that was read last.
+    applied: Vec<Event>,
+    pub(super) events: Vec<Event>,
+    /// The number of the latest evidence that was read.
+    evidence_read: u64,
+    /// The number of workers that have requests.
+    pub(super) active_workers: u32,
+    /// When the record was read last.
+    pub(super) exchanged: Time,
+    /// When all hosts came back last because all failed, as the record says.
+    all_failed: Time,
+    /// When this worker last wrote the list of hosts.
+    listed: Time,
+    /// Whether this worker asked for the list of hosts.
+    asked_for_list: bool,
+}
+
+impl Sharing {
+    pub(super) const fn new() -> Self {
+        Self {
+            pending: Vec::new(),
+            applied: Vec::new(),
+            events: Vec::new(),
+            evidence_read: 0,
+            active_workers: 0,
+            exchanged: Time::from_nanos(0),
+            all_failed: Time::from_nanos(0),
+            listed: Time::from_nanos(0),
+            asked_for_list: false,
+        }
+    }
+
+    pub(super) fn push_event(&mut self, event: Event) {
+        if self.events.len() < MOST_EVENTS {
+            self.events.push(event);
+        }
+    }
+}
+
+impl Outliers {
+    /// Reads the record that all workers share, and returns what to put in its place, if anything.
+    pub fn exchange(&mut self, record: Option<&[u8]>, now: Time) -> Option<Vec<u8>> {
+        let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
+        self.count_evidence(&found, now);
+        let mut shared = found;
+        // Evidence is added and dropped, and never changed, so its number is enough to see whether it is other evidence.
+        let parts = |shared: &Ejections| {
+            let numbers = (shared.all_failed, shared.reported, shared.evidence.len());
+            (numbers, shared.ejected.clone(), shared.workers.clone())
+        };
+        // With nothing pending, there is nothing to compare.
+        let before = self.is_pending().then(|| parts(&shared));
+        let (me, applied) = (self.me, &mut self.sharing.applied);
+        applied.clear();
+        applied.extend(self.sharing.pending.iter().filter(|change| shared.apply(change, me, now)).filter_map(event));
+        let changed = before.is_some_and(|before| before != parts(&shared));
+        let maintained = shared.maintain(me, self.has_requests(now), now);
+        self.adopt(&shared, now);
+        if !changed && !maintained {
+            return None;
+        }
+        let mut record = Vec::new();
+        shared.encode(&mut record);
+        Some(record)
+    }
+
+    /// Counts what other workers saw as if this one had seen it.
+    fn count_evidence(&mut self, shared: &Ejections, now: Time) {
+        // The record may have been lost, and begun anew.
+        let read = std::mem::replace(&mut self.sharing.evidence_read, shared.reported).min(shared.reported);
+        for evidence in &shared.evidence {
+            if evidence.by == self.me || evidence.number <= read || !evidence.is_fresh(now) {
+                continue;
+            }
+            let interval = self.policy.interval;
+            let Some(place) = self.hosts.seen(&evidence.address, now) else { continue };
+            let Some(failure) = evidence.failure else {
+                self.steering.picked(&mut self.hosts, place);
+                continue;
+            };
+            if let Some(host) = self.hosts.at_mut(place)
+                && let HostState::Healthy(health) = &mut host.state
+                && health.concerns(evidence.at)
+            {
+                health.failed(now, interval);
+                host.report(now);
+                self.hosts.answered(place, evidence.answers);
+                self.failed(place, failure, false, now);
+            }
+        }
+    }
+
+    /// The record now has what [`exchange`](Self::exchange) returned, or it returned nothing, or the record cannot be written.
+    pub fn published(&mut self) {
+        self.sharing.pending.clear();
+        for event in std::mem::take(&mut self.sharing.applied) {
+            self.sharing.push_event(event);
+        }
+    }
+
+    /// The list of hosts, for workers that do not know them yet (see [`crate::outlier::shared`]), to put under a key of its own.
+    /// `None` if this worker hardly knows the hosts itself, or wrote the list a moment ago, or if there are more hosts than can
+    /// be remembered: then nothing is steered.
+    pub fn host_list(&mut self, now: Time) -> Option<Vec<u8>> {
+        let recent = now.since(self.sharing.listed) < LIST_EVERY && self.sharing.listed <= now;
+        if recent || self.lacks_samples() || self.hosts.is_crowded(now) {
+            return None;
+        }
+        self.sharing.listed = now;
+        let known = self.hosts.iter().filter(|host| host.picks.weight > 0);
+        Some(encode_host_list(known.map(|host| (&*host.address, host.picks.weight)), now))
+    }
+
+    /// Whether some host is ejected and hardly any other is known. Returns `true` at most once.
+    pub fn wants_host_list(&mut self) -> bool {
+        self.ejected > 0 && self.lacks_samples() && !std::mem::replace(&mut self.sharing.asked_for_list, true)
+    }
+
+    /// Learns which hosts there are from a [list](Self::host_list) that another worker wrote.
+    pub fn learn(&mut self, list: &[u8], now: Time) {
+        let Some(shares) = decode_host_list(list, now) else { return };
+        for (address, _) in &shares {
+            self.hosts.seen(address, now);
+        }
+        self.steering.learn(&mut self.hosts, &shares);
+    }
+
+    fn lacks_samples(&self) -> bool {
+        self.steering.lacks_samples(self.hosts.len() as u64)
+    }
+
+    /// Ejects hosts and brings them back, as the record says.
+    fn adopt(&mut self, shared: &Ejections, now: Time) {
+        let all_fail = shared.all_failed > self.sharing.all_failed;
+        let back = Return { all_fail, answers: self.policy.probe_successes, picks: self.steering.picks() };
+        if self.hosts.adopt(&shared.ejected, back, now) && !all_fail {
+            self.panic.all_fail = super::panic::Condition::Absent;
+        }
+        (self.sharing.all_failed, self.sharing.exchanged) = (shared.all_failed, now);
+        self.sharing.active_workers = shared.active_workers(now);
+        self.ejected = self.hosts.ejected();
+        self.panic.clamp(now);
+        self.latest.clamp(now);
+        if self.ejected > 0 {
+            self.latest.ejected = now;
+        }
+        self.steering.set_active(self.ejected > 0, now);
+    }
+}
+
+fn event(change: &Change) -> Option<Event> {
+    Some(match change {
+        Change::ReportFailure(..) | Change::ReportPick(_) | Change::ProbeNow => return None,
+        Change::Eject(ejection, _) => Event::Ejected(ejection.clone()),
+        Change::Extend(ejection) => Event::Extended(ejection.clone()),
+        Change::Uneject(address) => Event::Unejected(address.clone()),
+        Change::UnejectAll => Event::AllUnejected,
+    })
+}

@@ -1,0 +1,204 @@
+//! Where a request goes: to a list of hosts, as a probe, or where Envoy's own balancer sends it.
+
+use std::time::Duration;
+
+use super::downtime::CERTAIN;
+use super::{Outliers, Probe};
+use crate::base::percent::Percent;
+use crate::base::time::Time;
+use crate::outlier::ejection::HostState;
+use crate::outlier::host::Host;
+use crate::steering::{Exploration, SUSPICION, is_suspect};
+
+/// Where to send a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Different addresses, separated by commas: for the first attempt, and for each retry.
+    pub hosts: String,
+    /// The probe, if the first attempt is one, to pass to [`Outliers::probe_over`].
+    pub probe: Option<Probe>,
+}
+
+/// A request that is to be routed.
+#[derive(Clone, Copy)]
+struct Request {
+    /// Whether it is retried whatever happens to its first attempt.
+    repeatable: bool,
+    /// How many attempts it may have in all.
+    attempts: usize,
+    /// The share of requests that may be left to Envoy's balancer.
+    explore: Percent,
+    now: Time,
+}
+
+impl Outliers {
+    /// A request arrives. `None` where Envoy should decide: no host is ejected, or there is none to list, or the request
+    /// explores. (If no host is ejected but one is suspect, or was ejected recently, a request that could not be repeated is
+    /// steered all the same: see [`crate::steering`].)
+    ///
+    /// `repeatable` says that this request is retried whatever happens to its first attempt: its method allows it, and so do
+    /// its route and budget. `retries` is how many retries it may have.
+    pub fn route(&mut self, now: Time, repeatable: bool, retries: u32, explore: Percent) -> Option<Route> {
+        let attempts = usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1);
+        let route = self.choose(Request { repeatable: repeatable && retries > 0, attempts, explore, now })?;
+        let first = route.hosts.split(',').next().unwrap_or_default();
+        if let Some(place) = self.hosts.find(first)
+            && let Some(host) = self.hosts.at_mut(place)
+        {
+            self.steering.sends(host, now);
+            if !repeatable && host.last_answer != Time::default() {
+                host.pinned = host.pinned.saturating_add(1);
+            }
+            self.hosts.watch(place);
+        }
+        Some(route)
+    }
+
+    /// After what time a repeatable request should be sent once more, beside its first attempt, if that is not answered by then:
+    /// while some host is ejected, since the request's host may hang. `None` where it should not: it is not known yet how long
+    /// answers take, or none came recently, so that all hosts may just have become slow.
+    #[must_use]
+    pub fn hedge_after(&self, now: Time) -> Option<Duration> {
+        self.steering
+            .response_deadline()
+            .filter(|deadline| self.ejected > 0 && self.steering.answers_arrive(*deadline, now))
+            .map(Duration::from_nanos)
+    }
+
+    /// A request arrives that finds out for an open circuit whether the cluster is back. It goes to the ejected host that is due
+    /// for longest, whichever worker owns it: the healthy hosts failed a moment ago, and this one had more time to come back.
+    /// Where no host is ejected, all are alike, and take turns.
+    pub fn route_circuit_probe(&mut self, now: Time, retries: u32) -> Option<Route> {
+        self.latest.request = now;
+        if self.all_are_down(now) {
+            return self.in_turn(usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1), now);
+        }
+        let due = self.hosts.each_ejected().filter(|(_, _, ejected)| ejected.ejection.due <= now);
+        let (_, probed, _) = due.min_by_key(|(_, _, ejected)| ejected.ejection.due)?;
+        let mut list = vec![&*probed.address];
+        list.extend(self.steering.draw(&self.hosts, usize::try_from(retries).unwrap_or(usize::MAX), true, now));
+        Some(Route { hosts: list.join(","), probe: None })
+    }
+
+    fn choose(&mut self, request: Request) -> Option<Route> {
+        let Request { repeatable, now, .. } = request;
+        self.latest.request = now;
+        self.probe_budget.deposit();
+        if repeatable {
+            self.steering.add_canary();
+        }
+        if self.all_are_down(now) {
+            return self.in_turn(request.attempts, now);
+        }
+        let steered = self.ejected > 0 || self.is_wary(repeatable, now);
+        // Where only some of the hosts can be remembered, these would get all requests.
+        if !steered || self.hosts.is_crowded(now) {
+            return None;
+        }
+        self.hosts.count_peers(now);
+        self.panic_if_unresponsive(now);
+        if self.in_panic(now) {
+            return self.likeliest_back(request.attempts, now);
+        }
+        if self.steering.goes_to_unseen_host() {
+            return None;
+        }
+        if let Some(route) = self.probe_next(request) {
+            return Some(route);
+        }
+        if self.ejected > 0 && self.explores(request) {
+            return None;
+        }
+        self.list(request)
+    }
+
+    /// The hosts by how long ago any worker tried them: so the first one that is back is soon found, whatever the turns that
+    /// Envoy's balancer takes in each worker.
+    fn in_turn(&self, attempts: usize, now: Time) -> Option<Route> {
+        let tried = |host: &Host| {
+            let listed = host.is_known(now) && self.steering.is_picked(host);
+            listed.then(|| host.seen.as_nanos())
+        };
+        let list = self.hosts.lowest(attempts, &tried);
+        (list.len() > 1).then(|| Route { hosts: list.join(","), probe: None })
+    }
+
+    /// Whether a request should be steered although no host is ejected: around a host that is unresponsive, or, if the request
+    /// cannot be repeated, to a host that answered.
+    fn is_wary(&mut self, repeatable: bool, now: Time) -> bool {
+        let after_ejection = !now.is_later(self.policy.interval, self.latest.ejected);
+        if after_ejection && !repeatable && self.steering.has_canaries() {
+            return true;
+        }
+        let may = if repeatable { after_ejection } else { now.since(self.latest.break_off) < SUSPICION };
+        let is_bad = |host: &Host| match repeatable {
+            true => self.steering.is_unresponsive(host, now),
+            false => is_suspect(host, now),
+        };
+        may && self.hosts.any_watched(&is_bad, now)
+    }
+
+    /// Routes a request as a probe of an ejected host, if one should get it and there are other hosts for its retries.
+    fn probe_next(&mut self, Request { repeatable, attempts, now, .. }: Request) -> Option<Route> {
+        let place = self.next_to_probe(repeatable, now)?;
+        let mut list: Vec<_> = self.hosts.at(place).map(|host| &*host.address).into_iter().collect();
+        list.extend(self.steering.draw(&self.hosts, attempts.saturating_sub(1).max(1), repeatable, now));
+        if list.len() < 2 {
+            return None;
+        }
+        let hosts = list.join(",");
+        Some(Route { hosts, probe: self.start_probe(place, now) })
+    }
+
+    /// Whether a request should be left to Envoy's balancer, to keep the shares current and to meet new hosts.
+    fn explores(&mut self, Request { repeatable, explore, now, .. }: Request) -> bool {
+        let exploration = Exploration {
+            percent: explore,
+            hosts: self.hosts.len() as u64,
+            ejected: self.ejected as u64,
+            workers: self.sharing.active_workers,
+            probes_fail: self.is_probe_budget_exhausted(now),
+        };
+        self.steering.explores(exploration, repeatable, now)
+    }
+
+    /// Lists hosts for all attempts of a request: healthy ones, then those that seem to have left the cluster and ejected ones.
+    /// If the list were shorter, Envoy would pick the hosts of the last retries, and might pick one that just failed.
+    fn list(&mut self, Request { repeatable, attempts, now, .. }: Request) -> Option<Route> {
+        let mut list = self.steering.draw(&self.hosts, attempts, repeatable, now);
+        if list.is_empty() && self.ejected > 0 {
+            list = self.steering.draw(&self.hosts, attempts, true, now);
+        }
+        if list.is_empty() {
+            return None;
+        }
+        // A host that seems to have left may still be there: it is better than one that failed.
+        let rank = |host: &Host| match host.state.ejected() {
+            Some(ejected) => Some(self.downtime.rank(ejected, now)),
+            None if host.picks.weight > 0 && host.is_known(now) && !self.steering.is_picked(host) => Some(0),
+            None => None,
+        };
+        list.extend(self.hosts.lowest(attempts.saturating_sub(list.len()), &rank));
+        Some(Route { hosts: list.join(","), probe: None })
+    }
+
+    /// In panic mode, lists the hosts that are likeliest to be back, healthy ones and ejected ones.
+    fn likeliest_back(&mut self, attempts: usize, now: Time) -> Option<Route> {
+        let rank = |host: &Host| {
+            // A host that seems to hang comes last.
+            if self.steering.is_unresponsive(host, now) {
+                return Some(u64::MAX);
+            }
+            match &host.state {
+                HostState::Ejected(ejected) | HostState::Probing(ejected, _) => Some(self.downtime.rank(ejected, now)),
+                HostState::Healthy(_) if !host.is_known(now) => None,
+                HostState::Healthy(_) if host.history.last_succeeded() => Some(0),
+                // It just failed.
+                HostState::Healthy(_) => Some(CERTAIN),
+            }
+        };
+        let list = self.hosts.lowest(attempts, &rank);
+        let (first, hosts) = (self.hosts.find(list.first()?), list.join(","));
+        Some(Route { hosts, probe: first.and_then(|place| self.start_probe(place, now)) })
+    }
+}

@@ -1,0 +1,156 @@
+//! What the end of an attempt decides: a host is ejected, stays ejected, or comes back.
+
+use std::time::Duration;
+
+use super::probe_budget::ProbeBudget;
+use super::{EndedAttempt, Event, FEW, Outliers};
+use crate::base::time::Time;
+use crate::outlier::detector::{Failure, Outcome, is_outlier, is_widespread};
+use crate::outlier::ejection::{HostState, Verdict};
+use crate::outlier::shared::Change;
+
+impl Outliers {
+    /// An attempt ended. Returns whether to [exchange](Self::exchange) at once: there is something to write, or another worker
+    /// may know more.
+    pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
+        let Some(address) = attempt.host else { return false };
+        let Some(place) = self.hosts.seen(address, now) else { return false };
+        let outcome = Outcome::from(attempt.signal);
+        self.track_answers(place, outcome, attempt, now);
+        let reported = self.count(place, outcome, attempt, now);
+        if attempt.picked {
+            self.picked_at(place);
+        }
+        if let Some((failure, answers)) = reported {
+            self.sharing.pending.push(Change::ReportFailure(address.into(), failure, answers));
+            self.failed(place, failure, true, now);
+        }
+        self.sharing.pending.iter().any(|change| !matches!(change, Change::ReportPick(_)))
+    }
+
+    /// Keeps track of how fast and how recently hosts answer.
+    fn track_answers(&mut self, place: usize, outcome: Outcome, attempt: &EndedAttempt<'_>, now: Time) {
+        let Some(host) = self.hosts.at_mut(place) else { return };
+        let pinned = host.pinned > 0;
+        host.pinned = host.pinned.saturating_sub(1);
+        // An attempt that takes too long for a hedge or a timeout is not an answer.
+        if !matches!(outcome, Outcome::Nothing | Outcome::Failed(Failure::Timeout)) {
+            (host.oldest_outstanding, host.missed_deadlines) = (None, 0);
+        }
+        if outcome != Outcome::Answered {
+            return;
+        }
+        // Answers to pinned requests do not count: a host that gets more requests would answer more, and so get ever more.
+        if !pinned {
+            self.hosts.set_last_answer(place, now);
+        }
+        if attempt.weight <= 1 {
+            self.steering.answered(attempt.began, now);
+        }
+    }
+
+    /// Counts an attempt for a healthy host, or takes it as the verdict on an ejected one. Returns what to report: a failure, and
+    /// how many attempts the host answered before.
+    fn count(
+        &mut self,
+        place: usize,
+        outcome: Outcome,
+        attempt: &EndedAttempt<'_>,
+        now: Time,
+    ) -> Option<(Failure, u32)> {
+        let (interval, me) = (self.policy.interval, self.me);
+        let host = self.hosts.at_mut(place)?;
+        match (&mut host.state, outcome) {
+            (HostState::Healthy(health), Outcome::Answered) if health.concerns(attempt.began) => {
+                let answers = attempt.weight.max(1);
+                host.answers = host.answers.saturating_add(answers);
+                health.answered(now, interval);
+                self.hosts.answered(place, answers);
+            }
+            (HostState::Healthy(health), Outcome::Failed(failure)) if health.concerns(attempt.began) => {
+                health.failed(now, interval);
+                return Some((failure, host.report(now)));
+            }
+            (state, outcome) if state.decides(attempt.began, me) => self.verdict(place, outcome, attempt.began, now),
+            _ => {}
+        }
+        None
+    }
+
+    /// Whether some healthy host answered its latest attempt, within this time.
+    #[must_use]
+    pub fn some_host_answers(&self, within: Duration, now: Time) -> bool {
+        self.hosts.present(now).any(|host| now.since(host.seen) < within && host.history.answered_in_a_row() > 0)
+    }
+
+    /// An attempt ended on an ejected host that this worker probes.
+    fn verdict(&mut self, place: usize, outcome: Outcome, began: Time, now: Time) {
+        // What is widespread among the peers, too, is no fault of this host.
+        let outcome = match outcome {
+            Outcome::Failed(failure) if is_widespread(&self.hosts.peers_of(place, now), failure) => Outcome::Answered,
+            outcome => outcome,
+        };
+        let policy = self.policy;
+        let panic = self.in_panic(now) || self.panic.all_unresponsive.holds(now);
+        let enough = if panic { 1 } else { policy.probe_successes };
+        let deadline = self.steering.response_deadline().unwrap_or(u64::MAX);
+        let Some(state) = self.hosts.ejected_at(place) else { return };
+        let refunded = match outcome {
+            Outcome::Answered => true,
+            Outcome::Failed(_) => false,
+            // An attempt that was cut off after other hosts would have answered cost as much as one that failed.
+            Outcome::Nothing => now.since(began) < Duration::from_nanos(deadline),
+        };
+        self.probe_budget.refund(if refunded { state.probe_cost(began) } else { 0 });
+        let verdict = match outcome {
+            Outcome::Answered => state.answered(began, enough, now),
+            Outcome::Failed(failure) => state.failed(failure, began, &policy, now),
+            Outcome::Nothing => state.no_verdict(began),
+        };
+        let Some(ejection) = state.ejected().map(|ejected| &ejected.ejection) else { return };
+        match verdict {
+            Verdict::None => {}
+            Verdict::Extended => self.sharing.pending.push(Change::Extend(ejection.clone())),
+            Verdict::Unejected => {
+                self.downtime.came_back(ejection.since, ejection.failed, now);
+                self.sharing.pending.push(Change::Uneject(ejection.address.clone()));
+                // Where most of many hosts are ejected, they went for one reason, and others will be back as well.
+                if self.ejected > FEW && self.is_mostly_ejected(now) {
+                    self.probe_budget.refund(ProbeBudget::cost(true));
+                }
+            }
+        }
+    }
+
+    /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's.
+    pub(super) fn failed(&mut self, place: usize, failure: Failure, mine: bool, now: Time) {
+        self.hosts.failed(place, failure, now);
+        self.latest.failure = now;
+        if failure != Failure::Error {
+            self.latest.break_off = now;
+        }
+        if self.healthy_all_fail(now) {
+            self.panic_over_failures(now);
+            return;
+        }
+        let peers = self.hosts.peers_of(place, now);
+        let Some(host) = self.hosts.at(place) else { return };
+        let HostState::Healthy(health) = &host.state else { return };
+        let mut policy = self.policy;
+        // Where probes fail all the time, hosts go down one after the other, so a reset is hardly a stray one.
+        if self.is_probe_budget_exhausted(now) {
+            policy.reset.count = policy.reset.count.div_ceil(2);
+        }
+        if !is_outlier(&policy, &host.history, failure, &peers, now) {
+            return;
+        }
+        let most = self.policy.max_ejected(self.hosts.known(now));
+        if self.ejected < most {
+            let ejection = health.eject(&host.address, failure, self.me, &self.policy, now);
+            self.sharing.pending.push(Change::Eject(ejection, most));
+        } else if mine {
+            // Only the worker whose attempt failed reports it, so that it counts once.
+            self.sharing.push_event(Event::Detected(host.address.clone(), failure));
+        }
+    }
+}

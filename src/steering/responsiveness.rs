@@ -1,0 +1,136 @@
+//! Which hosts are unresponsive: they fail no attempt, but have not answered for longer than answers take.
+
+use std::time::Duration;
+
+use super::nanos_since;
+use crate::base::time::{Time, nanos};
+use crate::outlier::host::Host;
+
+/// The number of answers after which it is known how long they take.
+const TIMED: u32 = 16;
+/// A host is unresponsive once its oldest outstanding request has waited this many times the recent slow-answer time.
+const DEADLINE_FACTOR: u64 = 4;
+/// A host is never unresponsive before this.
+const MIN_DEADLINE: Duration = Duration::from_millis(50);
+/// How long a host that became unresponsive gets no requests; doubled each time that it stays so.
+const AVOIDED: Duration = Duration::from_secs(1);
+/// The largest number of doublings.
+const MAX_DOUBLINGS: u8 = 3;
+/// Where no host answered for this much longer than answers take, all may have become slow.
+const NO_ANSWERS: Duration = Duration::from_millis(100);
+/// The part of the slow-answer time that an answer which took no time takes away from it: a thirty-second.
+const DECAY: u64 = 32;
+
+/// How long answers take.
+#[derive(Clone, Debug)]
+pub(super) struct Responsiveness {
+    /// When some host answered last.
+    answered: Time,
+    /// What the slower of the recent answers took, in nanoseconds.
+    slow: u64,
+    /// The number of answers that this is known from.
+    timed: u32,
+}
+
+impl Responsiveness {
+    pub(super) const fn new() -> Self {
+        Self { answered: Time::from_nanos(0), slow: 0, timed: 0 }
+    }
+
+    pub(super) fn clamp(&mut self, now: Time) {
+        self.answered = self.answered.min(now);
+    }
+
+    /// An attempt that `began` then was answered. The longest recent time counts, and fades with a few dozen shorter ones.
+    pub(super) fn answered(&mut self, began: Time, now: Time) {
+        self.answered = now;
+        let time = nanos_since(began, now);
+        self.slow = time.max(self.slow - self.slow.saturating_sub(time) / DECAY);
+        self.timed = self.timed.saturating_add(1);
+    }
+
+    pub(super) fn deadline(&self) -> Option<u64> {
+        (self.timed >= TIMED).then_some(self.slow.saturating_mul(DEADLINE_FACTOR).max(nanos(MIN_DEADLINE)))
+    }
+
+    pub(super) fn answers_arrive(&self, deadline: u64, now: Time) -> bool {
+        nanos_since(self.answered, now) < deadline.saturating_add(nanos(NO_ANSWERS))
+    }
+
+    pub(super) fn is_unresponsive(&self, host: &Host, now: Time) -> bool {
+        let Some(oldest) = host.oldest_outstanding else { return false };
+        let waits = nanos_since(oldest, now);
+        self.deadline().is_some_and(|deadline| waits >= deadline && waits - deadline < avoided(host))
+    }
+
+    /// A request is steered to a host: it is the oldest outstanding one, if there is no other, or the other is so old that the
+    /// host is tried again.
+    pub(super) fn sends(&self, host: &mut Host, now: Time) {
+        let over = self.deadline().unwrap_or(nanos(AVOIDED)).saturating_add(avoided(host));
+        match host.oldest_outstanding {
+            Some(oldest) if oldest <= now && nanos_since(oldest, now) < over => return,
+            Some(oldest) if oldest <= now => host.missed_deadlines = host.missed_deadlines.saturating_add(1),
+            _ => {}
+        }
+        host.oldest_outstanding = Some(now);
+    }
+}
+
+/// For how many nanoseconds a host that is unresponsive gets no requests.
+const fn avoided(host: &Host) -> u64 {
+    let doublings = if host.missed_deadlines < MAX_DOUBLINGS { host.missed_deadlines } else { MAX_DOUBLINGS };
+    nanos(AVOIDED) << doublings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
+
+    fn after(millis: u64) -> Time {
+        START.saturating_add(Duration::from_millis(millis))
+    }
+
+    /// Sixteen answers that took this long.
+    fn answers_in(millis: u64) -> Responsiveness {
+        let mut responsiveness = Responsiveness::new();
+        (0..TIMED).for_each(|_| responsiveness.answered(START, after(millis)));
+        responsiveness
+    }
+
+    #[test]
+    fn the_deadline_is_four_times_the_slow_answer_time_and_at_least_50_ms() {
+        assert_eq!(Responsiveness::new().deadline(), None);
+        assert_eq!(answers_in(5).deadline(), Some(50_000_000));
+        assert_eq!(answers_in(100).deadline(), Some(400_000_000));
+        let mut faded = answers_in(100);
+        faded.answered(START, START);
+        assert_eq!(faded.deadline(), Some(400_000_000 - 400_000_000 / DECAY));
+    }
+
+    #[test]
+    fn a_host_is_avoided_for_twice_as_long_each_time_and_at_most_for_eight_seconds() {
+        let responsiveness = answers_in(5);
+        let mut host = Host::new("10.0.0.1:80", Duration::from_secs(10), START);
+        let mut sent = 0;
+        for seconds in [1, 2, 4, 8, 8] {
+            responsiveness.sends(&mut host, after(sent));
+            let is_unresponsive = |host: &Host, millis| responsiveness.is_unresponsive(host, after(sent + millis));
+            assert!(!is_unresponsive(&host, 49) && is_unresponsive(&host, 50), "{seconds}");
+            let over = 50 + seconds * 1_000;
+            assert!(is_unresponsive(&host, over - 1) && !is_unresponsive(&host, over), "{seconds}");
+            // A request within that time changes nothing.
+            responsiveness.sends(&mut host, after(sent + over - 1));
+            assert_eq!(host.oldest_outstanding, Some(after(sent)));
+            sent += over;
+        }
+    }
+
+    #[test]
+    fn all_hosts_are_slow_when_none_answered_for_longer() {
+        let responsiveness = answers_in(5);
+        assert!(responsiveness.answers_arrive(50_000_000, after(5 + 149)));
+        assert!(!responsiveness.answers_arrive(50_000_000, after(5 + 150)));
+    }
+}

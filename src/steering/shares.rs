@@ -1,0 +1,150 @@
+//! The shares that Envoy's balancer gives the hosts: how often it picked each.
+
+use super::sampler::WeightedSampler;
+use crate::base::random::Random;
+use crate::outlier::host::{Host, Picks};
+use crate::outlier::hosts::Hosts;
+
+/// The largest number of picks that are remembered for each host: then all are halved.
+const MEMORY: u64 = 64;
+/// A host has left when it would have been picked this many times, but was not.
+const MISSED: u64 = 4;
+/// With this many picks for each host, the shares are known to a quarter or so.
+const ENOUGH: u64 = 16;
+/// With fewer picks than this for each host, there may be hosts that were not seen yet, and the shares are guesses. A worker that
+/// starts while a host is ejected, and could not [learn](Shares::learn) from others, would send everything to the first host that
+/// answers. So up to half the requests explore: fewer, the more of the hosts are ejected that these would meet.
+const FEW: u64 = 4;
+
+/// How often Envoy's balancer picked the hosts of one cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    /// All picks so far.
+    picks: u64,
+    /// The picks that are remembered: the sum over the hosts.
+    weight: u64,
+    /// The sum of the squares of each host's remembered picks.
+    squares: u64,
+    /// The number of hosts that have just one remembered pick.
+    singles: u64,
+    /// The healthy hosts, each with its picks, but for those that were found to be picked no longer.
+    pub(super) sampler: WeightedSampler,
+    /// The [version](Hosts::version) of the hosts that the sampler holds; 0 if it must be filled anew.
+    filled: u64,
+}
+
+impl Shares {
+    pub(super) const fn new() -> Self {
+        Self { picks: 0, weight: 0, squares: 0, singles: 0, sampler: WeightedSampler::new(), filled: 0 }
+    }
+
+    pub(super) const fn picks(&self) -> u64 {
+        self.picks
+    }
+
+    pub(super) const fn lacks_samples(&self, hosts: u64) -> bool {
+        self.picks < FEW.saturating_mul(hosts)
+    }
+
+    pub(super) const fn are_known(&self, hosts: usize) -> bool {
+        self.weight >= ENOUGH * hosts as u64
+    }
+
+    /// Envoy's balancer picked a host; `steered` says whether requests are steered.
+    pub(super) fn picked(&mut self, hosts: &mut Hosts, place: usize, steered: bool, random: &mut Random) {
+        self.picks += 1;
+        if self.weight >= MEMORY * hosts.len() as u64 {
+            // Odd numbers are rounded by chance, so that no share is rounded away.
+            hosts.iter_mut().for_each(|host| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
+            self.sum_up(hosts);
+        }
+        let mean = self.weight / hosts.len().max(1) as u64;
+        let version = hosts.version();
+        let Some(host) = hosts.at_mut(place) else { return };
+        // A host that is first seen while requests are steered gets few picks; as many as the others have is the best guess.
+        let more = if host.picks.latest == 0 && steered { mean.max(1) } else { 1 };
+        let before = u64::from(host.picks.weight);
+        host.picks.weight = host.picks.weight.saturating_add(u32::try_from(more).unwrap_or(1));
+        host.picks.latest = self.picks;
+        self.weight += more;
+        self.squares = self.squares.saturating_add((2 * before + more) * more);
+        self.singles = (self.singles + u64::from(before + more == 1)).saturating_sub(u64::from(before == 1));
+        if self.filled == version {
+            self.sampler.set(place, sampled(host));
+        }
+    }
+
+    /// Adds what another worker knows of the hosts' shares, as if this one had seen it.
+    pub(super) fn learn(&mut self, hosts: &mut Hosts, shares: &[(Box<str>, u32)]) {
+        self.picks += shares.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>();
+        for (address, weight) in shares {
+            let Some(host) = hosts.find(address).and_then(|place| hosts.at_mut(place)) else { continue };
+            host.picks = Picks { weight: host.picks.weight.saturating_add(*weight), latest: self.picks };
+        }
+        self.sum_up(hosts);
+    }
+
+    /// Computes the sums anew.
+    fn sum_up(&mut self, hosts: &Hosts) {
+        let weights = || hosts.iter().map(|host| u64::from(host.picks.weight));
+        (self.weight, self.squares) = (weights().sum(), weights().map(|weight| weight.saturating_mul(weight)).sum());
+        self.singles = weights().filter(|weight| *weight == 1).count() as u64;
+        self.filled = 0;
+    }
+
+    /// A host is no longer in the cluster.
+    pub(super) fn gone(&mut self, hosts: &mut Hosts, address: &str) {
+        let version = hosts.version();
+        if let Some(place) = hosts.find(address)
+            && let Some(host) = hosts.at_mut(place)
+        {
+            let weight = u64::from(std::mem::take(&mut host.picks.weight));
+            self.weight = self.weight.saturating_sub(weight);
+            self.squares = self.squares.saturating_sub(weight.saturating_mul(weight));
+            self.singles = self.singles.saturating_sub(u64::from(weight == 1));
+            if self.filled == version {
+                self.sampler.set(place, 0);
+            }
+        }
+    }
+
+    /// Fills the sampler anew, if the hosts changed.
+    pub(super) fn fill_sampler(&mut self, hosts: &Hosts) {
+        if self.filled != hosts.version() {
+            self.filled = hosts.version();
+            self.sampler.fill(hosts.len(), &mut hosts.iter().map(sampled));
+        }
+    }
+
+    /// Whether the next request should go to a host that was never seen. The share of such hosts is that of the picks that saw a
+    /// host for the only time so far (I. J. Good, "The population frequencies of species and the estimation of population
+    /// parameters", Biometrika 40, 1953). One such host is no evidence: it may be new.
+    pub(super) const fn goes_to_unseen_host(&self, random: &mut Random) -> bool {
+        self.singles > 1 && random.below(self.weight) < self.singles - 1
+    }
+
+    pub(super) fn is_picked(&self, host: &Host) -> bool {
+        let weight = u64::from(host.picks.weight);
+        let missed = self.picks.saturating_sub(host.picks.latest);
+        // The host's share is that from before it was missed: the picks since then are in the sum as well, and would make a
+        // host with four picks or fewer stay for good.
+        let before = self.weight.saturating_sub(missed).max(weight);
+        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(before)
+    }
+
+    /// How much of the differences between the hosts' picks is no chance, in 256ths; and the mean of the picks, times 256.
+    ///
+    /// Where a balancer picks by chance, their variance is a third to all of their mean. Up to half as much again is taken to be
+    /// chance; from two and a half times the mean on, all of it is real.
+    pub(super) fn spread(&self, hosts: u64) -> (u64, u64) {
+        let (hosts, weight) = (hosts.max(1), self.weight.max(1));
+        let variance = self.squares.saturating_sub(weight.saturating_mul(weight) / hosts);
+        let beyond = variance.saturating_mul(2).saturating_sub(weight.saturating_mul(3));
+        ((beyond.saturating_mul(128) / weight).min(256), 256 * weight / hosts)
+    }
+}
+
+/// The picks with which a host is sampled.
+fn sampled(host: &Host) -> u32 {
+    if host.state.is_ejected() { 0 } else { host.picks.weight }
+}
