@@ -1,286 +1,386 @@
-//! One host's story: how it went down and came back, and which pattern that makes.
+//! The incidents of one host: how it went down and came back, and which pattern that makes.
 //!
 //! ```text
 //!            a failure                 an answer to what began later
-//!   fine ───────────────► down ─────────────────────────────────────► back
+//!   None ───────────────► Down ─────────────────────────────────────► Back
 //!    ▲                     ▲                                           │ │
 //!    │                     └──── refused again within `settle` ────────┘ │
-//!    └──────────── no failure for `settle`: the episode is told ─────────┘
+//!    └──────────── no failure for `settle`: the episode is over ─────────┘
 //! ```
 //!
 //! An episode with a refusal in it is a *restart*: nothing listened, and then something did. With a reset in it, it is a
 //! *crash*: requests were cut off. When a host came back is known to lie between the last failure and the first answer,
-//! which can be far apart, since a host that is out is probed more and more seldom. So the time down is kept as these
+//! which can be far apart, since an ejected host is probed more and more seldom. So the time down is kept as these
 //! two bounds. If one and the same time fits all restarts, it lies within all bounds, and more restarts narrow it down.
 
-use super::{Event, Milliseconds, Pattern, State, add, sub, times};
+use super::event::{Event, State};
+use super::pattern::Pattern;
+use super::{Milliseconds, add, sub, times};
+use crate::base::bytes::{Reader, Writer};
 
-/// Failures of an attempt, as patterns tell them apart.
+/// The failures of attempts that patterns tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Broken off.
+pub(super) enum Kind {
+    /// The attempt was broken off.
     Reset,
-    /// Connection refused.
+    /// The connection was refused.
     Refused,
-    /// No connection within the connect timeout.
+    /// No connection was made within the connect timeout.
     ConnectTimeout,
-    /// No connection for another reason.
+    /// No connection was made for another reason.
     NoConnection,
-    /// No answer in time.
+    /// There was no answer in time.
     Timeout,
-    /// An answer that is a failure.
+    /// The answer was a failure.
     Error,
 }
 
 const KINDS: usize = 6;
-/// Workers' clocks and event loops are this far apart at most.
+/// The clocks and event loops of workers differ by this at most.
 const SKEW: Milliseconds = 20;
-/// What another worker saw is known so much later at most, as a rule.
+/// What another worker saw is known this much later at most, as a rule.
 const LAG: Milliseconds = 200;
-/// So many crashes are a loop.
+/// This many crashes make a crash loop.
 pub const CRASHES: u64 = 3;
-/// So many are a loop, though nobody knows well how long it is down each time.
+/// This many crashes make a crash loop, even if it is not known well how long the host is down each time.
 pub const MANY_CRASHES: u64 = 5;
-/// So many refusals at least, over three intervals, mean that nothing listens.
+/// This many refusals, over three intervals, mean that nothing listens.
 pub const REFUSALS: u64 = 5;
-/// So many connect timeouts at least, over one interval, mean that a host cannot be reached.
+/// This many connect timeouts, over one interval, mean that a host cannot be reached.
 pub const CONNECT_TIMEOUTS: u64 = 3;
-/// So many timeouts before a host broke off or refused make its death a slow one.
+/// This many timeouts before a host was reset or refused connections make its death a slow one.
 pub const TIMEOUTS: u64 = 3;
 
-/// What is known of a host in trouble. All times are milliseconds since the epoch; 0 is none.
+/// What is known of a host that is down, was down, or has an open incident. Times are milliseconds since the epoch; 0 is none.
 #[derive(Clone, Debug, Default)]
-pub struct Story {
-    /// The host's address and port.
-    pub address: Box<str>,
-    /// First and last failure of the current episode, and the first answer after it.
-    pub(super) down: Milliseconds,
+pub(super) struct HostIncidents {
+    /// The address and port.
+    pub(super) address: Box<str>,
+    episode: Episode,
+    restarts: Restarts,
+    /// The pattern of the incident that is open.
+    open: Option<Pattern>,
+    /// When the latest incident opened.
+    opened: Milliseconds,
+    /// When something was last reported of the host.
+    reported: Milliseconds,
+}
+
+/// Whether a host is down.
+#[derive(Clone, Copy, Debug, Default)]
+enum Episode {
+    /// The host did not fail, as far as is known.
+    #[default]
+    None,
+    /// The host failed, and has not answered since.
+    Down(Down),
+    /// The host answered at that time for the first time since it failed, and has not failed again.
+    Back(Down, Milliseconds),
+}
+
+/// The failures of an episode.
+#[derive(Clone, Copy, Debug, Default)]
+struct Down {
+    /// The first failure.
+    since: Milliseconds,
+    /// The last failure.
     failed: Milliseconds,
-    up: Milliseconds,
-    /// The first reset or refusal in it.
-    died: Milliseconds,
+    /// The first reset or refusal.
+    first_break: Milliseconds,
+    /// How many failures there were of each kind.
+    counts: [u64; KINDS],
+    idle: IdleResets,
+    /// How many timeouts there were before the first reset or refusal.
+    timeouts: u64,
+    /// Whether most hosts went down with this one.
+    is_cluster_wide: bool,
+}
+
+/// Resets of connections that had been idle.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IdleResets {
+    pub(super) count: u64,
+    /// The shortest time that a connection had been idle.
+    pub(super) min: Milliseconds,
+    /// The longest time that a connection had been idle.
+    pub(super) max: Milliseconds,
+}
+
+impl IdleResets {
+    fn add(&mut self, idle: Milliseconds) {
+        self.min = earliest(self.min, idle);
+        self.max = self.max.max(idle);
+        self.count = add(self.count, 1);
+    }
+}
+
+/// All restarts of a host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Restarts {
+    count: u64,
+    crashes: u64,
+    /// The resets in all restarts.
+    resets: u64,
+    /// The refusals in all restarts.
+    refusals: u64,
     first_down: Milliseconds,
     last_down: Milliseconds,
-    /// When the open incident was told, and told again.
-    opened: Milliseconds,
-    told_at: Milliseconds,
-    /// Failures in the current episode.
-    counts: [u64; KINDS],
-    /// Resets of connections that were idle for long, and how long at least and at most.
-    pub(super) stale: u64,
-    pub(super) idle_min: Milliseconds,
-    pub(super) idle_max: Milliseconds,
-    /// Timeouts before the first reset or refusal of the current episode.
-    timeouts: u64,
-    restarts: u64,
-    crashes: u64,
-    /// Resets and refusals in all restarts.
-    resets: u64,
-    refusals: u64,
     period_min: Milliseconds,
     period_max: Milliseconds,
-    /// What the time down is at least, and at most, by each restart: the bounds that are met by all, and the middles.
+    /// The largest of the lower bounds of the time down.
     least: Milliseconds,
+    /// The smallest of the upper bounds of the time down.
     most: Milliseconds,
+    /// The middles between the bounds of each restart.
     middle_min: Milliseconds,
     middle_max: Milliseconds,
     middle_sum: Milliseconds,
-    /// The pattern that is open, by its number, from 1.
-    told: u64,
-    /// Whether the current episode is part of one that most hosts share.
-    pub(super) shared: u64,
 }
 
 /// How an episode ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It goes on, or there is none.
+pub(super) enum Settled {
+    /// The episode goes on, or there is none.
     No,
-    /// Resets of idle connections, and nothing else.
-    Stale,
-    /// Other resets, and no refusal.
-    Broken,
-    /// Anything else.
+    /// There were resets of idle connections, and nothing else. They had been idle for these times.
+    IdleResets { min: Milliseconds, max: Milliseconds },
+    /// There were other resets, and no refusal.
+    Resets,
+    /// There was anything else.
     Other,
 }
 
-impl Story {
-    /// Its times are the first of its [numbers](Self::numbers).
-    pub(super) const TIMES: usize = 8;
+/// What decides how the incidents of a host go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    pub(super) now: Milliseconds,
+    pub(super) interval: Milliseconds,
+    /// Whether an incident of most hosts is open: then single hosts open none.
+    pub(super) is_cluster_wide: bool,
+    /// Whether all attempts are seen, also those that were retried.
+    pub(super) seen_whole: bool,
+}
 
-    /// A host's story begins.
-    #[must_use]
-    pub fn new(address: &str) -> Self {
-        Self { address: address.into(), ..Self::default() }
-    }
-
-    /// All its numbers, the times first. (Not inlined: four loops run over it.)
-    #[inline(never)]
-    pub(super) fn numbers(&mut self) -> [&mut u64; Self::TIMES + KINDS + 17] {
-        let [reset, refused, connect_timeout, no_connection, timeout, error] = &mut self.counts;
-        [
-            &mut self.down,
-            &mut self.failed,
-            &mut self.up,
-            &mut self.died,
-            &mut self.first_down,
-            &mut self.last_down,
-            &mut self.opened,
-            &mut self.told_at,
-            reset,
-            refused,
-            connect_timeout,
-            no_connection,
-            timeout,
-            error,
-            &mut self.stale,
-            &mut self.idle_min,
-            &mut self.idle_max,
-            &mut self.timeouts,
-            &mut self.restarts,
-            &mut self.crashes,
-            &mut self.resets,
-            &mut self.refusals,
-            &mut self.period_min,
-            &mut self.period_max,
-            &mut self.least,
-            &mut self.most,
-            &mut self.middle_min,
-            &mut self.middle_max,
-            &mut self.middle_sum,
-            &mut self.told,
-            &mut self.shared,
-        ]
-    }
-
+impl Down {
     fn count(&self, kind: Kind) -> u64 {
         self.counts.get(kind as usize).copied().unwrap_or_default()
     }
 
-    /// How many failures the current episode has.
-    pub(super) fn failures(&self) -> u64 {
+    fn failures(&self) -> u64 {
         self.counts.iter().fold(0, |sum, count| add(sum, *count))
     }
 
-    /// Whether it is down: it failed, and has not answered since.
-    #[must_use]
-    pub const fn is_down(&self) -> bool {
-        self.down > 0 && self.up == 0
-    }
-
-    /// When to look whether it is back, to learn how long it is down each time: twice between what is known from the
-    /// restarts before to be too early, and to be late enough. So each restart leaves a third of what is not known. `None`
-    /// where it is known well enough, or nothing is, or the loop is told already.
-    pub(super) fn look_at(&self, now: Milliseconds) -> Option<Milliseconds> {
-        if !self.is_down() || self.restarts == 0 || self.open() == Some(Pattern::CrashLoop) {
-            return None;
-        }
-        // Without a refusal it is no restart, and whoever waits longer from probe to probe than it is down sees none.
-        let half = add(self.down, self.least / 2);
-        if self.count(Kind::Refused) == 0 && half > now {
-            return Some(half);
-        }
-        let third = sub(self.most, self.least) / 3;
-        if third <= self.least / 30 {
-            return None;
-        }
-        let first = add(add(self.down, self.least), third);
-        Some(if first > now { first } else { add(first, third) })
-    }
-
-    /// The pattern that is open on this host.
-    #[must_use]
-    pub fn open(&self) -> Option<Pattern> {
-        Pattern::ALL.get(usize::try_from(self.told.checked_sub(1)?).ok()?).copied()
-    }
-
-    /// Failures of a kind, the first and the last at these times.
-    pub(super) fn fail(&mut self, kind: Kind, first: Milliseconds, last: Milliseconds, count: u64) {
-        if self.up > 0 && last > self.up {
-            if self.count(Kind::Refused) > 0 {
-                self.up = 0;
-            } else {
-                self.end_episode();
-            }
-        }
-        self.down = earliest(self.down, first);
+    fn fail(&mut self, kind: Kind, first: Milliseconds, last: Milliseconds, count: u64) {
+        self.since = earliest(self.since, first);
         self.failed = self.failed.max(last);
         if matches!(kind, Kind::Reset | Kind::Refused) {
-            self.died = earliest(self.died, first);
-        } else if kind == Kind::Timeout && self.died == 0 {
+            self.first_break = earliest(self.first_break, first);
+        } else if kind == Kind::Timeout && self.first_break == 0 {
             self.timeouts = add(self.timeouts, count);
         }
         if let Some(known) = self.counts.get_mut(kind as usize) {
             *known = add(*known, count);
         }
     }
+}
 
-    /// A reset of a connection that had been idle for so long.
-    pub(super) fn idle(&mut self, idle: Milliseconds) {
-        self.idle_min = earliest(self.idle_min, idle);
-        self.idle_max = self.idle_max.max(idle);
-        self.stale = add(self.stale, 1);
-    }
-
-    /// It answered what began then.
-    pub(super) fn answer(&mut self, first: Milliseconds, last: Milliseconds) {
-        let back = add(self.failed, SKEW);
-        if self.down == 0 || last < back {
-            return;
+impl Restarts {
+    /// Adds an episode that was a restart.
+    fn add(&mut self, down: &Down, back: Milliseconds) {
+        let least = sub(down.failed, down.since);
+        let most = sub(back, down.since);
+        let middle = add(least, most) / 2;
+        if self.count == 0 {
+            (self.first_down, self.least, self.most) = (down.since, least, most);
+            (self.middle_min, self.middle_max) = (middle, middle);
+        } else {
+            let period = sub(down.since, self.last_down);
+            self.period_min = if self.count == 1 { period } else { self.period_min.min(period) };
+            self.period_max = self.period_max.max(period);
         }
-        self.up = earliest(self.up, first.max(back));
+        self.last_down = down.since;
+        self.least = self.least.max(least);
+        self.most = self.most.min(most);
+        self.middle_min = self.middle_min.min(middle);
+        self.middle_max = self.middle_max.max(middle);
+        self.middle_sum = add(self.middle_sum, middle);
+        self.count = add(self.count, 1);
+        self.crashes = add(self.crashes, u64::from(down.count(Kind::Reset) > 0));
+        self.resets = add(self.resets, down.count(Kind::Reset));
+        self.refusals = add(self.refusals, down.count(Kind::Refused));
     }
 
-    fn end_episode(&mut self) {
-        (self.down, self.failed, self.up, self.died, self.shared) = (0, 0, 0, 0, 0);
-        (self.stale, self.idle_min, self.idle_max, self.timeouts) = (0, 0, 0, 0);
-        self.counts = [0; KINDS];
+    /// Whether there are enough crashes for a loop, and it is known well enough how long the host is down each time: to a
+    /// tenth, or as well as can be; or there were many crashes.
+    fn are_crash_loop(&self) -> bool {
+        let known = self.crashes >= MANY_CRASHES || sub(self.most, self.least) <= LAG.max(self.least / 10);
+        self.crashes >= CRASHES && known
     }
 
-    /// Time passes: an episode may be over, a pattern may show or end.
-    pub(super) fn advance(
-        &mut self,
-        now: Milliseconds,
-        interval: Milliseconds,
-        quiet: bool,
-        seen_whole: bool,
-        events: &mut Vec<Event>,
-    ) -> Settled {
-        let mut settled = Settled::No;
-        if self.up > 0 && now >= add(add(self.up, settle(interval)), LAG) {
-            settled = self.settle(now, interval, seen_whole, events);
+    /// The time down, at least and at most: what fits all restarts, or, if they differ, the middles.
+    fn downtime(&self) -> [Milliseconds; 3] {
+        if self.least <= self.most {
+            [add(self.least, self.most) / 2, self.least, self.most]
+        } else {
+            let middle = self.middle_sum.checked_div(self.count).unwrap_or_default();
+            [middle, self.middle_min, self.middle_max]
         }
-        // Nothing is heard of it any more.
-        let last = self.failed.max(self.up).max(self.last_down);
-        let patience = match self.open() {
-            Some(Pattern::CrashLoop) => times(self.period_max, 3).max(times(interval, 3)),
-            Some(_) => times(interval, 30),
-            None => times(interval, 360),
+    }
+}
+
+impl HostIncidents {
+    /// A host of which nothing is known yet.
+    pub(super) fn new(address: &str) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+
+    const fn down(&self) -> Option<&Down> {
+        match &self.episode {
+            Episode::None => None,
+            Episode::Down(down) | Episode::Back(down, _) => Some(down),
+        }
+    }
+
+    /// When the current episode began, if there is one.
+    pub(super) fn down_since(&self) -> Option<Milliseconds> {
+        self.down().map(|down| down.since)
+    }
+
+    /// The number of failures in the current episode.
+    pub(super) fn failures(&self) -> u64 {
+        self.down().map_or(0, Down::failures)
+    }
+
+    /// Whether the host is down: it failed, and has not answered since.
+    pub(super) const fn is_down(&self) -> bool {
+        matches!(self.episode, Episode::Down(_))
+    }
+
+    /// Most hosts went down with this one.
+    pub(super) const fn set_cluster_wide(&mut self) {
+        if let Episode::Down(down) | Episode::Back(down, _) = &mut self.episode {
+            down.is_cluster_wide = true;
+        }
+    }
+
+    /// The pattern of the incident that is open on this host.
+    pub(super) const fn open(&self) -> Option<Pattern> {
+        self.open
+    }
+
+    /// Whether nothing is left to remember.
+    pub(super) const fn is_empty(&self) -> bool {
+        matches!(self.episode, Episode::None) && self.restarts.count == 0 && self.open.is_none()
+    }
+
+    /// When to probe whether the host is back, to measure how long it is down each time: twice between the time that is known
+    /// from the restarts before to be too early, and the one that is late enough. So each restart leaves a third of what is not
+    /// known. `None` where it is known well enough, or nothing is known, or the crash loop was reported.
+    pub(super) fn scheduled_probe(&self, now: Milliseconds) -> Option<Milliseconds> {
+        let Episode::Down(down) = &self.episode else { return None };
+        let Restarts { count, least, most, .. } = self.restarts;
+        if count == 0 || self.open == Some(Pattern::CrashLoop) {
+            return None;
+        }
+        // Without a refusal it is no restart, and probes that are further apart than the host is down would see none.
+        let half = add(down.since, least / 2);
+        if down.count(Kind::Refused) == 0 && half > now {
+            return Some(half);
+        }
+        let third = sub(most, least) / 3;
+        if third <= least / 30 {
+            return None;
+        }
+        let first = add(add(down.since, least), third);
+        Some(if first > now { first } else { add(first, third) })
+    }
+
+    /// Attempts failed in this way, the first and the last at these times.
+    pub(super) fn fail(&mut self, kind: Kind, first: Milliseconds, last: Milliseconds, count: u64) {
+        let mut down = match self.episode {
+            Episode::None => Down::default(),
+            // A host that does not refuse connections was up in between, so this is another episode.
+            Episode::Back(down, up) if last > up && down.count(Kind::Refused) == 0 => Down::default(),
+            Episode::Back(mut down, up) if last <= up => {
+                down.fail(kind, first, last, count);
+                self.episode = Episode::Back(down, up);
+                return;
+            }
+            Episode::Down(down) | Episode::Back(down, _) => down,
         };
-        if sub(now, last) > patience {
+        down.fail(kind, first, last, count);
+        self.episode = Episode::Down(down);
+    }
+
+    /// A connection was reset that had been idle for this long.
+    pub(super) fn reset_after_idle(&mut self, idle: Milliseconds) {
+        if let Episode::Down(down) | Episode::Back(down, _) = &mut self.episode {
+            down.idle.add(idle);
+        }
+    }
+
+    /// The host answered attempts that began at these times, the first and the last.
+    pub(super) fn answer(&mut self, first: Milliseconds, last: Milliseconds) {
+        self.episode = match self.episode {
+            Episode::Down(down) if last >= add(down.failed, SKEW) => {
+                Episode::Back(down, first.max(add(down.failed, SKEW)))
+            }
+            Episode::Back(down, up) if last >= add(down.failed, SKEW) => {
+                Episode::Back(down, up.min(first.max(add(down.failed, SKEW))))
+            }
+            episode => episode,
+        };
+    }
+
+    /// Time passes: an episode may be over, an incident may open or end.
+    pub(super) fn advance(&mut self, context: Context, events: &mut Vec<Event>) -> Settled {
+        let Context { now, interval, .. } = context;
+        let mut settled = Settled::No;
+        if let Episode::Back(down, up) = self.episode
+            && now >= add(add(up, settle(interval)), LAG)
+        {
+            settled = self.settle(&down, up, context, events);
+            self.episode = Episode::None;
+        }
+        if self.is_abandoned(now, interval) {
             self.close(now, events);
             *self = Self::new(&self.address);
         }
-        if self.is_down()
-            && self.told == 0
-            && !quiet
-            && self.shared == 0
-            && let Some(pattern) = self.dying(interval)
+        if let Episode::Down(down) = &self.episode
+            && self.open.is_none()
+            && !context.is_cluster_wide
+            && !down.is_cluster_wide
+            && let Some(pattern) = self.pattern_of(down, interval)
         {
-            self.tell(pattern, now, events);
+            self.report_open(pattern, now, events);
         }
         settled
     }
 
-    /// What an episode that goes on looks like.
-    fn dying(&self, interval: Milliseconds) -> Option<Pattern> {
-        let [reset, refused, connect, other, timeout, error] = self.counts;
-        let lasted = sub(self.failed, self.down);
-        if self.timeouts >= TIMEOUTS && (refused > 0 || reset > 1) {
+    /// Whether nothing happened at the host for so long that it may have left the cluster.
+    fn is_abandoned(&self, now: Milliseconds, interval: Milliseconds) -> bool {
+        let latest = match &self.episode {
+            Episode::None => 0,
+            Episode::Down(down) => down.failed,
+            Episode::Back(down, up) => down.failed.max(*up),
+        };
+        let remembered = match self.open {
+            Some(Pattern::CrashLoop) => times(self.restarts.period_max, 3).max(times(interval, 3)),
+            Some(_) => times(interval, 30),
+            None => times(interval, 360),
+        };
+        sub(now, latest.max(self.restarts.last_down)) > remembered
+    }
+
+    /// The pattern that an episode shows while it goes on.
+    fn pattern_of(&self, down: &Down, interval: Milliseconds) -> Option<Pattern> {
+        let [reset, refused, connect, other, timeout, error] = down.counts;
+        let lasted = sub(down.failed, down.since);
+        if down.timeouts >= TIMEOUTS && (refused > 0 || reset > 1) {
             return Some(Pattern::SlowDeath);
         }
         if reset + connect + other + timeout + error == 0
-            && self.restarts == 0
+            && self.restarts.count == 0
             && refused >= REFUSALS
             && lasted >= times(interval, 3)
         {
@@ -290,129 +390,137 @@ impl Story {
         (only && connect >= CONNECT_TIMEOUTS && lasted >= interval).then_some(Pattern::Unreachable)
     }
 
-    /// The episode is over.
-    fn settle(&mut self, now: Milliseconds, interval: u64, seen_whole: bool, events: &mut Vec<Event>) -> Settled {
-        let (reset, refused) = (self.count(Kind::Reset), self.count(Kind::Refused));
-        let shared = self.shared > 0;
-        let settled = if refused == 0 && reset == self.failures() {
-            if self.stale == reset { Settled::Stale } else { Settled::Broken }
-        } else {
-            Settled::Other
+    /// An episode is over: it may be a restart, and an incident may open, go on or end with it.
+    fn settle(&mut self, down: &Down, up: Milliseconds, context: Context, events: &mut Vec<Event>) -> Settled {
+        let (reset, refused) = (down.count(Kind::Reset), down.count(Kind::Refused));
+        let settled = match down.idle {
+            _ if refused > 0 || reset != down.failures() => Settled::Other,
+            IdleResets { count, min, max } if count == reset => Settled::IdleResets { min, max },
+            _ => Settled::Resets,
         };
-        let told = self.open();
-        // Where it is known to crash and start again, nobody needs to look whether it refused: it was away for long enough.
-        let away = times(sub(self.up, self.down), 2) >= self.least;
-        if refused > 0 || (told == Some(Pattern::CrashLoop) && settled == Settled::Broken && away) {
-            self.restarted(reset > 0);
+        let in_loop = self.open == Some(Pattern::CrashLoop);
+        // Where the host is known to crash and start again, an episode of resets is a restart if it was down for long enough,
+        // whether or not a probe was there to be refused.
+        let long_enough = times(sub(up, down.since), 2) >= self.restarts.least;
+        if refused > 0 || (in_loop && settled == Settled::Resets && long_enough) {
+            self.restarts.add(down, up);
         }
-        let again = sub(now, self.told_at) >= times(interval, 60);
-        if told == Some(Pattern::CrashLoop) {
-            if again {
-                self.told_at = now;
-                events.push(self.event(State::Update, Pattern::CrashLoop, now));
-            }
-        } else {
-            self.close(now, events);
-            if shared || refused == 0 || !seen_whole {
-                // Of everyone, or of nobody knows how many.
-            } else if self.crashes >= CRASHES && self.is_known() {
-                self.tell(Pattern::CrashLoop, now, events);
-            } else if told.is_none() && (self.restarts < CRASHES || again) {
-                self.told_at = now;
-                events.push(self.event(State::Over, Pattern::Restart, now));
-            }
+        let again = sub(context.now, self.reported) >= times(context.interval, 60);
+        if !in_loop {
+            // No restart is reported that is part of a cluster-wide outage, or of which retries hide an unknown number.
+            let is_restart = refused > 0 && !down.is_cluster_wide && context.seen_whole;
+            self.settle_restart(is_restart, again, context.now, events);
+        } else if again {
+            self.reported = context.now;
+            events.push(self.event(State::Update, Pattern::CrashLoop, context.now));
         }
-        self.end_episode();
         settled
     }
 
-    /// Whether it is known well enough how long it is down each time: to a tenth, or as well as can be; or there were many
-    /// crashes.
-    fn is_known(&self) -> bool {
-        self.crashes >= MANY_CRASHES || sub(self.most, self.least) <= LAG.max(self.least / 10)
-    }
-
-    fn restarted(&mut self, crash: bool) {
-        let first = self.restarts == 0;
-        let least = sub(self.failed, self.down);
-        let most = sub(self.up, self.down);
-        let middle = add(least, most) / 2;
-        if first {
-            (self.first_down, self.least, self.most) = (self.down, least, most);
-            (self.middle_min, self.middle_max) = (middle, middle);
-        } else {
-            let period = sub(self.down, self.last_down);
-            self.period_min = if self.restarts == 1 { period } else { self.period_min.min(period) };
-            self.period_max = self.period_max.max(period);
+    /// Ends the incident that was open during an episode, and reports the restart if the episode was one.
+    fn settle_restart(&mut self, is_restart: bool, again: bool, now: Milliseconds, events: &mut Vec<Event>) {
+        let was_open = self.open.is_some();
+        self.close(now, events);
+        if !is_restart {
+            return;
         }
-        self.last_down = self.down;
-        self.least = self.least.max(least);
-        self.most = self.most.min(most);
-        self.middle_min = self.middle_min.min(middle);
-        self.middle_max = self.middle_max.max(middle);
-        self.middle_sum = add(self.middle_sum, middle);
-        self.restarts = add(self.restarts, 1);
-        self.crashes = add(self.crashes, u64::from(crash));
-        self.resets = add(self.resets, self.count(Kind::Reset));
-        self.refusals = add(self.refusals, self.count(Kind::Refused));
+        if self.restarts.are_crash_loop() {
+            self.report_open(Pattern::CrashLoop, now, events);
+        } else if !was_open && (self.restarts.count < CRASHES || again) {
+            self.reported = now;
+            events.push(self.event(State::Over, Pattern::Restart, now));
+        }
     }
 
-    fn tell(&mut self, pattern: Pattern, now: Milliseconds, events: &mut Vec<Event>) {
-        (self.told, self.opened, self.told_at) = (pattern as u64 + 1, now, now);
+    fn report_open(&mut self, pattern: Pattern, now: Milliseconds, events: &mut Vec<Event>) {
+        (self.open, self.opened, self.reported) = (Some(pattern), now, now);
         events.push(self.event(State::Open, pattern, now));
     }
 
     fn close(&mut self, now: Milliseconds, events: &mut Vec<Event>) {
-        if let Some(pattern) = self.open() {
+        if let Some(pattern) = self.open {
             events.push(self.event(State::Over, pattern, now));
         }
-        self.told = 0;
-    }
-
-    /// Whether nothing is left to remember.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.down == 0 && self.restarts == 0 && self.told == 0
+        self.open = None;
     }
 
     fn event(&self, state: State, pattern: Pattern, now: Milliseconds) -> Event {
         let lasted = sub(now, self.opened);
         let host = Some(&*self.address);
         if matches!(pattern, Pattern::CrashLoop | Pattern::Restart) {
-            let period = sub(self.last_down, self.first_down).checked_div(sub(self.restarts, 1)).unwrap_or_default();
-            // One time fits all restarts, or they differ.
-            let (down, min, max) = if self.least <= self.most {
-                (add(self.least, self.most) / 2, self.least, self.most)
-            } else {
-                let middle = self.middle_sum.checked_div(self.restarts).unwrap_or_default();
-                (middle, self.middle_min, self.middle_max)
-            };
-            let numbers = [
-                self.restarts,
-                down,
-                min,
-                max,
-                self.resets,
-                self.refusals,
-                self.crashes,
-                period,
-                self.period_min,
-                self.period_max,
-                lasted,
-            ];
-            Event::new(state, pattern, host, &numbers)
-        } else {
-            let down = sub(self.up.max(self.failed), self.down);
-            let count = |kind| self.count(kind);
-            let numbers = [
-                count(Kind::Reset),
-                count(Kind::Refused),
-                count(Kind::ConnectTimeout),
-                count(Kind::Timeout),
-                down,
-                lasted,
-            ];
-            Event::new(state, pattern, host, &numbers)
+            let restarts = &self.restarts;
+            let (count, apart) = (restarts.count, sub(restarts.last_down, restarts.first_down));
+            let period = apart.checked_div(sub(count, 1)).unwrap_or_default();
+            let [down, min, max] = restarts.downtime();
+            let (resets, refusals) = (restarts.resets, restarts.refusals);
+            let periods = [restarts.crashes, period, restarts.period_min, restarts.period_max, lasted];
+            let numbers = [[count, down, min, max, resets, refusals].as_slice(), &periods].concat();
+            return Event::new(state, pattern, host, &numbers);
         }
+        let down = self.down().copied().unwrap_or_default();
+        let up = if let Episode::Back(_, up) = self.episode { up } else { 0 };
+        let kinds = [Kind::Reset, Kind::Refused, Kind::ConnectTimeout, Kind::Timeout].map(|kind| down.count(kind));
+        let [reset, refused, connect_timeout, timeout] = kinds;
+        let lasted_down = sub(up.max(down.failed), down.since);
+        Event::new(state, pattern, host, &[reset, refused, connect_timeout, timeout, lasted_down, lasted])
+    }
+
+    /// Writes the address, then the times, then the other numbers.
+    pub(super) fn encode(&self, record: &mut Writer<'_>) {
+        let (down, up) = match self.episode {
+            Episode::None => (Down::default(), 0),
+            Episode::Down(down) => (down, 0),
+            Episode::Back(down, up) => (down, up),
+        };
+        let Restarts { count, crashes, resets, refusals, .. } = self.restarts;
+        let Restarts { first_down, last_down, period_min, period_max, .. } = self.restarts;
+        let Restarts { least, most, middle_min, middle_max, middle_sum, .. } = self.restarts;
+        // Addresses are at most `LONGEST_ADDRESS` long.
+        record.text(&self.address);
+        record.u64s([down.since, down.failed, up, down.first_break, first_down, last_down]);
+        record.u64s([self.opened, self.reported]);
+        record.u64s(down.counts);
+        record.u64s([down.idle.count, down.idle.min, down.idle.max, down.timeouts]);
+        record.u64s([count, crashes, resets, refusals, period_min, period_max]);
+        record.u64s([least, most, middle_min, middle_max, middle_sum]);
+        // The open pattern is written by its number, from 1; 0 is none.
+        record.u64s([self.open.map_or(0, |pattern| pattern as u64 + 1), u64::from(down.is_cluster_wide)]);
+    }
+
+    /// Reads what follows the address. The clock may have stepped back: no time is in the future.
+    pub(super) fn decode(address: &str, record: &mut Reader<'_>, now: Milliseconds) -> Option<Self> {
+        let times = record.u64s::<8>()?.map(|time| time.min(now));
+        let [since, failed, up, first_break, first_down, last_down, opened, reported] = times;
+        let counts = record.u64s()?;
+        let [idle_resets, idle_min, idle_max, timeouts] = record.u64s()?;
+        let [count, crashes, resets, refusals, period_min, period_max] = record.u64s()?;
+        let [least, most, middle_min, middle_max, middle_sum] = record.u64s()?;
+        let [open, is_cluster_wide] = record.u64s()?;
+        let idle = IdleResets { count: idle_resets, min: idle_min, max: idle_max };
+        let is_cluster_wide = is_cluster_wide > 0;
+        let down = Down { since, failed, first_break, counts, idle, timeouts, is_cluster_wide };
+        let episode = match (since, up) {
+            (0, _) => Episode::None,
+            (_, 0) => Episode::Down(down),
+            (_, up) => Episode::Back(down, up),
+        };
+        let restarts = Restarts {
+            count,
+            crashes,
+            resets,
+            refusals,
+            first_down,
+            last_down,
+            period_min,
+            period_max,
+            least,
+            most,
+            middle_min,
+            middle_max,
+            middle_sum,
+        };
+        let open = usize::try_from(open.wrapping_sub(1)).ok().and_then(|number| Pattern::ALL.get(number).copied());
+        Some(Self { address: address.into(), episode, restarts, open, opened, reported })
     }
 }
 
@@ -421,7 +529,7 @@ fn earliest(known: u64, other: u64) -> u64 {
     if known == 0 { other } else { known.min(other) }
 }
 
-/// A host that is back and fails again sooner was not back.
+/// A host that is back and fails again sooner than this was not back.
 const fn settle(interval: Milliseconds) -> Milliseconds {
     interval / 20
 }

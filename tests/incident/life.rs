@@ -9,7 +9,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::site::{INTERVAL, Site, number, time};
 use super::{A, B, crash};
 use weir::base::random::Random;
-use weir::incident::{Event, Hint, Incidents, MOST_STORIES, Pattern, State};
+use weir::incident::{Event, Hint, Incidents, MOST_HOSTS_DOWN, Pattern, State};
 use weir::signal::Signal;
 
 #[test]
@@ -129,7 +129,7 @@ fn hosts_are_bounded_and_the_told_ones_stay() {
     }
     site.pass(200);
     let record = site.record.clone().expect("they failed");
-    assert!(record.len() < MOST_STORIES * 350, "{} bytes", record.len());
+    assert!(record.len() < MOST_HOSTS_DOWN * 350, "{} bytes", record.len());
     assert_eq!(site.open(Pattern::CrashLoop), 1, "the one that was told is still known");
     // Names that are no addresses are no hosts.
     let mut site = Site::new(1);

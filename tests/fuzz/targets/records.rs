@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::circuit::{Admission, BreakerPolicy, Circuit, Event, Wish, shared as circuit};
-use weir::incident::{Hint, Incidents, MOST_STORIES};
+use weir::incident::{Hint, Incidents, MOST_HOSTS_DOWN};
 use weir::outlier::detector::OutlierPolicy;
 use weir::outlier::hosts::MOST_HOSTS;
 use weir::outlier::shared::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_host_list, encode_host_list};
@@ -237,7 +237,7 @@ pub fn incident(data: &[u8]) {
                 assert!(host.bytes().all(|byte| byte.is_ascii_graphic()), "{host:?}");
                 looked_at += 1;
             });
-            assert!(looked_at <= MOST_STORIES);
+            assert!(looked_at <= MOST_HOSTS_DOWN);
         }
     }
 }
