@@ -1,12 +1,11 @@
-//! What a cluster's attempts take: a quantile of their durations over a sliding interval, for adaptive per-try timeouts.
+//! How long a cluster's attempts take: a quantile of their durations over a sliding interval, for adaptive per-try timeouts.
 //!
 //! Durations are counted in 256 buckets, sixteen to an octave, per slot of a [`Window`]. What comes out is the upper end of
 //! the bucket that the quantile is in: never less than the true quantile, and more by at most 1/16 (6.25 percent) or, below
 //! 4.2 ms, by at most 0.27 ms. Above 137 s it is 137 s.
 //!
-//! **Attempts that were cut off** at a timeout took longer than it; how long, nobody saw. Left out, or taken as just
-//! another long one that a later query forgets, a cluster that became slow would be strangled by the timeout that its
-//! better days set. They are counted in the bucket of the timeout `t`, whose upper end is longer than `t`. Hence, for a
+//! **Attempts that were cut off** at a timeout took longer than it; it is not known how much longer. If they were left out, the
+//! attempts of a cluster that became slow would all be cut off by a timeout from before. They are counted in the bucket of the timeout `t`, whose upper end is longer than `t`. Hence, for a
 //! timeout of `factor` times the quantile `q`:
 //!
 //! - As long as more than `1 - q` of an interval's attempts are cut off at `t`, the quantile is longer than `t`, so the next
@@ -26,13 +25,13 @@ use crate::base::window::Window;
 /// A timeout for attempts: a multiple of what attempts take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdaptiveTimeout {
-    /// Of the durations observed, the one that this share of them does not exceed: 50 to 99.9 percent.
+    /// The timeout is a multiple of the duration that this share of the attempts does not exceed: 50 to 99.9 percent.
     pub quantile: Percent,
     /// The multiple, in percent: 100 to 10,000.
     pub factor_percent: u32,
-    /// Never less than this.
+    /// The timeout is never less than this.
     pub min: Duration,
-    /// Never more than this, at least `min`.
+    /// The timeout is never more than this, which is at least `min`.
     pub max: Duration,
 }
 
@@ -45,7 +44,7 @@ impl AdaptiveTimeout {
     }
 }
 
-/// How long the attempts of one cluster took, of late. About 6 KB.
+/// How long the recent attempts of one cluster took. About 6 KB.
 #[derive(Clone, Debug)]
 pub struct Latency {
     window: Box<Window<Histogram>>,
@@ -53,23 +52,23 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// The least number of attempts in the interval that a quantile is taken of. A high quantile needs more: so many that
-    /// one is expected beyond it, 1,000 for 99.9 percent.
+    /// The least number of attempts in the interval that a quantile is taken of. A high quantile needs more: one attempt must be
+    /// expected beyond it, so 1,000 for 99.9 percent.
     pub const MIN_ATTEMPTS: u64 = 100;
 
-    /// Over a sliding `interval`. Nothing observed yet.
+    /// The durations over a sliding `interval`, without any attempt yet.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         Self { window: Box::new(Window::new(interval)), cached: None }
     }
 
-    /// An attempt ended by itself after `duration`. Only of attempts that were answered: how fast a connection is refused
-    /// says nothing.
+    /// Records an attempt that was answered after `duration`. Other attempts do not count: how fast a connection is refused
+    /// says nothing about answers.
     pub fn record(&mut self, now: Time, duration: Duration) {
         self.window.current(now).add(bucket(duration));
     }
 
-    /// An attempt was cut off after `timeout`, by whatever timeout.
+    /// Records an attempt that was cut off after `timeout`, whichever timeout it was.
     pub fn record_timeout(&mut self, now: Time, timeout: Duration) {
         // The same bucket on purpose: that its upper end is beyond `timeout` is all that is known, and all it takes.
         self.record(now, timeout);

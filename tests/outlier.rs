@@ -822,7 +822,7 @@ fn every_address_with_a_port_is_a_host() {
     for address in ["envoy://connect_originate/10.0.0.7:8080", long, "[fe80::1%eth0]:80"] {
         bench.ends(0, address, Signal::Answered);
         bench.ends(0, address, Signal::Refused);
-        assert!(bench.workers[0].is_out(address), "{address}");
+        assert!(bench.workers[0].is_ejected(address), "{address}");
     }
 }
 

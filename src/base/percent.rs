@@ -8,28 +8,28 @@
 pub struct Percent(u32);
 
 impl Percent {
-    /// The largest: all of it.
+    /// The whole.
     pub const MAX: Self = Self(10_000);
 
-    /// From basis points (hundredths of a percent), 0 to 10,000. `None` above.
+    /// The percentage of a number of basis points (hundredths of a percent), 0 to 10,000. `None` above.
     #[must_use]
     pub const fn from_basis_points(basis_points: u32) -> Option<Self> {
         if basis_points <= Self::MAX.0 { Some(Self(basis_points)) } else { None }
     }
 
-    /// In basis points, 0 to 10,000.
+    /// The percentage in basis points, 0 to 10,000.
     #[must_use]
     pub const fn basis_points(self) -> u32 {
         self.0
     }
 
-    /// What is missing to the whole.
+    /// The percentage that is missing to the whole.
     #[must_use]
     pub const fn rest(self) -> Self {
         Self(Self::MAX.0 - self.0)
     }
 
-    /// This share of `whole`, rounded down.
+    /// This percentage of `whole`, rounded down.
     #[must_use]
     pub const fn of(self, whole: u64) -> u64 {
         // In two parts, neither of which can overflow: exact, and without division of 128 bits.

@@ -5,7 +5,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// One that starts at `seed`.
+    /// A generator that starts at `seed`.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -17,7 +17,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// One below `limit`; 0 if there is none. The bias is below 2^-32 for limits below 2^32.
+    /// The next number, below `limit`; 0 if the limit is 0. The bias is below 2^-32 for limits below 2^32.
     pub const fn below(&mut self, limit: u64) -> u64 {
         ((self.number() as u128 * limit as u128) >> u64::BITS) as u64
     }

@@ -5,14 +5,14 @@
 //!
 //! - **What one worker keeps for itself** takes its time from that worker's [`Clock`], which never goes back.
 //! - **What workers share** is stamped with the host's reading as it is, [`Time::from_nanos`]. All workers read the same
-//!   wall clock, so their stamps compare; their `Clock`s do not, since each makes its own of every step, and a worker that
+//!   wall clock, so their stamps compare; their `Clock`s do not, since each deals with every step by itself, and a worker that
 //!   starts after the clock went back an hour would see all earlier records an hour in the future. A shared record is a
-//!   [`Window`](crate::base::window::Window), which copes with steps itself. Whoever reads such a record reads it first and the
-//!   clock after, so that no record is from the future unless the clock did step.
+//!   [`Window`](crate::base::window::Window), which copes with steps itself. A worker reads such a record first and the clock after,
+//!   so that no record is from the future unless the clock did step.
 
 use std::time::Duration;
 
-/// A moment, in nanoseconds since the Unix epoch as the host's clock tells it.
+/// A moment, in nanoseconds since the Unix epoch by the host's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
@@ -48,23 +48,23 @@ impl Time {
     }
 }
 
-/// A duration in nanoseconds, or the most that fit. (The standard library's 128 bits cost the module kilobytes.)
+/// A duration in nanoseconds, at most `u64::MAX`. (The standard library's 128 bits cost the module kilobytes.)
 #[must_use]
 pub const fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
 }
 
-/// A duration in whole milliseconds, or the most that fit.
+/// A duration in whole milliseconds, at most `u64::MAX`.
 #[must_use]
 pub const fn millis(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis() as u64)
 }
 
-/// The door through which the host's clock enters a worker: what comes out never decreases.
+/// The clock of a worker, which never goes back.
 ///
-/// It adds up the steps ahead and ignores those back. So a clock that goes back an hour does not stand still for an hour
-/// here, as the maximum of all readings would: it goes on from where it was. A jump ahead cannot be told from a pause and
-/// is believed. After a step, what comes out differs from the host's time for good.
+/// It adds up how far the host's clock goes ahead, and ignores how far that goes back. So when the host's clock goes back an
+/// hour, this one does not stand still for an hour, as the maximum of all readings would: it goes on from where it was. A jump
+/// ahead cannot be told from a pause and is taken as one. After a step, this clock differs from the host's for good.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     host: u64,
@@ -72,7 +72,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The time, when the host's clock reads `host_nanos` (nanoseconds since the Unix epoch). The first reading is taken
+    /// The time when the host's clock reads `host_nanos` (nanoseconds since the Unix epoch). The first reading is taken
     /// as it is.
     pub const fn read(&mut self, host_nanos: u64) -> Time {
         let elapsed = host_nanos.saturating_sub(self.host);

@@ -14,7 +14,7 @@
 //!
 //! The true sliding window is half-open, `(now - interval, now]`: an event leaves it exactly `interval` after it happened.
 //! It starts somewhere within the oldest slot, so what it holds lies between what is [`inside`](Window::inside) and what is
-//! [`around`](Window::around). Whoever needs a guarantee takes the side that is safe for it; the two differ by one slot.
+//! [`around`](Window::around). A caller that needs a guarantee takes the side that is safe for it; the two differ by one slot.
 //!
 //! Everything is O(slots), also after an idle week: a gap longer than the window clears it, however long it was.
 //!
@@ -28,28 +28,28 @@ use std::time::Duration;
 use crate::base::bytes::{Reader, Writer};
 use crate::base::time::{Time, nanos};
 
-/// Slots in an interval.
+/// The number of slots in an interval.
 pub const SLOTS: usize = 10;
-/// The slot that is under way, and those before.
+/// The slot that is under way, and the slots of the interval before it.
 const RING: usize = SLOTS + 1;
 
-/// What was counted in each slot; `S` is one count, or all that is counted together.
+/// A sliding window of counts; `S` is what is counted in a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window<S = u32> {
-    /// Length of a slot in nanoseconds.
+    /// The length of a slot in nanoseconds.
     slot: NonZeroU64,
-    /// Number of the newest slot, from the epoch.
+    /// The number of the newest slot, counted from the epoch.
     newest: u64,
-    /// The newest first.
+    /// The slots, the newest first.
     slots: [S; RING],
 }
 
 /// Where to put the events of a slot of which only the slot is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
-    /// At its first moment: they leave the window too early rather than too late.
+    /// The events go to its first moment: they leave the window too early rather than too late.
     Start,
-    /// At its last moment: they leave too late rather than too early.
+    /// The events go to its last moment: they leave the window too late rather than too early.
     End,
 }
 
@@ -61,7 +61,7 @@ impl<S: Default> Window<S> {
         Self { slot: NonZeroU64::new(slot).unwrap_or(NonZeroU64::MIN), newest: 0, slots: Default::default() }
     }
 
-    /// The interval.
+    /// The interval that the window covers.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::from_nanos(self.slot.get().saturating_mul(SLOTS as u64))
@@ -74,8 +74,8 @@ impl<S: Default> Window<S> {
         newest
     }
 
-    /// Lets time pass, or step back. A window that nobody counts in should still be told before it is asked: it notices a
-    /// step back here only.
+    /// Lets time pass, or step back. A window in which nothing is counted must still be advanced before it is read: it notices
+    /// a step back here only.
     pub fn advance(&mut self, now: Time) {
         let slot = now.as_nanos() / self.slot;
         if slot != self.newest {
@@ -83,7 +83,7 @@ impl<S: Default> Window<S> {
         }
     }
 
-    /// When the slot that `now` is in is over.
+    /// The end of the slot that `now` is in.
     #[must_use]
     pub fn slot_ends(&self, now: Time) -> Time {
         let slot = (now.as_nanos() / self.slot).saturating_add(1);
@@ -100,15 +100,15 @@ impl<S: Default> Window<S> {
         self.slots.iter().take(RING.saturating_sub(self.age(now)))
     }
 
-    /// The slots that were over at `moment`, the newest first; at most an interval of them. For a window that was told the
-    /// time ([`advance`](Self::advance)).
+    /// The slots that were over at `moment`, the newest first; at most an interval of them. The window must have been
+    /// [advanced](Self::advance).
     pub fn over_by(&self, moment: Time) -> impl Iterator<Item = &S> {
         let current = moment.as_nanos() / self.slot;
         let later = usize::try_from(self.newest.saturating_add(1).saturating_sub(current)).unwrap_or(usize::MAX);
         self.slots.iter().skip(later).take(SLOTS)
     }
 
-    /// How many slots ago the newest was.
+    /// The number of slots since the newest.
     fn age(&self, now: Time) -> usize {
         let age = (now.as_nanos() / self.slot).saturating_sub(self.newest);
         usize::try_from(age).unwrap_or(usize::MAX)
@@ -134,13 +134,13 @@ impl Window {
         *slot = slot.saturating_add(events);
     }
 
-    /// The last interval held at least so many events: those [`inside`](Self::inside).
+    /// The least number of events that the last interval can have held: those [`inside`](Self::inside).
     #[must_use]
     pub fn at_least(&self, now: Time) -> u64 {
         self.inside(now).map(|&count| u64::from(count)).sum()
     }
 
-    /// The last interval held at most so many events: those [`around`](Self::around).
+    /// The largest number of events that the last interval can have held: those [`around`](Self::around).
     #[must_use]
     pub fn at_most(&self, now: Time) -> u64 {
         self.around(now).map(|&count| u64::from(count)).sum()
@@ -152,8 +152,8 @@ impl Window {
         self.slots.iter().all(|&count| count == 0)
     }
 
-    /// Counts `events` that happened at `moment`, a while ago: what is too old is dropped, what seems to be in the future is
-    /// counted now.
+    /// Counts `events` that happened at an earlier `moment`. Events that are too old are dropped, and events that seem to be in
+    /// the future are counted now.
     pub fn add_at(&mut self, moment: Time, events: u32, now: Time) {
         self.advance(now);
         let age = self.newest.saturating_sub(moment.as_nanos() / self.slot);
@@ -186,7 +186,7 @@ impl Window {
         window
     }
 
-    /// Bytes of an encoded window.
+    /// The number of bytes of an encoded window.
     pub const ENCODED_BYTES: usize = 8 + 8 + 4 * RING;
 
     /// Writes the window: the length of a slot in nanoseconds and the number of the newest slot (u64), then the counts, the

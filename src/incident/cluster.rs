@@ -130,7 +130,7 @@ impl ClusterIncidents {
         let known = self.hosts.iter().position(|host| host.address == note.host);
         let Some(kind) = note.kind else {
             if let Some(host) = known.and_then(|position| self.hosts.get_mut(position)) {
-                host.answer(note.first, note.last);
+                host.episode_mut().answer(note.first, note.last);
             }
             return;
         };
@@ -138,9 +138,9 @@ impl ClusterIncidents {
             self.add(HostIncidents::new(&note.host));
         }
         let Some(host) = self.hosts.iter_mut().find(|host| host.address == note.host) else { return };
-        host.fail(kind, note.first, note.last, note.count);
+        host.episode_mut().fail(kind, note.first, note.last, note.count);
         if let Some(idle) = note.idle {
-            host.reset_after_idle(idle);
+            host.episode_mut().reset_after_idle(idle);
         }
     }
 

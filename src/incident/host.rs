@@ -13,37 +13,15 @@
 //! which can be far apart, since an ejected host is probed more and more seldom. So the time down is kept as these
 //! two bounds. If one and the same time fits all restarts, it lies within all bounds, and more restarts narrow it down.
 
+use super::episode::{Down, Episode, IdleResets, Kind};
 use super::event::{Event, State};
 use super::pattern::Pattern;
+use super::restarts::{CRASHES, Restarts};
 use super::{Milliseconds, add, sub, times};
 use crate::base::bytes::{Reader, Writer};
 
-/// The failures of attempts that patterns tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The attempt was broken off.
-    Reset,
-    /// The connection was refused.
-    Refused,
-    /// No connection was made within the connect timeout.
-    ConnectTimeout,
-    /// No connection was made for another reason.
-    NoConnection,
-    /// There was no answer in time.
-    Timeout,
-    /// The answer was a failure.
-    Error,
-}
-
-const KINDS: usize = 6;
-/// The clocks and event loops of workers differ by this at most.
-const SKEW: Milliseconds = 20;
 /// What another worker saw is known this much later at most, as a rule.
-const LAG: Milliseconds = 200;
-/// This many crashes make a crash loop.
-pub const CRASHES: u64 = 3;
-/// This many crashes make a crash loop, even if it is not known well how long the host is down each time.
-pub const MANY_CRASHES: u64 = 5;
+pub(super) const LAG: Milliseconds = 200;
 /// This many refusals, over three intervals, mean that nothing listens.
 pub const REFUSALS: u64 = 5;
 /// This many connect timeouts, over one interval, mean that a host cannot be reached.
@@ -64,77 +42,6 @@ pub(super) struct HostIncidents {
     opened: Milliseconds,
     /// When something was last reported of the host.
     reported: Milliseconds,
-}
-
-/// Whether a host is down.
-#[derive(Clone, Copy, Debug, Default)]
-enum Episode {
-    /// The host did not fail, as far as is known.
-    #[default]
-    None,
-    /// The host failed, and has not answered since.
-    Down(Down),
-    /// The host answered at that time for the first time since it failed, and has not failed again.
-    Back(Down, Milliseconds),
-}
-
-/// The failures of an episode.
-#[derive(Clone, Copy, Debug, Default)]
-struct Down {
-    /// The first failure.
-    since: Milliseconds,
-    /// The last failure.
-    failed: Milliseconds,
-    /// The first reset or refusal.
-    first_break: Milliseconds,
-    /// How many failures there were of each kind.
-    counts: [u64; KINDS],
-    idle: IdleResets,
-    /// How many timeouts there were before the first reset or refusal.
-    timeouts: u64,
-    /// Whether most hosts went down with this one.
-    is_cluster_wide: bool,
-}
-
-/// Resets of connections that had been idle.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IdleResets {
-    pub(super) count: u64,
-    /// The shortest time that a connection had been idle.
-    pub(super) min: Milliseconds,
-    /// The longest time that a connection had been idle.
-    pub(super) max: Milliseconds,
-}
-
-impl IdleResets {
-    fn add(&mut self, idle: Milliseconds) {
-        self.min = earliest(self.min, idle);
-        self.max = self.max.max(idle);
-        self.count = add(self.count, 1);
-    }
-}
-
-/// All restarts of a host.
-#[derive(Clone, Copy, Debug, Default)]
-struct Restarts {
-    count: u64,
-    crashes: u64,
-    /// The resets in all restarts.
-    resets: u64,
-    /// The refusals in all restarts.
-    refusals: u64,
-    first_down: Milliseconds,
-    last_down: Milliseconds,
-    period_min: Milliseconds,
-    period_max: Milliseconds,
-    /// The largest of the lower bounds of the time down.
-    least: Milliseconds,
-    /// The smallest of the upper bounds of the time down.
-    most: Milliseconds,
-    /// The middles between the bounds of each restart.
-    middle_min: Milliseconds,
-    middle_max: Milliseconds,
-    middle_sum: Milliseconds,
 }
 
 /// How an episode ended.
@@ -161,94 +68,25 @@ pub(super) struct Context {
     pub(super) seen_whole: bool,
 }
 
-impl Down {
-    fn count(&self, kind: Kind) -> u64 {
-        self.counts.get(kind as usize).copied().unwrap_or_default()
-    }
-
-    fn failures(&self) -> u64 {
-        self.counts.iter().fold(0, |sum, count| add(sum, *count))
-    }
-
-    fn fail(&mut self, kind: Kind, first: Milliseconds, last: Milliseconds, count: u64) {
-        self.since = earliest(self.since, first);
-        self.failed = self.failed.max(last);
-        if matches!(kind, Kind::Reset | Kind::Refused) {
-            self.first_break = earliest(self.first_break, first);
-        } else if kind == Kind::Timeout && self.first_break == 0 {
-            self.timeouts = add(self.timeouts, count);
-        }
-        if let Some(known) = self.counts.get_mut(kind as usize) {
-            *known = add(*known, count);
-        }
-    }
-}
-
-impl Restarts {
-    /// Adds an episode that was a restart.
-    fn add(&mut self, down: &Down, back: Milliseconds) {
-        let least = sub(down.failed, down.since);
-        let most = sub(back, down.since);
-        let middle = add(least, most) / 2;
-        if self.count == 0 {
-            (self.first_down, self.least, self.most) = (down.since, least, most);
-            (self.middle_min, self.middle_max) = (middle, middle);
-        } else {
-            let period = sub(down.since, self.last_down);
-            self.period_min = if self.count == 1 { period } else { self.period_min.min(period) };
-            self.period_max = self.period_max.max(period);
-        }
-        self.last_down = down.since;
-        self.least = self.least.max(least);
-        self.most = self.most.min(most);
-        self.middle_min = self.middle_min.min(middle);
-        self.middle_max = self.middle_max.max(middle);
-        self.middle_sum = add(self.middle_sum, middle);
-        self.count = add(self.count, 1);
-        self.crashes = add(self.crashes, u64::from(down.count(Kind::Reset) > 0));
-        self.resets = add(self.resets, down.count(Kind::Reset));
-        self.refusals = add(self.refusals, down.count(Kind::Refused));
-    }
-
-    /// Whether there are enough crashes for a loop, and it is known well enough how long the host is down each time: to a
-    /// tenth, or as well as can be; or there were many crashes.
-    fn are_crash_loop(&self) -> bool {
-        let known = self.crashes >= MANY_CRASHES || sub(self.most, self.least) <= LAG.max(self.least / 10);
-        self.crashes >= CRASHES && known
-    }
-
-    /// The time down, at least and at most: what fits all restarts, or, if they differ, the middles.
-    fn downtime(&self) -> [Milliseconds; 3] {
-        if self.least <= self.most {
-            [add(self.least, self.most) / 2, self.least, self.most]
-        } else {
-            let middle = self.middle_sum.checked_div(self.count).unwrap_or_default();
-            [middle, self.middle_min, self.middle_max]
-        }
-    }
-}
-
 impl HostIncidents {
     /// A host of which nothing is known yet.
     pub(super) fn new(address: &str) -> Self {
         Self { address: address.into(), ..Self::default() }
     }
 
-    const fn down(&self) -> Option<&Down> {
-        match &self.episode {
-            Episode::None => None,
-            Episode::Down(down) | Episode::Back(down, _) => Some(down),
-        }
+    /// The current episode, to add attempts to it.
+    pub(super) const fn episode_mut(&mut self) -> &mut Episode {
+        &mut self.episode
     }
 
     /// When the current episode began, if there is one.
     pub(super) fn down_since(&self) -> Option<Milliseconds> {
-        self.down().map(|down| down.since)
+        self.episode.down().map(|down| down.since)
     }
 
     /// The number of failures in the current episode.
     pub(super) fn failures(&self) -> u64 {
-        self.down().map_or(0, Down::failures)
+        self.episode.down().map_or(0, Down::failures)
     }
 
     /// Whether the host is down: it failed, and has not answered since.
@@ -295,43 +133,6 @@ impl HostIncidents {
         Some(if first > now { first } else { add(first, third) })
     }
 
-    /// Attempts failed in this way, the first and the last at these times.
-    pub(super) fn fail(&mut self, kind: Kind, first: Milliseconds, last: Milliseconds, count: u64) {
-        let mut down = match self.episode {
-            Episode::None => Down::default(),
-            // A host that does not refuse connections was up in between, so this is another episode.
-            Episode::Back(down, up) if last > up && down.count(Kind::Refused) == 0 => Down::default(),
-            Episode::Back(mut down, up) if last <= up => {
-                down.fail(kind, first, last, count);
-                self.episode = Episode::Back(down, up);
-                return;
-            }
-            Episode::Down(down) | Episode::Back(down, _) => down,
-        };
-        down.fail(kind, first, last, count);
-        self.episode = Episode::Down(down);
-    }
-
-    /// A connection was reset that had been idle for this long.
-    pub(super) fn reset_after_idle(&mut self, idle: Milliseconds) {
-        if let Episode::Down(down) | Episode::Back(down, _) = &mut self.episode {
-            down.idle.add(idle);
-        }
-    }
-
-    /// The host answered attempts that began at these times, the first and the last.
-    pub(super) fn answer(&mut self, first: Milliseconds, last: Milliseconds) {
-        self.episode = match self.episode {
-            Episode::Down(down) if last >= add(down.failed, SKEW) => {
-                Episode::Back(down, first.max(add(down.failed, SKEW)))
-            }
-            Episode::Back(down, up) if last >= add(down.failed, SKEW) => {
-                Episode::Back(down, up.min(first.max(add(down.failed, SKEW))))
-            }
-            episode => episode,
-        };
-    }
-
     /// Time passes: an episode may be over, an incident may open or end.
     pub(super) fn advance(&mut self, context: Context, events: &mut Vec<Event>) -> Settled {
         let Context { now, interval, .. } = context;
@@ -359,11 +160,7 @@ impl HostIncidents {
 
     /// Whether nothing happened at the host for so long that it may have left the cluster.
     fn is_abandoned(&self, now: Milliseconds, interval: Milliseconds) -> bool {
-        let latest = match &self.episode {
-            Episode::None => 0,
-            Episode::Down(down) => down.failed,
-            Episode::Back(down, up) => down.failed.max(*up),
-        };
+        let latest = self.episode.down().map_or(0, |down| down.failed).max(self.episode.up());
         let remembered = match self.open {
             Some(Pattern::CrashLoop) => times(self.restarts.period_max, 3).max(times(interval, 3)),
             Some(_) => times(interval, 30),
@@ -457,8 +254,8 @@ impl HostIncidents {
             let numbers = [[count, down, min, max, resets, refusals].as_slice(), &periods].concat();
             return Event::new(state, pattern, host, &numbers);
         }
-        let down = self.down().copied().unwrap_or_default();
-        let up = if let Episode::Back(_, up) = self.episode { up } else { 0 };
+        let down = self.episode.down().copied().unwrap_or_default();
+        let up = self.episode.up();
         let kinds = [Kind::Reset, Kind::Refused, Kind::ConnectTimeout, Kind::Timeout].map(|kind| down.count(kind));
         let [reset, refused, connect_timeout, timeout] = kinds;
         let lasted_down = sub(up.max(down.failed), down.since);
@@ -467,17 +264,13 @@ impl HostIncidents {
 
     /// Writes the address, then the times, then the other numbers.
     pub(super) fn encode(&self, record: &mut Writer<'_>) {
-        let (down, up) = match self.episode {
-            Episode::None => (Down::default(), 0),
-            Episode::Down(down) => (down, 0),
-            Episode::Back(down, up) => (down, up),
-        };
+        let down = self.episode.down().copied().unwrap_or_default();
         let Restarts { count, crashes, resets, refusals, .. } = self.restarts;
         let Restarts { first_down, last_down, period_min, period_max, .. } = self.restarts;
         let Restarts { least, most, middle_min, middle_max, middle_sum, .. } = self.restarts;
         // Addresses are at most `LONGEST_ADDRESS` long.
         record.text(&self.address);
-        record.u64s([down.since, down.failed, up, down.first_break, first_down, last_down]);
+        record.u64s([down.since, down.failed, self.episode.up(), down.first_break, first_down, last_down]);
         record.u64s([self.opened, self.reported]);
         record.u64s(down.counts);
         record.u64s([down.idle.count, down.idle.min, down.idle.max, down.timeouts]);
@@ -522,11 +315,6 @@ impl HostIncidents {
         let open = usize::try_from(open.wrapping_sub(1)).ok().and_then(|number| Pattern::ALL.get(number).copied());
         Some(Self { address: address.into(), episode, restarts, open, opened, reported })
     }
-}
-
-/// The smaller of two, where 0 is none.
-fn earliest(known: u64, other: u64) -> u64 {
-    if known == 0 { other } else { known.min(other) }
 }
 
 /// A host that is back and fails again sooner than this was not back.

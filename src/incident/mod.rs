@@ -1,7 +1,7 @@
 //! Incidents: what happened to a cluster's hosts, reported once, with its evidence.
 //!
 //! ```text
-//!   attempt ends ──► notes of this worker ──► record that all workers share ──► pattern? ──► report, by the worker that wrote it
+//!   attempt ends ──► notes of this worker ──► record that all workers share ──► pattern? ──► report
 //! ```
 //!
 //! Each worker sees a share of the attempts, and no worker sees all. So it notes what failed and what was answered since, host
@@ -20,20 +20,23 @@
 //! Times are the host's wall clock in milliseconds, as in all records (see [`crate::base::time`]).
 
 mod cluster;
+mod episode;
 mod event;
 mod host;
 mod pattern;
+mod restarts;
 
 use crate::base::time::Time;
 use crate::signal::Signal;
 
 pub use cluster::{ALIKE, MOST_HOSTS_DOWN, RACES};
 pub use event::{Event, State};
-pub use host::{CONNECT_TIMEOUTS, CRASHES, MANY_CRASHES, REFUSALS, TIMEOUTS};
+pub use host::{CONNECT_TIMEOUTS, REFUSALS, TIMEOUTS};
 pub use pattern::{Key, Pattern};
+pub use restarts::{CRASHES, MANY_CRASHES};
 
 use cluster::ClusterIncidents;
-use host::Kind;
+use episode::Kind;
 
 /// Milliseconds, since the epoch or between two moments.
 pub type Milliseconds = u64;

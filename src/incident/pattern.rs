@@ -12,10 +12,11 @@ pub enum Pattern {
     Restart,
     /// Connections were reset that had been idle, [`RACES`](super::RACES) times or more, for times that are alike.
     KeepAliveRace,
-    /// A host refused connections, [`REFUSALS`](super::REFUSALS) times or more, over three intervals or longer, and nothing else happened.
-    NotListening,
-    /// Connections to a host timed out, [`CONNECT_TIMEOUTS`](super::CONNECT_TIMEOUTS) times or more, over an interval or longer, and nothing else
+    /// A host refused connections, [`REFUSALS`](super::REFUSALS) times or more, over three intervals or longer, and nothing else
     /// happened.
+    NotListening,
+    /// Connections to a host timed out, [`CONNECT_TIMEOUTS`](super::CONNECT_TIMEOUTS) times or more, over an interval or
+    /// longer, and nothing else happened.
     Unreachable,
     /// Requests to a host timed out, [`TIMEOUTS`](super::TIMEOUTS) times or more, and then it was reset or refused connections.
     SlowDeath,

@@ -7,7 +7,8 @@
 //! - their share is at least `percent` percentage points above the share that the other healthy hosts show over as many
 //!   of their own last attempts (strictly above where `percent` is 0), and
 //! - the difference is no chance: with `e` the number that the others' share would mean here, it is more than four standard
-//!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`. Where the others show nothing, `e` is 0 and the first failures decide.
+//!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`. Where the others show
+//!   nothing, `e` is 0 and the first failures decide.
 //!
 //! Attempts, not seconds, because a share over seconds is slow where it matters: a host that took 600 requests in the last
 //! ten seconds and now resets each would need 60 resets to show 10 percent. Over its last 30 attempts it needs two or three. And

@@ -28,22 +28,18 @@
 
 use std::time::Duration;
 
-use crate::base::random::hash;
 use crate::base::time::Time;
 use crate::outlier::detector::{Failure, OutlierPolicy};
+use crate::outlier::health::{CLOCK_ERROR, Health, MAX_EJECTION_COUNT, ejection_time};
 use crate::outlier::shared::{Ejection, WorkerId};
 
 /// A probe whose end was not reported for this long is given up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// When an attempt began is known from its end and its duration, which are measured by different clocks.
-const CLOCK_ERROR: Duration = Duration::from_millis(2);
 /// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
 /// then costs no client anything.
 const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
 /// Where half or more of the hosts are ejected, one that failed is probed again after this many times the shortest ejection.
 const EARLY_PROBE: u32 = 4;
-/// The largest exponent that can matter: 2^20 times the shortest ejection is longer than any longest one.
-const MAX_EJECTION_COUNT: u8 = 20;
 
 /// Whether a host takes requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,16 +50,6 @@ pub enum HostState {
     Ejected(Ejected),
     /// The host takes no requests but probes.
     Probing(Ejected, Probes),
-}
-
-/// What is counted against a healthy host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    ejection_count: u8,
-    /// The host is healthy since then. Attempts that began earlier say nothing about it.
-    since: Time,
-    /// When the count of ejections is halved next.
-    halved_at: Time,
 }
 
 /// What is known of a host that is ejected, whether or not it is being probed.
@@ -193,19 +179,15 @@ impl HostState {
     /// Brings an ejected host back: by its probes, or because all other hosts fail as well (`all_fail`).
     pub fn uneject(&mut self, now: Time, interval: Duration, all_fail: bool) {
         if let Some(ejected) = self.ejected() {
-            let count = ejected.ejection.ejection_count.saturating_add(u8::from(!all_fail)).min(MAX_EJECTION_COUNT);
-            let halved_at = now.saturating_add(interval / 10);
-            *self = Self::Healthy(Health { ejection_count: count, since: now, halved_at });
+            let count = ejected.ejection.ejection_count.saturating_add(u8::from(!all_fail));
+            *self = Self::Healthy(Health::after(count, now, interval));
         }
     }
 
     /// Forgets what seems to lie in the future: the host's clock may have stepped back.
     pub fn clamp(&mut self, now: Time, interval: Duration) {
         match self {
-            Self::Healthy(health) => {
-                health.since = health.since.min(now);
-                health.halved_at = health.halved_at.min(now.saturating_add(interval));
-            }
+            Self::Healthy(health) => health.clamp(now, interval),
             Self::Ejected(ejected) => ejected.last_answer = ejected.last_answer.min(now),
             Self::Probing(ejected, probes) => {
                 ejected.last_answer = ejected.last_answer.min(now);
@@ -325,50 +307,6 @@ impl Default for HostState {
     }
 }
 
-impl Health {
-    /// Whether the end of an attempt that `began` then says something about the host.
-    #[must_use]
-    pub fn concerns(&self, began: Time) -> bool {
-        began.saturating_add(CLOCK_ERROR) >= self.since
-    }
-
-    /// An attempt was answered.
-    pub fn answered(&mut self, now: Time, interval: Duration) {
-        if self.ejection_count > 0 && now >= self.halved_at {
-            self.ejection_count /= 2;
-            self.halved_at = now.saturating_add(interval / 10);
-        }
-    }
-
-    /// An attempt failed.
-    pub fn failed(&mut self, now: Time, interval: Duration) {
-        self.halved_at = now.saturating_add(interval / 10);
-    }
-
-    /// The ejection of this host by a worker that will own it.
-    #[must_use]
-    pub fn eject(
-        &self,
-        address: &str,
-        failure: Failure,
-        owner: WorkerId,
-        policy: &OutlierPolicy,
-        now: Time,
-    ) -> Ejection {
-        let until = now.saturating_add(ejection_time(policy, self.ejection_count, address, owner));
-        Ejection {
-            address: address.into(),
-            failure,
-            ejection_count: self.ejection_count,
-            since: now,
-            failed: now,
-            until,
-            due: until,
-            owner,
-        }
-    }
-}
-
 impl Ejected {
     /// Whether the time of a scheduled probe has come.
     #[must_use]
@@ -385,12 +323,111 @@ impl Ejected {
     }
 }
 
-/// `base_ejection_time` x 2^`count`, at most `max_ejection_time`, and up to a quarter more, so that hosts that were ejected at
-/// once do not come back at once, nor does one host at all proxies.
-fn ejection_time(policy: &OutlierPolicy, count: u8, address: &str, worker: WorkerId) -> Duration {
-    let time =
-        policy.base_ejection_time.saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(policy.max_ejection_time);
-    let seed = hash(address.as_bytes(), worker.0 ^ u64::from(count).rotate_left(32));
-    let jitter = time / 4;
-    time.saturating_add(jitter.saturating_mul((seed % 1_024) as u32) / 1_024)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outlier::shared::WorkerId;
+
+    const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
+    const ME: WorkerId = WorkerId(1);
+
+    fn after(millis: u64) -> Time {
+        START.saturating_add(Duration::from_millis(millis))
+    }
+
+    /// A host that was ejected at the start for a second.
+    fn ejected() -> HostState {
+        let mut state = HostState::new();
+        state.follow(&Ejection {
+            address: "10.0.0.1:80".into(),
+            failure: Failure::Refused,
+            ejection_count: 0,
+            since: START,
+            failed: START,
+            until: after(1_000),
+            due: after(1_000),
+            owner: ME,
+        });
+        state
+    }
+
+    fn wants_probe(state: &HostState, repeatable: bool, millis: u64) -> bool {
+        let request = Candidate { worker: ME, repeatable, mostly_ejected: false };
+        state.wants_probe(request, false, &OutlierPolicy::default(), after(millis))
+    }
+
+    #[test]
+    fn a_host_is_ejected_probed_and_back() {
+        let mut state = ejected();
+        assert!(matches!(state, HostState::Ejected(_)));
+        assert!(!wants_probe(&state, true, 999) && wants_probe(&state, true, 1_000));
+        assert!(!wants_probe(&state, false, 1_999) && wants_probe(&state, false, 2_000), "a second later");
+        state.start_probe(1, 300, after(1_000));
+        assert!(matches!(state, HostState::Probing(..)) && !wants_probe(&state, true, 1_001), "one at a time");
+        assert!(wants_probe(&state, true, 11_000), "its end was not reported");
+        assert_eq!(state.answered(after(1_000), 2, after(1_010)), Verdict::None);
+        state.start_probe(2, 300, after(1_010));
+        assert_eq!(state.answered(after(1_010), 2, after(1_020)), Verdict::Unejected);
+        state.uneject(after(1_020), Duration::from_secs(10), false);
+        assert!(matches!(state, HostState::Healthy(_)) && !state.is_ejected());
+    }
+
+    #[test]
+    fn a_probe_without_a_verdict_gives_back_what_it_cost() {
+        let mut state = ejected();
+        state.start_probe(7, 300, after(1_000));
+        assert_eq!(state.end_probe(6), 0, "another probe");
+        assert_eq!(state.end_probe(7), 300);
+        assert!(matches!(state, HostState::Ejected(_)));
+        assert_eq!(state.end_probe(7), 0, "it is over");
+        state.start_probe(8, 300, after(2_000));
+        assert_eq!((state.probe_cost(after(1_990)), state.probe_cost(after(2_000))), (0, 300));
+        assert_eq!(state.no_verdict(after(2_000)), Verdict::None);
+        assert!(matches!(state, HostState::Ejected(_)));
+    }
+
+    #[test]
+    fn a_failed_probe_doubles_the_time_unless_it_was_early() {
+        let policy = OutlierPolicy::default();
+        let mut state = ejected();
+        state.start_probe(1, 300, after(500));
+        assert_eq!(state.failed(Failure::Reset, after(500), &policy, after(510)), Verdict::Extended);
+        let ejection = |state: &HostState| state.ejected().unwrap().ejection.clone();
+        assert_eq!((ejection(&state).ejection_count, ejection(&state).until), (0, after(1_000)));
+        assert!(matches!(state, HostState::Ejected(_)));
+        state.start_probe(2, 300, after(1_000));
+        assert_eq!(state.failed(Failure::Reset, after(1_000), &policy, after(1_010)), Verdict::Extended);
+        assert_eq!(ejection(&state).ejection_count, 1);
+        assert!(ejection(&state).until >= after(1_510));
+    }
+
+    #[test]
+    fn only_the_owner_decides_and_only_by_what_began_late_enough() {
+        let mut state = ejected();
+        assert!(state.decides(after(1_000), ME) && state.decides(after(998), ME) && !state.decides(after(997), ME));
+        assert!(!state.decides(after(1_000), WorkerId(2)));
+        state.start_probe(1, 0, after(500));
+        assert!(state.decides(after(500), ME) && !state.decides(after(497), ME), "an early probe decides as well");
+        // Another worker took the ejection over: this one's probe is forgotten.
+        let taken = Ejection { owner: WorkerId(2), ..state.ejected().unwrap().ejection.clone() };
+        state.follow(&taken);
+        assert!(matches!(state, HostState::Ejected(_)) && !state.decides(after(1_000), ME));
+    }
+
+    #[test]
+    fn a_scheduled_probe_is_sent_once_and_only_by_a_repeatable_request() {
+        let mut state = ejected();
+        state.schedule_probe(after(100), after(200));
+        let scheduled = |state: &HostState, millis| state.ejected().unwrap().has_scheduled_probe(after(millis));
+        assert!(!scheduled(&state, 300), "it is past");
+        state.schedule_probe(after(400), after(300));
+        assert!(!scheduled(&state, 399) && scheduled(&state, 400));
+        let wants = |state: &HostState, repeatable| {
+            let request = Candidate { worker: ME, repeatable, mostly_ejected: false };
+            state.wants_probe(request, true, &OutlierPolicy::default(), after(400))
+        };
+        assert!(wants(&state, true) && !wants(&state, false));
+        state.start_probe(1, 0, after(400));
+        assert!(!scheduled(&state, 400));
+    }
 }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `policy` | the settings |
 //! | `history`, `peers`, `detector` | how attempts ended; the sums over the other hosts; whether a host is an outlier among these |
-//! | `ejection` | the state of one host: healthy, ejected, being probed |
+//! | `ejection`, `health` | the state of one host: healthy, ejected, being probed |
 //! | `host`, `hosts`, `address` | what is known of each host, found by address |
 //! | `verdict` | what the end of an attempt decides |
 //! | `probing`, `probe_budget`, `downtime` | which ejected host is probed, when, and what that may cost |
@@ -64,6 +64,7 @@ pub mod detector;
 mod downtime;
 pub mod ejection;
 mod exchange;
+pub mod health;
 pub mod history;
 pub mod host;
 pub mod hosts;

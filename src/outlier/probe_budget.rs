@@ -59,7 +59,7 @@ impl ProbeBudget {
         SCHEDULED_COST.saturating_mul(u32::try_from(ejected).unwrap_or(u32::MAX))
     }
 
-    /// Whether the tokens cover a scheduled probe, where so many hosts are `ejected`.
+    /// Whether the tokens cover a scheduled probe. `ejected` is the number of ejected hosts.
     pub(super) fn covers_scheduled(&self, ejected: usize) -> bool {
         self.scheduled >= Self::scheduled_cost(ejected)
     }
