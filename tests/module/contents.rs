@@ -35,7 +35,7 @@ fn without_custom_sections(module: &[u8]) -> Vec<&[u8]> {
         .collect()
 }
 
-/// Properties of a mirrored request that crash Envoy when they are read (CONTRIBUTING.md, sharp edges), and one that is an
+/// Properties of a mirrored request that crash Envoy when they are read (docs/envoy-notes.md), and one that is an
 /// error for hosts without metadata. A path is written with NULs.
 #[test]
 fn it_names_no_property_that_crashes_envoy() {
