@@ -3,8 +3,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,13 +17,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::load::NUMBER;
 use super::support::ports;
 
 /// A body of a request or a response.
 pub type Body = BoxBody<Bytes, Reset>;
+
+/// How long before a request its connection had its last one; among the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle(pub Duration);
 
 /// What a host does with requests, over HTTP/1 or HTTP/2.
 pub trait Serve: Send + Sync + 'static {
@@ -132,8 +136,11 @@ async fn serve<A: Serve>(stream: TcpStream, application: Arc<A>, arrived: Arc<At
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     let _ = stream.set_nodelay(true);
     let lasts = application.connections_last();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let last = Mutex::new(None::<Instant>);
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let application = Arc::clone(&application);
+        let before = last.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+        request.extensions_mut().insert(Idle(before.map_or(Duration::ZERO, |before| before.elapsed())));
         arrived.fetch_add(1, Ordering::Relaxed);
         // A service that fails makes hyper drop the connection without an answer.
         async move { application.respond(request).await }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -186,6 +186,9 @@ impl Sender {
     async fn session(&self, number: u64) -> Option<Answer> {
         let response = self.begin(number).await?;
         let host = host(&response);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Some((true, host));
+        }
         let mut stream = TokioIo::new(hyper::upgrade::on(response).await.ok()?);
         stream.write_all(b"hello").await.ok()?;
         let mut echo = [0; 5];

@@ -123,7 +123,7 @@ async fn all(situations: &[Arc<Situation>], options: &Options) -> Result<Vec<Fou
     Ok(found)
 }
 
-/// How often what is worse is run again, since the machine stood still meanwhile.
+/// How often something is run again, since the machine stood still meanwhile.
 const AGAIN: usize = 2;
 
 /// Runs them, and once more those that say little.
@@ -134,8 +134,7 @@ async fn undisturbed(shipped: &Arc<Shipped>, batch: &[Arc<Situation>], seed: u64
     };
     let mut found = run(batch).await?;
     for _ in 0..AGAIN {
-        let doubtful: Vec<_> =
-            (0..found.len()).filter(|index| found[*index].disturbed && found[*index].is_worse()).collect();
+        let doubtful: Vec<_> = (0..found.len()).filter(|index| found[*index].is_doubtful()).collect();
         if doubtful.is_empty() {
             break;
         }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::super::host::{Body, Reset, Serve};
+use super::super::host::{Body, Idle, Reset, Serve};
 use super::super::load::NUMBER;
 use super::body::Drip;
 
@@ -104,7 +104,6 @@ pub struct Replica {
     /// Counts orderly ends of all sessions, and deaths.
     pub ends: watch::Sender<u32>,
     pub deaths: watch::Sender<u32>,
-    last: Mutex<Instant>,
 }
 
 impl Replica {
@@ -117,14 +116,7 @@ impl Replica {
             mood: watch::Sender::new(Mood::Well),
             ends: watch::Sender::new(0),
             deaths: watch::Sender::new(0),
-            last: Mutex::new(Instant::now()),
         }
-    }
-
-    /// How long since the last request.
-    fn idle(&self) -> Duration {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *last, Instant::now()).elapsed()
     }
 
     fn upgrade(&self, on: OnUpgrade, request: &Request<Incoming>) -> Response<Body> {
@@ -186,7 +178,8 @@ impl Serve for Replica {
         }
         let number = asked(&request, NUMBER).unwrap_or(0);
         self.ledger.arrive(number, self.number);
-        let (now, idle) = (*mood.borrow_and_update(), self.idle());
+        let idle = request.extensions().get::<Idle>().map_or(Duration::ZERO, |idle| idle.0);
+        let now = *mood.borrow_and_update();
         let slower = match now {
             Mood::Says(status, header) => {
                 let mut response = empty(status);
@@ -204,7 +197,7 @@ impl Serve for Replica {
             Mood::Slow(by) => by,
             _ => Duration::ZERO,
         };
-        if request.headers().contains_key(UPGRADE) {
+        if request.headers().contains_key(UPGRADE) && !request.headers().contains_key(ASKS) {
             let on = hyper::upgrade::on(&mut request);
             return Ok(self.signed(self.upgrade(on, &request)));
         }

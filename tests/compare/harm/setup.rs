@@ -244,7 +244,7 @@ impl Setup {
     /// Envoy asks every replica for its health ten times a second.
     pub fn health_checks(&mut self) {
         self.cluster(&json!({"health_checks": [{
-            "timeout": "1s", "interval": "0.1s", "unhealthy_threshold": 2, "healthy_threshold": 1,
+            "timeout": "1s", "interval": "0.1s", "no_traffic_interval": "0.1s", "unhealthy_threshold": 2, "healthy_threshold": 1,
             "http_health_check": {"path": HEALTH},
         }]}));
     }

@@ -53,8 +53,8 @@ pub struct Found {
     pub about: &'static str,
     pub rows: Vec<Row>,
     pub log: Vec<String>,
-    /// Whether the machine stood still meanwhile, so that it says little.
-    pub disturbed: bool,
+    /// Requests that had nothing to do with it, and had to wait: the machine stood still meanwhile.
+    waited: usize,
 }
 
 impl Found {
@@ -65,11 +65,16 @@ impl Found {
             Row { measure: *measure, without, with, allowed: measure.allowance(situation, without) }
         };
         let rows = situation.measures.iter().map(row).collect();
-        Self { name: situation.name, about: situation.about, rows, log: outcome.log, disturbed: outcome.waited > 0 }
+        Self { name: situation.name, about: situation.about, rows, log: outcome.log, waited: outcome.waited }
     }
 
     pub fn is_worse(&self) -> bool {
         self.rows.iter().any(|row| row.verdict() == Verdict::Worse)
+    }
+
+    /// Whether it is worse, or says nothing, since the machine stood still.
+    pub fn is_doubtful(&self) -> bool {
+        self.waited > 0 && (self.is_worse() || self.waited >= SAYS_NOTHING)
     }
 
     pub fn is_better(&self) -> bool {
@@ -80,6 +85,9 @@ impl Found {
         self.rows.iter().filter(|row| row.says()).collect()
     }
 }
+
+/// Of twenty a second on either side.
+const SAYS_NOTHING: usize = 15;
 
 /// How wide a column is.
 const NAME: usize = 30;
@@ -106,7 +114,7 @@ pub fn text(found: &Found) -> String {
             "{separator}{name:<NAME$}{:<COUNTED$}{without:>CELL$}{with:>CELL$}{}",
             row.measure.to_string(),
             match row.verdict() {
-                Verdict::Worse if found.disturbed => "   WORSE, but the machine stood still meanwhile".to_owned(),
+                Verdict::Worse if found.waited > 0 => "   WORSE, but the machine stood still meanwhile".to_owned(),
                 Verdict::Worse => format!("   WORSE (at most {} more)", row.allowed),
                 Verdict::Better => "   better".to_owned(),
                 Verdict::Same => String::new(),
@@ -148,7 +156,7 @@ pub fn markdown(found: &[Found], machine: &str) -> String {
         let column = |cell: &dyn Fn(&Row) -> String| rows.iter().map(|row| cell(row)).collect::<Vec<_>>().join("<br>");
         let counted = if rows.is_empty() { "nothing".to_owned() } else { column(&|row| row.measure.to_string()) };
         let verdict = |row: &Row| match row.verdict() {
-            Verdict::Worse if found.disturbed => "**worse** (disturbed)".to_owned(),
+            Verdict::Worse if found.waited > 0 => "**worse** (disturbed)".to_owned(),
             Verdict::Worse => "**worse**".to_owned(),
             Verdict::Better => "better".to_owned(),
             Verdict::Same => String::new(),

@@ -150,7 +150,7 @@ impl Stage {
         let replicas: Vec<_> = (0..situation.hosts).map(replica).collect();
         let mut hosts: Vec<_> = replicas.iter().map(Host::new).collect();
         for host in &mut hosts {
-            host.open().await?;
+            back(host).await?;
         }
         Ok(Self {
             side,
@@ -212,11 +212,22 @@ async fn play(
                 replicas[*host].deaths.send_modify(|deaths| *deaths += 1);
                 hosts[*host].close().await;
             }
-            Act::Up(host) => hosts[*host].open().await.context("a replica's port is taken")?,
+            Act::Up(host) => back(&mut hosts[*host]).await?,
             Act::Mood(host, mood) => drop(replicas[*host].mood.send_replace(*mood)),
             Act::EndSessions(host) => replicas[*host].ends.send_modify(|ends| *ends += 1),
             Act::Members(hosts) => members(hosts)?,
         }
     }
     Ok(hosts)
+}
+
+/// Its port again. While it was down, somebody's client socket may have taken it for a moment.
+async fn back(host: &mut Host<Replica>) -> Result<()> {
+    for _ in 0..50 {
+        if host.open().await.is_ok() {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    host.open().await.with_context(|| format!("the port of {} is taken", host.address))
 }

@@ -32,10 +32,10 @@ pub fn all() -> Vec<Situation> {
             .load(Load::method(15, Method::PUT).chunked(100_000))
             .down(0, 2.0..4.0)
             .short(),
-        Situation::new("uploads", "POSTs of 4 MB.").load(Load::post(5).body(4 * MEGABYTE)).slow_after(2000).short(),
-        Situation::new("uploads-one-down", "PUTs and POSTs of 3 MB, and one of four replicas refuses.")
-            .load(Load::method(5, Method::PUT).body(3 * MEGABYTE))
-            .load(Load::post(5).body(3 * MEGABYTE))
+        Situation::new("uploads", "POSTs of 2 MB.").load(Load::post(3).body(2 * MEGABYTE)).slow_after(2000).short(),
+        Situation::new("uploads-one-down", "PUTs and POSTs of 2 MB, and one of four replicas refuses.")
+            .load(Load::method(3, Method::PUT).body(2 * MEGABYTE))
+            .load(Load::post(3).body(2 * MEGABYTE))
             .down(0, 2.0..5.0)
             .slow_after(2000),
         Situation::new("tunnels-one-down", "HTTP CONNECT, and one of four replicas refuses.")
@@ -88,8 +88,8 @@ pub fn all() -> Vec<Situation> {
             setup.balancer("random", "Random");
             Ok(())
         }),
-        Situation::new("envoy-limit-reached", "One request in five finds Envoy's own limit of parallel requests reached.")
-            .load(Load::get(60).asks(TAKES, 100))
+        Situation::new("envoy-limit-reached", "A third of the requests finds Envoy's own limit of parallel requests reached.")
+            .load(Load::get(60).asks(TAKES, 150))
             .setup(|setup| {
                 setup.clusters[0]["circuit_breakers"] = json!({"thresholds": [{"max_requests": 6, "max_retries": 100}]});
                 Ok(())
@@ -125,7 +125,7 @@ pub fn all() -> Vec<Situation> {
             }),
         Situation::new("reasons", "What fails: POSTs that are reset, PUTs too big to repeat, a path over its timeout.")
             .load(Load::post(10).path("/reset").asks(ASKS, 1))
-            .load(Load::method(3, Method::PUT).path("/reset").asks(ASKS, 1).body(3 * MEGABYTE))
+            .load(Load::method(3, Method::PUT).path("/reset").asks(ASKS, 1).body(2 * MEGABYTE))
             .load(Load::get(3).path("/slow").asks(TAKES, 2000))
             .load(Load::get(10))
             .setup(|setup| {

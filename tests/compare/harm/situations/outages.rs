@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::super::support::{bootstrap, upstream};
 use super::super::measure::Measure;
 use super::super::replica::Mood;
 use super::super::situation::{Load, Situation};
@@ -73,6 +74,41 @@ pub fn all() -> Vec<Situation> {
             .load(Load::get(50))
             .load(Load::post(20))
             .seconds(7.0),
+        Situation::new("one-of-fifty-down", "One of 50 replicas refuses for 3 s.")
+            .hosts(50)
+            .load(Load::get(50))
+            .load(Load::post(20))
+            .down(7, 2.0..5.0)
+            .seconds(7.0)
+            .short(),
+        (0..6)
+            .fold(
+                Situation::new("one-flaps", "One of four replicas is up for 0.4 s and down for 0.6 s, time and again."),
+                |situation, turn| situation.down(0, 1.0 + turn as f64..1.6 + turn as f64),
+            )
+            .load(Load::get(30))
+            .load(Load::post(10))
+            .seconds(8.0)
+            .short(),
+        Situation::new("starts-before-its-service", "All four replicas are down for the first 2 s of Envoy's life.")
+            .load(Load::get(30))
+            .load(Load::post(10))
+            .all_down(0.0..2.0),
+        Situation::new(
+            "one-unreachable",
+            "Nothing comes back from one of four replicas, so that connecting to it times out.",
+        )
+        .load(Load::get(30))
+        .load(Load::post(10))
+        .setup(|setup| {
+            // Until the end of the process.
+            let unreachable = Box::leak(Box::new(upstream::full_backlog()));
+            setup.hosts[0] = bootstrap::address(unreachable.address);
+            let assignment = setup.assignment(setup.every_host());
+            setup.clusters[0]["load_assignment"] = assignment;
+            Ok(())
+        })
+        .seconds(7.0),
         Situation::new("restarts-in-turn", "Four replicas restart one after the other, each away for a second.")
             .load(Load::get(30))
             .load(Load::post(10))

@@ -45,6 +45,23 @@ pub fn all() -> Vec<Situation> {
         .measure(Measure::Starved)
         .short(),
         Situation::new(
+            "rate-limited",
+            "Envoy's own rate limit lets 30 requests of 50 a second pass, and answers 429 to the others.",
+        )
+        .load(Load::get(40))
+        .load(Load::post(10))
+        .setup(|setup| {
+            setup.filter(json!({"name": "rate_limit", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+                "stat_prefix": "rate_limit",
+                "token_bucket": {"max_tokens": 30, "tokens_per_fill": 30, "fill_interval": "1s"},
+                "filter_enabled": {"default_value": {"numerator": 100}},
+                "filter_enforced": {"default_value": {"numerator": 100}},
+            }}));
+            Ok(())
+        })
+        .measure(Measure::Starved),
+        Situation::new(
             "one-path-503",
             "One path is always answered 503, by every replica: under maintenance. Others are well.",
         )

@@ -92,6 +92,18 @@ pub fn all() -> Vec<Situation> {
             Ok(())
         })
         .seconds(8.0),
+        Situation::new(
+            "one-hangs-decide-alone",
+            "One of four replicas answers nothing, and only Weir's HTTP filter is attached.",
+        )
+        .load(Load::get(40).patience(1000))
+        .load(Load::post(20).patience(1000))
+        .mood(0, Mood::Hangs, 2.0..20.0)
+        .setup(|setup| {
+            setup.decide_alone();
+            Ok(())
+        })
+        .seconds(8.0),
         Situation::new("all-time-out", "For 2 s nothing is answered within the route's timeout of a second.")
             .load(Load::get(30))
             .load(Load::post(10))

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::measure::Measure;
-use super::super::replica::{APART, LASTS, Mood, PARTS, TAKES};
+use super::super::replica::{APART, ASKS, LASTS, Mood, PARTS, TAKES};
 use super::super::situation::{Act, Load, Situation};
 
 pub fn all() -> Vec<Situation> {
@@ -76,6 +76,42 @@ pub fn all() -> Vec<Situation> {
             .load(Load::get(40))
             .setup(no_timeout)
             .mood(0, Mood::Cuts, 1.0..5.0),
+        Situation::new(
+            "events-idle",
+            "Event streams that fall silent and reach the idle timeout of a second, among GETs.",
+        )
+        .load(Load::watchers(30).asks(PARTS, 3).asks(APART, 5000))
+        .load(Load::get(40))
+        .setup(|setup| {
+            setup.manager()["stream_idle_timeout"] = json!("1s");
+            no_timeout(setup)
+        })
+        .measure(Measure::Starved),
+        Situation::new(
+            "events-max-duration",
+            "Event streams that Envoy ends after a second (max_stream_duration), among GETs.",
+        )
+        .load(Load::watchers(30).asks(PARTS, 50).asks(APART, 100))
+        .load(Load::get(40))
+        .setup(|setup| {
+            setup.action(&json!({"timeout": "0s", "max_stream_duration": {"max_stream_duration": "1s"}}));
+            Ok(())
+        })
+        .measure(Measure::Starved),
+        Situation::new("events-clients-leave", "Clients leave event streams after 0.3 s, among GETs.")
+            .load(Load::get(30).asks(PARTS, 50).asks(APART, 100).patience(300).not_judged())
+            .load(Load::get(30))
+            .setup(no_timeout)
+            .measure(Measure::Starved)
+            .short(),
+        Situation::new("websockets-denied", "Every second upgrade to WebSocket is answered 403.")
+            .load(Load::web_sockets(15).asks(LASTS, 300).asks(PARTS, 1))
+            .load(Load::web_sockets(15).asks(ASKS, 403).expects(403))
+            .setup(|setup| {
+                setup.upgrades("websocket");
+                Ok(())
+            })
+            .slow_after(3000),
         Situation::new(
             "grpc-streams-one-dies",
             "gRPC server streams of 3 s over HTTP/2, 15 a second; one of four replicas dies.",
