@@ -78,7 +78,7 @@ impl Found {
     }
 
     pub fn is_better(&self) -> bool {
-        !self.is_worse() && self.rows.iter().any(|row| row.verdict() == Verdict::Better)
+        self.waited == 0 && !self.is_worse() && self.rows.iter().any(|row| row.verdict() == Verdict::Better)
     }
 
     fn said(&self) -> Vec<&Row> {
@@ -116,8 +116,8 @@ pub fn text(found: &Found) -> String {
             match row.verdict() {
                 Verdict::Worse if found.waited > 0 => "   WORSE, but the machine stood still meanwhile".to_owned(),
                 Verdict::Worse => format!("   WORSE (at most {} more)", row.allowed),
-                Verdict::Better => "   better".to_owned(),
-                Verdict::Same => String::new(),
+                Verdict::Better if found.waited == 0 => "   better".to_owned(),
+                Verdict::Better | Verdict::Same => String::new(),
             },
         );
     }
@@ -158,8 +158,8 @@ pub fn markdown(found: &[Found], machine: &str) -> String {
         let verdict = |row: &Row| match row.verdict() {
             Verdict::Worse if found.waited > 0 => "**worse** (disturbed)".to_owned(),
             Verdict::Worse => "**worse**".to_owned(),
-            Verdict::Better => "better".to_owned(),
-            Verdict::Same => String::new(),
+            Verdict::Better if found.waited == 0 => "better".to_owned(),
+            Verdict::Better | Verdict::Same => String::new(),
         };
         let _ = writeln!(
             page,
