@@ -20,7 +20,15 @@ mod lifecycle;
 mod metrics;
 mod nonsense;
 mod order;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "../property/mod.rs"]
+mod property;
+#[cfg(not(target_arch = "wasm32"))]
+mod same;
 mod signals;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "../support/sim_host.rs"]
+mod sim_host;
 mod veto;
 
 use fake_host::{End, Host, Root};
