@@ -128,11 +128,15 @@ impl Shared {
         loop {
             let headers = read_request(&mut reader)?;
             lock(&self.seen).push(headers);
-            let mode = *lock(&self.mode);
+            // Once it is told to do something else, no answer is under way any more: whoever dies does not answer afterwards.
+            let told = lock(&self.mode);
+            let mode = *told;
+            if let Mode::Answer(status) = mode {
+                write!(&mut &*stream, "HTTP/1.1 {status} Answer\r\ncontent-length: 0\r\n\r\n").ok()?;
+            }
+            drop(told);
             match mode {
-                Mode::Answer(status) => {
-                    write!(&mut &*stream, "HTTP/1.1 {status} Answer\r\ncontent-length: 0\r\n\r\n").ok()?;
-                }
+                Mode::Answer(_) => {}
                 Mode::Hang => {
                     // Until Envoy has enough.
                     drop(reader.read_to_end(&mut Vec::new()));

@@ -49,6 +49,8 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
     let site = setup.start()?;
     site.warm_up()?;
     let rate = Rate::start(site.address, per_second, request);
+    // Requests that fail though a host listens, since the machine is away.
+    let mut away = 0.0;
     let mut spans = Vec::new();
     let before = attempts(&site);
     for length in lengths {
@@ -59,9 +61,11 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
         site.replicas.first().map(|replica| replica.start()).transpose()?;
         let (listens, watch) = (Instant::now(), Watch::start());
         std::thread::sleep(WORST);
-        spans.push((from, listens, watch.read().delayed));
+        let delayed = watch.read().delayed;
         // The others are half a second later.
         std::thread::sleep(Duration::from_millis(500).saturating_sub(listens.elapsed()));
+        spans.push((from, listens, delayed));
+        away += watch.read().delayed.as_secs_f64() * f64::from(per_second);
         site.replicas.iter().skip(1).try_for_each(|replica| replica.start())?;
     }
     std::thread::sleep(Duration::from_millis(1_500));
@@ -71,8 +75,6 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
         spans.iter().map(|(from, listens, delayed)| outage(&sent, *from, *listens, *delayed)).collect();
     // Each outage has the requests of its time, and those that its end finds on their way: all of these fail without Weir, too.
     let least: f64 = outages.iter().map(|outage| outage.lasted.as_secs_f64() * f64::from(per_second)).sum();
-    // As long as the machine was away then, they still fail.
-    let away: f64 = spans.iter().map(|(_, _, delayed)| delayed.as_secs_f64() * f64::from(per_second)).sum();
     let failed = sent.iter().filter(|sent| !sent.answered()).count();
     let mut found: Vec<_> = outages.iter().map(|outage| outage.found).collect();
     found.sort();
