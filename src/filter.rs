@@ -103,7 +103,7 @@ impl Vm {
     fn response_headers(&mut self, context: ContextId, end_of_stream: bool) {
         let (stream, host) = (StreamId(context), Envoy::of(context));
         match self.streams.get(context) {
-            Some(Role::Decide) => apply::to_response(&self.worker.on_response_headers(stream, &host)),
+            Some(Role::Decide) => apply::to_response(&self.worker.on_response_headers(stream, &host, end_of_stream)),
             Some(Role::Guard) => apply::to_response(&self.worker.on_attempt_response(stream, &host, end_of_stream)),
             Some(Role::Watch) | None => {}
         }
@@ -114,7 +114,9 @@ impl Vm {
         let host = Envoy::of(context);
         match self.role_of(context) {
             Some(Role::Decide) if self.streams.get(context).is_some() => {
-                self.worker.on_request_end(StreamId(context), &host);
+                if let Some(verdict) = self.worker.on_request_end(StreamId(context), &host) {
+                    apply::verdict(verdict);
+                }
             }
             Some(Role::Watch) => self.worker.on_attempt_log(&host),
             _ => {}

@@ -8,6 +8,7 @@ use crate::engine::event::Veto;
 use crate::incident::Pattern;
 use crate::outlier::detector::Failure;
 use crate::retry::Class;
+use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
 /// What became of a retry that the safety table permits.
@@ -96,6 +97,8 @@ pub enum Counter {
     Retries(Grant),
     /// Retries of these that were answered well.
     RetriesSucceeded,
+    /// Failures that left, by why they were not retried.
+    NotRetried(Reason),
     /// Ejections, those after a failed probe included.
     Ejections(Ejected),
     /// Outliers that stayed in, since too many hosts were out.
@@ -128,7 +131,7 @@ const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 4;
 
 impl Counter {
     /// How many there are for each cluster.
-    pub const COUNT: usize = CIRCUITS + 4;
+    pub const COUNT: usize = CIRCUITS + 4 + Reason::ALL.len();
 
     /// Position among them, below [`Counter::COUNT`].
     #[must_use]
@@ -148,6 +151,7 @@ impl Counter {
             Self::CircuitsOpened => CIRCUITS + 2,
             Self::CircuitProbes => CIRCUITS + 3,
             Self::HostsForgotten => EJECTIONS + 2 * FAILURES + 3,
+            Self::NotRetried(reason) => CIRCUITS + 4 + reason as usize,
         }
     }
 
@@ -160,6 +164,7 @@ impl Counter {
             Self::Attempts(signal) => ("attempts", Some(("signal", signal.name()))),
             Self::Retries(grant) => ("retries", Some(("verdict", grant.name()))),
             Self::RetriesSucceeded => ("retries_succeeded", None),
+            Self::NotRetried(reason) => ("not_retried", Some(("reason", reason.name()))),
             Self::Ejections(Ejected(failure)) => ("ejections", Some(("reason", failure.name()))),
             Self::Detected(Ejected(failure)) => ("ejections_withheld", Some(("reason", failure.name()))),
             Self::Readmissions => ("readmissions", None),

@@ -10,6 +10,7 @@ use weir::base::time::Time;
 use weir::retry::budget::Charge::{Denied, Granted};
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
 use weir::retry::reservations::Account;
+use weir::signal::Signal;
 
 // The crate links only with a host beside it.
 mod fake_host;
@@ -417,4 +418,55 @@ fn the_sum_of_all_workers_obeys_the_budget() {
         }
         assert_eq!(granted, (arrived * u64::from(percent) / 100).max(u64::from(floor)));
     });
+}
+
+/// Half of the hosts take nothing, and the others answer.
+#[test]
+fn what_nobody_processed_is_retried_for_nothing_while_hosts_answer() {
+    let mut account = Account::new(policy(20, 0));
+    account.attempt_ended(Signal::Refused, at(NOW));
+    assert!(!account.try_unprocessed(false, at(NOW)), "nobody knows whether any host answers");
+    for second in 0..100 {
+        account.attempt_ended(Signal::Answered, at(second));
+        for again in [false, false, false, true] {
+            account.attempt_ended(Signal::Refused, at(second));
+            assert!(account.try_unprocessed(again, at(second)), "second {second}");
+        }
+        account.attempt_ended(Signal::Answered, at(second));
+        account.helped(at(second));
+    }
+    // Errors and pushbacks come from hosts that are there; resets say nothing.
+    for (signal, free) in
+        [(Signal::Error, true), (Signal::Pushback, true), (Signal::Reset, false), (Signal::Closed, false)]
+    {
+        let mut account = Account::new(policy(20, 0));
+        account.attempt_ended(signal, at(NOW));
+        assert_eq!(account.try_unprocessed(false, at(NOW)), free, "{signal:?}");
+        // An answer is forgotten with the interval.
+        assert!(!account.try_unprocessed(false, at(NOW + 10)), "{signal:?}");
+    }
+}
+
+/// All hosts are down: after some attempts that is plain, and what was free is paid.
+#[test]
+fn in_an_outage_of_all_hosts_what_nobody_processed_is_paid() {
+    let policy = policy(20, 0);
+    let (mut account, mut shared) = (Account::new(policy), Shared::default());
+    arrive(&mut account, 100, at(NOW));
+    account.attempt_ended(Signal::Answered, at(NOW));
+    let mut free = 0;
+    for _ in 0..50 {
+        account.attempt_ended(Signal::Unreachable, at(NOW));
+        free += u64::from(account.try_unprocessed(false, at(NOW)));
+    }
+    assert_eq!(free, 8);
+    shared.publish(&mut account, at(NOW));
+    assert_eq!(shared.left(policy, at(NOW)), 20 - free);
+    // And where retries are in vain, sooner.
+    let mut account = Account::new(policy);
+    for _ in 0..8 {
+        account.attempt_ended(Signal::Answered, at(NOW));
+        assert!(account.try_unprocessed(true, at(NOW)));
+    }
+    assert!(!account.try_unprocessed(true, at(NOW)));
 }

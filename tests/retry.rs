@@ -44,6 +44,7 @@ fn which_plan() {
         ("HEAD", false, true),
         ("OPTIONS", false, true),
         ("TRACE", false, true),
+        ("QUERY", false, true),
         ("PUT", false, true),
         ("DELETE", false, true),
         ("POST", false, false),
@@ -138,6 +139,7 @@ fn what_a_plan_permits() {
         // Envoy decides.
         (Cancelled, none, [false, true, true, true, true]),
         (Local, none, [false, true, true, true, true]),
+        (Closed, http(200), [false; 5]),
     ];
     for (signal, answer, expected) in table {
         let permitted = PLANS.map(|plan| plan.permits(&policy, signal, &answer));

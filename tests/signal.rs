@@ -1,12 +1,14 @@
 //! What the end of an attempt says: one table per question. The rows are what an Envoy 1.40 shows for each failure, in the
 //! router's `upstream_log` and at the end of the request. `signal/proxy_status.rs` has what a sidecar states.
 
+use std::time::Duration;
+
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::signal::Open::{self, Dropped, StreamReset};
 use weir::signal::Signal::{self, *};
 use weir::signal::Verdict::{self, Certain};
-use weir::signal::{Answer, Attempt, Flags, RequestEnd};
+use weir::signal::{Answer, Attempt, Flags, RequestEnd, is_stream};
 
 // The crate links only with a host beside it.
 mod fake_host;
@@ -85,7 +87,7 @@ fn an_attempts_own_flags_and_status() {
         ("the same, and the answer is a failure", UT, 503, Certain(Error)),
         ("the same, and it is a pushback", UT, 429, Certain(Pushback)),
         ("per-try idle timeout", SI, NO_STATUS, Certain(Timeout)),
-        ("per-try idle timeout mid body", SI, 200, Certain(Timeout)),
+        ("per-try idle timeout mid body", SI, 200, Certain(Closed)),
         ("the upstream's max_stream_duration", UMSDR, NO_STATUS, Certain(Timeout)),
         ("the upstream's max_stream_duration mid body", UMSDR, 200, Certain(Timeout)),
         // Nothing but the request's end tells.
@@ -126,6 +128,80 @@ fn an_attempts_own_flags_and_status() {
     ];
     for (name, flags, status, verdict) in table {
         assert_eq!(classify(flags, answer(status), ""), verdict, "{name}");
+    }
+}
+
+/// What may end at any time is no failure when it does: its headers were an answer.
+#[test]
+fn what_comes_of_a_stream_later() {
+    let stream = |flags: u64, status: u16| classify(flags, Answer { stream: true, ..answer(status) }, "");
+    for flags in [UC, UPE, UR, LR, SI, UMSDR] {
+        for status in [101, 200] {
+            assert_eq!(stream(flags, status), Certain(Closed), "flags {flags:x}, status {status}");
+        }
+    }
+    // Without an answer it was none; a client that leaves, leaves; and what missed its per-try timeout answered later.
+    assert_eq!(stream(UC, NO_STATUS), Certain(Reset));
+    assert_eq!(stream(DC, 101), Certain(Cancelled));
+    assert_eq!(stream(UT, 200), Certain(Answered));
+    assert_eq!(stream(NO_FLAGS, 101), open(Answered));
+
+    let end = |flags: u64, status: u16, details: &'static str, stream: bool| RequestEnd {
+        flags: Flags(flags),
+        answer: Answer { stream, ..answer(status) },
+        details: details.as_bytes(),
+    };
+    let table = [
+        (UC, 101, "upstream_reset_after_response_started{connection_termination}", true, Closed),
+        (UC, 200, "upstream_reset_after_response_started{connection_termination}", false, Truncated),
+        (UT, 200, "response_timeout", true, Closed),
+        (UT, 200, "response_timeout", false, Timeout),
+        (UT, 504, "response_timeout", true, Timeout),
+        (SI, 200, "stream_idle_timeout", false, Closed),
+        (SI, 504, "stream_idle_timeout", false, Timeout),
+        (NO_FLAGS, 200, "max_duration_timeout", true, Closed),
+        (NO_FLAGS, 504, "max_duration_timeout", true, Timeout),
+        (DC, 101, "downstream_remote_disconnect", true, Cancelled),
+    ];
+    for (flags, status, details, stream, signal) in table {
+        let end = end(flags, status, details, stream);
+        assert_eq!(end.last_attempt(), Some(signal), "{details}, {status}");
+    }
+    // The route's timeout leaves no mark on the attempt.
+    assert_eq!(Open::Answered(Answered).resolve(&end(UT, 200, "response_timeout", true)), Closed);
+    assert_eq!(Open::Answered(Answered).resolve(&end(SI, 200, "stream_idle_timeout", false)), Closed);
+    assert_eq!(Open::Answered(Answered).resolve(&end(UT, 200, "response_timeout", false)), Timeout);
+    assert_eq!(Open::Answered(Answered).resolve(&end(DC, 101, "downstream_remote_disconnect", true)), Answered);
+    // Envoy's own answer to a gRPC call has its status in the headers.
+    let late = |grpc_status| RequestEnd {
+        flags: Flags(UT),
+        answer: Answer { stream: true, grpc_status, ..answer(200) },
+        details: b"response_timeout",
+    };
+    assert_eq!(late(Some(4)).last_attempt(), Some(Timeout));
+    assert_eq!(late(None).last_attempt(), Some(Closed));
+}
+
+#[test]
+fn what_a_stream_is() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let soon = Duration::from_millis(999);
+    for (status, connect, content_type, lasted, stream) in [
+        (101, false, "", Duration::ZERO, true),
+        (200, true, "", Duration::ZERO, true),
+        (200, false, "text/event-stream", soon, true),
+        (200, false, "Text/Event-Stream; charset=utf-8", soon, true),
+        (200, false, "text/event", soon, false),
+        (200, false, "application/grpc", soon, false),
+        (200, false, "application/json", soon, false),
+        (200, false, "application/json", SECOND, true),
+        (200, false, "", SECOND, true),
+    ] {
+        assert_eq!(
+            is_stream(Some(status), connect, content_type.as_bytes(), lasted),
+            stream,
+            "{status} {content_type}"
+        );
     }
 }
 
@@ -274,7 +350,11 @@ fn the_requests_end_explains_an_open_attempt() {
         assert_eq!(Dropped.resolve(&end), signal, "{name}");
         assert_eq!(StreamReset.resolve(&end), Reset, "a stream reset, and {name}");
         for said in Signal::ALL {
-            let expected = if signal == Timeout { Timeout } else { said };
+            let expected = match signal {
+                Timeout if flags & SI != 0 => Closed,
+                Timeout => Timeout,
+                _ => said,
+            };
             assert_eq!(Open::Answered(said).resolve(&end), expected, "{said:?}, and {name}");
         }
     }
@@ -407,7 +487,7 @@ fn the_last_attempts_answer_counts_as_any() {
 #[test]
 fn names_and_positions() {
     let names = Signal::ALL.map(Signal::name);
-    let expected = "refused unreachable reset truncated timeout error pushback answered cancelled local";
+    let expected = "refused unreachable reset truncated timeout error pushback answered cancelled local closed";
     assert_eq!(names.join(" "), expected);
     for (position, signal) in Signal::ALL.into_iter().enumerate() {
         assert_eq!(signal.index(), position);

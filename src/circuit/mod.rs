@@ -13,7 +13,8 @@
 //!
 //! **What counts** is the end of every attempt that Weir sees. Refused, Unreachable, Reset, Truncated and Timeout mean that
 //! nobody was there to process it. Answered, Error and Pushback mean that somebody was: a cluster that answers 503 decides
-//! itself what it can take, and a breaker would only hide its answers. The rest says nothing.
+//! itself what it can take, and a breaker would only hide its answers. The rest says nothing. A stream that goes on is told as
+//! Answered while it runs.
 //!
 //! **Over which time.** A share of the whole interval would be slow where it matters: after nine calm seconds, a window of
 //! ten shows 90 percent only when the outage is nine seconds old. So what is judged is the latest stretch of whole slots, a
@@ -147,7 +148,7 @@ impl Wish {
     #[must_use]
     pub const fn of_probe(ticket: Ticket, last_attempt: Option<Signal>) -> Self {
         match last_attempt {
-            Some(Signal::Answered | Signal::Error | Signal::Pushback) => Self::Close(ticket),
+            Some(Signal::Answered | Signal::Error | Signal::Pushback | Signal::Closed) => Self::Close(ticket),
             Some(Signal::Cancelled | Signal::Local) | None => Self::GiveBack(ticket),
             Some(signal) => Self::Fail(ticket, signal),
         }
@@ -274,7 +275,7 @@ impl Circuit {
         let broke = match signal {
             Signal::Refused | Signal::Unreachable | Signal::Reset | Signal::Truncated | Signal::Timeout => 1,
             Signal::Error | Signal::Pushback | Signal::Answered => 0,
-            Signal::Cancelled | Signal::Local => return,
+            Signal::Cancelled | Signal::Local | Signal::Closed => return,
         };
         if self.is_open() || began < self.view.closed {
             return;

@@ -98,7 +98,7 @@ impl Default for RetryPolicy {
         Self {
             max_retries: 2,
             budget: Some(BudgetPolicy::default()),
-            idempotent_methods: names(&["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]),
+            idempotent_methods: names(&["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"]),
             idempotency_key_headers: names(&["idempotency-key"]),
             status_codes: vec![502, 503, 504],
             grpc_status_codes: Vec::new(),

@@ -23,11 +23,20 @@ pub struct Admission {
     pub per_try_timeout: Option<Duration>,
     /// Whether each retry is charged when it happens.
     pub per_attempt: bool,
+    /// Whether a host pushed back a moment ago, and `guard` may ask another.
+    pub busy: bool,
 }
 
 impl Admission {
-    const OFF: Self =
-        Self { class: Class::Off, plan: None, denied: None, held: None, per_try_timeout: None, per_attempt: false };
+    const OFF: Self = Self {
+        class: Class::Off,
+        plan: None,
+        denied: None,
+        held: None,
+        per_try_timeout: None,
+        per_attempt: false,
+        busy: false,
+    };
 
     /// How often Envoy may retry, where that is less than the policy says, and not never.
     pub(super) fn fewer_retries(&self) -> Option<u32> {
@@ -55,19 +64,32 @@ impl Engine {
         let Some(Some(retry)) = self.retries.get(cluster.policy) else { return Admission::OFF };
         let plan = Plan::of(&retry.policy, request);
         let per_attempt = cluster.charging.is_per_attempt(guard);
+        let mut spared = false;
         let held = cluster.account.as_mut().and_then(|account| {
             account.arrive(wall_clock);
+            spared = plan != Plan::Nothing && account.spares_unprocessed(wall_clock);
+            if spared && plan == Plan::Unprocessed {
+                return None;
+            }
             // In shadow mode `guard` sees the retries that are not begun otherwise.
             let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
             (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))
         });
         let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
         let class = Class::of(&retry.policy, request);
-        let admission = Admission { class, plan: Some(plan), denied, held, per_try_timeout: None, per_attempt };
+        let busy = per_attempt
+            && plan.repeats()
+            && cluster.outliers.as_ref().is_some_and(|outliers| outliers.was_pushed_back(wall_clock));
+        let admission = Admission { class, plan: Some(plan), denied, held, per_try_timeout: None, per_attempt, busy };
         if shadow {
             return admission;
         }
-        let plan = if held == Some(0) { Plan::Nothing } else { plan };
+        let plan = match held {
+            // What was not processed may be sent again all the same.
+            Some(0) if spared => Plan::Unprocessed,
+            Some(0) => Plan::Nothing,
+            _ => plan,
+        };
         let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
         let timeout = retry.adaptive.zip(observed).and_then(|(timeout, observed)| timeout.timeout(observed, now));
         Admission { plan: Some(plan), per_try_timeout: timeout, ..admission }
@@ -77,7 +99,10 @@ impl Engine {
     #[must_use]
     pub fn retry_headers(&self, id: ClusterId, admission: &Admission) -> &[Header] {
         let retry = self.clusters.get(id).and_then(|cluster| self.retries.get(cluster.policy)?.as_ref());
-        let headers = retry.zip(admission.plan).map(|(retry, plan)| retry.headers.of(plan, admission.per_attempt));
+        let headers = retry.zip(admission.plan).map(|(retry, plan)| match admission.busy {
+            true => retry.headers.while_busy(plan),
+            false => retry.headers.of(plan, admission.per_attempt),
+        });
         headers.unwrap_or_default()
     }
 }

@@ -119,12 +119,17 @@ impl Worker {
                 route,
                 circuit_probe,
                 per_try_timeout: admission.per_try_timeout,
+                hedge,
+                already_retried: headers.attempt > 1,
                 failures_before,
                 ..Request::default()
             },
         );
         if self.attached.guard {
             self.latest_request = Some(stream);
+        }
+        if let (Some(_), Some(state)) = (hedge, self.engine.cluster_mut(cluster)) {
+            state.hedged.push_back(stream);
         }
         let retry = self.engine.retry_headers(cluster, &admission);
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);

@@ -1,6 +1,7 @@
 //! Role `guard`: every attempt before it is sent, and its response headers. The last word on a retry.
 
 use super::cluster::Charging;
+use super::correlate::ClusterId;
 use super::decision::{AttemptDecision, Later, RATE_LIMITED, Reply, ResponseDecision, Then, Verdict};
 use super::event::{Veto, What};
 use super::host::{Host, Property, StreamId};
@@ -8,6 +9,7 @@ use super::request::{Managed, Request};
 use super::view::{Phase, View};
 use super::worker::Worker;
 use crate::retry::budget::Charge;
+use crate::retry::reason::Reason;
 use crate::retry::{NOT_SENT, Plan};
 use crate::signal::proxy_status;
 use crate::signal::{Answer, Signal};
@@ -58,6 +60,13 @@ enum Refusal {
 }
 
 impl Refusal {
+    const fn reason(self) -> Reason {
+        match self {
+            Self::Unsafe => Reason::Method,
+            Self::Unpaid => Reason::Budget,
+        }
+    }
+
     /// The answer in the place of the attempt. No hop above shall retry it either, if it is for want of budget.
     const fn reply(self, grpc: bool) -> Reply {
         match self {
@@ -131,6 +140,7 @@ impl Worker {
         if !self.enforces() {
             return None;
         }
+        self.give_reason(request.id, refusal.reason());
         if let Some(attempt) = self.attempts.get_mut(stream.0) {
             attempt.state = if beside { State::Paused(refusal) } else { State::Stopped };
         }
@@ -184,22 +194,36 @@ impl Worker {
     /// Whether a retry is paid for, now if not before.
     fn is_paid<H: Host>(&mut self, request: &Managed, view: &View<'_, H>) -> bool {
         let ahead = self.requests.get_mut(request.id.0).is_some_and(|request| request.retries.take_paid_ahead());
-        ahead || self.charge_retry(request, view) == Charge::Granted
+        let unprocessed = self.replaces_unprocessed(request);
+        ahead || self.charge_retry(request, unprocessed, view) == Charge::Granted
     }
 
-    /// Asks the budget for a retry, and reports what it says.
-    fn charge_retry<H: Host>(&mut self, managed: &Managed, view: &View<'_, H>) -> Charge {
-        let charge = self.charge(managed.cluster, managed.asker, view);
+    /// Whether the attempt that this retry is to replace was not processed, as far as is known. (What may not be repeated is
+    /// retried after nothing else: a status was decided on when it passed, and what contradicts the safety table is stopped.)
+    fn replaces_unprocessed(&self, managed: &Managed) -> bool {
+        let before = self.requests.get(managed.id.0).and_then(|request| request.failed_before);
+        match before {
+            Some(signal) => matches!(signal, Signal::Refused | Signal::Unreachable),
+            None => self.visibility(managed.cluster).sees_failures() && !managed.plan.repeats(),
+        }
+    }
+
+    /// Asks the budget for a retry, and reports what it says. `unprocessed`: of an attempt that was not processed.
+    fn charge_retry<H: Host>(&mut self, managed: &Managed, unprocessed: bool, view: &View<'_, H>) -> Charge {
+        let now = self.now(view);
+        let account = self.account(managed.cluster);
+        let free = unprocessed && account.is_some_and(|account| account.try_unprocessed(managed.asker.again, now));
+        let charge = if free { Charge::Granted } else { self.charge(managed.cluster, managed.asker, view) };
         match charge {
             Charge::Denied => self.report(managed.cluster, What::RetryDenied),
             Charge::Granted => {
                 self.report(managed.cluster, What::RetriesGranted(1));
-                if let Some(request) = self.requests.get_mut(managed.id.0) {
+                let unused = self.requests.get_mut(managed.id.0).map_or(0, |request| {
+                    let unused = request.retries.unused();
                     request.retries.pay();
-                }
-                if managed.reservation.is_some() {
-                    self.release(managed.cluster, 1);
-                }
+                    unused
+                });
+                self.release(managed.cluster, unused.min(1));
             }
         }
         charge
@@ -283,10 +307,13 @@ impl Worker {
         let by_status = managed.plan.permits(policy, Signal::Error, &answer);
         let marked = view.response_header(RATE_LIMITED).is_some();
         let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
-        if signal == Signal::Pushback {
+        let elsewhere =
+            signal == Signal::Pushback && managed.plan.repeats() && retries_left && self.others_take(managed.cluster);
+        if signal == Signal::Pushback && !elsewhere {
             if by_status && retries_left {
                 self.report(managed.cluster, What::Vetoed(Veto::Pushback));
             }
+            self.give_reason(managed.id, Reason::Pushback);
             // Not to be retried by any hop above either, so the client sees the mark.
             return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
         }
@@ -297,7 +324,7 @@ impl Worker {
         {
             request.last_not_sent = true;
         }
-        let is_retried = by_status || (not_sent && retries_left);
+        let is_retried = by_status || elsewhere || (not_sent && retries_left);
         if !is_retried {
             // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
             // to be retried by any hop above, either.
@@ -312,16 +339,31 @@ impl Worker {
         if !retries_left || marked || !self.enforces() {
             return None;
         }
-        if self.charge_retry(&managed, view) == Charge::Denied {
+        if self.charge_retry(&managed, not_sent, view) == Charge::Denied {
+            self.give_reason(managed.id, Reason::Budget);
             return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..mark });
         }
         if let Some(request) = self.requests.get_mut(managed.id.0) {
             request.retries.pay_ahead();
         }
-        not_sent.then(|| {
+        // Envoy has no other word for it.
+        (!by_status).then(|| {
             self.strip_from_response(managed.id, NOT_SENT);
             ResponseDecision { mark: Some(NOT_SENT), ..ResponseDecision::default() }
         })
+    }
+
+    /// Whether hosts other than the one that pushes back take requests.
+    fn others_take(&self, cluster: ClusterId) -> bool {
+        let outliers = self.engine.cluster(cluster).and_then(|cluster| cluster.outliers.as_ref());
+        outliers.is_some_and(|outliers| outliers.others_take(self.wall_clock))
+    }
+
+    /// Why a request is not retried.
+    fn give_reason(&mut self, request: StreamId, reason: Reason) {
+        if let Some(request) = self.requests.get_mut(request.0) {
+            request.reason = Some(reason);
+        }
     }
 
     fn strip_from_response(&mut self, request: StreamId, header: &'static str) {

@@ -1,5 +1,8 @@
 //! What a worker knows of one cluster.
 
+use std::collections::VecDeque;
+
+use super::host::StreamId;
 use super::route::Misrouted;
 use super::sampling::Sampler;
 use crate::circuit::Circuit;
@@ -37,6 +40,9 @@ pub struct Cluster {
     pub(super) reported_budget: bool,
     pub(super) sampler: Sampler,
     pub(super) misrouted: Misrouted,
+    /// Requests that are to be sent once more if they are not answered by then, in the order in which they arrived; those that were
+    /// answered go when they come first.
+    pub(super) hedged: VecDeque<StreamId>,
     pub(super) last_used: u64,
 }
 
@@ -158,6 +164,7 @@ impl Cluster {
             reported_budget: false,
             sampler: Sampler::default(),
             misrouted: Misrouted::default(),
+            hedged: VecDeque::new(),
             last_used,
         }
     }

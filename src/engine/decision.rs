@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::retry::Header;
+use crate::retry::reason::Reason;
 
 /// gRPC's status UNAVAILABLE.
 pub const UNAVAILABLE: u32 = 14;
@@ -118,7 +119,9 @@ impl Reply {
         match self.verdict {
             Verdict::CircuitOpen => "weir: not sent: the cluster's circuit is open",
             Verdict::UnsafeRetry => "weir: not retried: the request may have been processed, and is not safe to repeat",
-            Verdict::BudgetExhausted | Verdict::Pushback => "weir: not retried: the cluster's retry budget is used up",
+            Verdict::BudgetExhausted | Verdict::Pushback | Verdict::NotRetried(_) => {
+                "weir: not retried: the cluster's retry budget is used up"
+            }
         }
     }
 }
@@ -134,6 +137,8 @@ pub enum Verdict {
     BudgetExhausted,
     /// It was not retried, since the upstream said not to.
     Pushback,
+    /// It failed, and was not retried, or not once more, for this reason.
+    NotRetried(Reason),
 }
 
 impl Verdict {
@@ -145,6 +150,7 @@ impl Verdict {
             Self::UnsafeRetry => "unsafe_retry",
             Self::BudgetExhausted => "retry_budget_exhausted",
             Self::Pushback => "pushback",
+            Self::NotRetried(reason) => reason.verdict(),
         }
     }
 }

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::cluster::{Charging, Visibility};
 use super::correlate::{ClusterId, Ended, Unresolved};
+use super::decision::Verdict;
 use super::event::What;
 use super::host::{HeaderMap, Host, StreamId};
-use super::request::{Request, Retries};
-use super::view::{Phase, View, went_well};
+use super::request::{Request, Reservation, Retries};
+use super::view::{Phase, View, is_failure, went_well};
 use super::worker::Worker;
 use crate::incident::Hint;
+use crate::retry::Plan;
+use crate::retry::reason::{Failed, Reason};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
 
 /// What the end of a request depends on.
@@ -25,14 +28,15 @@ struct Ending {
 }
 
 impl Worker {
-    /// A request ended.
-    pub fn on_request_end<H: Host>(&mut self, stream: StreamId, host: &H) {
+    /// A request ended. What is said about it in access logs, if anything.
+    pub fn on_request_end<H: Host>(&mut self, stream: StreamId, host: &H) -> Option<Verdict> {
         let view = &View::new(host, Phase::Log);
         self.last_attempt = None;
         let mut new = Request::default();
         let failed = self.requests.get(stream.0).is_none_or(|request| self.may_have_failed(request));
         let request = self.requests.get_mut(stream.0).unwrap_or(&mut new);
         let unresolved = std::mem::take(&mut request.unresolved);
+        let reservation = request.retries.reservation();
         let unused = request.retries.take_unused();
         let (probes, ending) = (
             request.circuit_probe.is_some(),
@@ -45,6 +49,7 @@ impl Worker {
             },
         );
         let settled = unresolved.is_empty() && self.engine.attempts.is_settled();
+        let mut verdict = None;
         let plain = ending.cluster.filter(|cluster| settled && self.was_plain(*cluster, &ending, view));
         if let Some(cluster) = plain {
             self.last_attempt_ended(cluster, Signal::Answered, Hint::None, &ending, view);
@@ -55,7 +60,8 @@ impl Worker {
             self.attempts_ended(view);
             if let Some(cluster) = ending.cluster {
                 self.release(cluster, unused);
-                self.settle_retries(stream, cluster, ending.grpc, view);
+                let retries = self.settle_retries(stream, cluster, ending.grpc, view);
+                verdict = self.why_not_retried(stream, cluster, retries, &ending, reservation, view);
             }
         }
         if let Some(cluster) = ending.cluster {
@@ -64,6 +70,48 @@ impl Worker {
         if probes {
             self.circuit_probe_ended(stream, view);
         }
+        verdict.filter(|_| self.enforces())
+    }
+
+    /// A failure leaves: why it was not retried. What that adds to the access log, where nothing was said yet.
+    fn why_not_retried<H: Host>(
+        &mut self,
+        stream: StreamId,
+        cluster: ClusterId,
+        retries: u32,
+        ending: &Ending,
+        reservation: Option<Reservation>,
+        view: &View<'_, H>,
+    ) -> Option<Verdict> {
+        let flags = view.flags();
+        if flags.client_gone() || (flags.is_empty() && !ending.failed) {
+            return None;
+        }
+        if flags.is_empty() && !ending.grpc && !is_failure(view.status()) {
+            return None;
+        }
+        let request = self.requests.get(stream.0)?;
+        let (told, already_retried, plan) = (request.reason, request.already_retried, request.retries.plan());
+        let reason = told.or_else(|| {
+            let proxy_status = if view.status() >= Some(500) { view.proxy_status() } else { &[] };
+            let begun = !flags.is_empty() && view.status().is_some_and(|status| status < 400);
+            let answer = Answer { proxy_status, stream: begun && view.is_stream(), ..view.answer(ending.grpc) };
+            if flags.is_empty() && matches!(answer.signal(), Some(Signal::Answered)) {
+                return None;
+            }
+            let denied = reservation.and_then(|reservation| Some((reservation.denied?, reservation.granted)));
+            let failed = Failed {
+                end: &view.request_end(answer),
+                plan: denied.map(|(plan, _)| plan).or(plan),
+                already_retried,
+                grpc: ending.grpc,
+                retries,
+                denied: denied.is_some_and(|(_, granted)| retries >= granted),
+            };
+            Reason::of(self.engine.retry_policy(cluster), &failed)
+        })?;
+        self.report(cluster, What::NotRetried(reason));
+        told.is_none().then_some(Verdict::NotRetried(reason))
     }
 
     /// Whether a request had exactly one attempt, which succeeded. Certain if the attempt count says so, or if `watch` saw no
@@ -102,6 +150,8 @@ impl Worker {
             },
             None => Answer { status, ..Answer::default() },
         };
+        let cut = trouble && status.is_some_and(|status| status < 400) && !flags.client_gone();
+        let answer = Answer { stream: cut && view.is_stream(), ..answer };
         let end = RequestEnd { flags, answer, details: if trouble { view.details() } else { &[] } };
         let id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.request_ended(&end, unresolved, id, &mut self.ended);
@@ -150,13 +200,14 @@ impl Worker {
         }
     }
 
-    /// The retries of a request that ended: what was not charged as it happened is charged now.
-    fn settle_retries<H: Host>(&mut self, stream: StreamId, cluster: ClusterId, grpc: bool, view: &View<'_, H>) {
-        let Some(retries) = self.requests.get(stream.0).map(|request| request.retries) else { return };
+    /// The retries of a request that ended: what was not charged as it happened is charged now. How many there were.
+    fn settle_retries<H: Host>(&mut self, stream: StreamId, cluster: ClusterId, grpc: bool, view: &View<'_, H>) -> u32 {
+        let Some(retries) = self.requests.get(stream.0).map(|request| request.retries) else { return 0 };
         let made = if retries.is_seen() { retries.charged() } else { self.charge_at_end(cluster, retries, view) };
         if made > 0 && view.request_end(view.answer(grpc)).last_attempt() == Some(Signal::Answered) {
             self.report(cluster, What::RetrySucceeded);
         }
+        made
     }
 
     /// Charges the retries of a request after the fact, where no `guard` charged them as they happened. How many were charged.
@@ -181,7 +232,10 @@ impl Worker {
         }
         let Some(account) = &mut state.account else { return 0 };
         state.charging = Charging::AtEnd;
-        account.retried(made, now);
+        // What was not processed is free; in this plan, nothing else was retried.
+        if retries.plan() != Some(Plan::Unprocessed) || !account.spares_unprocessed(now) {
+            account.retried(made, now);
+        }
         self.report(cluster, What::RetriesGranted(made));
         made
     }

@@ -8,6 +8,7 @@ use crate::circuit;
 use crate::incident;
 use crate::outlier;
 use crate::retry::Class;
+use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
 /// Something happened.
@@ -46,6 +47,8 @@ pub enum What {
     RetryDenied,
     /// A request that was retried was answered well in the end.
     RetrySucceeded,
+    /// A failure left, and this is why it was not retried, or not once more.
+    NotRetried(Reason),
     /// A retry that Envoy would have made was stopped.
     Vetoed(Veto),
     /// How many more retries the budget would grant; `u64::from(u32::MAX)` where nothing bounds them.

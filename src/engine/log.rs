@@ -157,7 +157,8 @@ impl Logged {
         let (flags, status) = (view.flags(), view.status());
         let failure_reason = if flags.any(Flags::CONNECTION_FAILURE) { view.failure_reason() } else { &[] };
         let proxy_status = if status >= Some(500) { view.proxy_status() } else { &[] };
-        let answer = Answer { proxy_status, ..view.answer(true) };
+        let stream = status.is_some() && flags.any(Flags::CUT) && view.is_stream();
+        let answer = Answer { proxy_status, stream, ..view.answer(true) };
         let plain = flags.is_empty() && went_well(status) && answer.grpc_status.is_none_or(|status| status == 0);
         let attempt = signal::Attempt { flags, answer, failure_reason };
         Self { verdict: attempt.classify(), plain }

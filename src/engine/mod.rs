@@ -13,6 +13,7 @@
 //! | `arrival`, `response`, `end` | role `decide`: a request arrives, is answered, ends |
 //! | `attempt` | role `guard`: an attempt is sent, is answered, ends |
 //! | `log` | role `watch`: an attempt's log entry |
+//! | `streams` | responses that go on speak for their hosts |
 //! | `breaker`, `route` | what an open circuit and ejected hosts do to a request |
 //! | `sync` | the records that workers share |
 //! | [`correlate`] | an attempt's log entry and the end of its request, joined |
@@ -36,6 +37,7 @@ mod request;
 mod response;
 mod route;
 mod sampling;
+mod streams;
 mod sync;
 mod view;
 pub mod worker;

@@ -9,6 +9,7 @@ use crate::base::time::Time;
 use crate::circuit::Ticket;
 use crate::retry::Plan;
 use crate::retry::budget::Asker;
+use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
 /// A request that `decide` sees.
@@ -25,6 +26,8 @@ pub(super) struct Request {
     pub(super) route: Route,
     /// It finds out for an open circuit whether the cluster is back.
     pub(super) circuit_probe: Option<Ticket>,
+    /// After what time it is sent once more, beside its first attempt, if it is not answered before.
+    pub(super) hedge: Option<Duration>,
     /// The adaptive timeout that each of its attempts got.
     pub(super) per_try_timeout: Option<Duration>,
     /// How many attempts at its cluster had failed when it arrived: see [`super::cluster::Visibility::failures`].
@@ -42,6 +45,14 @@ pub(super) struct Request {
     /// Whether its last attempt was not sent on by the proxy in front of the upstream, as `guard` knows: it would be retried
     /// once more.
     pub(super) last_not_sent: bool,
+    /// Whether it arrived as somebody's retry.
+    pub(super) already_retried: bool,
+    /// When it was answered, if its response goes on after the headers.
+    pub(super) answered: Option<Time>,
+    /// Whether it spoke for its host while it ran.
+    pub(super) spoke: bool,
+    /// Why it was not retried, where that was told when it was decided.
+    pub(super) reason: Option<Reason>,
     /// Attempts that its end resolves.
     pub(super) unresolved: Vec<Unresolved>,
 }
@@ -116,14 +127,19 @@ impl Retries {
         matches!(self, Self::Charged { seen: true, .. })
     }
 
-    /// Gives up the reservation: how much of it is not used, as far as is known.
+    /// How much of the reservation is not used, as far as is known.
+    pub(super) fn unused(&self) -> u32 {
+        self.reservation().map_or(0, |reservation| reservation.granted.saturating_sub(self.charged()))
+    }
+
+    /// Gives up the reservation: how much of it is [not used](Self::unused).
     pub(super) fn take_unused(&mut self) -> u32 {
-        let charged = self.charged();
-        let reservation = match self {
-            Self::Unmanaged => None,
-            Self::Reserved { reservation, .. } | Self::Charged { reservation, .. } => reservation.take(),
-        };
-        reservation.map_or(0, |reservation| reservation.granted.saturating_sub(charged))
+        let unused = self.unused();
+        match self {
+            Self::Unmanaged => {}
+            Self::Reserved { reservation, .. } | Self::Charged { reservation, .. } => *reservation = None,
+        }
+        unused
     }
 
     /// `guard` sees one of its retries.

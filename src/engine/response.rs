@@ -8,22 +8,37 @@ use super::request::{Request, Retries};
 use super::view::{Phase, View};
 use super::worker::Worker;
 use crate::retry::Plan;
+use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
 impl Worker {
-    /// Response headers of a request pass.
-    pub fn on_response_headers<H: Host>(&mut self, stream: StreamId, host: &H) -> ResponseDecision {
+    /// Response headers of a request pass; `end_of_stream` if that is all of the response.
+    pub fn on_response_headers<H: Host>(
+        &mut self,
+        stream: StreamId,
+        host: &H,
+        end_of_stream: bool,
+    ) -> ResponseDecision {
         let view = &View::new(host, Phase::Headers);
         self.last_attempt = None;
         let by_upstream = || view.details() == b"via_upstream";
         let unresolved = self.engine.attempts.response_started(by_upstream, &mut self.ended);
         self.attempts_ended(view);
+        let last = self.wall_clock;
         let Some(request) = self.request_or_new(stream) else { return ResponseDecision::default() };
         request.unresolved.extend(unresolved);
+        let runs = !end_of_stream && request.cluster.is_some();
+        if runs {
+            request.answered = Some(last);
+        }
         let remove = request.strip_response_header.take();
         let denied = request.retries.reservation().and_then(|reservation| reservation.denied).is_some();
         let probes = request.circuit_probe.is_some();
         let retries = self.retries_made(stream, view);
+        if runs {
+            self.running.push_back(stream);
+        }
+        self.hedge_answered(stream, view);
         let decision = if retries > 0 || denied {
             self.response_after_retries(stream, retries, view).unwrap_or_default()
         } else {
@@ -34,6 +49,22 @@ impl Worker {
         }
         let decision = ResponseDecision { remove, ..decision };
         if self.enforces() { decision } else { decision.in_shadow() }
+    }
+
+    /// A request that was to be hedged is answered: whether hedges help depends on how long that took.
+    fn hedge_answered<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) {
+        let Some(request) = self.requests.get_mut(stream.0) else { return };
+        let (after, cluster, arrived) = (request.hedge.take(), request.cluster, request.arrived);
+        let (Some(after), Some(cluster)) = (after, cluster) else { return };
+        let now = self.now(view);
+        let took = now.since(arrived);
+        let outliers = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.outliers.as_mut());
+        // What Envoy answers when its patience is over says nothing of the hosts.
+        if let Some(outliers) = outliers
+            && (took < after || view.details() == b"via_upstream")
+        {
+            outliers.hedged(after, took, now);
+        }
     }
 
     /// A request that is known, or one that never arrived: another filter answered it first.
@@ -94,7 +125,10 @@ impl Worker {
         let not_sent = request.last_not_sent;
         let wanted = reservation.and_then(|reservation| reservation.denied);
         let plan = wanted.or(request.retries.plan())?;
-        let denied = wanted.is_some() && reservation.is_none_or(|reservation| retries >= reservation.granted);
+        // What was not processed may have been retried for nothing, though the budget paid for none.
+        let spared = retries > 0 && request.retries.plan() == Some(Plan::Unprocessed);
+        let denied =
+            wanted.is_some() && !spared && reservation.is_none_or(|reservation| retries >= reservation.granted);
         if retries == 0 && !grpc && view.status().is_some_and(|status| status < 400) {
             let now = self.wall_clock;
             self.account(cluster).into_iter().for_each(|account| account.answered(now));
@@ -124,6 +158,9 @@ impl Worker {
             return Some(mark);
         }
         self.report(cluster, What::RetryDenied);
+        if let Some(request) = self.requests.get_mut(stream.0) {
+            request.reason = Some(Reason::Budget);
+        }
         let later = !matches!(signal, Signal::Error | Signal::Answered);
         let later = later.then_some(Later::after(1, grpc));
         Some(ResponseDecision { later, verdict: Some(Verdict::BudgetExhausted), ..mark })

@@ -17,6 +17,9 @@ const MOST_MISROUTED: u32 = 20 * MISROUTED;
 /// every other one.
 const MISROUTED: u32 = 4;
 
+/// A hedge helps within as long again as the request waited before.
+const IN_VAIN: u32 = 2;
+
 /// What steering did to a request.
 #[derive(Debug, Default)]
 pub(super) struct Route {
@@ -24,6 +27,13 @@ pub(super) struct Route {
     probe: Option<Probe>,
     /// The hosts that its attempts should go to; empty where Envoy chooses.
     hosts: Box<str>,
+}
+
+impl Route {
+    /// Whether the request bears a list of hosts.
+    pub(super) fn is_steered(&self) -> bool {
+        !self.hosts.is_empty()
+    }
 }
 
 /// What steering does to a request that arrives.
@@ -84,11 +94,29 @@ impl Worker {
             self.exchange_hosts(cluster, view);
         }
         let steering = self.choose_route(cluster, plan, circuit_probe, (retries, hedges, explore));
+        let hedge = steering.hedge.filter(|after| !self.hedges_are_in_vain(cluster, *after));
+        let steering = Steering { hedge, ..steering };
         self.steered |= steering.list.is_some();
         if steering.route.probe.is_some() {
             self.report(cluster, What::HostProbed);
         }
         steering
+    }
+
+    /// Whether a request waits for much longer than until it was sent once more, and was not answered for that: what is sent now
+    /// would not be, either, since such requests take long by nature, or all hosts do.
+    fn hedges_are_in_vain(&mut self, cluster: ClusterId, after: Duration) -> bool {
+        let now = self.wall_clock;
+        let Some(state) = self.engine.cluster_mut(cluster) else { return false };
+        while let Some(first) = state.hedged.front() {
+            match self.requests.get(first.0) {
+                Some(request) if request.hedge.is_some() => {
+                    return now.since(request.arrived) >= after.saturating_mul(IN_VAIN);
+                }
+                _ => _ = state.hedged.pop_front(),
+            }
+        }
+        false
     }
 
     /// How many retries a request may have, and whether it may be hedged.
@@ -128,14 +156,16 @@ impl Worker {
 
     /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned.
     pub(super) fn route_ended<H: Host>(&mut self, id: StreamId, cluster: ClusterId, view: &View<'_, H>) {
-        let Some(route) = self.requests.get_mut(id.0).map(|request| std::mem::take(&mut request.route)) else { return };
+        let taken = self.requests.get_mut(id.0).map(|request| (std::mem::take(&mut request.route), request.spoke));
+        let Some((route, spoke)) = taken else { return };
         let (steering, enforces, last) = (self.engine.steering().is_some(), self.enforces(), self.wall_clock);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         if let Some(probe) = route.probe {
             outliers.probe_over(probe);
         }
-        if !steering {
+        // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
+        if !steering || spoke {
             return;
         }
         let steered = !route.hosts.is_empty();

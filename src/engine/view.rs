@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::host::{HeaderMap, Host, Property};
 use crate::base::time::Time;
-use crate::signal::proxy_status;
+use crate::signal::{self, proxy_status};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
 
 /// Which maps of headers the host lends in a callback.
@@ -143,6 +143,7 @@ impl<'h, H: Host> View<'h, H> {
                 retry_after: status == Some(503) && self.response_header("retry-after").is_some(),
                 overloaded: may_push_back && self.pushed_back(),
                 proxy_status: &[],
+                stream: false,
             }
         })
     }
@@ -167,7 +168,21 @@ impl<'h, H: Host> View<'h, H> {
             retry_after: status == 503 && self.response_header("retry-after").is_some(),
             overloaded: self.pushed_back() || self.limit_reached(),
             proxy_status: &[],
+            stream: false,
         })
+    }
+
+    /// Whether a response that did not end by itself is a stream's.
+    pub(super) fn is_stream(&self) -> bool {
+        let lasted = self.duration().map_or(Duration::ZERO, Duration::from_nanos);
+        let connect = || self.host.header(HeaderMap::Request, ":method").is_some_and(|method| &*method == b"CONNECT");
+        signal::is_stream(self.status(), false, &[], lasted)
+            || signal::is_stream(
+                self.status(),
+                connect(),
+                self.response_header("content-type").as_deref().unwrap_or_default(),
+                lasted,
+            )
     }
 
     /// The end of a request, with that answer.
@@ -199,6 +214,11 @@ pub(super) fn went_well(status: Option<u16>) -> bool {
 /// Whether a gRPC response asks not to be retried: a pushback that is not a number of milliseconds to wait, as in gRPC's A6.
 fn is_grpc_pushback(value: Option<&[u8]>) -> bool {
     value.is_some_and(|value| parse_u32(value).is_none())
+}
+
+/// Whether a status says that the upstream failed, or will not.
+pub(super) const fn is_failure(status: Option<u16>) -> bool {
+    matches!(status, Some(429 | 500 | 502 | 503 | 504))
 }
 
 pub(super) fn parse_u32(text: &[u8]) -> Option<u32> {

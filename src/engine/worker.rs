@@ -66,6 +66,8 @@ pub struct Worker {
     pub(super) uses_retriable_header: bool,
     /// Whether this Envoy tells `watch` which listener an attempt came through.
     pub(super) listeners_told: bool,
+    /// Requests that were answered and go on, in the order in which that began.
+    pub(super) running: VecDeque<StreamId>,
     events: VecDeque<Event>,
 }
 
@@ -97,6 +99,7 @@ impl Worker {
         self.exchange_all_hosts(view);
         self.exchange_circuits(view);
         self.exchange_incidents(view);
+        self.running_streams_speak(view);
     }
 
     /// What happened, in its order, each once; `None` when all was told. To be asked after each callback.
@@ -214,9 +217,8 @@ impl Worker {
         let now = self.wall_clock;
         let incidents = self.engine.incident_interval().is_some();
         let Some(cluster) = self.engine.cluster_mut(attempt.cluster) else { return };
-        if let Some(circuit) = &mut cluster.circuit {
-            circuit.attempt_ended(*signal, attempt.began, now);
-        }
+        cluster.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(*signal, attempt.began, now));
+        cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, now));
         let Some(host) = &attempt.host else { return };
         if incidents {
             cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);

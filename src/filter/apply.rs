@@ -2,7 +2,9 @@
 
 use super::host::{REQUEST, VERDICT};
 use crate::base::time::millis;
-use crate::engine::decision::{AttemptDecision, Edits, RATE_LIMITED, Reply, ResponseDecision, Then, UNAVAILABLE};
+use crate::engine::decision::{
+    AttemptDecision, Edits, RATE_LIMITED, Reply, ResponseDecision, Then, UNAVAILABLE, Verdict,
+};
 use crate::engine::host::StreamId;
 use crate::host::{self as abi, LocalReply, Map};
 use crate::retry;
@@ -76,6 +78,11 @@ pub(super) fn to_response(decision: &ResponseDecision) {
     if let Some(verdict) = decision.verdict {
         abi::set_property(VERDICT, verdict.name().as_bytes());
     }
+}
+
+/// Says something about the current stream in access logs.
+pub(super) fn verdict(verdict: Verdict) {
+    abi::set_property(VERDICT, verdict.name().as_bytes());
 }
 
 /// Answers the current stream in place of the upstream. Whether Envoy does.

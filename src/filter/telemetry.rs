@@ -99,6 +99,7 @@ impl Telemetry {
             }
             What::RetryDenied => self.count(cluster, Counter::Retries(Grant::Denied), 1),
             What::RetrySucceeded => self.count(cluster, Counter::RetriesSucceeded, 1),
+            What::NotRetried(reason) => self.count(cluster, Counter::NotRetried(*reason), 1),
             What::Vetoed(veto) => self.count(cluster, Counter::Vetoes(*veto), 1),
             What::RetriesLeft(left) => self.gauge_budget(cluster, *left),
             What::Host(event) => self.tell_of_host(cluster, event),

@@ -143,7 +143,7 @@ impl Incidents {
             (Signal::Reset | Signal::Truncated, _) => (Some(Kind::Reset), None),
             (Signal::Timeout, _) => (Some(Kind::Timeout), None),
             (Signal::Error, _) => (Some(Kind::Error), None),
-            (Signal::Cancelled | Signal::Local, _) => return,
+            (Signal::Cancelled | Signal::Local | Signal::Closed, _) => return,
         };
         if kind.is_none() && !self.is_watchful() {
             return;

@@ -54,7 +54,7 @@ impl From<Signal> for Outcome {
             Signal::Timeout => Self::Failed(Failure::Timeout),
             Signal::Error => Self::Failed(Failure::Error),
             Signal::Answered | Signal::Pushback => Self::Answered,
-            Signal::Cancelled | Signal::Local => Self::Nothing,
+            Signal::Cancelled | Signal::Local | Signal::Closed => Self::Nothing,
         }
     }
 }

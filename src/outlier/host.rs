@@ -35,6 +35,10 @@ pub struct Host {
     pub oldest_outstanding: Option<Time>,
     /// How often the oldest request was replaced by a later one, since the host had not answered for too long.
     pub missed_deadlines: u8,
+    /// When the host last pushed back.
+    pub pushed: Time,
+    /// Whether it did, of its latest attempts: the latest the lowest bit.
+    pub pushes: u16,
     /// Whether the host is counted among the peers (see [`Hosts`](super::hosts::Hosts)).
     pub(super) is_peer: bool,
     /// Whether the host is in the list of those that may be suspect or unresponsive.
@@ -55,6 +59,8 @@ impl Host {
             pinned: 0,
             oldest_outstanding: None,
             missed_deadlines: 0,
+            pushed: Time::default(),
+            pushes: 0,
             is_peer: false,
             is_watched: false,
         }

@@ -60,6 +60,7 @@
 use std::time::Duration;
 
 pub mod address;
+pub mod busy;
 pub mod detector;
 mod downtime;
 pub mod ejection;
@@ -154,17 +155,19 @@ struct Latest {
     break_off: Time,
     /// When some host was last ejected or still was.
     ejected: Time,
+    /// When a host pushed back last.
+    pushback: Time,
 }
 
 impl Latest {
     const NEVER: Self = {
         let never = Time::from_nanos(0);
-        Self { request: never, failure: never, break_off: never, ejected: never }
+        Self { request: never, failure: never, break_off: never, ejected: never, pushback: never }
     };
 
     /// The host's clock may have stepped back: none of these but the request, which has a check of its own, lies in the future.
     fn clamp(&mut self, now: Time) {
-        let times = [&mut self.failure, &mut self.break_off, &mut self.ejected];
+        let times = [&mut self.failure, &mut self.break_off, &mut self.ejected, &mut self.pushback];
         times.into_iter().for_each(|time| *time = (*time).min(now));
     }
 }

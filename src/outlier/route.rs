@@ -62,7 +62,12 @@ impl Outliers {
         self.steering
             .response_deadline()
             .filter(|deadline| self.ejected > 0 && self.steering.answers_arrive(*deadline, now))
-            .map(Duration::from_nanos)
+            .map(|deadline| Duration::from_nanos(deadline.max(self.steering.takes_by_nature(now))))
+    }
+
+    /// A request was answered by a host that was to be hedged [after](Self::hedge_after) that time, and took so long until then.
+    pub fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
+        self.steering.hedged(after, took, now);
     }
 
     /// A request arrives that finds out for an open circuit whether the cluster is back. It goes to the ejected host that is due
@@ -90,7 +95,7 @@ impl Outliers {
         if self.all_are_down(now) {
             return self.in_turn(request.attempts, now);
         }
-        let steered = self.ejected > 0 || self.is_wary(repeatable, now);
+        let steered = self.ejected > 0 || self.leaves_alone(now) || self.is_wary(repeatable, now);
         // Where only some of the hosts can be remembered, these would get all requests.
         if !steered || self.hosts.is_crowded(now) {
             return None;

@@ -8,15 +8,36 @@ use crate::base::time::Time;
 use crate::outlier::detector::{Failure, Outcome, is_outlier, is_widespread};
 use crate::outlier::ejection::{HostState, Verdict};
 use crate::outlier::shared::Change;
+use crate::signal::Signal;
 
 impl Outliers {
     /// An attempt ended. Returns whether to [exchange](Self::exchange) at once: there is something to write, or another worker
     /// may know more.
     pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
+        if Outcome::from(attempt.signal) == Outcome::Answered && attempt.weight <= 1 {
+            self.steering.answered(attempt.began, now);
+        }
+        self.said(attempt, now)
+    }
+
+    /// An attempt was answered at that time, and goes on: a stream speaks for its host while it runs. What it comes to, where it
+    /// breaks off, is told as [`Signal::Closed`]. As [`attempt_ended`](Self::attempt_ended).
+    pub fn stream_runs(&mut self, attempt: &EndedAttempt<'_>, answered: Time, now: Time) -> bool {
+        self.steering.answered(attempt.began, answered);
+        self.said(attempt, now)
+    }
+
+    fn said(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         let Some(address) = attempt.host else { return false };
         let Some(place) = self.hosts.seen(address, now) else { return false };
         let outcome = Outcome::from(attempt.signal);
-        self.track_answers(place, outcome, attempt, now);
+        if let Some(host) = self.hosts.at_mut(place) {
+            host.takes(attempt.signal, attempt.weight, now);
+        }
+        if attempt.signal == Signal::Pushback {
+            self.latest.pushback = now;
+        }
+        self.track_answers(place, outcome, now);
         let reported = self.count(place, outcome, attempt, now);
         if attempt.picked {
             self.picked_at(place);
@@ -29,7 +50,7 @@ impl Outliers {
     }
 
     /// Keeps track of how fast and how recently hosts answer.
-    fn track_answers(&mut self, place: usize, outcome: Outcome, attempt: &EndedAttempt<'_>, now: Time) {
+    fn track_answers(&mut self, place: usize, outcome: Outcome, now: Time) {
         let Some(host) = self.hosts.at_mut(place) else { return };
         let pinned = host.pinned > 0;
         host.pinned = host.pinned.saturating_sub(1);
@@ -43,9 +64,6 @@ impl Outliers {
         // Answers to pinned requests do not count: a host that gets more requests would answer more, and so get ever more.
         if !pinned {
             self.hosts.set_last_answer(place, now);
-        }
-        if attempt.weight <= 1 {
-            self.steering.answered(attempt.began, now);
         }
     }
 

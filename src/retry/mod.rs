@@ -11,6 +11,7 @@
 
 pub mod budget;
 pub mod outage;
+pub mod reason;
 pub mod reservations;
 
 use crate::base::time::millis;
@@ -131,7 +132,7 @@ impl Plan {
                     .is_some_and(|status| policy.grpc_status_codes.iter().any(|code| code.status() == status)),
                 _ => false,
             },
-            Signal::Pushback | Signal::Truncated => false,
+            Signal::Pushback | Signal::Truncated | Signal::Closed => false,
             // Nothing that a retry policy could act upon: Envoy decides.
             Signal::Cancelled | Signal::Local => true,
         }
@@ -143,6 +144,8 @@ impl Plan {
 pub struct RetryHeaders {
     alone: Headers,
     guarded: Headers,
+    /// With a `guard`, while some host pushes back.
+    busy: Headers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,14 +189,30 @@ impl RetryHeaders {
     /// The headers for each plan under a policy.
     #[must_use]
     pub fn new(policy: &RetryPolicy) -> Self {
-        Self { alone: Headers::new(policy, false), guarded: Headers::new(policy, true) }
+        Self {
+            alone: Headers::new(policy, false, false),
+            guarded: Headers::new(policy, true, false),
+            busy: Headers::new(policy, true, true),
+        }
     }
 
     /// The headers that tell Envoy's router a plan. `guarded`: there is a `guard`, which alone may say that an answer means
     /// the request was not sent.
     #[must_use]
     pub fn of(&self, plan: Plan, guarded: bool) -> &[Header] {
-        let headers = if guarded { &self.guarded } else { &self.alone };
+        if guarded { self.guarded.of(plan) } else { self.alone.of(plan) }
+    }
+
+    /// The same while some host pushes back: `guard` may say of any answer that another host may be asked.
+    #[must_use]
+    pub fn while_busy(&self, plan: Plan) -> &[Header] {
+        self.busy.of(plan)
+    }
+}
+
+impl Headers {
+    fn of(&self, plan: Plan) -> &[Header] {
+        let headers = self;
         match plan {
             Plan::Nothing => &headers.nothing,
             Plan::Unprocessed => &headers.unprocessed,
@@ -205,11 +224,12 @@ impl RetryHeaders {
 }
 
 impl Headers {
-    fn new(policy: &RetryPolicy, guarded: bool) -> Self {
+    /// `busy`: some host pushes back.
+    fn new(policy: &RetryPolicy, guarded: bool, busy: bool) -> Self {
         let max_retries = (MAX_RETRIES, policy.max_retries.to_string());
         let with = |mut conditions: String, by_status: bool, more: Vec<Option<Header>>| {
             let mut names = None;
-            if guarded && !by_status {
+            if guarded && (busy || !by_status) {
                 conditions.push_str(",retriable-headers");
                 names = Some((RETRIABLE_HEADER_NAMES, NOT_SENT.to_owned()));
             }

@@ -9,14 +9,26 @@
 //! retries than the budget had left. Workers do not know what others hold. So each gives out only what its own requests
 //! brought in, and of the floor a part as large as its part of the requests; rounded up, else a floor of few retries would
 //! be of use to no worker of many. That is at most one retry more for each other worker.
+//!
+//! **What nobody processed.** A retry in place of an attempt that no host took adds no load while others answer: each request is
+//! processed once at most, whichever host is asked first. So it is [free](Account::spares_unprocessed), and requests that may be
+//! repeated after such a failure alone need no permission. Else the budget would decide how many requests survive that half of the
+//! hosts are down.
 
 use std::time::Duration;
 
 use crate::base::time::Time;
 use crate::retry::budget::{Asker, Budget, BudgetPolicy, Charge, News, TOGETHER};
+use crate::signal::Signal;
 
 /// How often what is left is told while nothing arrives.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// After so many attempts in a row that were not processed, no host seems to answer. Where half of the hosts are down, and each is
+/// as likely as another to be tried, that is one in 256.
+const MOST_REFUSED: u32 = 8;
+/// After so many retries in vain, of all workers, none does.
+const MOST_VAIN: u32 = 8;
 
 /// What this worker knows of a budget.
 #[derive(Clone, Debug)]
@@ -34,6 +46,11 @@ pub struct Account {
     held: u32,
     /// What was left here at least, from when until when: no request within that time needs to ask again while it suffices.
     spare: (Time, Time, u64),
+    /// When an attempt was last answered here, and how many were not processed since.
+    answered: Option<Time>,
+    refused: u32,
+    /// Retries since then that nobody paid for.
+    unpaid: u32,
     /// What was left when that was last [asked](Self::left), and when that was.
     left: Option<(u64, Time)>,
 }
@@ -50,6 +67,9 @@ impl Account {
             own: Budget::new(policy),
             held: 0,
             spare: (Time::default(), Time::default(), 0),
+            answered: None,
+            refused: 0,
+            unpaid: 0,
             left: None,
         }
     }
@@ -118,6 +138,44 @@ impl Account {
     /// A request gives back what it [held](Self::hold), used or not.
     pub fn release(&mut self, held: u32) {
         self.held = self.held.saturating_sub(held);
+    }
+
+    /// An attempt ended so.
+    pub fn attempt_ended(&mut self, signal: Signal, now: Time) {
+        match signal {
+            Signal::Answered | Signal::Error | Signal::Pushback => {
+                (self.answered, self.refused, self.unpaid) = (Some(now), 0, 0)
+            }
+            Signal::Refused | Signal::Unreachable => {
+                self.refused = self.refused.saturating_add(1);
+                // So it was an outage, in which retries are to be paid; those before, too.
+                if self.refused > MOST_REFUSED && self.unpaid > 0 {
+                    let unpaid = std::mem::take(&mut self.unpaid);
+                    self.retried(unpaid, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a retry in place of an attempt that was not processed is free: other hosts answer, and for each of them the retry
+    /// is the first that it hears of the request. In an outage of all hosts it is not: then it is one more attempt in vain.
+    #[must_use]
+    pub fn spares_unprocessed(&mut self, now: Time) -> bool {
+        let answers = |answered: Time| answered <= now && now.since(answered) < self.policy.interval;
+        self.answered.is_some_and(answers) && self.refused <= MOST_REFUSED && self.view.trouble(now).vain() < MOST_VAIN
+    }
+
+    /// Asks for a retry in place of an attempt that was not processed. Whether it is [free](Self::spares_unprocessed); if not, it
+    /// is to be [charged](Self::charge). `again`: that attempt was a retry itself.
+    #[must_use]
+    pub fn try_unprocessed(&mut self, again: bool, now: Time) -> bool {
+        let free = self.spares_unprocessed(now);
+        if free {
+            self.unpaid = self.unpaid.saturating_add(1);
+            self.failed(again, now);
+        }
+        free
     }
 
     /// Whether the budget has anything left, as far as this worker knows.

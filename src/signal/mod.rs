@@ -7,6 +7,8 @@
 
 pub mod proxy_status;
 
+use std::time::Duration;
+
 /// How an upstream attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
@@ -16,7 +18,7 @@ pub enum Signal {
     Unreachable,
     /// The connection or stream broke before response headers. Perhaps processed.
     Reset,
-    /// It broke after response headers. Processed.
+    /// An ordinary response broke off after its headers. Processed.
     Truncated,
     /// No (complete) answer in time. Perhaps processed.
     Timeout,
@@ -30,11 +32,14 @@ pub enum Signal {
     Cancelled,
     /// It ended inside this Envoy: no host, no connection allowed, our own reply. Says nothing about the host.
     Local,
+    /// A [stream](Answer::stream) that was answered ended otherwise than by its own end: closed by either side, idle, or cut. That
+    /// it was answered counts when its headers arrive; what comes of it later says nothing about the host.
+    Closed,
 }
 
 impl Signal {
     /// All of them, in the order of [`Signal::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Refused,
         Self::Unreachable,
         Self::Reset,
@@ -45,6 +50,7 @@ impl Signal {
         Self::Answered,
         Self::Cancelled,
         Self::Local,
+        Self::Closed,
     ];
 
     /// Position in [`Signal::ALL`].
@@ -56,7 +62,7 @@ impl Signal {
     /// Whether the host, or the way to it, failed.
     #[must_use]
     pub const fn is_failure(self) -> bool {
-        !matches!(self, Self::Pushback | Self::Answered | Self::Cancelled | Self::Local)
+        !matches!(self, Self::Pushback | Self::Answered | Self::Cancelled | Self::Local | Self::Closed)
     }
 
     /// The name in metrics and logs.
@@ -73,6 +79,7 @@ impl Signal {
             Self::Answered => "answered",
             Self::Cancelled => "cancelled",
             Self::Local => "local",
+            Self::Closed => "closed",
         }
     }
 }
@@ -98,6 +105,8 @@ impl Flags {
     pub const OVERFLOW: Self = Self(1 << 7);
     /// Downstream connection termination (DC).
     pub const DOWNSTREAM_TERMINATION: Self = Self(1 << 14);
+    /// Retried as often as it may be (URX).
+    pub const RETRIES_USED_UP: Self = Self(1 << 15);
     /// Idle timeout (SI).
     pub const IDLE_TIMEOUT: Self = Self(1 << 16);
     /// Downstream protocol error (DPE).
@@ -113,6 +122,8 @@ impl Flags {
     pub const BROKEN: Self = Self(
         Self::LOCAL_RESET.0 | Self::REMOTE_RESET.0 | Self::CONNECTION_TERMINATION.0 | Self::UPSTREAM_PROTOCOL_ERROR.0,
     );
+    /// It did not end by itself.
+    pub const CUT: Self = Self(Self::BROKEN.0 | Self::LATE.0);
     const LATE: Self = Self(Self::TIMEOUT.0 | Self::IDLE_TIMEOUT.0 | Self::MAX_DURATION.0);
     const CLIENT_GONE: Self =
         Self(Self::DOWNSTREAM_TERMINATION.0 | Self::DOWNSTREAM_RESET.0 | Self::DOWNSTREAM_PROTOCOL_ERROR.0);
@@ -150,6 +161,21 @@ pub struct Answer<'a> {
     pub overloaded: bool,
     /// `proxy-status` (RFC 9209); empty when absent.
     pub proxy_status: &'a [u8],
+    /// Whether it is one that may end at any time: see [`is_stream`].
+    pub stream: bool,
+}
+
+/// An answered attempt that went on for so long before it broke off is a stream: long polls, logs that are followed, tokens of a
+/// language model, calls of gRPC that stream. An ordinary response that breaks off does so soon after it began.
+pub const STREAMS_FROM: Duration = Duration::from_secs(1);
+
+/// Whether an answer that did not end by itself is a stream: an upgraded connection (101) or a tunnel (`connect`), events
+/// (`text/event-stream`), or whatever `lasted` for long.
+#[must_use]
+pub fn is_stream(status: Option<u16>, connect: bool, content_type: &[u8], lasted: Duration) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let events = content_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS));
+    status == Some(101) || connect || events || lasted >= STREAMS_FROM
 }
 
 impl Answer<'_> {
@@ -230,6 +256,7 @@ impl Attempt<'_> {
             connection_failure(self.failure_reason)
         } else if flags.any(Flags::BROKEN) {
             match answered {
+                Some(_) if self.answer.stream => Signal::Closed,
                 Some(_) => Signal::Truncated,
                 None if flags.any(Flags::REMOTE_RESET) => return Verdict::Open(Open::StreamReset),
                 None => Signal::Reset,
@@ -238,6 +265,8 @@ impl Attempt<'_> {
             match answered {
                 // Only a hedged attempt has a timeout and an answer: it missed its per-try timeout and answered later.
                 Some(signal) if flags.any(Flags::TIMEOUT) => signal,
+                // It was answered, and then there was nothing to say; or it was cut.
+                Some(_) if self.answer.stream || flags.any(Flags::IDLE_TIMEOUT) => Signal::Closed,
                 _ => Signal::Timeout,
             }
         } else {
@@ -277,6 +306,7 @@ impl Open {
     #[must_use]
     pub fn resolve(self, end: &RequestEnd<'_>) -> Signal {
         match self {
+            Self::Answered(_) if end.late() && end.was_stream() => Signal::Closed,
             Self::Dropped | Self::Answered(_) if end.late() => Signal::Timeout,
             Self::Dropped => Signal::Cancelled,
             Self::Answered(signal) => signal,
@@ -303,6 +333,17 @@ impl RequestEnd<'_> {
         self.flags.any(Flags::LATE) || contains(self.details, b"max_duration_timeout")
     }
 
+    /// Whether what the client got, late as it was, came from the upstream: Envoy's own answer is 504, or in gRPC has its status
+    /// in the headers, where a stream that goes on has none.
+    fn answered_before(&self) -> bool {
+        self.answer.status.is_some_and(|status| status != 504) && self.answer.grpc_status.is_none()
+    }
+
+    /// Whether what was late had been answered before, and was a stream.
+    fn was_stream(&self) -> bool {
+        self.answer.stream || self.flags.any(Flags::IDLE_TIMEOUT)
+    }
+
     /// Whether the upstream reset the stream before it answered (UR), which ended the request.
     #[must_use]
     pub fn stream_reset(&self) -> bool {
@@ -315,6 +356,12 @@ impl RequestEnd<'_> {
         contains(self.details, b"connection_timeout")
     }
 
+    /// Whether it was an attempt's own timeout that passed, after which another attempt may follow.
+    #[must_use]
+    pub fn attempt_timeout(&self) -> bool {
+        contains(self.details, b"per_try_timeout") || contains(self.details, b"per_try_idle_timeout")
+    }
+
     /// How the last attempt ended, where no `watch` tells; `None` when there was no attempt.
     #[must_use]
     pub fn last_attempt(&self) -> Option<Signal> {
@@ -322,7 +369,7 @@ impl RequestEnd<'_> {
             return Some(Signal::Cancelled);
         }
         if contains(self.details, b"upstream_reset_after_response_started") {
-            return Some(Signal::Truncated);
+            return Some(if self.answer.stream { Signal::Closed } else { Signal::Truncated });
         }
         if contains(self.details, b"upstream_reset_before_response_started") {
             return Some(if contains(self.details, b"overflow") {
@@ -336,7 +383,7 @@ impl RequestEnd<'_> {
             });
         }
         if self.late() {
-            return Some(Signal::Timeout);
+            return Some(if self.answered_before() && self.was_stream() { Signal::Closed } else { Signal::Timeout });
         }
         if self.details.is_empty() || contains(self.details, b"via_upstream") {
             return self.answer.signal();

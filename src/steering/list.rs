@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::sampler::Weighting;
 use super::{Steering, is_suspect, nanos_since};
 use crate::base::time::{Time, nanos};
+use crate::outlier::busy::is_busy;
 use crate::outlier::host::Host;
 use crate::outlier::hosts::Hosts;
 
@@ -75,7 +76,8 @@ impl Steering {
             if let Some(host) = hosts.at(place).filter(|host| self.is_picked(host)) {
                 // One request at a time tries a suspect, with its first attempt.
                 let tries = trusting && pinned + first == 0 && host.oldest_outstanding.is_none();
-                let comes_first = (tries || !is_suspect(host, now)) && !self.is_unresponsive(host, now);
+                let comes_first =
+                    (tries || !is_suspect(host, now)) && !self.is_unresponsive(host, now) && !is_busy(host, now);
                 drawn.push(Drawn { place, picks, first: comes_first });
                 first += usize::from(comes_first);
             }
@@ -93,6 +95,7 @@ impl Steering {
                 && nanos_since(host.last_answer, now) < nanos(ANSWERED_RECENTLY)
                 && self.is_picked(host)
                 && !self.is_unresponsive(host, now)
+                && !is_busy(host, now)
         };
         hosts.last_to_answer(&may, ANSWERED_RECENTLY, now)
     }

@@ -175,6 +175,17 @@ impl Steering {
         self.responsiveness.deadline()
     }
 
+    /// How many nanoseconds are to pass before a request is hedged, since some take that long by nature, wherever they are sent.
+    #[must_use]
+    pub fn takes_by_nature(&self, now: Time) -> u64 {
+        self.responsiveness.takes_by_nature(now)
+    }
+
+    /// A request was answered by a host that was to be hedged after that time, and took so long.
+    pub fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
+        self.responsiveness.hedged(after, took, now);
+    }
+
     /// Whether some host answered recently. If none did, all may just have become slow.
     #[must_use]
     pub fn answers_arrive(&self, deadline: u64, now: Time) -> bool {

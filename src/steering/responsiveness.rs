@@ -16,6 +16,10 @@ const MIN_DEADLINE: Duration = Duration::from_millis(50);
 const AVOIDED: Duration = Duration::from_secs(1);
 /// The largest number of doublings.
 const MAX_DOUBLINGS: u8 = 3;
+/// A hedge was in vain if the request took so many times as long as it waited for the first answer.
+const IN_VAIN: u64 = 3;
+/// For so long after the latest such request, none is hedged before that would be odd.
+const NATURAL: Duration = Duration::from_secs(60);
 /// Where no host answered for this much longer than answers take, all may have become slow.
 const NO_ANSWERS: Duration = Duration::from_millis(100);
 /// The part of the slow-answer time that an answer which took no time takes away from it: a thirty-second.
@@ -30,11 +34,13 @@ pub(super) struct Responsiveness {
     slow: u64,
     /// The number of answers that this is known from.
     timed: u32,
+    /// How long a request took that was hedged in vain, in nanoseconds, and when that was.
+    natural: (u64, Time),
 }
 
 impl Responsiveness {
     pub(super) const fn new() -> Self {
-        Self { answered: Time::from_nanos(0), slow: 0, timed: 0 }
+        Self { answered: Time::from_nanos(0), slow: 0, timed: 0, natural: (0, Time::from_nanos(0)) }
     }
 
     pub(super) fn clamp(&mut self, now: Time) {
@@ -51,6 +57,23 @@ impl Responsiveness {
 
     pub(super) fn deadline(&self) -> Option<u64> {
         (self.timed >= TIMED).then_some(self.slow.saturating_mul(DEADLINE_FACTOR).max(nanos(MIN_DEADLINE)))
+    }
+
+    /// Some requests take long by nature, among others that do not: to send them once more helps nobody. So where a request took
+    /// three times as long as it waited, though others were asked, none is hedged before it waits for twice as long as that one took,
+    /// until none took so long for a minute.
+    pub(super) fn takes_by_nature(&self, now: Time) -> u64 {
+        let (natural, seen) = self.natural;
+        if now.since(seen) < NATURAL && seen <= now { natural.saturating_mul(2) } else { 0 }
+    }
+
+    pub(super) fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
+        let (natural, seen) = self.natural;
+        let natural = if now.since(seen) < NATURAL { natural } else { 0 };
+        let took = nanos(took);
+        if took >= IN_VAIN.saturating_mul(nanos(after)) || (natural > 0 && took >= natural / 2) {
+            self.natural = (took.max(natural), now);
+        }
     }
 
     pub(super) fn answers_arrive(&self, deadline: u64, now: Time) -> bool {

@@ -140,8 +140,10 @@ fn permissions(cluster: &str, hours: i64) {
     assert_eq!(mark(&next).as_deref(), Some("true"), "no hop above shall retry it");
     next.end_with(&End::new().code(503).flags(UF).property("upstream.request_attempt_count", 2));
     assert_eq!(retries(&at.host, cluster), of([("denied", 1), ("granted", 1)]));
+    // Since hosts answered, what is not processed may be sent again all the same, and nothing else.
     let request = &arrive(&at, cluster, 1)[0];
-    assert_eq!(permission(request).as_deref(), Some("0"));
+    assert_eq!(permission(request).as_deref(), Some("5"));
+    assert_eq!(request.request_header("x-envoy-retry-on").as_deref(), Some("connect-failure,refused-stream"));
     refuse(request, 1);
     assert_eq!(mark(request).as_deref(), Some("true"), "no hop above shall retry it");
     assert_eq!(request.response_header("retry-after").as_deref(), Some("1"));

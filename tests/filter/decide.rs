@@ -37,6 +37,7 @@ fn each_class_gets_its_conditions() {
         ("HEAD", &[], REPEATABLE),
         ("OPTIONS", &[], REPEATABLE),
         ("TRACE", &[], REPEATABLE),
+        ("QUERY", &[], REPEATABLE),
         ("PUT", &[], REPEATABLE),
         ("DELETE", &[], REPEATABLE),
         ("POST", &[], UNPROCESSED),
@@ -58,7 +59,7 @@ fn each_class_gets_its_conditions() {
         // It gives back its permission to be retried.
         stream.end_with(&End::new().code(200));
     }
-    assert_eq!(requests(&at.host, cluster), of([("grpc", 2), ("idempotent", 7), ("unsafe", 7)]));
+    assert_eq!(requests(&at.host, cluster), of([("grpc", 2), ("idempotent", 8), ("unsafe", 7)]));
 }
 
 #[test]

@@ -17,7 +17,12 @@ fn succeeded(host: &Host, shadow: &str, cluster: &str) -> u64 {
 
 /// Lets the first attempt of a request be refused, and its retry end like this.
 fn retried(at: &Attached, request: Stream, last: &End) {
-    let ends = [End::of_attempt(&request, 1).flags(UF).failure_reason("Connection refused"), last.clone()];
+    let first = End::of_attempt(&request, 1).flags(UF).failure_reason("Connection refused");
+    retried_after(at, request, first, last);
+}
+
+fn retried_after(at: &Attached, request: Stream, first: End, last: &End) {
+    let ends = [first, last.clone()];
     for (number, end) in (1..).zip(ends) {
         if let Some(guard) = at.guard {
             at.host.attempt(guard, &request, number).begin().end();
@@ -98,7 +103,9 @@ fn the_gauge_says_what_the_budget_would_grant_now() {
     at.tick();
     assert_eq!(left(&at.host, cluster), Some(10), "a fifth of fifty");
     for _ in 0..3 {
-        retried(&at, requests.remove(0), &End::new().code(200).details("via_upstream"));
+        let request = requests.remove(0);
+        let first = End::of_attempt(&request, 1).flags(UC);
+        retried_after(&at, request, first, &End::new().code(200).details("via_upstream"));
     }
     seconds(2);
     assert_eq!(left(&at.host, cluster), Some(7));

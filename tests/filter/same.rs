@@ -160,6 +160,7 @@ impl Both {
                 What::RetryDenied => count(Counter::Retries(Grant::Denied), 1),
                 What::RetrySucceeded => count(Counter::RetriesSucceeded, 1),
                 What::Vetoed(veto) => count(Counter::Vetoes(veto), 1),
+                What::NotRetried(reason) => count(Counter::NotRetried(reason), 1),
                 What::Host(event) => match event.event {
                     outlier::Event::Detected(_, failure) => count(Counter::Detected(Ejected(failure)), 1),
                     outlier::Event::Ejected(ejection) | outlier::Event::Extended(ejection) => {
@@ -379,7 +380,7 @@ impl Both {
         live.fake.response(status, headers.iter().copied());
         self.response_headers(live, status, &headers);
         self.host.show(&live.facts);
-        let decision = self.worker.on_response_headers(live.id, &self.host);
+        let decision = self.worker.on_response_headers(live.id, &self.host, false);
         self.same_response(live, &decision);
     }
 

@@ -9,6 +9,8 @@ mod site;
 
 use crate::alone::Test;
 
+pub use site::metric;
+
 pub fn all() -> Vec<Test> {
     [closed::TESTS, modes::TESTS, probes::TESTS].concat()
 }

@@ -1,13 +1,20 @@
 //! Ordinary situations in which Weir must not be in the way: what it does to a service that is well, or that Envoy alone would carry.
 
+mod busy;
+mod halves;
 mod outages;
 mod rate;
+mod streams;
 
 use crate::alone::Test;
 
+pub fn all() -> Vec<Test> {
+    [halves::TESTS, streams::TESTS].concat()
+}
+
 /// Those that are about time.
 pub fn timed() -> Vec<Test> {
-    outages::TIMED.to_vec()
+    [busy::TESTS, outages::TIMED].concat()
 }
 
 /// A route's retry policy that says where retries go, and nothing of what is retried: as the README advises it.
@@ -17,6 +24,6 @@ pub fn previous_hosts() -> serde_json::Value {
             "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
         }}],
         "host_selection_retry_max_attempts": 5,
-        "retry_back_off": {"base_interval": "0.010s"},
+        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.1s"},
     })
 }

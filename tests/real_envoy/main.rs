@@ -86,6 +86,7 @@ fn main() -> ExitCode {
         chain::tests(),
         ejection::all(),
         faults::all(),
+        harm::all(),
         hostile::all(),
         mesh::tests(),
         incidents::all(),

@@ -88,5 +88,6 @@ fn answer<'a>(choices: &mut Choices<'a>) -> Answer<'a> {
         retry_after: choices.below(4) == 0,
         overloaded: choices.below(4) == 0,
         proxy_status: choices.bytes(),
+        stream: choices.below(2) == 0,
     }
 }

@@ -19,7 +19,7 @@ pub fn rows() -> Vec<Case> {
         Case::once("route_timeout_in_body")
             .upstream(hangs_in_body)
             .route(json!({"route": {"timeout": "3s"}}))
-            .then(Outcome::new("-/200", "UT/200", "timeout").details("response_timeout")),
+            .then(Outcome::new("-/200", "UT/200", "closed").details("response_timeout")),
         Case::once("per_try_timeout")
             .upstream(hangs)
             .route(json!({"route": {"retry_policy": {"per_try_timeout": "0.5s"}}}))

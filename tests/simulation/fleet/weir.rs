@@ -166,17 +166,22 @@ impl Weir {
     }
 
     /// What `guard` does where the safety table allows another attempt.
-    fn charge(&mut self, request: &mut Request, at: Duration) -> bool {
+    fn charge(&mut self, request: &mut Request, signal: Signal, at: Duration) -> bool {
         let account = self.workers[request.worker].cluster().account.as_mut().expect("there is a budget");
         let asker = Asker { arrived: time(request.arrived), again: request.charged > 0 };
-        let (charge, record) = account.charge(self.budget.as_deref(), asker, time(at));
+        let unprocessed = matches!(signal, Signal::Refused | Signal::Unreachable);
+        let (charge, record) = if unprocessed && account.try_unprocessed(asker.again, time(at)) {
+            (Charge::Granted, None)
+        } else {
+            account.charge(self.budget.as_deref(), asker, time(at))
+        };
         if let Some(record) = record {
             self.budget = Some(record);
             account.published();
         }
         if charge == Charge::Granted {
             request.charged += 1;
-            if request.held.is_some() {
+            if request.held >= Some(request.charged) {
                 account.release(1);
             }
         }
@@ -232,7 +237,7 @@ impl Proxy for Weir {
         };
         let permitted = request.plan.is_some_and(|plan| plan.permits(policy, signal, &answer));
         let most = request.held.unwrap_or(policy.max_retries);
-        if permitted && request.attempts <= most && self.charge(request, at) {
+        if permitted && request.attempts <= most && self.charge(request, signal, at) {
             return Some(request.back_off(random));
         }
         let account = self.workers[request.worker].cluster().account.as_mut().expect("there is a budget");

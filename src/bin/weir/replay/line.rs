@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use weir::base::random::hash;
 use weir::retry::Request;
-use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal, Verdict};
+use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal, Verdict, is_stream};
 
 /// What one line says.
 #[derive(Clone, Debug)]
@@ -249,7 +250,14 @@ impl Record {
             retry_after: self.retry_after,
             overloaded: self.overloaded,
             proxy_status: self.proxy_status.as_bytes(),
+            stream: self.flags.any(Flags::CUT) && self.is_stream(),
         }
+    }
+
+    /// Whether the log tells that it was a stream: it has no types of responses.
+    fn is_stream(&self) -> bool {
+        let lasted = Duration::from_nanos(self.end.saturating_sub(self.start));
+        self.status.is_some() && is_stream(self.status, &*self.method == "CONNECT", &[], lasted)
     }
 
     /// An attempt's own verdict.

@@ -1,0 +1,131 @@
+//! Hosts that push back: one of them is busy, or all are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::rate::Rate;
+use crate::alone::Test;
+use crate::breaker::metric;
+use crate::stage::{Setup, Stage};
+use crate::support::bootstrap::{self, Attach};
+use crate::support::client::Request;
+use crate::support::upstream::{Step, Upstream, answer, http1};
+
+pub const TESTS: &[Test] = &[
+    ("harm::busy::one_of_four", || one_of_four(503, &[("retry-after", "1")], &Request::get(PATH), 3)),
+    ("harm::busy::one_of_four_overloaded", || {
+        one_of_four(503, &[("x-envoy-overloaded", "true")], &Request::get(PATH), 3)
+    }),
+    ("harm::busy::one_of_four_429", || one_of_four(429, &[], &Request::get(PATH), 6)),
+    ("harm::busy::one_of_four_posts", || one_of_four(503, &[("retry-after", "1")], &Request::post(PATH), 16)),
+    ("harm::busy::all_of_them", all_of_them),
+    ("harm::slow::by_nature_5_percent", || by_nature(20)),
+    ("harm::slow::by_nature_1_percent", || by_nature(100)),
+];
+
+const CLUSTER: &str = "orders";
+const PATH: &str = "/orders/1";
+
+fn stage(hosts: &[Upstream]) -> Result<Stage> {
+    let endpoint = |host: &Upstream| json!({"endpoint": {"address": bootstrap::address(host.address)}});
+    let endpoints: Vec<_> = hosts.iter().map(endpoint).collect();
+    let mut cluster = bootstrap::override_host("x-weir-hosts");
+    cluster["load_assignment"] = json!({"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]});
+    let route = json!({"route": {"retry_policy": super::previous_hosts()}});
+    Setup::new(Attach::GUARD, Value::Null).cluster_with(CLUSTER, hosts[0].address, &cluster, &route).start()
+}
+
+/// Hosts that answer, and from a word on push back, so many of them.
+fn hosts(
+    busy: usize,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+) -> (Arc<AtomicBool>, Vec<Upstream>) {
+    let word = Arc::<AtomicBool>::default();
+    let host = |number| {
+        let word = Arc::clone(&word);
+        http1(move |_| match number < busy && word.load(Ordering::SeqCst) {
+            true => answer(status, headers, "later"),
+            false => answer(200, &[], ""),
+        })
+    };
+    let hosts = (0..4).map(host).collect();
+    (word, hosts)
+}
+
+fn one_of_four(
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+    request: &Request,
+    most: usize,
+) -> Result<()> {
+    let (word, hosts) = hosts(1, status, headers);
+    let stage = stage(&hosts)?;
+    let rate = Rate::start(stage.address, 60, request);
+    std::thread::sleep(Duration::from_secs(2));
+    word.store(true, Ordering::SeqCst);
+    let before = hosts[0].count();
+    std::thread::sleep(Duration::from_secs(6));
+    let busy = hosts[0].count() - before;
+    let sent = rate.stop();
+    let failed = sent.iter().filter(|sent| !sent.answered()).count();
+    let told = format!("{failed} of {} failed, {busy} reached the busy host", sent.len());
+    // A quarter of 360 without Weir, but where Envoy retries whatever fails.
+    ensure!(failed <= most && busy <= 40, "{told}; {}", stage.envoy().log_end());
+    ensure!(metric(&stage, "ejections_total.reason.error") == 0, "{told}");
+    Ok(())
+}
+
+/// Where all push back, nothing is repeated.
+fn all_of_them() -> Result<()> {
+    let (word, hosts) = hosts(4, 503, &[("retry-after", "1")]);
+    let stage = stage(&hosts)?;
+    let rate = Rate::start(stage.address, 60, &Request::get(PATH));
+    std::thread::sleep(Duration::from_secs(2));
+    word.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_secs(5));
+    let sent = rate.stop();
+    let attempts: usize = hosts.iter().map(Upstream::count).sum();
+    ensure!(attempts <= sent.len() + 8, "{attempts} attempts of {} requests", sent.len());
+    Ok(())
+}
+
+/// One request in so many rightly takes long, while a host is out. The first of them teach that it helps nobody to start such a one
+/// twice.
+fn by_nature(one_in: usize) -> Result<()> {
+    let host = |_| {
+        http1(|seen| match seen.path.ends_with("slow") {
+            true => [vec![Step::Wait(Duration::from_millis(1_500))], answer(200, &[], "")].concat(),
+            false => answer(200, &[], ""),
+        })
+    };
+    let hosts: Vec<_> = (0..4).map(host).collect();
+    let stage = stage(&hosts)?;
+    let rate = Rate::start(stage.address, 80, &Request::get(PATH));
+    std::thread::sleep(Duration::from_secs(1));
+    hosts[3].stop();
+    std::thread::sleep(Duration::from_secs(1));
+    let pause = Duration::from_secs(1) * u32::try_from(one_in)? / 80;
+    let slow: Vec<_> = (0..12_000 / pause.as_millis().max(1))
+        .map(|_| {
+            let address = stage.address;
+            std::thread::sleep(pause);
+            std::thread::spawn(move || {
+                crate::support::client::exchange(address, &Request::get("/orders/slow")).map(|response| response.status)
+            })
+        })
+        .collect();
+    let sent = slow.len();
+    let statuses: Vec<_> = slow.into_iter().map(|slow| slow.join().ok().and_then(Result::ok)).collect();
+    let failed = statuses.iter().filter(|status| **status != Some(200)).count();
+    rate.stop();
+    let seen: usize =
+        hosts.iter().map(|host| host.seen().iter().filter(|seen| seen.path.ends_with("slow")).count()).sum();
+    let again = seen.saturating_sub(sent);
+    ensure!(failed == 0 && again <= (sent / 20).max(4), "{sent} sent, {seen} started, {failed} failed");
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! Some of the hosts are down, and nothing leads around them: Weir is attached, and cannot steer here. Retries carry it, as they
+//! would without Weir.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::rate::Rate;
+use crate::alone::Test;
+use crate::ejection::site::Setup;
+use crate::level::Level;
+use crate::support::client::Request;
+
+pub const TESTS: &[Test] = &[
+    ("harm::halves::decide::gets", || half_is_down(Level::Decide, &Request::get("/"), 4)),
+    ("harm::halves::decide::posts", || half_is_down(Level::Decide, &Request::post("/"), 4)),
+    ("harm::halves::watch::gets", || half_is_down(Level::Watch, &Request::get("/"), 4)),
+    ("harm::halves::guard::gets", || half_is_down(Level::Guard, &Request::get("/"), 4)),
+    ("harm::halves::guard::posts", || half_is_down(Level::Guard, &Request::post("/"), 2)),
+];
+
+/// Every other host refuses connections, for 8 s at 60 requests a second.
+fn half_is_down(level: Level, request: &Request, hosts: usize) -> Result<()> {
+    let mut setup = Setup::new(level);
+    setup.hosts = hosts;
+    setup.workers = 2;
+    setup.obeys = false;
+    setup.policy = json!({"role": "decide", "steering": "off", "outlierDetection": "off"});
+    setup.route = json!({"route": {"retry_policy": super::previous_hosts()}});
+    let site = setup.start()?;
+    let rate = Rate::start(site.address, 60, request);
+    std::thread::sleep(Duration::from_secs(2));
+    for host in (0..hosts).step_by(2) {
+        site.stop(host)?;
+    }
+    std::thread::sleep(Duration::from_secs(8));
+    let sent = rate.stop();
+    let failed = sent.iter().filter(|sent| !sent.answered()).count();
+    // The one that was sent when a host closed its connections may fail.
+    ensure!(sent.len() > 400 && failed <= hosts / 2, "{failed} of {} failed; {}", sent.len(), site.story());
+    Ok(())
+}
