@@ -54,7 +54,7 @@ use std::time::Duration;
 pub use shared::{Record, Ticket};
 
 use crate::base::percent::Percent;
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos};
 use crate::base::window::{SLOTS, Window};
 use crate::signal::Signal;
 
@@ -96,21 +96,21 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
 /// The next probe goes after so many parts of `open_time`, if the latest was not processed, or there was none yet;
-const NOT_PROCESSED: u32 = 40;
+const NOT_PROCESSED: u64 = 40;
 /// or so many, if it broke off;
-const BROKE_OFF: u32 = 20;
+const BROKE_OFF: u64 = 20;
 /// or so many, if it timed out.
-const TIMED_OUT: u32 = 4;
+const TIMED_OUT: u64 = 4;
 
 impl BreakerPolicy {
     /// How long after a probe that ended so the next one goes.
     fn pause(&self, signal: Signal) -> Duration {
-        self.open_time
-            / match signal {
-                Signal::Refused | Signal::Unreachable => NOT_PROCESSED,
-                Signal::Reset | Signal::Truncated => BROKE_OFF,
-                _ => TIMED_OUT,
-            }
+        let parts = match signal {
+            Signal::Refused | Signal::Unreachable => NOT_PROCESSED,
+            Signal::Reset | Signal::Truncated => BROKE_OFF,
+            _ => TIMED_OUT,
+        };
+        Duration::from_nanos(nanos(self.open_time) / parts)
     }
 }
 

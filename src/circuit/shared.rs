@@ -95,7 +95,7 @@ impl Record {
         if !enough || broke == 0 || broke * whole < attempts * u64::from(policy.percent.basis_points()) {
             return None;
         }
-        let within = self.attempts.interval() / crate::base::window::SLOTS as u32 * length;
+        let within = (self.attempts.interval() / crate::base::window::SLOTS as u32).saturating_mul(length);
         let next = now.saturating_add(policy.pause(Signal::Refused));
         *self = Self { opened: Some(now), closed: self.closed, next, ..Self::new(policy) };
         Some(Event::Opened { broke, attempts, within })

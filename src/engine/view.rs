@@ -17,20 +17,37 @@ pub(super) enum Phase {
     Log,
 }
 
+/// An answer that is asked for at most once. (`OnceCell::get_or_init` has a panic for a value that asks for itself, which the
+/// module would carry; here such a value is absent.)
+struct Memo<T>(OnceCell<T>);
+
+impl<T> Memo<T> {
+    const fn new() -> Self {
+        Self(OnceCell::new())
+    }
+
+    fn get(&self, ask: impl FnOnce() -> T) -> Option<&T> {
+        if self.0.get().is_none() {
+            _ = self.0.set(ask());
+        }
+        self.0.get()
+    }
+}
+
 /// The answers of one callback.
 pub(super) struct View<'h, H: Host> {
     pub(super) host: &'h H,
     phase: Phase,
-    now: OnceCell<Option<Time>>,
-    flags: OnceCell<Flags>,
-    status: OnceCell<Option<u16>>,
-    details: OnceCell<Option<H::Bytes>>,
-    attempts: OnceCell<Option<u64>>,
-    address: OnceCell<Option<H::Bytes>>,
-    duration: OnceCell<Option<u64>>,
-    failure_reason: OnceCell<Option<H::Bytes>>,
-    proxy_status: OnceCell<Option<H::Bytes>>,
-    answer: OnceCell<Answer<'static>>,
+    now: Memo<Option<Time>>,
+    flags: Memo<Flags>,
+    status: Memo<Option<u16>>,
+    details: Memo<Option<H::Bytes>>,
+    attempts: Memo<Option<u64>>,
+    address: Memo<Option<H::Bytes>>,
+    duration: Memo<Option<u64>>,
+    failure_reason: Memo<Option<H::Bytes>>,
+    proxy_status: Memo<Option<H::Bytes>>,
+    answer: Memo<Answer<'static>>,
 }
 
 impl<'h, H: Host> View<'h, H> {
@@ -39,45 +56,45 @@ impl<'h, H: Host> View<'h, H> {
         Self {
             host,
             phase,
-            now: OnceCell::new(),
-            flags: OnceCell::new(),
-            status: OnceCell::new(),
-            details: OnceCell::new(),
-            attempts: OnceCell::new(),
-            address: OnceCell::new(),
-            duration: OnceCell::new(),
-            failure_reason: OnceCell::new(),
-            proxy_status: OnceCell::new(),
-            answer: OnceCell::new(),
+            now: Memo::new(),
+            flags: Memo::new(),
+            status: Memo::new(),
+            details: Memo::new(),
+            attempts: Memo::new(),
+            address: Memo::new(),
+            duration: Memo::new(),
+            failure_reason: Memo::new(),
+            proxy_status: Memo::new(),
+            answer: Memo::new(),
         }
     }
 
     /// The host's wall clock.
     pub(super) fn now(&self) -> Option<Time> {
-        *self.now.get_or_init(|| self.host.now())
+        *self.now.get(|| self.host.now())?
     }
 
     /// The stream's response flags.
     pub(super) fn flags(&self) -> Flags {
-        *self.flags.get_or_init(|| Flags(self.host.number(Property::Flags).unwrap_or_default()))
+        self.flags.get(|| Flags(self.host.number(Property::Flags).unwrap_or_default())).copied().unwrap_or_default()
     }
 
     /// The status of the response; `None` where there is no response.
     pub(super) fn status(&self) -> Option<u16> {
-        *self.status.get_or_init(|| {
+        *self.status.get(|| {
             let code = self.host.number(Property::Code)?;
             u16::try_from(code).ok().filter(|code| *code > 0)
-        })
+        })?
     }
 
     /// `response.code_details`; empty when absent.
     pub(super) fn details(&self) -> &[u8] {
-        self.details.get_or_init(|| self.host.property(Property::Details)).as_deref().unwrap_or_default()
+        self.details.get(|| self.host.property(Property::Details)).and_then(Option::as_deref).unwrap_or_default()
     }
 
     /// Which attempt this is, or how many attempts the request had.
     pub(super) fn attempts(&self) -> Option<u64> {
-        *self.attempts.get_or_init(|| self.host.number(Property::AttemptCount))
+        *self.attempts.get(|| self.host.number(Property::AttemptCount))?
     }
 
     /// How many retries the request had.
@@ -87,19 +104,19 @@ impl<'h, H: Host> View<'h, H> {
 
     /// The address of the host that the stream was sent to, if it is text.
     pub(super) fn address(&self) -> Option<&str> {
-        let address = self.address.get_or_init(|| self.host.property(Property::UpstreamAddress));
+        let address = self.address.get(|| self.host.property(Property::UpstreamAddress))?;
         std::str::from_utf8(address.as_deref()?).ok()
     }
 
     /// How long the stream lasted, in nanoseconds.
     pub(super) fn duration(&self) -> Option<u64> {
-        *self.duration.get_or_init(|| self.host.number(Property::Duration))
+        *self.duration.get(|| self.host.number(Property::Duration))?
     }
 
     /// Why there was no connection; empty when absent.
     pub(super) fn failure_reason(&self) -> &[u8] {
-        let reason = self.failure_reason.get_or_init(|| self.host.property(Property::FailureReason));
-        reason.as_deref().unwrap_or_default()
+        let reason = self.failure_reason.get(|| self.host.property(Property::FailureReason));
+        reason.and_then(Option::as_deref).unwrap_or_default()
     }
 
     /// How long the stream took until its answer began.
@@ -109,8 +126,8 @@ impl<'h, H: Host> View<'h, H> {
 
     /// The response's `proxy-status` (RFC 9209); empty when absent.
     pub(super) fn proxy_status(&self) -> &[u8] {
-        let value = self.proxy_status.get_or_init(|| self.response_header("proxy-status"));
-        value.as_deref().unwrap_or_default()
+        let value = self.proxy_status.get(|| self.response_header("proxy-status"));
+        value.and_then(Option::as_deref).unwrap_or_default()
     }
 
     /// Whether the proxy that made a response says that its upstream takes no more connections.
@@ -133,7 +150,7 @@ impl<'h, H: Host> View<'h, H> {
 
     /// What the response says, without the cause that a sidecar may state. Asks for no more than there can be.
     pub(super) fn answer(&self, grpc: bool) -> Answer<'static> {
-        *self.answer.get_or_init(|| {
+        let answer = self.answer.get(|| {
             let status = self.status();
             let grpc_status = if grpc && status.is_some() { self.grpc_status() } else { None };
             let may_push_back = grpc_status.is_some() || (status.is_some() && !went_well(status));
@@ -145,14 +162,15 @@ impl<'h, H: Host> View<'h, H> {
                 proxy_status: &[],
                 stream: false,
             }
-        })
+        });
+        answer.copied().unwrap_or_default()
     }
 
     /// What the response headers of an attempt say, if somebody might retry them. Properties do not tell yet.
     pub(super) fn refusal(&self, end_of_stream: bool) -> Option<Answer<'static>> {
         let status = self.response_header(":status").and_then(|status| parse_u32(&status));
         let status = u16::try_from(status?).ok()?;
-        _ = self.status.set(Some(status));
+        _ = self.status.get(|| Some(status));
         // A gRPC status comes in headers only where there is nothing else.
         let grpc = status == 200
             && end_of_stream

@@ -147,7 +147,9 @@ impl Worker {
 
     /// Takes back what the current callback reported of a request that was not shed after all.
     pub(super) fn retract_shed(&mut self) {
-        self.events.retain(|event| !matches!(event.what, What::Shed(_)));
+        // Not `retain`, which has an assertion that the module would carry.
+        let events = std::mem::take(&mut self.events);
+        self.events = events.into_iter().filter(|event| !matches!(event.what, What::Shed(_))).collect();
     }
 
     /// The host's own time, for what workers share; the last it told, should it ever not tell. Zero instead would look like a
