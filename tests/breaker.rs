@@ -282,6 +282,18 @@ fn a_request_that_may_not_be_repeated_waits_a_little() {
     assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
 }
 
+/// However long `openTime` is: a circuit for which nobody is a probe would close as one that nobody asks for.
+#[test]
+fn a_request_that_may_not_be_repeated_waits_a_second_at_most() {
+    let mut worker = Worker::new(BreakerPolicy { open_time: Duration::from_secs(120), ..BreakerPolicy::default() });
+    worker.open();
+    // The first probe is due a fortieth of `openTime` after it opened, a tenth of a second ago.
+    worker.now += 2_900 * MS + 999 * MS;
+    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    worker.now += MS;
+    assert_eq!(worker.admit(false), Admission::Due);
+}
+
 /// What an old probe says is of no use once there is a younger one.
 #[test]
 fn only_the_latest_probe_says_when_the_next_is_due() {

@@ -95,6 +95,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Where a circuit closed so long ago, no attempt is from before.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
+/// One that may not be repeated waits for others at most this long: where there are no others, nobody else finds out.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The next probe goes after so many parts of `open_time`, if the latest was not processed, or there was none yet;
 const NOT_PROCESSED: u64 = 40;
 /// or so many, if it broke off;
@@ -256,7 +258,7 @@ impl Circuit {
 
     /// For how long one that may not be repeated waits until it is a probe.
     fn waits_for_others(&self) -> Duration {
-        if self.view.not_processed { Duration::ZERO } else { self.policy.open_time / 10 }
+        if self.view.not_processed { Duration::ZERO } else { (self.policy.open_time / 10).min(LONGEST_WAIT) }
     }
 
     /// A request was shed.
