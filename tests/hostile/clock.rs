@@ -1,7 +1,7 @@
 //! The host's clock is a wall clock: it can step back an hour, and ahead a year, and stand.
 
 use super::Worker;
-use super::fake_host::End;
+use super::fake_host::{End, flag::UC};
 use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;
@@ -78,10 +78,11 @@ fn a_budget_survives_a_step_of_the_clock() {
             "retry": {"budget": {"percent": 0, "interval": "10s"}, "minRetryRate": {"count": 20, "interval": "10s"}}}"#;
         let worker = Worker::new(policy);
         let cluster = format!("budget {what}");
-        // A request whose first attempt is refused: whether its retry is let through.
+        // A request whose first attempt breaks off: whether its retry is let through.
         let retried = || {
             let request = worker.begin(&cluster, "GET", "/");
-            worker.attempt(&request, HOSTS[0], false);
+            let broke_off = End::of_attempt(&request, 1).host(HOSTS[0]).flags(UC);
+            worker.attempt_that(&request, HOSTS[0], false, &broke_off);
             let retry = worker.host.attempt(worker.guard, &request, 2).host(HOSTS[1]).begin();
             let granted = retry.continued();
             // It is answered: a budget whose retries are in vain would be smaller.

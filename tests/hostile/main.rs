@@ -53,17 +53,22 @@ impl Worker {
         }
     }
 
-    /// Its first attempt.
+    /// A first attempt that is answered, or refused.
     fn attempt(&self, request: &Stream, host: &str, answered: bool) {
+        let end = End::of_attempt(request, 1).host(host);
+        let end = if answered { end.code(200) } else { end.flags(UF).failure_reason(REFUSED) };
+        self.attempt_that(request, host, answered, &end);
+    }
+
+    /// A first attempt that ends so.
+    fn attempt_that(&self, request: &Stream, host: &str, answered: bool, end: &End) {
         let attempt = self.host.attempt(self.guard, request, 1).host(host).begin();
         assert!(attempt.continued(), "a first attempt was stopped");
-        let end = End::of_attempt(request, 1).host(host);
         if answered {
             assert!(attempt.response(200, []));
         }
         attempt.end();
-        self.host
-            .attempt_log(self.watch, &if answered { end.code(200) } else { end.flags(UF).failure_reason(REFUSED) });
+        self.host.attempt_log(self.watch, end);
     }
 
     fn tick(&self) {

@@ -34,7 +34,7 @@ pub fn attempt(data: &[u8]) {
                     // Whatever the request's end says, an answer stays an answer or was cut off by a timeout.
                     if let Open::Answered(signal) = open {
                         let end = RequestEnd { flags: Flags(choices.u64()), answer, details: choices.bytes() };
-                        assert!([signal, Signal::Timeout].contains(&open.resolve(&end)));
+                        assert!([signal, Signal::Timeout, Signal::Closed].contains(&open.resolve(&end)));
                     }
                 }
                 let of = Attempt {

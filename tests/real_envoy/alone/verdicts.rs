@@ -94,7 +94,7 @@ fn reasons(attach: Attach) -> anyhow::Result<()> {
         ("up", "503", Request::get(""), "retries_used_up"),
         ("up", "reset", Request::get("").header("x-envoy-attempt-count", "2"), "already_retried"),
         ("down", "refused", Request::post(""), "retries_used_up"),
-        ("down", "big", big, "body_not_kept"),
+        ("up", "reset", big, "body_not_kept"),
         ("off", "reset", Request::get(""), "off"),
     ];
     let mut counts = std::collections::BTreeMap::new();

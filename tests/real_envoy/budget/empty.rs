@@ -19,9 +19,8 @@ pub const TESTS: &[Test] = &[
     ("budget::empty_answer", answer),
     ("budget::empty_failure", failure),
     ("budget::empty_failure_in_an_outage", failure_in_an_outage),
-    ("budget::empty_grpc", || grpc(1)),
+    ("budget::empty_grpc", grpc),
     // By a client or a hop that is itself at its second attempt.
-    ("budget::empty_grpc_again", || grpc(2)),
     ("budget::empty_unlike_upstream_failure", unlike_upstream_failure),
     ("budget::nothing", nothing),
 ];
@@ -150,18 +149,17 @@ fn failure_in_an_outage() -> Result<()> {
 }
 
 /// gRPC knows no `retry-after`; a negative pushback says the same.
-fn grpc(number: u32) -> Result<()> {
+fn grpc() -> Result<()> {
     let upstream = http2(|seen| {
         let unavailable = Reply::grpc_trailers_only(14).header("grpc-message", "sorry");
         match seen.path.rsplit('/').next() {
-            Some("once-refused") if attempt(seen) > 1 => Reply::grpc_trailers_only(0),
-            Some("refused" | "once-refused") => Reply::reset(Reason::REFUSED_STREAM),
+            Some("once-reset") if attempt(seen) > 1 => Reply::grpc_trailers_only(0),
+            Some("reset" | "once-reset") => Reply::reset(Reason::INTERNAL_ERROR),
             _ => unavailable,
         }
     });
-    let call =
-        |path: &str| Request::grpc(&format!("/spent/{path}")).header("x-envoy-attempt-count", &number.to_string());
-    let spent = Spent::start(upstream, true, &call("once-refused"))?;
+    let call = |path: &str| Request::grpc(&format!("/spent/{path}")).header("idempotency-key", "7");
+    let spent = Spent::start(upstream, true, &call("once-reset"))?;
     let check = |(response, logged): (Response, Logged), what: &str| -> Result<()> {
         ensure!((response.status, response.header("grpc-status")) == (200, Some("14")), "{what}: {response:?}");
         let message = response.header("grpc-message").unwrap_or_default();
@@ -173,16 +171,13 @@ fn grpc(number: u32) -> Result<()> {
         ensure!((logged.details.as_str(), logged.verdict.as_str()) == (DETAILS, VERDICT), "{what}: {logged:?}");
         Ok(())
     };
-    check(spent.fail(&call("refused"))?, "REFUSED_STREAM")?;
+    check(spent.fail(&call("reset"))?, "reset")?;
 
-    // Of what is a retry already, an answer is not to be retried anyway.
-    if number == 1 {
-        let (response, logged) = spent.fail(&call("unavailable"))?;
-        let whole = (response.status, response.header("grpc-status"), response.header("grpc-message"));
-        ensure!(whole == (200, Some("14"), Some("sorry")), "not the upstream's: {response:?}");
-        ensure!(response.header("x-envoy-ratelimited").is_some(), "not marked: {response:?}");
-        ensure!((logged.details.as_str(), logged.verdict.as_str()) == ("via_upstream", VERDICT), "{logged:?}");
-    }
+    let (response, logged) = spent.fail(&call("unavailable"))?;
+    let whole = (response.status, response.header("grpc-status"), response.header("grpc-message"));
+    ensure!(whole == (200, Some("14"), Some("sorry")), "not the upstream's: {response:?}");
+    ensure!(response.header("x-envoy-ratelimited").is_some(), "not marked: {response:?}");
+    ensure!((logged.details.as_str(), logged.verdict.as_str()) == ("via_upstream", VERDICT), "{logged:?}");
     Ok(())
 }
 
@@ -191,17 +186,17 @@ fn unlike_upstream_failure() -> Result<()> {
     let upstream = obedient();
     let policy = json!({"retry": share(100.0, 100)});
     let stage = Setup::new(Attach::GUARD, policy).cluster("rich", upstream.address).start()?;
-    for (path, details, marked) in [
+    for (path, details, verdict) in [
         // Retried in vain: no hop above shall retry it.
-        ("/rich/503", "via_upstream", true),
-        ("/rich/reset", "upstream_reset_before_response_started{connection_termination}", true),
-        ("/rich/ok", "via_upstream", false),
+        ("/rich/503", "via_upstream", "retries_used_up"),
+        ("/rich/reset", "upstream_reset_before_response_started{connection_termination}", "retries_used_up"),
+        ("/rich/ok", "via_upstream", "-"),
     ] {
         let response = stage.get(path)?;
-        ensure!(response.header("x-envoy-ratelimited").is_some() == marked, "{path}: {response:?}");
+        ensure!(response.header("x-envoy-ratelimited").is_some() == (verdict != "-"), "{path}: {response:?}");
         ensure!(response.header("retry-after").is_none(), "{path}: {response:?}");
         let logged = stage.requests(path, 1)?.remove(0);
-        ensure!((logged.details.as_str(), logged.verdict.as_str()) == (details, "-"), "{path}: {logged:?}");
+        ensure!((logged.details.as_str(), logged.verdict.as_str()) == (details, verdict), "{path}: {logged:?}");
     }
     ensure!(upstream.count() == 5, "the upstream saw {} requests", upstream.count());
     Ok(())

@@ -57,7 +57,7 @@ fn account(stage: &Stage, upstream: &Upstream, failed: usize, denied: usize) -> 
         times(&tally.retries, "granted") == granted && times(&tally.retries, "denied") == denied
     })?;
     for logged in stage.requests("/orders/", ANSWERED + failed)? {
-        ensure!(matches!(logged.verdict.as_str(), "-" | "retry_budget_exhausted"), "{logged:?}");
+        ensure!(matches!(logged.verdict.as_str(), "-" | "retries_used_up" | "retry_budget_exhausted"), "{logged:?}");
     }
     let logged = stage.requests("/orders/", ANSWERED + failed)?;
     let verdicts = logged.iter().filter(|request| request.verdict == "retry_budget_exhausted").count();
