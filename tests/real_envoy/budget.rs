@@ -39,12 +39,13 @@ fn retries(upstream: &Upstream) -> usize {
     upstream.seen().iter().filter(|seen| attempt(seen) > 1).count()
 }
 
-/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate; with
-/// `once-`, retries are answered, so that they help.
+/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate, with `held-` all;
+/// with `once-`, retries are answered, so that they help.
 fn obedient() -> Upstream {
     http1(|seen| {
         let wish = seen.path.rsplit('/').next().unwrap_or_default();
-        let (gated, wish) = wish.strip_prefix("gated-").map_or((false, wish), |wish| (true, wish));
+        let (held, wish) = wish.strip_prefix("held-").map_or((false, wish), |wish| (true, wish));
+        let (gated, wish) = wish.strip_prefix("gated-").map_or((held, wish), |wish| (true, wish));
         let (once, wish) = wish.strip_prefix("once-").map_or((false, wish), |wish| (true, wish));
         let wish = if once && attempt(seen) > 1 { "ok" } else { wish };
         let mut steps = match wish {
@@ -53,7 +54,7 @@ fn obedient() -> Upstream {
             "503" => answer(503, &[("x-upstream", "yes")], "sorry"),
             _ => answer(200, &[], ""),
         };
-        if gated && attempt(seen) == 1 {
+        if held || (gated && attempt(seen) == 1) {
             steps.insert(0, Step::Gate);
         }
         steps

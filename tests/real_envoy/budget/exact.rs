@@ -154,9 +154,9 @@ fn run(
     let path = format!(
         "/{cluster}/{}",
         match failure {
-            Failure::Reset => "gated-reset",
+            Failure::Reset => "held-reset",
             Failure::Refused => "refused",
-            Failure::Error => "gated-503",
+            Failure::Error => "held-503",
         }
     );
     let mut upstream = Some(upstream);
@@ -174,6 +174,15 @@ fn run(
     }
     if let Some(upstream) = &upstream {
         upstream.wait_for(ANSWERED + FAILING).map_err(anyhow::Error::msg)?;
+        (0..FAILING).for_each(|_| upstream.open_gate());
+        // All are decided before the first retry fails: from then on it is an outage, and the floor is lowered.
+        stage.wait_for("all are decided", |stage| {
+            let tally = Tally::read(stage.envoy().admin, cluster)?;
+            match times(&tally.retries, "granted") + times(&tally.retries, "denied") {
+                FAILING => Ok(()),
+                count => Err(format!("{count} are")),
+            }
+        })?;
         (0..FAILING).for_each(|_| upstream.open_gate());
     }
     let begin = Instant::now();
@@ -196,10 +205,12 @@ fn run(
     // Until eight attempts in a row were not taken, some other host might answer, and retries of these are free.
     let free = if let Failure::Refused = failure { 9 * workers as usize } else { 0 };
     let most = budget.retries + later * budget.per_second + free;
-    // They are all under way when they fail, but for those that are refused at once: those pay from their own second.
+    // They are all under way when they fail, but for those that are refused at once: those pay from their own second, and retries
+    // of some are in vain before others are granted, so that the floor is lowered.
     let least = match failure {
         Failure::Refused if budget.percent => budget.retries * FAILING / (ANSWERED + FAILING),
-        _ => budget.retries,
+        Failure::Refused => 1,
+        Failure::Reset | Failure::Error => budget.retries,
     };
     ensure!((least..=most).contains(&granted), "{granted} retries were granted, not {least} to {most}");
     if let Some(upstream) = &upstream {
