@@ -67,13 +67,15 @@ impl Engine {
         let mut spared = false;
         let held = cluster.account.as_mut().and_then(|account| {
             account.arrive(wall_clock);
-            spared = plan != Plan::Nothing && account.spares_unprocessed(wall_clock);
-            if spared && plan == Plan::Unprocessed {
+            if plan == Plan::Unprocessed && account.spares_unprocessed(wall_clock) {
                 return None;
             }
             // In shadow mode `guard` sees the retries that are not begun otherwise.
             let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
-            (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))
+            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock));
+            // Of interest only where the budget has nothing left.
+            spared = held == Some(0) && account.spares_unprocessed(wall_clock);
+            held
         });
         let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
         let class = Class::of(&retry.policy, request);
