@@ -32,6 +32,7 @@ Usage: ./build.sh [-v] [COMMAND]
   cli             build target/weir, the command line: check a policy, replay an access log
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
+  docs            make a book of docs/ with mdBook, target/book/html, and check its links
   deny            check the dependencies: licences, advisories, duplicates, where they come from
   reproduce       build the module in other folders as well, and compare the bytes
   envoy [ARG...]  run the pinned Envoy in the root of the repository, where it finds target/weir.wasm
@@ -620,7 +621,7 @@ run_bench() { # PART...
                 ;;
         esac
     done
-    # A promise of the README that is not kept keeps nothing else from being measured.
+    # A promise of docs/cost.md that is not kept keeps nothing else from being measured.
     return "$bench_status"
 }
 
@@ -674,10 +675,56 @@ run_lints() {
     else
         but=" The shell scripts were LEFT OUT, since shellcheck is missing; install it with: $(how_to_install shellcheck)"
     fi
+    if find_mdbook; then
+        build_docs
+    else
+        but+=" The book was LEFT OUT, since mdbook is missing; ./build.sh docs installs it."
+    fi
     build_module
     install_envoy
     check_envoy_configurations
     say "No complaints.$but"
+}
+
+# Sets `mdbook`; false where it is not there.
+mdbook_version=0.5.4
+find_mdbook() {
+    mdbook=$PWD/target/tools/bin/mdbook
+    if [[ ! -x $mdbook ]]; then mdbook=$(command -v mdbook) || return 1; fi
+}
+
+# The pages stand in several folders, since guides belong beside what they explain. mdBook wants them in one.
+build_docs() {
+    need python3
+    local source
+    new_scratch
+    source=$scratch/src
+    mkdir -p "$source/tests/demo" "$source/tests/compare/incident" "$source/benches/fleet"
+    cp -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md SUPPORT.md LICENSE docs envoy "$source/"
+    cp tests/demo/*.png "$source/tests/demo/"
+    cp tests/compare/incident/*.svg "$source/tests/compare/incident/"
+    cp benches/fleet/*.svg "$source/benches/fleet/"
+    mv "$source/docs/book.toml" "$source/docs/book.css" "$scratch/"
+    # Links of the list are relative to docs/, and in the book to the root.
+    sed -e 's|](\.\./|](@|' -e 's|](\([a-z]\)|](docs/\1|' -e 's|](@|](|' docs/SUMMARY.md >"$source/SUMMARY.md"
+    rm "$source/docs/SUMMARY.md" "$source/docs/check-book.py"
+    say "Building the book"
+    "$mdbook" build "$scratch" 2>"$scratch/log" || { cat "$scratch/log" >&2; die "mdBook fails, see above"; }
+    if grep -E 'WARN|ERROR' "$scratch/log" >&2; then die "mdBook complains, see above"; fi
+    python3 docs/check-book.py "$scratch/html" || die "links of the book are broken, see above"
+    rm -rf target/book
+    mkdir -p target/book
+    mv "$scratch/html" target/book/html
+    say "The book is ready: target/book/html/index.html"
+}
+
+run_docs() {
+    need cargo cc
+    if ! find_mdbook; then
+        install_tool "$mdbook_version" mdbook --no-default-features --features search
+        find_mdbook
+    fi
+    build_docs
 }
 
 run_deny() {
@@ -722,6 +769,7 @@ case $command in
     lint) run_lints ;;
     cli) build_cli ;;
     image) build_image "$@" ;;
+    docs) run_docs ;;
     deny) run_deny ;;
     reproduce) build_module; cleanup; exec tests/reproduce.sh ;;
     envoy) run_envoy "$@" ;;

@@ -22,11 +22,11 @@ mod refused;
 mod structs;
 
 #[cfg(not(target_arch = "wasm32"))]
+#[path = "config/documented.rs"]
+mod documented;
+#[cfg(not(target_arch = "wasm32"))]
 #[path = "config/properties.rs"]
 mod properties;
-#[cfg(not(target_arch = "wasm32"))]
-#[path = "config/readme.rs"]
-mod readme;
 
 fn percent(basis_points: u32) -> Percent {
     Percent::from_basis_points(basis_points).unwrap()

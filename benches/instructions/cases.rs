@@ -420,7 +420,7 @@ fn config(json: &'static str) -> Call {
     Box::new(move |_| assert!(black_box(weir::config::parse(black_box(json.as_bytes()))).is_ok()))
 }
 
-/// As in the README.
+/// As in docs/cost.md.
 const EVERYTHING: &str = r#"{
   "role": "decide",
   "mode": "enforce",

@@ -21,7 +21,7 @@ usage: ./build.sh bench [quick] [cost] [latency] [calls] [steps] [growth] [core]
   accept    writes that file
   quick     fewer rounds: a third of the time, and wider spreads
 
-Without names: all but steps, fleet, check and accept. Ends with 1 if a promise of the README is broken beyond doubt.";
+Without names: all but steps, fleet, check and accept. Ends with 1 if a promise of docs/cost.md is broken beyond doubt.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

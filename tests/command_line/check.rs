@@ -140,11 +140,11 @@ fn a_route_of_its_own_is_found_and_what_guard_does_about_it() {
     assert!(check(others, &["-q"]).out.starts_with("[1].configuration: valid, role decide"));
 }
 
-/// What the README shows of it is what it says.
+/// What docs/command-line.md shows of it is what it says.
 #[test]
-fn the_example_of_the_readme_is_true() {
-    let readme = include_str!("../../README.md");
-    let (_, example) = readme.split_once("```text\n$ target/weir ").expect("the example");
+fn the_documented_example_is_true() {
+    let page = include_str!("../../docs/command-line.md");
+    let (_, example) = page.split_once("```text\n$ target/weir ").expect("the example");
     let (command, shown) = example.split("```").next().unwrap_or_default().split_once('\n').expect("its output");
     let run = weir(&command.split(' ').collect::<Vec<_>>(), b"");
     assert_eq!(run.status, 0, "{}", run.err);

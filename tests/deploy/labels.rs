@@ -1,4 +1,4 @@
-//! What a real Envoy makes of Weir's metrics by the shipped `stats_config`: the names and labels of the README, and no others.
+//! What a real Envoy makes of Weir's metrics by the shipped `stats_config`: the names and labels of docs/metrics.md, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +18,7 @@ type Labels = BTreeMap<String, BTreeSet<String>>;
 #[test]
 fn every_documented_metric_has_the_documented_labels_and_no_others() -> Result<()> {
     let documented = documented()?;
-    ensure!(documented.len() > 30, "the README's table is no table any more: {documented:#?}");
+    ensure!(documented.len() > 30, "the page's tables are no tables any more: {documented:#?}");
     let incident = Incident::begin()?;
     let complete = wait::until(LIMIT, || {
         let found = found(&incident.scrape().map_err(|error| error.to_string())?);
@@ -29,21 +29,18 @@ fn every_documented_metric_has_the_documented_labels_and_no_others() -> Result<(
         }
     });
     for (name, labels) in complete.map_err(anyhow::Error::msg)? {
-        let expected = documented.get(&name).with_context(|| format!("{name} is not in the README's table"))?;
-        ensure!(*expected == labels, "{name}: the README says {expected:?}, Envoy {labels:?}");
+        let expected = documented.get(&name).with_context(|| format!("{name} is not in docs/metrics.md"))?;
+        ensure!(*expected == labels, "{name}: docs/metrics.md says {expected:?}, Envoy {labels:?}");
     }
     Ok(())
 }
 
-/// The rows of the README's tables: `| `weir_a_total`, `weir_b` (a gauge) | `weir_label`: … | … |`.
+/// The rows of the page's tables: `| `weir_a_total`, `weir_b` (a gauge) | `weir_label`: … | … |`.
 fn documented() -> Result<Labels> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path)?;
-    let section = readme.split("\n### Metrics\n").nth(1).context("no section on metrics")?;
-    let section = section.split("\n### ").next().unwrap_or_default();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"))?;
     let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     let (mut documented, mut same) = (Labels::new(), BTreeSet::new());
-    for row in section.lines().filter(|line| line.starts_with("| `weir_")) {
+    for row in page.lines().filter(|line| line.starts_with("| `weir_")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, names, labels, ..] = cells[..] else { continue };
         if labels != "the same" {

@@ -1,4 +1,4 @@
-//! The README's YAML is what a real Envoy runs.
+//! The YAML of docs/ is what a real Envoy runs.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use crate::support::client::{Request, exchange};
 use crate::support::envoy::{self, Launch};
 use crate::support::ports;
 
-/// Where the README puts the module.
+/// Where the pages put the module.
 const MODULE: &str = "/etc/envoy/weir.wasm";
 
-/// Each block of YAML below a heading, up to the next one of the same rank.
-fn blocks(heading: &str) -> Result<Vec<Value>> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
-    let (_, section) = text.split_once(&format!("\n{heading}\n")).with_context(|| format!("no {heading}"))?;
-    let rank = heading.split(' ').next().unwrap_or_default();
-    let section = section.split(&format!("\n{rank} ")).next().unwrap_or_default();
-    let blocks = section.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
+const INSTALL: &str = "docs/install-envoy.md";
+const METRICS: &str = "docs/metrics.md";
+
+/// Each block of YAML on a page.
+fn blocks(page: &str) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page))?;
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
     blocks.map(|block| Ok(serde_yaml_ng::from_str(block)?)).collect()
 }
 
@@ -39,7 +39,7 @@ fn run(filters: &Value, cluster_parts: &[&Value], route_part: &Value, announced:
     let mut route = bootstrap::route("/", "orders");
     bootstrap::merge(&mut route["route"], route_part);
     let listener = bootstrap::listener(Listener {
-        name: "readme",
+        name: "documented",
         port: address.port(),
         attach: Attach::NOWHERE,
         policy: &Value::Null,
@@ -52,8 +52,8 @@ fn run(filters: &Value, cluster_parts: &[&Value], route_part: &Value, announced:
         bootstrap::merge(&mut cluster, part);
     }
     let mut config = bootstrap::bootstrap(&[listener], &[cluster]);
-    config["stats_config"] = block(&blocks("### Metrics")?, "stats_config", "", true)?["stats_config"].clone();
-    ensure!(config["stats_config"] == crate::yaml("envoy.yaml")?["stats_config"], "the README's labels differ");
+    config["stats_config"] = block(&blocks(METRICS)?, "stats_config", "", true)?["stats_config"].clone();
+    ensure!(config["stats_config"] == crate::yaml("envoy.yaml")?["stats_config"], "the labels of {METRICS} differ");
     let module = serde_json::to_string(&std::path::absolute(envoy::module())?)?;
     let text = config.to_string();
     ensure!(text.contains(MODULE), "nothing loads {MODULE}");
@@ -68,32 +68,32 @@ fn run(filters: &Value, cluster_parts: &[&Value], route_part: &Value, announced:
 }
 
 #[test]
-fn decide_alone_runs_as_the_readme_has_it() -> Result<()> {
-    let blocks = blocks("### Envoy")?;
+fn decide_alone_runs_as_documented() -> Result<()> {
+    let blocks = blocks(INSTALL)?;
     let filters = block(&blocks, "http_filters", "upstream_log", false)?;
     let (retries, limits) = (block(&blocks, "retry_policy", "", true)?, block(&blocks, "circuit_breakers", "", true)?);
     run(&filters, &[&limits], &retries, "roles decide;")
 }
 
 #[test]
-fn all_three_roles_run_as_the_readme_has_them() -> Result<()> {
-    let blocks = blocks("### Envoy")?;
+fn all_three_roles_run_as_documented() -> Result<()> {
+    let blocks = blocks(INSTALL)?;
     let filters = block(&blocks, "http_filters", "upstream_log", true)?;
     let (retries, limits) = (block(&blocks, "retry_policy", "", true)?, block(&blocks, "circuit_breakers", "", true)?);
     let steering = block(&blocks, "load_balancing_policy", "", true)?;
     let shipped = crate::yaml("envoy.yaml")?;
     let policy = &shipped["static_resources"]["clusters"][0]["load_balancing_policy"];
-    ensure!(steering["load_balancing_policy"] == *policy, "the README's policy differs from envoy.yaml's");
+    ensure!(steering["load_balancing_policy"] == *policy, "the policy of {INSTALL} differs from envoy.yaml's");
     run(&filters, &[&limits, &steering], &retries, "roles decide, watch, guard")
 }
 
 /// With `watch` in its place behind an access-log filter.
 #[test]
-fn what_went_well_is_kept_from_watch_as_the_readme_has_it() -> Result<()> {
-    let all = blocks("### Envoy")?;
+fn what_went_well_is_kept_from_watch_as_documented() -> Result<()> {
+    let all = blocks(INSTALL)?;
     let mut filters = block(&all, "http_filters", "upstream_log", true)?;
     let (retries, limits) = (block(&all, "retry_policy", "", true)?, block(&all, "circuit_breakers", "", true)?);
-    let failures = block(&blocks("#### What went well need not be watched")?, "upstream_log", "failures", true)?;
+    let failures = block(&all, "upstream_log", "failures", true)?;
     let logs = filters.pointer_mut("/http_filters/1/typed_config/upstream_log").context("the router's upstream_log")?;
     let config = logs[0]["typed_config"]["config"].clone();
     *logs = failures["upstream_log"].clone();

@@ -184,7 +184,7 @@ impl Case {
         answer.trailers.iter().fold(end, |end, (name, value)| end.trailer(name, value))
     }
 
-    /// Whether the access-log filter that the README shows lets the attempt's entry through: `response_flag_filter`,
+    /// Whether the access-log filter of docs/install-envoy.md lets the attempt's entry through: `response_flag_filter`,
     /// `status_code_filter` (at least 400, or none), or `grpc_status_filter`.
     fn is_filtered_out(&self) -> bool {
         let grpc = |answer: &Answer| {

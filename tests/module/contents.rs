@@ -4,7 +4,7 @@ use super::graph::Module;
 use super::{bytes, named, shipped};
 use wasmparser::{Parser, Payload};
 
-/// More is not loaded by everybody: see the README.
+/// More is not loaded by everybody: see docs/limits.md.
 const MOST_BYTES: usize = 200_000;
 
 #[test]

@@ -17,7 +17,7 @@ pub fn timed() -> Vec<Test> {
     [busy::TESTS, outages::TIMED].concat()
 }
 
-/// A route's retry policy that says where retries go, and nothing of what is retried: as the README advises it.
+/// A route's retry policy that says where retries go, and nothing of what is retried: as docs/install-envoy.md advises it.
 pub fn previous_hosts() -> serde_json::Value {
     serde_json::json!({
         "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {

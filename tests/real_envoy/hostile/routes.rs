@@ -133,8 +133,8 @@ fn named_clusters() -> Result<()> {
     Ok(())
 }
 
-/// Clients say where to go, and mostly ask for what is dead. Where outlier detection and circuit breaker are off, as the README
-/// says for such clusters, that costs nobody but who asks.
+/// Clients say where to go, and mostly ask for what is dead. Where outlier detection and circuit breaker are off, as
+/// docs/limits.md says for such clusters, that costs nobody but who asks.
 fn named_hosts() -> Result<()> {
     const CACHE: &str = "dynamic";
     let cache = json!({"name": CACHE, "dns_lookup_family": "V4_ONLY", "typed_dns_resolver_config": {

@@ -1,20 +1,14 @@
-//! What the README says of settings is so: the block of defaults, the table's column of them, and what is refused in which words.
+//! What docs/settings.md says is so: the block of defaults, the table's column of them, and what is refused in which words.
 
 use serde_json::Value;
 use weir::config::parse;
 
 use super::policy;
 
-const README: &str = include_str!("../../README.md");
-
-/// What stands below a heading of the second rank.
-fn settings() -> &'static str {
-    let (_, section) = README.split_once("\n## Settings\n").unwrap();
-    section.split("\n## ").next().unwrap()
-}
+const SETTINGS: &str = include_str!("../../docs/settings.md");
 
 fn block(kind: &str) -> &'static str {
-    let (_, block) = settings().split_once(&format!("```{kind}\n")).unwrap();
+    let (_, block) = SETTINGS.split_once(&format!("```{kind}\n")).unwrap();
     block.split("```").next().unwrap()
 }
 
@@ -30,7 +24,7 @@ fn the_block_of_defaults_is_what_an_empty_configuration_means() {
 fn the_tables_defaults_are_those_of_the_block() {
     let defaults: Value = serde_json::from_str(block("json")).unwrap();
     let mut seen = 0;
-    for row in settings().lines().filter(|line| line.starts_with("| `")) {
+    for row in SETTINGS.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split(" | ").collect();
         let [setting, _, default, ..] = cells[..] else { panic!("{row}") };
         let path = setting.trim_start_matches("| ").trim_matches('`');
