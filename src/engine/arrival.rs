@@ -139,6 +139,7 @@ impl Worker {
             remove_control,
             retry: self.engine.retry_headers(cluster, &admission),
             max_retries: admission.fewer_retries(),
+            denied: admission.denied.is_some(),
             per_try_timeout: admission.per_try_timeout,
             hedge,
             hosts: list.map(|list| (self.steering_header(), list)),

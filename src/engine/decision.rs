@@ -34,6 +34,8 @@ pub struct Edits<'w> {
     pub retry: &'w [Header],
     /// How often Envoy retries at most, where that is less than `retry` says.
     pub max_retries: Option<u32>,
+    /// Whether less is retried than the policy allows, since the budget has no more.
+    pub denied: bool,
     /// How long an attempt may take.
     pub per_try_timeout: Option<Duration>,
     /// After this time the request is sent once more, beside its first attempt.

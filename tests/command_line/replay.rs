@@ -114,6 +114,85 @@ fn an_outage_opens_the_circuit() {
     );
 }
 
+/// A line of an attempt, as envoy/access-log.yaml has it, of the request with that id.
+fn attempt(id: &str, at: u64, host: u32, method: &str, code: u16, flags: &str) -> String {
+    let refused = if flags == "UF" { "delayed_connect_error:_Connection_refused" } else { "-" };
+    let line = json!({"log": "attempt", "start_time": (START + at) as f64 / 1_000.0, "duration": 1, "method": method,
+        "upstream_cluster": "outbound|80||orders", "upstream_host": format!("10.0.0.{host}:80"), "response_code": code,
+        "response_flags": flags, "upstream_transport_failure_reason": refused, "request_id": id});
+    format!("{line}\n")
+}
+
+/// What Envoy retried is decided on by what came before it, and what it did not retry by how it ended.
+#[test]
+fn retries_are_decided_on_as_in_the_module() {
+    let mut log = String::new();
+    for at in 0..100 {
+        log += &attempt(&format!("{at}-1"), at, 1, "GET", 200, "-");
+        log += &request(at, 1, 1, "GET", 200, "-", VIA);
+    }
+    let retried = |at: u64, method: &str, code: u16, flags: &str| {
+        let id = format!("{at}-2");
+        let mut end: Value = serde_json::from_str(&request(at, 5, 2, method, 200, "-", VIA)).expect("JSON");
+        end["upstream_request_attempt_count"] = json!(2);
+        let attempts = attempt(&id, at, 3, method, code, flags) + &attempt(&id, at + 3, 2, method, 200, "-");
+        format!("{attempts}{end}\n")
+    };
+    for (at, method, code, flags) in [
+        (200, "POST", 0, "UC"),
+        (210, "POST", 503, "-"),
+        (220, "GET", 0, "UC"),
+        (230, "GET", 503, "-"),
+        (240, "POST", 0, "UF"),
+    ] {
+        log += &retried(at, method, code, flags);
+    }
+    // Not retried: what may be, what may not, and what had no time left.
+    for (at, method, flags, details) in
+        [(300, "GET", "UC", RESET), (310, "POST", "UC", RESET), (320, "GET", "UT", "response_timeout")]
+    {
+        log += &attempt(&format!("{at}-1"), at, 1, method, 0, if flags == "UT" { "-" } else { flags });
+        log += &request(at, 1, 1, method, if flags == "UT" { 504 } else { 503 }, flags, details);
+    }
+    let report = replay(log.as_bytes(), &[]);
+    let cluster = &report["clusters"][0];
+    assert_eq!(cluster["attemptsSeen"], "all");
+    assert_eq!(cluster["retries"], json!({"granted": 3, "denied": 0, "stopped": 2, "unclear": 0}), "{cluster:#}");
+    let failures = &cluster["failures"];
+    assert_eq!((&failures["seenByClients"], &failures["retriable"]), (&json!(3), &json!(1)), "{cluster:#}");
+    assert_eq!(failures["retriableAndSomeHostAnswered"], 1);
+    // The end of a request explains its last attempt, and no other.
+    let signals = &cluster["signals"];
+    let of = |name: &str| signals[name].as_u64();
+    assert_eq!((of("timeout"), of("reset"), of("answered"), of("cancelled")), (Some(1), Some(4), Some(105), Some(0)));
+    // Where the budget pays for nothing, no retry that can be denied is made.
+    let policy = tempfile::NamedTempFile::new().expect("a file");
+    let nothing = r#"{"retry": {"budget": {"percent": 0}, "minRetryRate": null}}"#;
+    std::fs::write(policy.path(), nothing).expect("a policy");
+    let report = replay(log.as_bytes(), &["--policy", &policy.path().display().to_string()]);
+    let cluster = &report["clusters"][0];
+    // What was not processed is sent again all the same.
+    assert_eq!(cluster["retries"], json!({"granted": 1, "denied": 2, "stopped": 2, "unclear": 0}), "{cluster:#}");
+    assert_eq!((&cluster["failures"]["retriable"], &cluster["failures"]["deniedByBudget"]), (&json!(0), &json!(1)));
+}
+
+/// A log of attempts alone has no requests, and its circuit opens and closes all the same.
+#[test]
+fn attempts_alone_are_enough_for_the_circuit() {
+    let ids = (0..4_000_u64).map(|tick| (tick, tick * 2));
+    let line = |(tick, at): (u64, u64)| match at {
+        3_000..6_000 => attempt(&tick.to_string(), at, (tick % 4) as u32, "GET", 0, "UF"),
+        _ => attempt(&tick.to_string(), at, (tick % 4) as u32, "GET", 200, "-"),
+    };
+    let report = replay(ids.map(line).collect::<String>().as_bytes(), &[]);
+    let cluster = &report["clusters"][0];
+    assert_eq!((&cluster["circuit"]["opened"], &cluster["circuit"]["shed"]), (&json!(1), &json!(0)), "{cluster:#}");
+    let opening = &cluster["circuit"]["openings"][0];
+    let open = |end: &str| opening[end].as_f64().expect("a time") - START as f64 / 1_000.0;
+    assert!((6.0..6.2).contains(&open("closed")), "{opening:#}");
+    assert_eq!((&cluster["attempts"], &cluster["signals"]["refused"]), (&json!(4_000), &json!(1_500)));
+}
+
 /// As in gRFC A6: what is not a number of milliseconds to wait says not to retry.
 #[test]
 fn a_retry_pushback_of_grpc_is_one() {

@@ -1,18 +1,22 @@
 //! `weir replay ACCESS_LOG...`: the engine over the past, and what it would have done.
 //!
 //! ```text
-//!   files ──► input ──► line ──► order ──► world ──► tally ──► report, plot
-//!             lines     parsed   by time   engine    counts
+//!   files ──► input ──► line ──► order ──► world, host ──► tally ──► report, plot
+//!             lines     parsed   by time   the engine      counts
 //! ```
 //!
 //! Nothing grows with the length of the log: lines wait in a window of seconds, requests are forgotten when they are over,
 //! timelines have a fixed number of steps.
 
+mod host;
 mod input;
 mod line;
 mod order;
 mod plot;
+mod remembered;
 mod report;
+#[allow(dead_code, reason = "the simulation uses more of it")]
+mod retry_on;
 #[allow(dead_code, reason = "the demo and the benchmarks use more of it")]
 mod svg;
 mod tally;
@@ -105,6 +109,8 @@ fn replay(arguments: &Arguments) -> Result<Lines, String> {
     };
     // What it would do, not what it would have seen itself do.
     policy.mode = Mode::Enforce;
+    // Requests went where they went.
+    policy.steering = None;
     let progress = input::progress(!arguments.quiet);
     let mut files = Vec::new();
     for file in &arguments.files {
@@ -165,14 +171,14 @@ fn read(files: &mut [Ahead], world: &mut World, window: u64) -> Result<Lines, St
         let Some(file) = earliest else { break };
         let Some((record, name)) = file.next.take() else { break };
         match world.cluster(&name) {
-            Some(cluster) => {
+            Ok(cluster) => {
                 *if record.is_attempt { &mut lines.attempts } else { &mut lines.requests } += 1;
                 lines.first = Some(lines.first.map_or(record.start, |first| first.min(record.start)));
                 lines.last = lines.last.max(record.end);
                 world.foresee(cluster, &record);
                 order.push(cluster, &record);
             }
-            None => lines.useless(Useless::TooManyClusters, &file.input.name, file.input.lines),
+            Err(why) => lines.useless(why, &file.input.name, file.input.lines),
         }
         drop(record);
         look_ahead(file, &mut lines)?;

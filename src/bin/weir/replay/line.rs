@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use weir::base::random::hash;
-use weir::retry::Request;
-use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal, Verdict, is_stream};
+use weir::signal::{Answer, Attempt, Flags, Open, RequestEnd, Signal, Verdict, is_stream};
+
+use super::retry_on::Broke;
 
 /// What one line says.
 #[derive(Clone, Debug)]
@@ -19,17 +20,17 @@ pub struct Record {
     pub end: u64,
     /// The host, where there was one.
     pub host: Option<Box<str>>,
-    method: Box<str>,
-    grpc: bool,
-    key: bool,
-    flags: Flags,
-    status: Option<u16>,
-    grpc_status: Option<u32>,
-    retry_after: bool,
-    overloaded: bool,
-    proxy_status: Box<str>,
-    details: Box<str>,
-    failure: Box<str>,
+    pub method: Box<str>,
+    pub grpc: bool,
+    pub key: bool,
+    pub flags: Flags,
+    pub status: Option<u16>,
+    pub grpc_status: Option<u32>,
+    pub retry_after: bool,
+    pub overloaded: bool,
+    pub proxy_status: Box<str>,
+    pub details: Box<str>,
+    pub failure: Box<str>,
     /// How many attempts the request had; 0 if the line does not say.
     pub attempts: u32,
     /// What the lines of one request have in common; 0 if nothing.
@@ -53,6 +54,8 @@ pub enum Useless {
     NoCluster,
     /// It went to one of too many clusters.
     TooManyClusters,
+    /// It went to a cluster whose name is too long.
+    LongName,
 }
 
 impl Useless {
@@ -65,6 +68,7 @@ impl Useless {
             Self::NoDuration => "no duration",
             Self::NoCluster => "no upstream_cluster: Envoy answered by itself",
             Self::TooManyClusters => "of more than 1,000 clusters",
+            Self::LongName => "of a cluster whose name is longer than 512 bytes",
         }
     }
 }
@@ -197,6 +201,7 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
     };
     let start = start.ok_or(Useless::NoStart)?;
     let lasted = fields.duration.number().filter(|ms| *ms >= 0.0).ok_or(Useless::NoDuration)?;
+    let details = details(&fields);
     let cluster = match fields.upstream_cluster {
         Word::Text(text) if !text.is_empty() && text != "-" => text,
         _ => return Err(Useless::NoCluster),
@@ -227,7 +232,7 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
         // On what went well, neither means anything; gRPC says so with a status of its own.
         overloaded: pushed_back && (grpc_status.is_some() || !matches!(status, Some(200..400))),
         proxy_status: text(&fields.proxy_status),
-        details: text(&fields.response_code_details),
+        details,
         failure: text(&fields.upstream_transport_failure_reason),
         attempts: fields.upstream_request_attempt_count.whole().unwrap_or(0).min(MOST_ATTEMPTS),
         id: if id.is_empty() { 0 } else { hash(id.as_bytes(), 0).max(1) },
@@ -237,13 +242,8 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
 }
 
 impl Record {
-    /// What retries depend on.
-    pub fn request(&self) -> Request<'_> {
-        Request { method: self.method.as_bytes(), grpc: self.grpc, idempotency_key: self.key, attempt: 1 }
-    }
-
     /// What was answered.
-    pub fn answer(&self) -> Answer<'_> {
+    fn answer(&self) -> Answer<'_> {
         Answer {
             status: self.status,
             grpc_status: self.grpc_status,
@@ -260,38 +260,68 @@ impl Record {
         self.status.is_some() && is_stream(self.status, &*self.method == "CONNECT", &[], lasted)
     }
 
-    /// An attempt's own verdict.
-    pub fn classify(&self) -> Verdict {
-        Attempt { flags: self.flags, answer: self.answer(), failure_reason: self.failure.as_bytes() }.classify()
-    }
-
-    /// Whether there was no connection within the connect timeout.
-    pub fn connect_timeout(&self) -> bool {
-        if self.is_attempt { self.failure.is_empty() } else { self.request_end().connect_timeout() }
-    }
-
     /// A request's end.
-    pub fn request_end(&self) -> RequestEnd<'_> {
+    fn request_end(&self) -> RequestEnd<'_> {
         RequestEnd { flags: self.flags, answer: self.answer(), details: self.details.as_bytes() }
     }
 
     /// How the last attempt of a request ended; `None` where there was none.
     pub fn last_attempt(&self) -> Option<Signal> {
-        let nothing = self.host.is_none() && self.details.is_empty();
-        if self.details.is_empty() && !self.flags.is_empty() && !nothing {
-            // A log without details: the flags of the request are those of its last attempt.
-            return match self.classify() {
-                Verdict::Certain(signal) => Some(signal),
-                Verdict::Open(open) => Some(open.provisional(false)),
-            };
-        }
         self.request_end().last_attempt()
+    }
+
+    /// Whether an answer of the upstream reached the client, in whole or in part.
+    pub fn is_from_upstream(&self) -> bool {
+        let says = |what| self.details.contains(what);
+        let plain = self.details.is_empty() && self.flags.is_empty();
+        self.status.is_some_and(|status| {
+            let told = status < 500 || plain || says("via_upstream") || says("after_response_started");
+            told && !says("before_response_started")
+        })
+    }
+
+    /// How the last attempt of a request broke, if Envoy could have made another: not once its patience is over.
+    pub fn broke(&self) -> Option<Broke> {
+        let end = self.request_end();
+        match end.last_attempt()? {
+            Signal::Refused if self.flags.any(Flags::REMOTE_RESET) => Some(Broke::RefusedStream),
+            Signal::Refused | Signal::Unreachable => Some(Broke::Connect),
+            Signal::Reset => Some(Broke::Other),
+            Signal::Timeout => end.attempt_timeout().then_some(Broke::Other),
+            _ => None,
+        }
+    }
+
+    /// Whether only the end of its request tells how an attempt ended.
+    pub fn is_unclear(&self) -> bool {
+        let attempt = Attempt { flags: self.flags, answer: self.answer(), failure_reason: self.failure.as_bytes() };
+        matches!(attempt.classify(), Verdict::Open(Open::Dropped | Open::StreamReset))
     }
 
     /// Whether its end explains that of attempts: they ended together with it, and not by an answer.
     pub fn explains(&self) -> bool {
         !self.is_attempt && !self.flags.is_empty()
     }
+}
+
+/// The details of a request's end; of a log that has none, what Envoy says of such flags.
+fn details(fields: &Fields<'_>) -> Box<str> {
+    let logged = fields.response_code_details.text();
+    let flags = flags(fields.response_flags.text());
+    let answered = fields.response_code.number().is_some_and(|status| status < 500.0);
+    if !logged.is_empty() || fields.log.text() == "attempt" || fields.upstream_host.text().is_empty() {
+        return logged.into();
+    }
+    let (when, why) = match () {
+        () if flags.any(Flags::OVERFLOW) => ("before", "overflow"),
+        () if flags.any(Flags::CONNECTION_FAILURE) => {
+            let reason = fields.upstream_transport_failure_reason.text();
+            return ["upstream_reset_before_response_started{remote_connection_failure|", reason, "}"].concat().into();
+        }
+        () if flags.any(Flags::BROKEN) => (if answered { "after" } else { "before" }, "connection_termination"),
+        () => return logged.into(),
+    };
+    format!("upstream_reset_{when}_response_started{{{why}}}").into()
 }
 
 /// `UF,URX`, as Envoy writes them; those that nothing depends on are one bit.

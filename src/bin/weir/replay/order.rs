@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
+use weir::engine::host::StreamId;
+
 use super::line::Record;
 
 /// What happened.
@@ -11,6 +13,8 @@ use super::line::Record;
 pub enum Kind {
     /// A request arrived.
     Arrived,
+    /// An attempt began.
+    AttemptStarted,
     /// An attempt ended.
     AttemptEnded,
     /// A request ended.
@@ -22,6 +26,8 @@ pub struct Event {
     /// When, in nanoseconds.
     pub at: u64,
     number: u64,
+    /// Tells the request or attempt from others.
+    pub stream: StreamId,
     /// What.
     pub kind: Kind,
     /// The number of its cluster.
@@ -41,19 +47,24 @@ pub struct Order {
     waiting: BinaryHeap<Event>,
     latest: u64,
     number: u64,
+    streams: u32,
 }
 
 impl Order {
     /// Puts right what comes up to `window` nanoseconds late.
     pub fn new(window: u64) -> Self {
-        Self { window, waiting: BinaryHeap::new(), latest: 0, number: 0 }
+        Self { window, waiting: BinaryHeap::new(), latest: 0, number: 0, streams: 0 }
     }
 
     /// A line was read.
     pub fn push(&mut self, cluster: usize, record: &Rc<Record>) {
         self.latest = self.latest.max(record.end);
+        self.streams = self.streams.wrapping_add(1);
         if record.is_attempt {
-            self.add(record.end, Kind::AttemptEnded, cluster, record);
+            // Times are in whole milliseconds, and a request is there before its attempts.
+            let began = record.start.saturating_add(1);
+            self.add(began, Kind::AttemptStarted, cluster, record);
+            self.add(record.end.max(began), Kind::AttemptEnded, cluster, record);
         } else {
             self.add(record.start, Kind::Arrived, cluster, record);
             self.add(record.end.saturating_add(ROUNDING), Kind::RequestEnded, cluster, record);
@@ -62,7 +73,8 @@ impl Order {
 
     fn add(&mut self, at: u64, kind: Kind, cluster: usize, record: &Rc<Record>) {
         self.number += 1;
-        self.waiting.push(Event { at, number: self.number, kind, cluster, record: Rc::clone(record) });
+        let (number, stream) = (self.number, StreamId(self.streams));
+        self.waiting.push(Event { at, number, stream, kind, cluster, record: Rc::clone(record) });
     }
 
     /// The earliest event that nothing comes before any more; at the `end` of all, the earliest.

@@ -174,7 +174,7 @@ fn retries(out: &mut String, watched: bool, tally: &Tally) {
         0,
         &format!(
             "Retries that happened: {happened}. Weir would have paid for {} of them, denied {} (budget), and stopped {} as \
-             unsafe or too many.{unclear}",
+             unsafe, too many, or of requests that it would not have sent.{unclear}",
             tally.granted, tally.denied, tally.stopped
         ),
     );

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use weir::circuit;
+use weir::outlier;
 use weir::signal::Signal;
 
 /// Hosts that are told apart.
 const MOST_HOSTS: usize = 500;
 /// Ejections and incidents that are kept; more are only counted.
 pub const MOST_KEPT: usize = 1_000;
+/// A host that answered within this time, in nanoseconds, would have answered a retry, as far as that can be told.
+const JUST: u64 = 1_000_000_000;
 /// Steps of the timeline.
 const MOST_STEPS: usize = 512;
 
@@ -54,6 +58,8 @@ pub struct Host {
     pub signals: Signals,
     /// Attempts that it got while it would have been out.
     pub while_out: u64,
+    /// When it answered, if its latest attempt was answered.
+    answered: Option<u64>,
 }
 
 /// A host was out.
@@ -107,20 +113,56 @@ impl Tally {
         if let Some(host) = self.hosts.get_mut(host) {
             bump(&mut host.signals, signal);
             host.while_out += u64::from(out);
+            host.answered = (signal == Signal::Answered).then_some(at);
         }
     }
 
-    /// A host is out.
-    pub fn eject(&mut self, host: &str, why: &'static str, at: u64) {
-        self.ejections += 1;
-        if self.ejected.len() < MOST_KEPT {
-            self.ejected.push(Ejected { host: host.into(), why, at, back: None, prolonged: 0 });
+    /// Whether some host that is not out answered its latest attempt, and did so just now.
+    pub fn some_host_answers(&self, now: u64) -> bool {
+        let answered = |host: &Host| host.answered.is_some_and(|at| now.saturating_sub(at) < JUST);
+        self.hosts.iter().any(|(name, host)| answered(host) && !self.is_out_since(name, now))
+    }
+
+    /// A host went out, stays out, or is back.
+    pub fn host(&mut self, event: &outlier::Event, at: u64) {
+        match event {
+            outlier::Event::Detected(..) => {}
+            outlier::Event::Ejected(ejection) => {
+                self.ejections += 1;
+                if self.ejected.len() < MOST_KEPT {
+                    let (host, why) = (ejection.address.clone(), ejection.failure.name());
+                    self.ejected.push(Ejected { host, why, at, back: None, prolonged: 0 });
+                }
+            }
+            outlier::Event::Extended(ejection) => {
+                self.out(&ejection.address).into_iter().for_each(|ejected| ejected.prolonged += 1);
+            }
+            outlier::Event::Unejected(host) => self.out(host).into_iter().for_each(|ejected| ejected.back = Some(at)),
+            outlier::Event::AllUnejected => {
+                self.ejected.iter_mut().for_each(|ejected| ejected.back = ejected.back.or(Some(at)));
+            }
         }
     }
 
     /// The ejection of a host that is out, if it is kept.
-    pub fn out(&mut self, host: &str) -> Option<&mut Ejected> {
+    fn out(&mut self, host: &str) -> Option<&mut Ejected> {
         self.ejected.iter_mut().rev().find(|ejected| &*ejected.host == host && ejected.back.is_none())
+    }
+
+    /// A circuit opened or closed.
+    pub fn circuit(&mut self, event: circuit::Event, at: u64) {
+        match event {
+            circuit::Event::Opened { broke, attempts, .. } => {
+                self.opened += 1;
+                if self.openings.len() < MOST_KEPT {
+                    self.openings.push(Opening { at, broke, attempts, closed: None });
+                }
+            }
+            circuit::Event::Closed { .. } => {
+                self.openings.last_mut().into_iter().for_each(|last| _ = last.closed.get_or_insert(at));
+            }
+            circuit::Event::Probing(_) => {}
+        }
     }
 
     /// Whether a host was out since then.

@@ -1,29 +1,36 @@
-//! The engine in virtual time: what the module would have known and done, told of the same events.
+//! A worker in virtual time: it is told of the same events as the module would have been, and what it decides is counted.
 //!
-//! One worker, whose records nobody else writes. The past does not change: requests went where they went, so what is out
-//! here was sent requests all the same, and those that it got when it was due are taken as probes.
+//! The past does not change. Requests went where they went, so what is out here was sent requests all the same, and those that it
+//! got when it was due are taken as probes. What would have been shed was sent, and a retry that would have been stopped was made.
+//!
+//! ```text
+//!   a request's line    start ──► on_request_headers     end ──► on_response_headers, on_request_end, on_request_done
+//!   an attempt's line   start ──► on_attempt_headers     end ──► on_attempt_response, on_attempt_end, on_attempt_log
+//! ```
+//!
+//! A failure that a client saw gets the retry that it might have had: an attempt that no line tells of.
 
-mod circuit;
-mod remembered;
-mod retries;
+mod attempts;
+mod requests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use weir::base::time::Time;
-use weir::circuit::Wish;
 use weir::config::Policy;
-use weir::engine::Engine;
-use weir::engine::correlate::ClusterId;
-use weir::incident::{Hint, State};
-use weir::outlier::shared::WorkerId;
-use weir::outlier::{self, EndedAttempt, Outliers};
-use weir::signal::{Signal, Verdict};
+use weir::engine::clusters::{LONGEST_NAME, MOST_CLUSTERS};
+use weir::engine::decision::RequestDecision;
+use weir::engine::event::What;
+use weir::engine::host::StreamId;
+use weir::engine::worker::{Attachments, Worker};
+use weir::incident::{self, Pattern, State};
+use weir::signal::Signal;
 
-use super::line::Record;
+use super::host::{LogHost, Shown};
+use super::line::{Record, Useless};
 use super::order::{Event, Kind};
+use super::remembered::Remembered;
+use super::retry_on::RetryOn;
 use super::tally::{MOST_KEPT, Tally, Told};
-use remembered::Remembered;
 
 /// The module's timer.
 const TICK: u64 = 100_000_000;
@@ -32,33 +39,70 @@ const LULL: u64 = 3_600_000_000_000;
 /// How far an attempt's end may be from that of its request, if it is the last one: durations are in milliseconds.
 const TOGETHER: u64 = 5_000_000;
 
+/// An attempt that no line tells of.
+const IMAGINED: StreamId = StreamId(u32::MAX);
+
 /// One cluster.
 struct Cluster {
-    name: Box<str>,
-    id: ClusterId,
+    name: Rc<str>,
     /// Its attempts have lines of their own.
     watched: bool,
-    budget: Vec<u8>,
-    ejections: Vec<u8>,
-    circuit: Vec<u8>,
-    incidents: Vec<u8>,
+    /// The attempts that the worker was told of and has not judged yet; `None` for one that no line tells of.
+    unjudged: VecDeque<Option<Rc<Record>>>,
+    /// The most retries that a request was given.
+    most_retries: u32,
     tally: Tally,
+}
+
+/// A request under way that was not shed.
+struct Request {
+    stream: StreamId,
+    retry_on: RetryOn,
+    /// Attempts that began.
+    attempts: u32,
+    /// What was decided about the retry of the attempt that ended last, if that was answered.
+    decided: Option<Decided>,
+    /// Attempts that ended together with it: the end of one explains the other.
+    last: Vec<(StreamId, Rc<Record>)>,
+}
+
+/// What is decided about a retry when the attempt before is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decided {
+    Paid,
+    Denied,
+    Stopped,
+}
+
+impl Decided {
+    /// A retry is not sent: for want of budget, or since it may not be.
+    const fn not_sent(denied: bool) -> Self {
+        if denied { Self::Denied } else { Self::Stopped }
+    }
+}
+
+/// What happened in some callbacks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Happened {
+    denied: u64,
+    shed: u64,
 }
 
 /// All of it.
 pub struct World {
-    engine: Engine,
+    worker: Worker,
+    host: LogHost,
     clusters: Vec<Cluster>,
-    by_name: HashMap<Box<str>, usize>,
-    by_id: HashMap<ClusterId, usize>,
+    by_name: HashMap<Rc<str>, usize>,
     now: u64,
     next_tick: u64,
-    /// Failed attempts of requests that are not over.
-    failed: Remembered<Vec<Signal>>,
+    requests: HashMap<StreamId, Request>,
+    /// Requests under way by what their lines have in common with those of their attempts.
+    by_id: HashMap<u64, StreamId>,
     /// Ends of requests that may explain those of attempts.
-    ends: Remembered<Rc<Record>>,
-    /// Probes of circuits that are under way, and what will come of them.
-    probes: Vec<(u64, usize, Wish)>,
+    ends: Remembered<u64>,
+    /// The line of a request that ends.
+    ending: Option<Rc<Record>>,
     /// Events that came too late to be put in order.
     pub late: u64,
 }
@@ -66,42 +110,39 @@ pub struct World {
 impl World {
     /// Nothing happened yet.
     pub fn new(policy: Policy) -> Self {
+        let (mut worker, host) = (Worker::default(), LogHost::new(&policy));
+        worker.configure(policy, &host);
         Self {
-            engine: Engine::new(policy),
+            worker,
+            host,
             clusters: Vec::new(),
             by_name: HashMap::new(),
-            by_id: HashMap::new(),
             now: 0,
             next_tick: 0,
-            failed: Remembered::default(),
+            requests: HashMap::new(),
+            by_id: HashMap::new(),
             ends: Remembered::default(),
-            probes: Vec::new(),
+            ending: None,
             late: 0,
         }
     }
 
-    /// The number of a cluster; `None` if there are too many.
-    pub fn cluster(&mut self, name: &str) -> Option<usize> {
+    /// The number of a cluster.
+    pub fn cluster(&mut self, name: &str) -> Result<usize, Useless> {
         if let Some(known) = self.by_name.get(name) {
-            return Some(*known);
+            return Ok(*known);
         }
-        if self.clusters.len() >= weir::engine::clusters::MOST_CLUSTERS {
-            return None;
+        if name.len() > LONGEST_NAME {
+            return Err(Useless::LongName);
         }
-        let (id, number) = (self.engine.cluster_id(name), self.clusters.len());
-        self.by_name.insert(name.into(), number);
-        self.by_id.insert(id, number);
-        self.clusters.push(Cluster {
-            name: name.into(),
-            id,
-            watched: false,
-            budget: Vec::new(),
-            ejections: Vec::new(),
-            circuit: Vec::new(),
-            incidents: Vec::new(),
-            tally: Tally::default(),
-        });
-        Some(number)
+        if self.clusters.len() >= MOST_CLUSTERS {
+            return Err(Useless::TooManyClusters);
+        }
+        let (number, name) = (self.clusters.len(), Rc::<str>::from(name));
+        self.by_name.insert(Rc::clone(&name), number);
+        let (unjudged, tally) = (VecDeque::new(), Tally::default());
+        self.clusters.push(Cluster { name, watched: false, unjudged, most_retries: 0, tally });
+        Ok(number)
     }
 
     /// A line was read, and happens later.
@@ -110,20 +151,24 @@ impl World {
             cluster.watched = true;
         }
         if record.id > 0 && record.explains() {
-            self.ends.insert(record.id, Rc::clone(record));
+            self.ends.insert(record.id, record.end);
         }
     }
 
     /// Something happens.
     pub fn happens(&mut self, event: &Event) {
-        if event.at < self.now {
+        if event.at < self.now && event.kind != Kind::AttemptStarted {
             self.late += 1;
         }
         self.advance(event.at);
+        let Some(cluster) = self.clusters.get(event.cluster) else { return };
+        self.worker.attach(Attachments { watch: cluster.watched, only_failures: false, guard: true });
+        let (number, stream, line) = (event.cluster, event.stream, &event.record);
         match event.kind {
-            Kind::Arrived => self.arrives(event.cluster, &event.record),
-            Kind::AttemptEnded => self.attempt_ends(event.cluster, &event.record),
-            Kind::RequestEnded => self.request_ends(event.cluster, &event.record),
+            Kind::Arrived => self.arrives(number, stream, line),
+            Kind::AttemptStarted => self.attempt_starts(number, stream, line),
+            Kind::AttemptEnded => self.attempt_ends(number, stream, line),
+            Kind::RequestEnded => self.request_ends(number, stream, line),
         }
     }
 
@@ -139,7 +184,7 @@ impl World {
 
     fn advance(&mut self, at: u64) {
         if self.now == 0 || at.saturating_sub(self.now) > LULL {
-            // What is due at once after such a lull is due before it, too.
+            // Run the timers that would have fired during the gap; more ticks would change nothing.
             for after in [0, TICK, 60_000_000_000, LULL / 2] {
                 if self.now > 0 {
                     self.tick(self.now.saturating_add(after));
@@ -152,173 +197,98 @@ impl World {
             self.next_tick = self.next_tick.saturating_add(TICK);
         }
         self.now = self.now.max(at);
+        self.host.set_time(self.now);
     }
 
     fn tick(&mut self, at: u64) {
-        let now = Time::from_nanos(at);
-        let over = self.probes.extract_if(.., |(end, _, _)| *end <= at).collect::<Vec<_>>();
-        for (_, cluster, wish) in over {
-            self.change_circuit(cluster, wish, now);
-        }
-        for id in self.engine.due_accounts(now) {
-            let Some(cluster) = self.by_id.get(&id).and_then(|number| self.clusters.get_mut(*number)) else { continue };
-            let Some(account) = self.engine.cluster_mut(id).and_then(|state| state.account.as_mut()) else { continue };
-            cluster.budget = account.publish(record(&cluster.budget), now);
-            account.published();
-        }
-        for id in self.engine.clusters_to_exchange(now) {
-            if let Some(number) = self.by_id.get(&id) {
-                self.exchange(*number, now);
-            }
-        }
-        for id in self.engine.due_circuits(now) {
-            if let Some(number) = self.by_id.get(&id).copied() {
-                let wish = self.exchange_wish(id, now);
-                self.change_circuit(number, wish, now);
-                if let Some(state) = self.engine.cluster_mut(id) {
-                    state.reported_open = state.is_open();
-                }
-            }
-        }
-        let Some(interval) = self.engine.incident_interval() else { return };
-        for id in self.engine.clusters_with_incidents(now) {
-            let Some(cluster) = self.by_id.get(&id).and_then(|number| self.clusters.get_mut(*number)) else { continue };
-            let Some(state) = self.engine.cluster_mut(id) else { continue };
-            let known = state.outliers.as_ref().map_or(0, |outliers| outliers.known(now));
-            if let Some(changed) = state.incidents.exchange(record(&cluster.incidents), interval, known, now) {
-                cluster.incidents = changed;
-            }
-            for event in state.incidents.published() {
-                let (state, counts) = match event.state {
-                    State::Open => ("open", true),
-                    State::Update => ("update", false),
-                    State::Over => ("over", event.pattern == weir::incident::Pattern::Restart),
-                };
-                let tally = &mut cluster.tally;
-                tally.incidents += u64::from(counts);
-                if tally.told.len() < MOST_KEPT {
-                    let line = event.line(&cluster.name);
-                    let line = line.strip_prefix("weir: incident ").unwrap_or(&line).to_owned();
-                    tally.told.push(Told { at, pattern: event.pattern.name(), state, host: event.host, line });
-                }
-            }
+        self.host.set_time(at);
+        self.host.show(Shown::default());
+        self.worker.on_tick(&self.host);
+        self.poll(at);
+    }
+
+    /// A callback sees this.
+    fn show(&self, cluster: usize, line: &Rc<Record>, request: Option<StreamId>, attempts: u32) {
+        let Some(cluster) = self.clusters.get(cluster) else { return };
+        let (line, cluster) = (Some(Rc::clone(line)), Rc::clone(&cluster.name));
+        self.host.show(Shown { line, cluster, request, attempts, answered: false });
+    }
+
+    fn tally(&mut self, cluster: usize, change: impl FnOnce(&mut Tally)) {
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            change(&mut cluster.tally);
         }
     }
 
-    fn arrives(&mut self, number: usize, record: &Record) {
-        let now = Time::from_nanos(self.now);
-        let Some(cluster) = self.clusters.get_mut(number) else { return };
-        let id = cluster.id;
-        cluster.tally.requests += 1;
-        cluster.tally.timeline.step(self.now, |step| step.requests += 1);
-        self.equip(id, now);
-        if !self.passes_circuit(number, record, now) {
-            if let Some(cluster) = self.clusters.get_mut(number) {
-                cluster.tally.shed += 1;
-            }
-            return;
-        }
-        let held = self.engine.admit(id, &record.request(), true, now, now).held;
-        // Nobody waits for the end of a request to give it back: the retries that happen are charged.
-        if let (Some(held), Some(state)) = (held, self.engine.cluster_mut(id)) {
-            state.account.iter_mut().for_each(|account| account.release(held));
-        }
-    }
-
-    /// What a cluster's first request makes.
-    fn equip(&mut self, id: ClusterId, now: Time) {
-        let policy = self.engine.outlier_policy(id);
-        let Some(state) = self.engine.cluster_mut(id) else { return };
-        if let Some(policy) = policy {
-            state.outliers.get_or_insert_with(|| Outliers::new(policy, WorkerId(1))).requested(now);
-        }
-    }
-
-    fn attempt_ends(&mut self, number: usize, record: &Record) {
-        let signal = match record.classify() {
-            Verdict::Certain(signal) => signal,
-            Verdict::Open(open) => match self.ends.get(record.id) {
-                // Only the last attempt of a request ends together with it.
-                Some(end) if end.end <= record.end.saturating_add(TOGETHER) => open.resolve(&end.request_end()),
-                _ => open.provisional(false),
-            },
+    fn arrives(&mut self, cluster: usize, stream: StreamId, line: &Rc<Record>) {
+        let now = self.now;
+        self.tally(cluster, |tally| {
+            tally.requests += 1;
+            tally.timeline.step(now, |step| step.requests += 1);
+        });
+        self.show(cluster, line, None, 0);
+        let retry_on = match self.worker.on_request_headers(stream, &self.host) {
+            RequestDecision::Forward(edits) => Some(RetryOn::of(&edits)),
+            RequestDecision::Reply(_) => None,
         };
-        if signal.is_failure() && record.id > 0 {
-            let failed = self.failed.entry(record.id);
-            if failed.len() < 100 {
-                failed.push(signal);
-            }
+        let shed = self.poll(now).shed;
+        self.tally(cluster, |tally| tally.shed += shed);
+        let Some(retry_on) = retry_on else { return };
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            cluster.most_retries = cluster.most_retries.max(retry_on.most);
         }
-        self.judge(number, record, signal);
+        if line.id > 0 {
+            self.by_id.insert(line.id, stream);
+        }
+        self.requests.insert(stream, Request { stream, retry_on, attempts: 0, decided: None, last: Vec::new() });
     }
 
-    /// An attempt ended, and how.
-    fn judge(&mut self, number: usize, line: &Record, signal: Signal) {
-        let now = Time::from_nanos(self.now);
-        let Some(cluster) = self.clusters.get_mut(number) else { return };
-        let (id, host) = (cluster.id, line.host.as_deref());
-        // The clock of the log may step; nothing began after it ended.
-        let began = Time::from_nanos(line.start.min(self.now));
-        let out = host.is_some_and(|host| cluster.tally.is_out_since(host, began.as_nanos()));
-        cluster.tally.attempt(host, signal, out, self.now);
-        self.equip(id, now);
-        let interval = self.engine.incident_interval();
-        let Some(state) = self.engine.cluster_mut(id) else { return };
-        if let Some(circuit) = &mut state.circuit {
-            circuit.requested(now);
-            circuit.attempt_ended(signal, began, now);
-        }
-        let Some(host) = host else { return };
-        if let Some(interval) = interval {
-            let reset = signal == Signal::Reset;
-            let hint = match line.connection.filter(|_| state.incidents.tracks(now, interval)) {
-                _ if signal == Signal::Unreachable && line.connect_timeout() => Hint::ConnectTimeout,
-                Some(connection) => state.incidents.used(connection, reset, began, now).map_or(Hint::None, Hint::Idle),
-                None => Hint::None,
+    /// Counts what happened.
+    fn poll(&mut self, at: u64) -> Happened {
+        let mut happened = Happened::default();
+        while let Some(event) = self.worker.poll_event() {
+            let name = self.worker.cluster_name(event.cluster).unwrap_or_default();
+            let Some(cluster) = self.by_name.get(name).and_then(|number| self.clusters.get_mut(*number)) else {
+                continue;
             };
-            state.incidents.ended(host, signal, hint, began, now);
-        }
-        if let Some(outliers) = &mut state.outliers {
-            let ended = EndedAttempt { host: Some(host), signal, began, weight: 1, picked: false };
-            if outliers.attempt_ended(&ended, now) {
-                self.exchange(number, now);
+            match event.what {
+                What::Shed(_) => happened.shed += 1,
+                What::RetryDenied => happened.denied += 1,
+                What::AttemptEnded(signal) => {
+                    let line = cluster.unjudged.pop_front().unwrap_or_else(|| self.ending.clone());
+                    line.iter().for_each(|line| cluster.judged(line, signal, at));
+                }
+                What::Host(event) => cluster.tally.host(&event.event, event.at.as_nanos()),
+                What::Circuit(event, _) => cluster.tally.circuit(event, at),
+                What::Incident(event) => cluster.incident(&event, at),
+                _ => {}
             }
         }
-    }
-
-    fn exchange(&mut self, number: usize, now: Time) {
-        let Some(cluster) = self.clusters.get_mut(number) else { return };
-        let Some(outliers) = self.engine.cluster_mut(cluster.id).and_then(|state| state.outliers.as_mut()) else {
-            return;
-        };
-        if let Some(changed) = outliers.exchange(record(&cluster.ejections), now) {
-            cluster.ejections = changed;
-        }
-        outliers.published();
-        let (tally, at) = (&mut cluster.tally, now.as_nanos());
-        for event in outliers.take_events() {
-            match event {
-                outlier::Event::Detected(..) => {}
-                outlier::Event::Ejected(ejection) => tally.eject(&ejection.address, ejection.failure.name(), at),
-                outlier::Event::Extended(ejection) => {
-                    if let Some(ejected) = tally.out(&ejection.address) {
-                        ejected.prolonged += 1;
-                    }
-                }
-                outlier::Event::Unejected(host) => {
-                    if let Some(ejected) = tally.out(&host) {
-                        ejected.back = Some(at);
-                    }
-                }
-                outlier::Event::AllUnejected => {
-                    tally.ejected.iter_mut().for_each(|ejected| ejected.back = ejected.back.or(Some(at)));
-                }
-            }
-        }
+        happened
     }
 }
 
-/// A record, unless there is none yet.
-fn record(bytes: &[u8]) -> Option<&[u8]> {
-    (!bytes.is_empty()).then_some(bytes)
+impl Cluster {
+    /// An attempt ended so.
+    fn judged(&mut self, line: &Record, signal: Signal, at: u64) {
+        let host = line.host.as_deref();
+        // The clock of the log may step; nothing began after it ended.
+        let out = host.is_some_and(|host| self.tally.is_out_since(host, line.start.min(at)));
+        self.tally.attempt(host, signal, out, at);
+    }
+
+    fn incident(&mut self, event: &incident::Event, at: u64) {
+        let (state, counts) = match event.state {
+            State::Open => ("open", true),
+            State::Update => ("update", false),
+            State::Over => ("over", event.pattern == Pattern::Restart),
+        };
+        self.tally.incidents += u64::from(counts);
+        if self.tally.told.len() < MOST_KEPT {
+            let line = event.line(&self.name);
+            let line = line.strip_prefix("weir: incident ").unwrap_or(&line).to_owned();
+            let (pattern, host) = (event.pattern.name(), event.host.clone());
+            self.tally.told.push(Told { at, pattern, state, host, line });
+        }
+    }
 }

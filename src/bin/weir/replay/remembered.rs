@@ -28,17 +28,4 @@ impl<T> Remembered<T> {
     pub fn get(&self, id: u64) -> Option<&T> {
         self.young.get(&id).or_else(|| self.old.get(&id))
     }
-
-    pub fn remove(&mut self, id: u64) -> Option<T> {
-        self.young.remove(&id).or_else(|| self.old.remove(&id))
-    }
-}
-
-impl<T: Default> Remembered<T> {
-    pub fn entry(&mut self, id: u64) -> &mut T {
-        if self.get(id).is_none() {
-            self.insert(id, T::default());
-        }
-        if self.young.contains_key(&id) { self.young.entry(id).or_default() } else { self.old.entry(id).or_default() }
-    }
 }
