@@ -68,6 +68,7 @@ impl RetryOn {
     /// Whether an attempt is retried that ended so.
     pub fn after_break(&self, broke: Broke) -> bool {
         self.reset
+            || self.gateway_error
             || match broke {
                 Broke::Connect => self.connect_failure,
                 Broke::RefusedStream => self.refused_stream,
