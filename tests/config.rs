@@ -27,6 +27,9 @@ mod documented;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "config/properties.rs"]
 mod properties;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "config/schema.rs"]
+mod schema;
 
 fn percent(basis_points: u32) -> Percent {
     Percent::from_basis_points(basis_points).unwrap()
@@ -37,6 +40,8 @@ fn millis(millis: u64) -> Duration {
 }
 
 fn policy(json: &str) -> Policy {
+    #[cfg(not(target_arch = "wasm32"))]
+    schema::agrees(json);
     match parse(json.as_bytes()) {
         Ok(Config { role: Role::Decide, policy: Some(policy), only_failures: false }) => policy,
         other => panic!("{json}: {other:?}"),

@@ -7,6 +7,8 @@ use weir::config::{MAX_BYTES, MAX_CLUSTERS, Policy, parse};
 use super::{budget, policy, retry};
 
 pub fn refusal(json: &str) -> String {
+    #[cfg(not(target_arch = "wasm32"))]
+    super::schema::agrees(json);
     match parse(json.as_bytes()) {
         Err(error) => error.to_string(),
         Ok(config) => panic!("{json} was accepted: {config:?}"),

@@ -90,3 +90,23 @@ fn every_warning_of_check_is_explained() {
     assert!(missing.is_empty(), "not in docs/check-warnings.md:\n{}", missing.join("\n"));
     assert!(seen > 15, "{seen} warnings");
 }
+
+/// Where the book is said to be, until somebody serves it.
+const BOOK: &str = "https://weir.example/";
+
+#[test]
+fn every_alert_leads_to_its_section() {
+    let rules: serde_json::Value = serde_yaml_ng::from_str(&read("envoy/prometheus/weir-alerts.yaml")).unwrap();
+    let rules = rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let mut seen = 0;
+    for rule in rules.filter(|rule| rule["alert"].is_string()) {
+        let name = rule["alert"].as_str().unwrap();
+        let url = rule["annotations"]["runbook_url"].as_str().unwrap_or_else(|| panic!("{name}: no runbook_url"));
+        let place = url.strip_prefix(BOOK).unwrap_or_else(|| panic!("{name}: {url}"));
+        let (page, anchor) = place.split_once(".html#").unwrap_or_else(|| panic!("{name}: {url}"));
+        assert_eq!(anchor, name.to_lowercase());
+        assert!(anchors(&read(&format!("{page}.md"))).contains(anchor), "{url}");
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen} alerts");
+}
