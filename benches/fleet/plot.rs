@@ -7,13 +7,14 @@ use super::svg::{Frame, Svg};
 
 /// What is drawn, how it is called there, and the class of its curve.
 const CURVES: [(Policy, &str, &str); 4] = [
-    (Policy::Istio, "Istio's default", "first"),
+    (Policy::Istio, "Istio's default", "third"),
     (Policy::Budget, "Envoy retry_budget", "second"),
-    (Policy::Linkerd, "Linkerd", "third"),
+    (Policy::Linkerd, "Linkerd", "fourth"),
     (Policy::Weir, "Weir", "weir"),
 ];
 
-const FRAME: Frame = Frame { width: 760.0, left: 52.0, span: 692.0, length: END };
+/// As narrow as a phone, so that it can be read on one.
+const FRAME: Frame = Frame { width: 508.0, left: 50.0, span: 450.0, length: END };
 const HEIGHT: f64 = 150.0;
 /// Attempts per request at the top of the picture.
 const MOST: f64 = 4.0;
@@ -23,11 +24,11 @@ const STEP: usize = 5;
 pub fn picture(outcomes: &[(Policy, &Outcome)]) -> String {
     let mut svg = Svg::default();
     for (number, (_, name, class)) in CURVES.iter().enumerate() {
-        let x = FRAME.left + 170.0 * number as f64;
-        svg.line(&format!("curve {class}"), (x, 16.0), (x + 22.0, 16.0));
-        svg.text("key", (x + 28.0, 20.0), name);
+        let (x, y) = (FRAME.left + 200.0 * (number % 2) as f64, 20.0 + 20.0 * (number / 2) as f64);
+        svg.line(&format!("curve {class}"), (x, y), (x + 22.0, y));
+        svg.text("key", (x + 28.0, y + 4.0), name);
     }
-    let (first, second) = (62.0, 62.0 + HEIGHT + 62.0);
+    let (first, second) = (92.0, 92.0 + HEIGHT + 62.0);
     panel(&mut svg, first, "attempts per request", &["0", "1", "2", "3", "4"]);
     panel(&mut svg, second, "requests answered", &["0", "25", "50", "75", "100 %"]);
     for (policy, _, class) in CURVES {
@@ -56,7 +57,7 @@ fn panel(svg: &mut Svg, top: f64, name: &str, ticks: &[&str]) {
         svg.rect("up", (from, top), (to - from, HEIGHT));
         svg.text("muted middle", ((from + to) / 2.0, top - 5.0), what);
     }
-    svg.text("heading", (0.0, top - 20.0), name);
+    svg.text("heading", (14.0, top - 22.0), name);
     for (number, tick) in ticks.iter().enumerate() {
         let y = top + HEIGHT * (1.0 - number as f64 / (ticks.len() - 1) as f64);
         svg.line("grid", (FRAME.left, y), (FRAME.left + FRAME.span, y));

@@ -88,7 +88,7 @@ impl Layout {
         let pad = if alone { 18.0 } else { 1.0 };
         // Names stand in the margin; letters are some seven units wide.
         let longest = picture.bands.iter().map(|band| band.name.len()).max().unwrap_or(0);
-        let (left, right) = if narrow { (1.0, 1.0) } else { ((pad + 14.0 + 6.8 * longest as f64).max(110.0), 112.0) };
+        let (left, right) = if narrow { (pad, pad) } else { ((pad + 14.0 + 6.8 * longest as f64).max(110.0), 112.0) };
         let frame = Frame { width, left, span: width - left - right, length: picture.length };
         Self { frame, narrow, pad, band: if narrow { 40.0 } else { 46.0 }, gap: if narrow { 5.0 } else { 8.0 } }
     }
@@ -103,10 +103,10 @@ impl Layout {
 
     /// A row's name and what to say of it, beside or above; returns where the row itself begins.
     fn name(&self, svg: &mut Svg, y: f64, height: f64, name: &str, summary: &str) -> f64 {
-        let Frame { width, left, span, .. } = self.frame;
+        let Frame { left, span, .. } = self.frame;
         if self.narrow {
             svg.text("name", (left, y + 10.0), name);
-            svg.text("summary end", (width - 1.0, y + 10.0), summary);
+            svg.text("summary end", (left + span, y + 10.0), summary);
             return y + 15.0;
         }
         svg.text("name end", (left - 12.0, y + height / 2.0 + 4.0), name);
@@ -121,8 +121,7 @@ pub fn draw(picture: &Picture<'_>, id: &str, width: u32, alone: bool) -> String 
     let (mut rows, mut y) = (Svg::default(), 4.0);
     if alone {
         y = 30.0;
-        legend(&mut rows, (layout.pad, y), id, !picture.views.is_empty());
-        y += 20.0;
+        y = legend(&mut rows, &layout, y, id, !picture.views.is_empty()) + 20.0;
     }
     let top = y + 22.0;
     let below = if picture.views.is_empty() { "" } else { "and, below each, what Weir does" };
@@ -182,21 +181,24 @@ fn view(svg: &mut Svg, frame: &Frame, y: f64, marks: &[Mark]) {
         match mark {
             Mark::Out { .. } => {}
             Mark::FailedProbe { at } => svg.line("probe", (frame.x(*at), y), (frame.x(*at), y + VIEW)),
-            Mark::Back { at } => {
-                let (at, size) = (frame.x(*at), VIEW / 2.0 + 1.0);
-                let data = format!(
-                    "M{} {}L{} {}L{} {}Z",
-                    short(at),
-                    short(middle - size),
-                    short(at + size * 1.6),
-                    short(middle),
-                    short(at),
-                    short(middle + size)
-                );
-                svg.path("back", &data);
-            }
+            Mark::Back { at } => back(svg, frame.x(*at), middle),
         }
     }
+}
+
+/// The host is in again: an arrow.
+fn back(svg: &mut Svg, at: f64, middle: f64) {
+    let size = VIEW / 2.0 + 1.0;
+    let data = format!(
+        "M{} {}L{} {}L{} {}Z",
+        short(at),
+        short(middle - size),
+        short(at + size * 1.6),
+        short(middle),
+        short(at),
+        short(middle + size)
+    );
+    svg.path("back", &data);
 }
 
 /// Each column is as high as the band; what failed is cut off from above, and is seen even if it is little.
@@ -221,21 +223,34 @@ fn draw_band(svg: &mut Svg, frame: &Frame, (y, height): (f64, f64), band: &Band,
     }
 }
 
-fn legend(svg: &mut Svg, (mut x, y): (f64, f64), id: &str, with_views: bool) {
+/// What the colours mean, in as many lines as it takes; returns where the last one is.
+fn legend(svg: &mut Svg, layout: &Layout, mut y: f64, id: &str, with_views: bool) -> f64 {
+    let mut x = layout.pad;
     let mut entry = |class: &str, text: &str| {
-        if class == "resetting" {
-            resetting(svg, (x, y - 9.0), (16.0, 10.0), id);
-        } else {
-            svg.rect(class, (x, y - 9.0), (16.0, 10.0));
+        let width = 36.0 + 6.2 * text.len() as f64;
+        if x + width > layout.frame.width {
+            (x, y) = (layout.pad, y + 18.0);
+        }
+        match class {
+            "resetting" => resetting(svg, (x, y - 9.0), (16.0, 10.0), id),
+            "probe" => {
+                svg.rect("out", (x, y - 8.0), (16.0, VIEW));
+                svg.line("probe", (x + 8.0, y - 8.0), (x + 8.0, y));
+            }
+            "back" => back(svg, x + 4.0, y - 4.0),
+            _ => svg.rect(class, (x, y - 9.0), (16.0, 10.0)),
         }
         svg.text("key", (x + 21.0, y), text);
-        x += 36.0 + 6.2 * text.len() as f64;
+        x += width;
     };
     entry("up", "up");
     entry("resetting", "resets what it holds");
     entry("down", "refuses connections");
+    entry("failed", "failed requests");
     if with_views {
         entry("out", "ejected by Weir");
+        entry("probe", "probe failed");
+        entry("back", "back");
     }
-    entry("failed", "failed requests");
+    y
 }

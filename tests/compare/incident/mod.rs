@@ -155,7 +155,7 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
 /// The picture of it.
 fn draw(setting: &Setting, timelines: &[Timeline], trials: &[Trial], measured: &[Measured]) -> String {
     let length = setting.length();
-    let bands = trials.iter().zip(measured).zip(["first", "second", "third", "weir"]).map(|((trial, row), class)| {
+    let bands = trials.iter().zip(measured).zip(["first", "third", "second", "weir"]).map(|((trial, row), class)| {
         let failed = row.get.whole + row.post.whole - row.get.part - row.post.part;
         Band {
             name: trial.policy.name().to_owned(),
@@ -170,7 +170,8 @@ fn draw(setting: &Setting, timelines: &[Timeline], trials: &[Trial], measured: &
     let views = weir.map(|weir| weir_log::marks(&weir.log, weir.began, &weir.replicas, length)).unwrap_or_default();
     let description = format!("{} replicas crash-loop. Of the requests since, {}.", setting.replicas, seen.join("; "));
     let picture = Picture { description, length, replicas: timelines, views: &views, bands };
-    picture::draw(&picture, "incident", 980, true)
+    // As narrow as a phone, so that it can be read on one.
+    picture::draw(&picture, "incident", 500, true)
 }
 
 /// What came of one policy, from whoever knows it.
