@@ -1,10 +1,11 @@
 //! The README is short, says the important things first, and says them plainly.
 
-use super::{prose, read, without_code};
+use super::{files, prose, read, without_code};
 
 const MOST_LINES: usize = 250;
 const MOST_BYTES: usize = 15_000;
 const MOST_WORDS: usize = 30;
+const MOST_WORDS_IN_DOCS: usize = 35;
 
 #[test]
 fn the_readme_is_short() {
@@ -80,13 +81,30 @@ fn sentences(text: &str) -> Vec<String> {
     sentences
 }
 
+/// The sentences of a page that have more words than `most`.
+fn long(page: &str, most: usize) -> Vec<String> {
+    let mut sentences = sentences(&read(page));
+    assert!(sentences.len() > 5, "{page}: {} sentences", sentences.len());
+    sentences.retain(|sentence| sentence.split(' ').count() > most);
+    sentences
+}
+
 #[test]
 fn no_sentence_of_the_readme_is_long() {
-    let sentences = sentences(&read("README.md"));
-    assert!(sentences.len() > 100, "{} sentences", sentences.len());
-    let words = |sentence: &&String| sentence.split(' ').count() > MOST_WORDS;
-    let long: Vec<&String> = sentences.iter().filter(words).collect();
+    let long = long("README.md", MOST_WORDS);
     assert!(long.is_empty(), "more than {MOST_WORDS} words:\n{long:#?}");
+}
+
+/// Of what is for users; the notes are for whoever changes the code, and one page is written by a program.
+#[test]
+fn no_sentence_of_the_book_is_very_long() {
+    for page in files("docs", ".md") {
+        if ["harm.md", "notes.md", "SUMMARY.md"].iter().any(|end| page.ends_with(end)) {
+            continue;
+        }
+        let long = long(&page, MOST_WORDS_IN_DOCS);
+        assert!(long.is_empty(), "{page}: more than {MOST_WORDS_IN_DOCS} words, make two of it:\n{long:#?}");
+    }
 }
 
 /// Terms that the README explains, each in bold or italics where it does, and nowhere before.
