@@ -89,12 +89,12 @@ fn has_number(series: &Value) -> bool {
 
 /// All queries of panels and rules, over times that a test has.
 fn queries() -> Result<BTreeMap<String, String>> {
-    let board = crate::yaml("grafana/weir.json")?;
     let mut queries = BTreeMap::new();
-    for panel in board["panels"].as_array().context("the dashboard has no panels")? {
+    for panel in panels()? {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let query = target["expr"].as_str().with_context(|| format!("no expr in {target}"))?;
-            let query = query.replace("$__rate_interval", "10s").replace("$cluster", ".*");
+            let query = query.replace("$__rate_interval", "10s");
+            let query = ["$namespace", "$instance", "$cluster"].iter().fold(query, |query, it| query.replace(it, ".*"));
             ensure!(!query.contains('$'), "an unknown variable: {query}");
             queries.insert(format!("panel {} {} {}", panel["id"], panel["title"], target["refId"]), query);
         }
@@ -105,6 +105,43 @@ fn queries() -> Result<BTreeMap<String, String>> {
         queries.insert(format!("rule {name}"), expression);
     }
     Ok(queries)
+}
+
+/// Rows, and the panels in them, whether they are shown at first or not.
+fn panels() -> Result<Vec<Value>> {
+    let board = crate::yaml("grafana/weir.json")?;
+    let rows = board["panels"].as_array().context("the dashboard has no panels")?;
+    Ok(rows
+        .iter()
+        .flat_map(|row| std::iter::once(row).chain(row["panels"].as_array().into_iter().flatten()))
+        .cloned()
+        .collect())
+}
+
+/// Of a thousand sidecars one looks at a few, at first at two rows, and a service that is well shows 0.
+#[test]
+fn the_dashboard_suits_a_fleet() -> Result<()> {
+    let board = crate::yaml("grafana/weir.json")?;
+    let variables = board["templating"]["list"].as_array().context("no variables")?;
+    let names: Vec<&str> = variables.iter().filter_map(|variable| variable["name"].as_str()).collect();
+    ensure!(names == ["datasource", "namespace", "instance", "cluster"], "{names:?}");
+    let panels = panels()?;
+    let rows: Vec<&Value> = panels.iter().filter(|panel| panel["type"] == "row").collect();
+    ensure!(rows.len() > 5 && panels.len() > 30, "{} rows, {} panels", rows.len(), panels.len());
+    for (number, row) in rows.iter().enumerate() {
+        ensure!(row["collapsed"] == (number >= 2), "row {}", row["title"]);
+    }
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        ensure!(panel["fieldConfig"]["defaults"]["noValue"].is_string(), "{} has no noValue", panel["title"]);
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().context("no expr")?;
+            for selector in query.split('{').skip(1) {
+                let chosen = "namespace=~\"$namespace\",instance=~\"$instance\",";
+                ensure!(selector.starts_with(chosen), "{}: {query}", panel["title"]);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Name and expression of each alert.
