@@ -4,6 +4,7 @@ mod check;
 #[path = "../crash_loops/mod.rs"]
 mod crash_loops;
 mod envoy;
+mod lint;
 mod replay;
 mod shipped;
 #[path = "../support/mod.rs"]

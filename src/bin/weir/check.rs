@@ -1,29 +1,51 @@
-//! `weir check FILE`: is this a policy, what does it mean, and how many attempts does it allow?
+//! `weir check FILE...`: is this a policy, what does it mean, how many attempts does it allow, and does what is set up around
+//! it go together?
 
 mod bounds;
 mod explain;
 pub mod find;
-mod oddities;
+mod finding;
+mod lines;
+mod rules;
+mod setup;
 pub mod words;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use weir::config::{self, Config, Policy, Role};
+use weir::config::{Config, Policy, Role};
 
 use bounds::Around;
-use find::{Found, Source};
+use finding::{Finding, Format, Level};
+use setup::{File, Plugin, Setup};
 
-/// Checks a policy, explains it in words, and says how many attempts one request can come to.
+/// Checks policies and all that is set up around them; explains a policy in words, and says how many attempts one request can
+/// come to.
 ///
-/// FILE is the plugin's configuration, as JSON or YAML, or a file that has it inside: an Envoy bootstrap, an EnvoyFilter, a
-/// WasmPlugin or TrafficExtension, an EnvoyPatchPolicy or EnvoyExtensionPolicy. Exit status: 0 if it is valid, 1 if not, 2 if
-/// the command line is wrong or the file cannot be read.
+/// FILE is the plugin's configuration, as JSON or YAML, or a file that has it inside: an Envoy bootstrap or config_dump, resources
+/// of Istio, Envoy Gateway and the Gateway API. Of a folder, all YAML and JSON is read. Give all files of a set-up at once: what
+/// is missing can be told only then. One file is explained; of several, only findings are told.
+///
+/// Exit status: 0 if it is valid; 1 if Weir, Envoy or the control plane refuses something of it; 2 if the command line is wrong or
+/// a file cannot be read; with --strict, 3 if there are warnings.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// What to check; - is standard input
-    #[arg(value_name = "FILE")]
-    file: String,
+    #[arg(value_name = "FILE", required_unless_present_any = ["admin", "rules"])]
+    files: Vec<String>,
+    /// A running Envoy's admin interface, whose config_dump is checked
+    #[arg(long, value_name = "URL")]
+    admin: Vec<String>,
+    /// Warnings fail
+    #[arg(long)]
+    strict: bool,
+    /// How findings are written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    format: Format,
+    /// Print all rules, as a page of Markdown
+    #[arg(long)]
+    rules: bool,
     /// How often the client itself retries
     #[arg(long, value_name = "N", default_value_t = 0)]
     client_retries: u32,
@@ -41,6 +63,13 @@ pub struct Arguments {
     #[arg(short, long)]
     quiet: bool,
 }
+
+const EXAMPLES: &str = "Examples:
+  weir check policy.yaml
+  weir check --strict --format github deploy/
+  weir check decide.yaml attempts.yaml traffic.yaml
+  weir check --admin http://127.0.0.1:9901
+  kubectl exec deploy/storefront -c istio-proxy -- pilot-agent request GET config_dump | weir check -";
 
 /// Where Weir is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,108 +97,173 @@ impl Roles {
 
 /// Does it.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let bytes = match find::read(&arguments.file) {
-        Ok(bytes) => bytes,
+    if arguments.rules {
+        crate::print(&finding::page());
+        return ExitCode::SUCCESS;
+    }
+    let files = match read(arguments) {
+        Ok(Ok(files)) => files,
+        Ok(Err(status)) => return status,
         Err(error) => {
-            eprintln!("weir: {}: {error}", arguments.file);
+            eprintln!("weir: {error}");
             return ExitCode::from(2);
         }
     };
-    match check(arguments, &bytes) {
-        Ok(text) => {
-            use std::io::Write as _;
-            // Whoever reads it may have seen enough.
-            drop(std::io::stdout().write_all(text.as_bytes()));
-            ExitCode::SUCCESS
-        }
-        Err(errors) => {
-            errors.iter().for_each(|error| eprintln!("weir: {}: {error}", name(&arguments.file)));
-            ExitCode::FAILURE
+    let (setup, refused) = Setup::new(&files);
+    let mut findings = Vec::new();
+    for (file, place, error) in &refused {
+        let node = setup::Node { file, place: place.clone(), value: &serde_json::Value::Null };
+        findings.push(Finding::new("invalid-policy", &node, error.clone(), "put right what the module names"));
+    }
+    findings.extend(rules::of_setup(&setup));
+    let around = around(arguments, &setup);
+    let native = files.iter().any(|file| file.document.outlier_detection);
+    let mut told: Vec<&Policy> = Vec::new();
+    for (plugin, policy) in setup.policies() {
+        rules::policy::nulls(plugin, &mut findings);
+        if !told.contains(&policy) {
+            told.push(policy);
+            rules::policy::check(plugin, policy, &around, native, &mut findings);
         }
     }
+    // The gravest first, and else in the order of the files.
+    findings.sort_by_key(|finding| finding.rule.level);
+    let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+
+    if arguments.format != Format::Text {
+        crate::print(&finding::write(&findings, arguments.format));
+    } else {
+        for (file, place, error) in &refused {
+            let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
+            eprintln!("weir: {}: {place}{error}", file.name);
+        }
+        if refused.is_empty() {
+            crate::print(&tell(arguments, &setup, &around, &findings));
+        }
+    }
+    match (errors, warnings) {
+        (1.., _) => ExitCode::FAILURE,
+        (_, 1..) if arguments.strict => ExitCode::from(3),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// All that is to be checked. What cannot be understood is an exit status, already told.
+fn read(arguments: &Arguments) -> Result<Result<Vec<File>, ExitCode>, String> {
+    let mut files = Vec::new();
+    for (path, in_folder) in setup::expand(&arguments.files).map_err(|error| error.to_string())? {
+        let bytes = find::read(&path).map_err(|error| format!("{path}: {error}"))?;
+        match File::new(&path, &bytes) {
+            // What a folder has besides is none of our business.
+            Ok(file) if in_folder && !file.is_of_use() => {}
+            Ok(file) => files.push(file),
+            Err(error) => {
+                eprintln!("weir: {}: {error}", name(&path));
+                return Ok(Err(ExitCode::FAILURE));
+            }
+        }
+    }
+    for admin in &arguments.admin {
+        files.push(File::new(admin, &setup::config_dump(admin)?).map_err(|error| format!("{admin}: {error}"))?);
+    }
+    Ok(Ok(files))
 }
 
 fn name(file: &str) -> &str {
     if file == "-" { "standard input" } else { file }
 }
 
-/// What there is to say about a file, or what is wrong with it.
-fn check(arguments: &Arguments, bytes: &[u8]) -> Result<String, Vec<String>> {
-    let document = find::find(bytes).map_err(|error| vec![error])?;
-    let (mut configs, mut errors) = (Vec::new(), Vec::new());
-    for Found { place, source, .. } in &document.found {
-        let parsed = match source {
-            Source::Text(text) => config::parse(text).map_err(|error| error.to_string()),
-            Source::Unreadable(why) => Err(why.clone()),
-        };
-        match parsed {
-            Ok(config) => configs.push((place, config, source)),
-            Err(error) if place.is_empty() => errors.push(error),
-            Err(error) => errors.push(format!("{place}: {error}")),
-        }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-
-    let mut attached = Roles::default();
-    configs.iter().for_each(|(_, config, _)| attached.insert(config.role.name()));
+/// What is around Weir.
+fn around(arguments: &Arguments, setup: &Setup<'_>) -> Around {
     let mut roles = Roles::default();
     arguments.roles.iter().for_each(|role| roles.insert(role));
-    let alone = document.bare && attached.decide;
     if arguments.roles.is_empty() {
-        roles = if alone { Roles { decide: true, watch: true, guard: true } } else { attached };
+        setup.plugins.iter().for_each(|plugin| roles.insert(plugin.config.role.name()));
+        if is_alone(setup) {
+            roles = Roles { decide: true, watch: true, guard: true };
+        }
     }
+    let route = setup.files.iter().filter_map(|file| file.document.route_retries).max();
+    Around { client: arguments.client_retries, route: arguments.route_retries.or(route).unwrap_or(0), roles }
+}
 
+/// Whether it is one policy, with nothing around it.
+fn is_alone(setup: &Setup<'_>) -> bool {
+    matches!((setup.files, setup.plugins.as_slice()),
+        ([file], [plugin]) if file.document.bare && plugin.config.role == Role::Decide)
+}
+
+/// What there is to say, in words.
+fn tell(arguments: &Arguments, setup: &Setup<'_>, around: &Around, findings: &[Finding]) -> String {
     let mut out = String::new();
-    for (place, config, _) in &configs {
-        let place = if place.is_empty() { name(&arguments.file) } else { place };
+    let one = setup.files.len() == 1;
+    for Plugin { file, place, config, .. } in &setup.plugins {
+        let place = match (place.as_str(), one) {
+            ("", _) => file.name.clone(),
+            (place, true) => place.to_owned(),
+            (place, false) => format!("{}: {place}", file.name),
+        };
         let _ = writeln!(out, "{place}: valid, role {}", described(config));
     }
-    if arguments.quiet {
-        return Ok(out);
+    if setup.plugins.is_empty() {
+        let files: Vec<String> = setup.files.iter().map(|file| file.name.clone()).collect();
+        let _ = writeln!(
+            out,
+            "{}: there is no Wasm plugin in it that could be Weir; what is set up beside it was checked",
+            if files.is_empty() { "nothing".to_owned() } else { files.join(", ") }
+        );
     }
-    let around = Around {
-        client: arguments.client_retries,
-        route: arguments.route_retries.or(document.route_retries).unwrap_or(0),
-        roles,
-    };
-    let mut policies = configs.iter().filter_map(|(_, config, _)| config.policy.as_ref());
+    if arguments.quiet {
+        return out;
+    }
+    if one {
+        explain(&mut out, arguments, setup, around);
+    }
+    if !findings.is_empty() {
+        let _ = writeln!(out, "\nFindings");
+        out.push_str(&finding::write(findings, Format::Text));
+    }
+    if !one || !findings.is_empty() {
+        let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count() as u64;
+        let _ = writeln!(
+            out,
+            "\n{}: {}, {}, {}",
+            words::count(setup.files.len() as u64, "file"),
+            words::count(count(Level::Error), "error"),
+            words::count(count(Level::Warning), "warning"),
+            words::count(count(Level::Note), "note")
+        );
+    }
+    out
+}
+
+/// What the policies of one file mean.
+fn explain(out: &mut String, arguments: &Arguments, setup: &Setup<'_>, around: &Around) {
+    let mut policies = setup.policies().map(|(_, policy)| policy);
     let first = policies.next();
     let differ = policies.any(|policy| Some(policy) != first);
     let mut told: Vec<&Policy> = Vec::new();
-    for (place, config, source) in &configs {
-        let Some(policy) = &config.policy else { continue };
+    for (plugin, policy) in setup.policies() {
         // The same policy on each of many listeners is told once.
         if told.contains(&policy) {
             continue;
         }
         told.push(policy);
         if differ {
-            let _ = writeln!(out, "\n{place}");
+            let _ = writeln!(out, "\n{}", plugin.place);
         }
-        let raw = match source {
-            Source::Text(text) => serde_json::from_slice(text).unwrap_or_default(),
-            Source::Unreadable(_) => serde_json::Value::Null,
-        };
-        // The module takes a string that holds the policy, too.
-        let raw = match raw {
-            serde_json::Value::String(text) => serde_json::from_str(&text).unwrap_or_default(),
-            raw => raw,
-        };
-        explain::policy(&mut out, policy, &raw, roles, &arguments.rates);
-        bounds::tell(&mut out, policy, &raw, &around, &arguments.rates);
-        oddities::tell(&mut out, policy, &raw, &around, &document);
+        explain::policy(out, policy, &plugin.raw, around.roles, &arguments.rates);
+        bounds::tell(out, policy, &plugin.raw, around, &arguments.rates);
     }
-    if told.is_empty() {
+    if told.is_empty() && !setup.plugins.is_empty() {
         let _ = writeln!(out, "\nThere is no policy in it: that belongs to role decide.");
-    } else if alone && arguments.roles.is_empty() {
+    } else if is_alone(setup) && arguments.roles.is_empty() {
         let _ = writeln!(
             out,
             "\nThe file says nothing of watch and guard; this is what holds with all three roles. Ask with --roles for others."
         );
     }
-    Ok(out)
 }
 
 fn described(config: &Config) -> String {

@@ -10,6 +10,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod check;
 #[cfg(not(target_arch = "wasm32"))]
+mod http;
+#[cfg(not(target_arch = "wasm32"))]
 mod replay;
 
 /// Cargo builds the binaries of a package for its tests, so also where these run as WebAssembly.
@@ -32,4 +34,11 @@ fn main() -> std::process::ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
     }
+}
+
+/// Writes to standard output. Whoever reads it may have seen enough, which is no error.
+#[cfg(not(target_arch = "wasm32"))]
+fn print(text: &str) {
+    use std::io::Write as _;
+    drop(std::io::stdout().write_all(text.as_bytes()));
 }

@@ -121,11 +121,7 @@ fn replay(arguments: &Arguments) -> Result<Lines, String> {
     progress.finish_and_clear();
     let lines = lines?;
     let text = if arguments.json { report::json(&lines, &world) } else { report::text(&lines, &world) };
-    {
-        use io::Write as _;
-        // Whoever reads it may have seen enough.
-        drop(io::stdout().write_all(text.as_bytes()));
-    }
+    crate::print(&text);
     if let Some(file) = &arguments.plot {
         std::fs::write(file, plot::draw(&lines, &world)).map_err(|error| format!("{file}: {error}"))?;
     }

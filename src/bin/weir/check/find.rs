@@ -23,6 +23,8 @@ pub struct Document {
     pub open_clusters: Vec<String>,
     /// Envoy's own outlier detection is set up beside it.
     pub outlier_detection: bool,
+    /// All that stands in it, by place, but for a policy alone.
+    pub values: Vec<(String, Value)>,
 }
 
 /// A plugin's configuration.
@@ -76,10 +78,14 @@ pub fn find(bytes: &[u8]) -> Result<Document, String> {
         (Err(_), Err(error)) => return Err(error),
     };
     let mut search = Search::default();
-    for (position, value) in values.iter().enumerate() {
-        let place = if values.len() > 1 { format!("document {}", position + 1) } else { String::new() };
+    let many = values.len() > 1;
+    let place = |position: usize| if many { format!("document {}", position + 1) } else { String::new() };
+    let values = values.into_iter().enumerate().filter(|(_, value)| !value.is_null());
+    let placed: Vec<(String, Value)> =
+        values.map(|(position, value)| (place(position), without_static(value))).collect();
+    for (place, value) in &placed {
         search.kubernetes = value.get("apiVersion").is_some();
-        search.value(value, &place);
+        search.value(value, place);
     }
     // Other plugins have configurations, too.
     if search.hits.iter().any(|(_, is_weir)| *is_weir) {
@@ -87,16 +93,27 @@ pub fn find(bytes: &[u8]) -> Result<Document, String> {
     }
     if !search.hits.is_empty() {
         let found = search.hits.into_iter().map(|(found, _)| found).collect();
-        return Ok(Document { found, ..search.document });
+        return Ok(Document { found, values: placed, ..search.document });
     }
-    match values.as_slice() {
-        [value] if !is_envelope(value) => match serde_json::from_slice::<Value>(bytes) {
+    match placed.as_slice() {
+        [(_, value)] if !is_envelope(value) => match serde_json::from_slice::<Value>(bytes) {
             // As it is: of a field that is given twice, the module's parser tells.
             Ok(_) => Ok(itself(bytes)),
             Err(_) => Ok(itself(value.to_string().as_bytes())),
         },
-        _ => Err("there is no Wasm plugin in it that could be Weir".to_owned()),
+        _ => Ok(Document { values: placed, ..search.document }),
     }
+}
+
+/// What an Envoy dumps has its static listeners and clusters twice: in its bootstrap and among the rest.
+fn without_static(mut value: Value) -> Value {
+    let configs = value.get_mut("configs").and_then(Value::as_array_mut);
+    for config in configs.into_iter().flatten() {
+        if let Some(bootstrap) = config.get_mut("bootstrap").and_then(Value::as_object_mut) {
+            bootstrap.remove("static_resources");
+        }
+    }
+    value
 }
 
 /// The documents of a YAML file.
@@ -110,7 +127,7 @@ fn yaml(bytes: &[u8]) -> Result<Vec<Value>, String> {
     let mut values = Vec::new();
     for value in documents {
         match value.map_err(|error: serde_yaml_ng::Error| format!("neither JSON nor YAML: {error}"))? {
-            Ok(Value::Null) => {}
+            // Nothing between two dashes is a document, too.
             Ok(value) => values.push(value),
             Err(error) => return Err(format!("YAML that has no JSON: {error}")),
         }
@@ -120,8 +137,15 @@ fn yaml(bytes: &[u8]) -> Result<Vec<Value>, String> {
 
 /// Whether it is a resource or a bootstrap, and so no policy.
 fn is_envelope(value: &Value) -> bool {
-    let has = |name| value.get(name).is_some();
-    has("kind") || has("apiVersion") || has("static_resources") || has("staticResources") || has("dynamic_resources")
+    let names =
+        ["kind", "apiVersion", "static_resources", "staticResources", "dynamic_resources", "configs", "resources"];
+    names.iter().any(|name| value.get(name).is_some()) || value.as_array().is_some_and(|items| !items.is_empty())
+}
+
+/// Whether a file that nobody named may be a policy.
+pub fn looks_like_policy(text: &[u8]) -> bool {
+    let sections = ["role", "mode", "retry", "outlierDetection", "circuitBreaker", "steering", "clusters"];
+    serde_json::from_slice::<Value>(text).is_ok_and(|value| sections.iter().any(|section| value.get(section).is_some()))
 }
 
 #[derive(Default)]

@@ -1,0 +1,411 @@
+//! What is told about a set-up: findings, each by a rule with a name that stays, and how they are written.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::setup::Node;
+use super::words::paragraph;
+
+/// How grave it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Weir, Envoy or the control plane refuses it, or nothing works with it.
+    Error,
+    /// It is valid, and hardly what anybody wants.
+    Warning,
+    /// Worth knowing.
+    Note,
+}
+
+impl Level {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// A rule: what it is called, here, in reports and in the documentation.
+#[derive(Debug)]
+pub struct Rule {
+    pub id: &'static str,
+    pub level: Level,
+    /// What is wrong, and what comes of it.
+    pub about: &'static str,
+}
+
+/// Something found.
+#[derive(Debug)]
+pub struct Finding {
+    pub rule: &'static Rule,
+    pub file: String,
+    pub line: Option<usize>,
+    /// Where in the document, as a path.
+    pub place: String,
+    pub text: String,
+    /// What to do about it, in the words of the resource it is in.
+    pub todo: String,
+}
+
+/// Where the documentation has an anchor for each rule.
+pub const PAGE: &str = "docs/checks.md";
+
+impl Finding {
+    pub fn new(id: &str, node: &Node<'_>, text: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self {
+            rule: rule(id),
+            file: node.file.name.clone(),
+            line: node.file.line(&node.place),
+            place: node.place.clone(),
+            text: text.into(),
+            todo: todo.into(),
+        }
+    }
+
+    fn link(&self) -> String {
+        format!("{PAGE}#{}", self.rule.id)
+    }
+
+    /// `envoy.yaml:17`.
+    fn position(&self) -> String {
+        match self.line {
+            Some(line) => format!("{}:{line}", self.file),
+            None if self.place.is_empty() => self.file.clone(),
+            None => format!("{}: {}", self.file, self.place),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({"id": self.rule.id, "level": self.rule.level.name(), "file": self.file, "line": self.line,
+            "place": self.place, "text": self.text, "do": self.todo, "see": self.link()})
+    }
+
+    /// A command of GitHub's runners, which shows it beside the line.
+    fn github(&self) -> String {
+        let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+        let level = if self.rule.level == Level::Note { "notice" } else { self.rule.level.name() };
+        let line = self.line.map(|line| format!(",line={line}")).unwrap_or_default();
+        let file = property(&self.file);
+        let text = data(&format!("{}. {}. See {}", self.text, capital(&self.todo), self.link()));
+        format!("::{level} file={file}{line},title=weir {}::{text}\n", self.rule.id)
+    }
+
+    fn sarif(&self) -> Value {
+        let mut place = json!({"artifactLocation": {"uri": self.file.replace(' ', "%20")}});
+        if let Some(line) = self.line {
+            place["region"] = json!({"startLine": line});
+        }
+        let mut location = json!({"physicalLocation": place});
+        if !self.place.is_empty() {
+            location["logicalLocations"] = json!([{"fullyQualifiedName": self.place}]);
+        }
+        json!({"ruleId": self.rule.id, "level": self.rule.level.name(),
+            "message": {"text": format!("{}. {}.", self.text, capital(&self.todo))}, "locations": [location]})
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// In which form findings are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// A list of objects
+    Json,
+    /// Annotations in GitHub Actions
+    Github,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+}
+
+/// Writes them.
+pub fn write(findings: &[Finding], format: Format) -> String {
+    let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    match format {
+        Format::Text => findings.iter().map(text).collect(),
+        Format::Json => pretty(&findings.iter().map(Finding::json).collect()),
+        Format::Github => findings.iter().map(Finding::github).collect(),
+        Format::Sarif => {
+            let mut rules: Vec<Value> = Vec::new();
+            for rule in RULES.iter().filter(|rule| findings.iter().any(|finding| finding.rule.id == rule.id)) {
+                rules.push(json!({"id": rule.id, "shortDescription": {"text": rule.about},
+                    "help": {"text": format!("See {PAGE}#{}", rule.id)},
+                    "defaultConfiguration": {"level": rule.level.name()}}));
+            }
+            pretty(&json!({
+                "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+                "version": "2.1.0",
+                "runs": [{
+                    "tool": {"driver": {"name": "weir check", "version": env!("CARGO_PKG_VERSION"), "rules": rules}},
+                    "results": findings.iter().map(Finding::sarif).collect::<Vec<_>>(),
+                }],
+            }))
+        }
+    }
+}
+
+fn text(finding: &Finding) -> String {
+    use console::style;
+    let level = match finding.rule.level {
+        Level::Error => style("error").red().bold(),
+        Level::Warning => style("warning").yellow().bold(),
+        Level::Note => style("note").cyan().bold(),
+    };
+    let mut out = format!("{}: {level}[{}]\n", finding.position(), finding.rule.id);
+    if finding.line.is_some() && !finding.place.is_empty() {
+        paragraph(&mut out, 2, &format!("at {}", finding.place));
+    }
+    paragraph(&mut out, 2, &finding.text);
+    paragraph(&mut out, 2, &format!("{}.", capital(&finding.todo)));
+    let _ = writeln!(out, "  {}", style(finding.link()).dim());
+    out
+}
+
+/// All rules as a page of documentation.
+pub fn page() -> String {
+    let mut out = String::from(
+        "# What `weir check` finds\n\n\
+         `weir check FILE...` names a rule in each finding. This page has them all; it is what `weir check --rules` prints.\n\n\
+         An **error** is refused, or nothing works with it: the exit status is 1. A **warning** is valid and hardly what \
+         anybody wants: with `--strict` the exit status is 3. A **note** is worth knowing.\n",
+    );
+    for rule in &RULES {
+        let _ = write!(out, "\n## {}\n\n{}. {}\n", rule.id, capital(rule.level.name()), rule.about);
+    }
+    out
+}
+
+fn rule(id: &str) -> &'static Rule {
+    let known = RULES.iter().find(|rule| rule.id == id);
+    debug_assert!(known.is_some(), "{id} is no rule");
+    known.unwrap_or(&RULES[0])
+}
+
+const fn error(id: &'static str, about: &'static str) -> Rule {
+    Rule { id, level: Level::Error, about }
+}
+
+const fn warning(id: &'static str, about: &'static str) -> Rule {
+    Rule { id, level: Level::Warning, about }
+}
+
+const fn note(id: &'static str, about: &'static str) -> Rule {
+    Rule { id, level: Level::Note, about }
+}
+
+/// All of them.
+pub static RULES: [Rule; 59] = [
+    error(
+        "invalid-policy",
+        "The module refuses this configuration, in these words. An Envoy that runs keeps its old \
+        listeners; one that starts refuses connections or answers 500.",
+    ),
+    error(
+        "refused-by-envoy",
+        "The running Envoy refused the last update of this listener, cluster or route, and still \
+        has the one before.",
+    ),
+    // The policy.
+    warning("budget-off", "Without a retry budget, an outage multiplies the load by 1 + `maxRetries`."),
+    warning("budget-empty", "A budget of 0 percent with no floor pays for no retry at all."),
+    warning("budget-no-floor", "With a `minRetryRate` of 0, a cluster with few requests cannot retry."),
+    warning("budget-large", "A budget of more than 50 percent lets the load grow by that much in an outage."),
+    warning(
+        "unsafe-methods",
+        "`idempotentMethods` names a method that changes something each time: what was perhaps \
+        processed is sent again.",
+    ),
+    warning("client-errors-retried", "`statusCodes` has a status below 500: what the client did wrong fails again."),
+    warning("server-errors-retried", "`statusCodes` has 500 or 501, which mostly fail again and cost the budget."),
+    warning("many-retries", "With more than three retries the client waits for what mostly fails again."),
+    warning("retries-multiply", "With `alreadyRetried: any`, every hop retries the retries of the hop before."),
+    warning("retries-without-budget", "Weir's retries are off and the route's own policy retries, with no budget."),
+    warning(
+        "nobody-steers",
+        "Steering is off and Envoy's own outlier detection too: hosts are judged, and requests \
+        still go to those that are out.",
+    ),
+    warning(
+        "breaker-without-outlier-detection",
+        "Without outlier detection the circuit breaker cannot tell a dead host from \
+        a dead cluster.",
+    ),
+    warning("breaker-percent-low", "A circuit breaker below 50 percent opens while most attempts are answered."),
+    warning("override-unused", "An entry of `clusters` stands behind one that matches the same, and is never used."),
+    warning(
+        "requests-choose-hosts",
+        "In this cluster the client names the host (a dynamic forward proxy, or original \
+        destinations by header). Its hosts have nothing in common, and who asks for dead ones opens the circuit for all.",
+    ),
+    warning(
+        "null-is-dropped",
+        "`kubectl apply` drops every `null` of an object, so that what it should switch off stays on.",
+    ),
+    note("shadow-mode", "In shadow mode Weir decides and counts, and changes nothing."),
+    // How it is attached.
+    warning("no-decide", "Roles `watch` and `guard` are there, and no `decide`: nothing is ever retried by Weir."),
+    warning(
+        "guard-without-watch",
+        "Without `watch`, `guard` cannot tell a reset from a refusal, and Weir does not see attempts \
+        that Envoy retried.",
+    ),
+    warning(
+        "roles-apart",
+        "The three roles share what they know only in one VM: the same `vm_id`, runtime, code and \
+        `vm_config.configuration` in all places.",
+    ),
+    warning(
+        "decide-twice",
+        "Two plugins of role `decide` see the same requests: everything is counted twice, and each \
+        decides for itself.",
+    ),
+    warning("fails-closed", "Should the VM fail, or the module be out of reach, requests are refused until a restart."),
+    warning(
+        "filter-after-decide",
+        "A filter between `decide` and the router may answer by itself: `decide` then takes its \
+        answer for the upstream's.",
+    ),
+    error(
+        "codec-missing",
+        "The list `upstream_http_filters` must end with the upstream codec: Envoy refuses the listener \
+        otherwise.",
+    ),
+    error(
+        "codec-twice",
+        "Two resources add `upstream_http_filters` to the router. Their lists are joined, with the codec in \
+        the middle: Envoy refuses the listener.",
+    ),
+    // Steering.
+    warning(
+        "no-override-host",
+        "The policy steers requests past hosts that are out, and this cluster does not read the \
+        header that says where to.",
+    ),
+    warning("no-session", "The policy steers by `stateful_session`, and no such filter reads its header."),
+    error(
+        "steering-header-open",
+        "A cluster takes its host from a request header, and no `decide` removes what clients \
+        send in it: they choose the host.",
+    ),
+    warning(
+        "steering-header-leaks",
+        "The steering header reaches the upstreams: neither `guard` nor a header mutation \
+        removes it.",
+    ),
+    warning(
+        "steering-header-modified",
+        "A filter of the route changes the steering header before the host is chosen, and \
+        so ends steering.",
+    ),
+    error(
+        "override-host-refused",
+        "Envoy refuses `override_host` in a cluster with locality weights, zone awareness or \
+        subsets, and in one of type ORIGINAL_DST. A proxy that starts has no such cluster, and answers 503.",
+    ),
+    warning("hashing-lost", "`override_host` takes the place of consistent hashing: sessions no longer stick."),
+    warning(
+        "weights-lost",
+        "Backends have weights, and the balancer below `override_host` does not heed them: a canary \
+        gets more than its share.",
+    ),
+    // Envoy's own settings.
+    warning(
+        "route-retry-on",
+        "Envoy adds the route's own retry conditions to Weir's, request by request: `5xx` \
+        repeats what was perhaps processed.",
+    ),
+    warning(
+        "default-retries",
+        "A route without retry settings has Istio's own, which repeat calls that may have been \
+        processed.",
+    ),
+    warning("retries-off", "With `attempts: 0` Istio takes away the rule that a retry goes to another host."),
+    warning(
+        "retry-same-host",
+        "Nothing keeps a retry from the host that just failed: the predicate `previous_hosts` is \
+        missing.",
+    ),
+    warning("max-retries-low", "Envoy's own limit on retries at a time binds before Weir's budget, and says nothing."),
+    warning("native-retry-budget", "Envoy's own retry budget binds before Weir's. It also replaces `max_retries`."),
+    warning(
+        "connect-timeout-long",
+        "A host that does not even refuse is found out after the connect timeout: seconds.",
+    ),
+    warning(
+        "least-request",
+        "A host that refuses is done with each request at once and so has the fewest: least request \
+        sends most to it.",
+    ),
+    warning(
+        "native-outlier-detection",
+        "Envoy's own outlier detection ejects after five errors in a row, whoever caused \
+        them, for 30 s.",
+    ),
+    // Istio.
+    error(
+        "patch-of-all-clusters",
+        "A patch for clusters names no service: it reaches PassthroughCluster, headless services and \
+        others that Envoy then refuses.",
+    ),
+    warning(
+        "context-missing",
+        "A patch without `context` also reaches gateways and inbound listeners, where Weir does \
+        not belong.",
+    ),
+    warning("contexts-differ", "Patches that belong together are for different contexts: in each, a part is missing."),
+    warning(
+        "selectors-differ",
+        "Resources of Weir that belong together select different proxies: in each, a part is \
+        missing.",
+    ),
+    warning(
+        "no-selector",
+        "A resource in the root namespace without a selector reaches all proxies of the mesh. A pod \
+        without the module's file loses all its listeners.",
+    ),
+    warning("client-mode-at-waypoint", "At a waypoint, `match.mode: CLIENT` never matches: the plugin does nothing."),
+    warning(
+        "pattern-at-waypoint",
+        "A waypoint's clusters are called `inbound-vip|…`: a pattern with `outbound|` matches none.",
+    ),
+    warning("file-url", "Istio gives a plugin with a `file://` URL a VM of its own, apart from the other roles."),
+    // Envoy Gateway.
+    error(
+        "listener-without-weir",
+        "A listener of the Gateway has no patch: requests there pass without Weir, and its \
+        clients choose their host where a cluster reads the steering header.",
+    ),
+    warning(
+        "rule-without-steering",
+        "A rule of the route has a cluster of its own, and no patch: its hosts are judged, and \
+        requests still go to those that are out.",
+    ),
+    warning("cluster-renamed", "This setting gives the route's cluster another name: patches and patterns miss it."),
+    warning(
+        "header-not-removed-early",
+        "A header chooses hosts, and ClientTrafficPolicy does not remove it from what clients \
+        send: listeners without Weir pass it on.",
+    ),
+    error(
+        "wrong-target",
+        "Envoy Gateway does not apply this policy: it stands in another namespace than its target, or its \
+        target is a Gateway where Gateways are merged.",
+    ),
+    warning(
+        "access-log-replaced",
+        "The patch replaces the upstream access logs that are there, where it could join them.",
+    ),
+    warning(
+        "guard-bypassed",
+        "The cluster has HTTP filters of its own, which Envoy uses in place of the router's: `guard` \
+        is not among them, and the steering header reaches the upstreams.",
+    ),
+];

@@ -1,0 +1,372 @@
+//! Envoy's own configuration: a bootstrap, what a running Envoy dumps, and what resources of Istio and Envoy Gateway put there.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+use weir::config::Role;
+
+use super::super::finding::Finding;
+use super::super::setup::{Node, Plugin, Setup, is_resource};
+use super::{FEW_RETRIES, LONG_CONNECT, more_than_unsent, override_headers};
+
+/// Tells what is odd about it.
+pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
+    let roots = setup.roots();
+    let objects: Vec<Node<'_>> = roots.iter().flat_map(Node::objects).collect();
+    routers(setup, &objects, out);
+    plugins(setup, &objects, out);
+    conditions(setup, out);
+    let own: Vec<Node<'_>> = roots.iter().filter(|root| !is_resource(root)).flat_map(Node::objects).collect();
+    refused(&own, out);
+    if own.is_empty() {
+        return;
+    }
+    chains(setup, &own, out);
+    let routed = routes(setup, &own, out);
+    for cluster in own.iter().filter(|object| is_cluster(object)) {
+        of_cluster(setup, &own, cluster, &routed, out);
+    }
+}
+
+fn is_cluster(object: &Node<'_>) -> bool {
+    let has = |name| object.get(name).is_some();
+    has("name") && (has("type") || has("cluster_type")) && !has("typed_config") && !has("filter_chains")
+}
+
+/// Updates that the running Envoy refused.
+fn refused(objects: &[Node<'_>], out: &mut Vec<Finding>) {
+    for object in objects {
+        if let Some(error) = object.get("error_state") {
+            let details = error.text("details");
+            let text = format!("Envoy refused the last update of {:?}: {details}", object.text("name"));
+            out.push(Finding::new(
+                "refused-by-envoy",
+                &error,
+                text,
+                "put right what Envoy says; it still has what was before",
+            ));
+        }
+    }
+}
+
+/// The router's upstream filters, in whatever they stand.
+fn routers(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
+    for object in objects.iter().filter(|object| object.kind() == "Router") {
+        let filters = object.items("upstream_http_filters");
+        if let Some(last) = filters.last()
+            && last.at("typed_config").is_none_or(|config| config.kind() != "UpstreamCodec")
+        {
+            let text = "upstream_http_filters does not end with the upstream codec: Envoy refuses the listener";
+            out.push(Finding::new("codec-missing", last, text, "add envoy.filters.http.upstream_codec at its end"));
+        }
+    }
+    let filters = setup.kind("EnvoyFilter");
+    let with: Vec<(&Node<'_>, Node<'_>)> = filters
+        .iter()
+        .flat_map(|filter| filter.objects().into_iter().map(move |object| (filter, object)))
+        .filter_map(|(filter, object)| Some((filter, object.get("upstream_http_filters")?)))
+        .collect();
+    for (position, (filter, list)) in with.iter().enumerate() {
+        let earlier = with.iter().take(position).find(|(other, earlier)| {
+            other.namespace() == filter.namespace()
+                && selector(other) == selector(filter)
+                && earlier.place.is_empty() == list.place.is_empty()
+                && (other.file.name != filter.file.name || other.place != filter.place)
+        });
+        if let Some((other, _)) = earlier {
+            let text = format!("EnvoyFilter {:?} adds upstream_http_filters to the same router", other.name());
+            out.push(Finding::new(
+                "codec-twice",
+                list,
+                text,
+                "put both lists into one EnvoyFilter, with one codec at the end",
+            ));
+        }
+    }
+}
+
+fn selector<'a>(node: &Node<'a>) -> Option<&'a Value> {
+    node.at("spec.workload_selector.labels").map(|labels| labels.value)
+}
+
+/// Where Weir's plugins are, together.
+fn plugins(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
+    fn place<'a>(plugin: &Plugin<'a>) -> Node<'a> {
+        Node { file: plugin.file, place: plugin.place.clone(), value: &Value::Null }
+    }
+    let of = |role: Role| setup.of_role(role).next();
+    if setup.whole {
+        if let (None, Some(other)) = (of(Role::Decide), of(Role::Guard).or(of(Role::Watch))) {
+            let text = format!("role {} is attached, and no decide", other.config.role.name());
+            out.push(Finding::new(
+                "no-decide",
+                &place(other),
+                text,
+                "add the HTTP filter with role decide, before the router",
+            ));
+        }
+        if let (None, Some(guard)) = (of(Role::Watch), of(Role::Guard)) {
+            let text = "guard is attached without watch: it cannot tell a reset from a refusal";
+            out.push(Finding::new(
+                "guard-without-watch",
+                &place(guard),
+                text,
+                "add watch to the router's upstream_log",
+            ));
+        }
+    }
+    // The machines of the plugins that Envoy is told about; of others, Istio and Envoy Gateway choose the machine.
+    let mut machines: Vec<(Node<'_>, &Plugin<'_>)> = Vec::new();
+    for plugin in &setup.plugins {
+        let around = objects.iter().find(|object| {
+            std::ptr::eq(object.file, plugin.file)
+                && plugin
+                    .place
+                    .strip_prefix(object.place.as_str())
+                    .is_some_and(|rest| rest.trim_start_matches('.') == "configuration")
+        });
+        let Some(around) = around else { continue };
+        if let Some(machine) = around.get("vm_config") {
+            machines.push((machine, plugin));
+        }
+        let policy = around.text("failure_policy");
+        let open = around.get("fail_open").is_some_and(|open| open.value == true);
+        if !open && (policy.is_empty() || policy == "FAIL_CLOSED" || policy == "UNSPECIFIED") {
+            let text = "a VM that fails once stays out, and its worker answers 500 to every request";
+            out.push(Finding::new("fails-closed", &place(plugin), text, "set failure_policy: FAIL_RELOAD"));
+        }
+    }
+    for (position, (machine, plugin)) in machines.iter().enumerate() {
+        let shares = |name: &str, other: &Node<'_>| {
+            let of = |node: &Node<'_>| node.get(name).map(|value| value.value.clone()).filter(|value| value != "");
+            of(machine) == of(other)
+        };
+        let same_proxies = |other: &Plugin<'_>| match (&plugin.root, &other.root) {
+            (Some(own), Some(other)) => {
+                std::ptr::eq(own.value, other.value)
+                    || (own.text("kind") == other.text("kind")
+                        && is_resource(own)
+                        && own.namespace() == other.namespace())
+            }
+            _ => false,
+        };
+        let earlier = machines.iter().take(position).find(|(_, other)| same_proxies(other));
+        let Some((first, other)) = earlier else { continue };
+        let differs = ["vm_id", "runtime", "code", "configuration"].into_iter().find(|name| !shares(name, first));
+        if let Some(name) = differs {
+            let text = format!(
+                "vm_config.{name} differs from that of role {}: they run in two VMs, and neither knows what the other sees",
+                other.config.role.name()
+            );
+            out.push(Finding::new("roles-apart", machine, text, format!("give all roles the same vm_config.{name}")));
+        }
+    }
+}
+
+/// Retry policies that stand alone, as in a patch; of those in routes it is known which cluster they are for.
+fn conditions(setup: &Setup<'_>, out: &mut Vec<Finding>) {
+    for file in setup.files.iter().filter(|_| !setup.plugins.is_empty()) {
+        for (place, conditions) in &file.document.route_policies {
+            let in_route = ["virtual_hosts[", "virtualHosts["].iter().any(|list| place.contains(list));
+            if !in_route && more_than_unsent(conditions) {
+                let node = Node { file, place: place.clone(), value: &Value::Null };
+                out.push(added(&node, conditions));
+            }
+        }
+    }
+}
+
+fn added(policy: &Node<'_>, conditions: &str) -> Finding {
+    let text = format!("retry_on {conditions:?} is added to what Weir asks for, whatever it says");
+    Finding::new("route-retry-on", policy, text, "leave retry_on out of the route's retry policy")
+}
+
+/// Chains of HTTP filters with Weir in them.
+fn chains(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
+    for manager in objects.iter().filter(|object| object.get("http_filters").is_some()) {
+        let filters = manager.items("http_filters");
+        let decides = |filter: &Node<'_>| {
+            let mut plugins = setup.of_role(Role::Decide).filter(|plugin| std::ptr::eq(plugin.file, filter.file));
+            plugins.any(|plugin| plugin.place.strip_prefix(&filter.place).is_some_and(|rest| rest.starts_with('.')))
+        };
+        let positions: Vec<usize> =
+            filters.iter().enumerate().filter(|(_, filter)| decides(filter)).map(|(position, _)| position).collect();
+        if let Some(second) = positions.get(1).and_then(|position| filters.get(*position)) {
+            let text = "decide is in this chain twice: each request and each failure is counted twice";
+            out.push(Finding::new("decide-twice", second, text, "take one of the two out"));
+        }
+        let Some(decide) = positions.last() else { continue };
+        // What only looks on, or chooses hosts.
+        let quiet = ["Router", "StatefulSession", "HeaderMutation", "Wasm", "FilterConfig", "Stats", "PluginConfig"];
+        let odd = filters.iter().skip(decide + 1).find(|filter| {
+            let kind = filter.get("typed_config").map(|config| config.kind()).unwrap_or_default();
+            !kind.is_empty() && !quiet.contains(&kind)
+        });
+        if let Some(filter) = odd {
+            let text = format!(
+                "the filter {:?} stands between decide and the router: what it answers by itself counts as the upstream's",
+                filter.text("name")
+            );
+            out.push(Finding::new("filter-after-decide", filter, text, "put decide directly before the router"));
+        }
+        for (plugin, policy) in setup.policies().filter(|(plugin, _)| std::ptr::eq(plugin.file, manager.file)) {
+            if plugin.by_session()
+                && policy.steering.is_some()
+                && !objects.iter().any(|object| matches!(object.kind(), "StatefulSession" | "StatefulSessionPerRoute"))
+            {
+                let text = "the policy steers by stateful_session, and there is no such filter";
+                let todo = "add envoy.filters.http.stateful_session between decide and the router, as in the guide";
+                out.push(Finding::new("no-session", manager, text, todo));
+            }
+        }
+    }
+}
+
+/// Routes, and which clusters they go to.
+fn routes(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) -> HashSet<String> {
+    let mut routed = HashSet::new();
+    for host in objects.iter().filter(|object| object.get("domains").is_some() && object.get("routes").is_some()) {
+        for route in host.items("routes").iter().filter_map(|route| route.get("route")) {
+            let weighted = route.items("weighted_clusters.clusters");
+            let names = weighted.iter().map(|cluster| cluster.text("name")).chain([route.text("cluster")]);
+            let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+            routed.extend(names.iter().map(|name| (*name).to_owned()));
+            let Some(name) = names.iter().find(|name| !setup.plugins.is_empty() && setup.retries(name)) else {
+                continue;
+            };
+            let policy = route.get("retry_policy").or_else(|| host.get("retry_policy"));
+            let conditions = policy.as_ref().map(|policy| policy.text("retry_on")).unwrap_or_default();
+            if more_than_unsent(conditions)
+                && let Some(policy) = &policy
+            {
+                out.push(added(policy, conditions));
+            }
+            let elsewhere = policy.as_ref().is_some_and(|policy| policy.mentions("PreviousHosts"));
+            if !elsewhere {
+                let text = format!("a retry to cluster {name:?} may meet the very host that just failed");
+                let todo = "add the predicate envoy.retry_host_predicates.previous_hosts and host_selection_retry_max_attempts: \
+                            5 to the route's retry_policy";
+                out.push(Finding::new("retry-same-host", policy.as_ref().unwrap_or(&route), text, todo));
+            }
+        }
+    }
+    routed
+}
+
+fn of_cluster(
+    setup: &Setup<'_>,
+    objects: &[Node<'_>],
+    cluster: &Node<'_>,
+    routed: &HashSet<String>,
+    out: &mut Vec<Finding>,
+) {
+    let name = cluster.text("name");
+    let overrides = override_headers(cluster);
+    for (source, header) in &overrides {
+        let removed = setup.policies().any(|(plugin, _)| plugin.steers_by() == Some(header));
+        if !removed {
+            let text = format!("cluster {name:?} takes its host from {header}, which clients may send");
+            let todo = "attach decide with this steering header, or remove the header from what clients send";
+            out.push(Finding::new("steering-header-open", source, text, todo));
+        }
+        let hidden = setup.of_role(Role::Guard).next().is_some()
+            || *header == "x-envoy-retry-grpc-on"
+            || objects.iter().any(|object| object.text("remove").eq_ignore_ascii_case(header));
+        if removed && !hidden {
+            let text = format!("{header} goes on to the upstreams of cluster {name:?}");
+            let todo = format!("attach guard, or remove {header} with a header_mutation in upstream_http_filters");
+            out.push(Finding::new("steering-header-leaks", source, text, todo));
+        }
+    }
+    native(setup, cluster, !overrides.is_empty(), routed.contains(name), out);
+    let steering = setup.policies().find_map(|(plugin, _)| plugin.steers_by());
+    if let Some(header) = steering
+        && routed.contains(name)
+        && setup.steers(name)
+        && !overrides.iter().any(|(_, own)| *own == header)
+    {
+        let text = format!("cluster {name:?} does not take its host from {header}");
+        let todo = "give it the load balancing policy override_host with this header, or set \"steering\": \"off\" where \
+                    Envoy's own outlier detection leads requests elsewhere";
+        out.push(Finding::new("no-override-host", cluster, text, todo));
+    }
+}
+
+/// Envoy's own settings of a cluster.
+fn native(setup: &Setup<'_>, cluster: &Node<'_>, overridden: bool, routed: bool, out: &mut Vec<Finding>) {
+    let name = cluster.text("name");
+    if overridden {
+        refuses(cluster, out);
+    }
+    if !routed || setup.plugins.is_empty() || !setup.acts_on(name) {
+        return;
+    }
+    let thresholds = cluster.items("circuit_breakers.thresholds");
+    let default = thresholds.iter().find(|threshold| matches!(threshold.text("priority"), "" | "DEFAULT"));
+    let budget = default.and_then(|default| default.get("retry_budget"));
+    if setup.retries(name) {
+        if let Some(budget) = &budget {
+            let text = format!("cluster {name:?}: Envoy's retry_budget binds before Weir's, and says nothing");
+            out.push(Finding::new(
+                "native-retry-budget",
+                budget,
+                text,
+                "leave retry_budget out, and set max_retries: 10000",
+            ));
+        } else {
+            // Envoy's own default.
+            let most = default.and_then(|default| default.number("max_retries")).unwrap_or(3.0);
+            if most < FEW_RETRIES {
+                let text = format!(
+                    "cluster {name:?}: at most {most} retries at a time; Envoy refuses more without asking Weir"
+                );
+                let todo = "set max_retries: 10000 in circuit_breakers.thresholds";
+                out.push(Finding::new("max-retries-low", default.unwrap_or(cluster), text, todo));
+            }
+        }
+    }
+    let connect = cluster.seconds("connect_timeout").unwrap_or(5.0);
+    if connect > LONG_CONNECT {
+        let text = format!("cluster {name:?}: a host that does not even refuse is found out after {connect} s");
+        let node = cluster.get("connect_timeout");
+        let todo = "set connect_timeout: 0.5s, or a few times a round trip to the hosts";
+        out.push(Finding::new("connect-timeout-long", node.as_ref().unwrap_or(cluster), text, todo));
+    }
+    let least = cluster.text("lb_policy") == "LEAST_REQUEST"
+        || cluster.objects().iter().any(|object| object.kind() == "LeastRequest");
+    if least {
+        let text = format!("cluster {name:?}: least request sends most to a host that refuses, until it is out");
+        out.push(Finding::new("least-request", cluster, text, "take round robin"));
+    }
+    if let Some(outlier) = cluster.get("outlier_detection")
+        && outlier.number("consecutive_5xx") != Some(0.0)
+        && outlier.number("enforcing_consecutive_5xx") != Some(0.0)
+        && outlier.number("consecutive_5xx").is_none_or(|count| count <= 5.0)
+    {
+        let text =
+            format!("cluster {name:?}: Envoy's outlier detection also ejects after five errors of requests in a row");
+        let todo = "set consecutive_5xx: 0 or more than 5, or enforcing_consecutive_5xx: 0";
+        out.push(Finding::new("native-outlier-detection", &outlier, text, todo));
+    }
+}
+
+/// What Envoy does not take beside `override_host`.
+fn refuses(cluster: &Node<'_>, out: &mut Vec<Finding>) {
+    let name = cluster.text("name");
+    let places = [
+        "common_lb_config.locality_weighted_lb_config",
+        "common_lb_config.zone_aware_lb_config",
+        "common_lb_config.consistent_hashing_lb_config",
+        "lb_subset_config",
+    ];
+    for place in places {
+        if let Some(node) = cluster.at(place) {
+            let text = format!("cluster {name:?}: Envoy refuses {place} beside override_host");
+            out.push(Finding::new("override-host-refused", &node, text, "take one of the two out"));
+        }
+    }
+    if cluster.text("type") == "ORIGINAL_DST" {
+        let text = format!("cluster {name:?}: Envoy refuses override_host in a cluster of type ORIGINAL_DST");
+        out.push(Finding::new("override-host-refused", cluster, text, "leave load_balancing_policy out"));
+    }
+}

@@ -1,0 +1,470 @@
+//! Resources of Istio: EnvoyFilter, WasmPlugin, TrafficExtension, VirtualService, DestinationRule, and the Services they name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use weir::config::Role;
+
+use super::super::explain::patterns;
+use super::super::finding::Finding;
+use super::super::setup::{Node, Plugin, Setup};
+use super::{FEW_RETRIES, LONG_CONNECT, more_than_unsent, override_headers};
+
+/// Tells what is odd about them.
+pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
+    let patches = patches(setup);
+    patched(&patches, out);
+    together(setup, &patches, out);
+    pulled(setup, out);
+    steering(setup, &patches, out);
+    services(setup, &patches, out);
+    setup.kind("DestinationRule").iter().for_each(|rule| destination_rule(setup, rule, &patches, out));
+    setup.kind("VirtualService").iter().for_each(|service| virtual_service(setup, service, out));
+}
+
+/// A patch of an EnvoyFilter that has a part of Weir in it.
+struct Patch<'a> {
+    filter: Node<'a>,
+    node: Node<'a>,
+    part: Part,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Decide,
+    Attempts,
+    Cluster,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Decide => "decide",
+            Self::Attempts => "watch and guard",
+            Self::Cluster => "override_host",
+        }
+    }
+}
+
+impl<'a> Patch<'a> {
+    fn context(&self) -> &'a str {
+        match self.node.text("match.context") {
+            "" => "ANY",
+            context => context,
+        }
+    }
+
+    /// The service whose cluster it patches.
+    fn service(&self) -> &'a str {
+        self.node.text("match.cluster.service")
+    }
+}
+
+fn patches<'a>(setup: &Setup<'a>) -> Vec<Patch<'a>> {
+    let mut all = Vec::new();
+    for filter in setup.kind("EnvoyFilter") {
+        for node in filter.items("spec.config_patches") {
+            let inside = |plugin: &&Plugin<'_>| {
+                std::ptr::eq(plugin.file, node.file)
+                    && plugin.place.strip_prefix(&node.place).is_some_and(|rest| rest.starts_with('.'))
+            };
+            let roles: Vec<Role> = setup.plugins.iter().filter(inside).map(|plugin| plugin.config.role).collect();
+            let part = if roles.contains(&Role::Decide) {
+                Part::Decide
+            } else if !roles.is_empty() {
+                Part::Attempts
+            } else if node.text("apply_to") == "CLUSTER" && !override_headers(&node).is_empty() {
+                Part::Cluster
+            } else {
+                continue;
+            };
+            all.push(Patch { filter: filter.clone(), node, part });
+        }
+    }
+    all
+}
+
+/// Each patch by itself.
+fn patched(patches: &[Patch<'_>], out: &mut Vec<Finding>) {
+    for patch in patches {
+        let cluster = |field: &str| patch.node.at(&format!("match.cluster.{field}")).is_some();
+        if patch.part == Part::Cluster && !cluster("service") && !cluster("name") {
+            let text = "override_host is put into all clusters: Envoy refuses it in PassthroughCluster and others";
+            out.push(Finding::new(
+                "patch-of-all-clusters",
+                &patch.node,
+                text,
+                "name the service in match.cluster.service",
+            ));
+        }
+        if patch.context() == "ANY" {
+            let text = "the patch has no match.context: it reaches gateways and inbound listeners, too";
+            let todo = "set match.context: SIDECAR_OUTBOUND, or GATEWAY for a gateway";
+            out.push(Finding::new("context-missing", &patch.node, text, todo));
+        }
+    }
+    // The contexts of each part: all parts must have the same.
+    let mut contexts: BTreeMap<Part, BTreeSet<&str>> = BTreeMap::new();
+    for patch in patches.iter().filter(|patch| patch.context() != "ANY") {
+        contexts.entry(patch.part).or_default().insert(patch.context());
+    }
+    let Some((first, wanted)) = contexts.iter().next() else { return };
+    for (part, own) in contexts.iter().skip(1).filter(|(_, own)| *own != wanted) {
+        let Some(patch) = patches.iter().find(|patch| patch.part == *part) else { continue };
+        let list = |contexts: &BTreeSet<&str>| contexts.iter().copied().collect::<Vec<_>>().join(" and ");
+        let text = format!("{} is put into {}, and {} into {}", part.name(), list(own), first.name(), list(wanted));
+        out.push(Finding::new("contexts-differ", &patch.node, text, "give all patches of Weir the same match.context"));
+    }
+}
+
+/// What a resource selects.
+fn selects<'a>(root: &Node<'a>) -> (&'a str, Option<&'a Value>, Option<&'a Value>) {
+    let labels = root.at("spec.workload_selector.labels").or_else(|| root.at("spec.selector.match_labels"));
+    let targets = root.at("spec.target_refs").or_else(|| root.at("spec.target_ref"));
+    (root.namespace(), labels.map(|labels| labels.value), targets.map(|targets| targets.value))
+}
+
+/// Resources that belong together.
+fn together(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
+    let mut roots: Vec<&Node<'_>> = patches.iter().map(|patch| &patch.filter).collect();
+    roots.extend(plugin_roots(setup).map(|(_, root)| root));
+    let mut told: Vec<&Value> = Vec::new();
+    for root in &roots {
+        let (namespace, labels, targets) = selects(root);
+        let by_proxy = root.items("spec.config_patches").iter().any(|patch| patch.at("match.proxy").is_some());
+        if namespace == "istio-system"
+            && labels.is_none()
+            && targets.is_none()
+            && !by_proxy
+            && !told.contains(&root.value)
+        {
+            told.push(root.value);
+            let text = format!("{} {:?} is for all proxies of the mesh", root.text("kind"), root.name());
+            let todo = "put it into the clients' namespace with a selector, or match proxies by metadata";
+            out.push(Finding::new("no-selector", root, text, todo));
+        }
+    }
+    let deciding: Vec<&Node<'_>> = setup.of_role(Role::Decide).filter_map(|plugin| plugin.root.as_ref()).collect();
+    let deciding: Vec<&Node<'_>> = deciding.into_iter().filter(|root| is_istio(root)).collect();
+    for (position, root) in deciding.iter().enumerate() {
+        let same = |other: &&&Node<'_>| selects(other) == selects(root) && !std::ptr::eq(other.value, root.value);
+        if let Some(other) = deciding.iter().take(position).find(same) {
+            let text = format!(
+                "{} {:?} decides for the same proxies as {} {:?} ({})",
+                root.text("kind"),
+                root.name(),
+                other.text("kind"),
+                other.name(),
+                other.file.name
+            );
+            out.push(Finding::new("decide-twice", root, text, "apply one of the two"));
+        }
+    }
+    let mut told: Vec<&Value> = Vec::new();
+    for patch in patches.iter().filter(|patch| patch.part != Part::Decide) {
+        if !told_of(&patch.filter, &told)
+            && !deciding.is_empty()
+            && !deciding.iter().any(|root| selects(root) == selects(&patch.filter))
+        {
+            told.push(patch.filter.value);
+            let text = format!(
+                "EnvoyFilter {:?} and what decides select different proxies (namespace, labels or targetRefs)",
+                patch.filter.name()
+            );
+            out.push(Finding::new(
+                "selectors-differ",
+                &patch.filter,
+                text,
+                "give them the same namespace and selector",
+            ));
+        }
+    }
+}
+
+fn told_of(root: &Node<'_>, told: &[&Value]) -> bool {
+    told.iter().any(|value| std::ptr::eq(*value, root.value))
+}
+
+fn is_istio(root: &Node<'_>) -> bool {
+    matches!(root.text("kind"), "EnvoyFilter" | "WasmPlugin" | "TrafficExtension")
+}
+
+/// The plugins that Istio pulls, and their resources.
+fn plugin_roots<'s, 'a>(setup: &'s Setup<'a>) -> impl Iterator<Item = (&'s Plugin<'a>, &'s Node<'a>)> {
+    let plugins = setup.plugins.iter().filter_map(|plugin| Some((plugin, plugin.root.as_ref()?)));
+    plugins.filter(|(_, root)| matches!(root.text("kind"), "WasmPlugin" | "TrafficExtension"))
+}
+
+fn pulled(setup: &Setup<'_>, out: &mut Vec<Finding>) {
+    let has_filter =
+        setup.plugins.iter().filter_map(|plugin| plugin.root.as_ref()).any(|root| root.text("kind") == "EnvoyFilter");
+    for (plugin, root) in plugin_roots(setup) {
+        let spec = root.at("spec.wasm").or_else(|| root.get("spec"));
+        let Some(spec) = spec else { continue };
+        let strategy = spec.text("fail_strategy");
+        if strategy != "FAIL_OPEN" {
+            let node = spec.get("fail_strategy");
+            let text = "while the module cannot be pulled, Istio answers 403 to every request, also after the registry is back";
+            let todo = "set failStrategy: FAIL_OPEN";
+            out.push(Finding::new("fails-closed", node.as_ref().unwrap_or(&spec), text, todo));
+        }
+        if spec.text("url").starts_with("file:") && has_filter {
+            let url = spec.get("url");
+            let text = "with a file:// URL this plugin has a VM of its own, apart from watch and guard";
+            let todo = "take the decide of an EnvoyFilter with the same code, or a registry";
+            out.push(Finding::new("file-url", url.as_ref().unwrap_or(&spec), text, todo));
+        }
+        let targets = root.items("spec.target_refs").into_iter().chain(root.at("spec.target_ref"));
+        let waypoint = targets.filter(|target| match target.text("kind") {
+            "Service" => true,
+            "Gateway" => setup.kind("Gateway").iter().any(|gateway| {
+                gateway.name() == target.text("name") && gateway.text("spec.gateway_class_name") == "istio-waypoint"
+            }),
+            _ => false,
+        });
+        if waypoint.count() == 0 {
+            continue;
+        }
+        for mode in root.items("spec.match").iter().filter(|item| item.text("mode") == "CLIENT") {
+            let text = "match.mode CLIENT never matches at a waypoint: the plugin does nothing, and nothing says so";
+            out.push(Finding::new("client-mode-at-waypoint", mode, text, "leave match out"));
+        }
+        for pattern in patterns(&plugin.raw).iter().filter(|pattern| pattern.starts_with("outbound|")) {
+            let text = format!("the pattern {pattern:?} matches no cluster of a waypoint");
+            out.push(Finding::new("pattern-at-waypoint", root, text, "write inbound-vip|*|SERVICE"));
+        }
+    }
+}
+
+/// Whether what the policies steer by is there.
+fn steering(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
+    let clusters: Vec<&Patch<'_>> = patches.iter().filter(|patch| patch.part == Part::Cluster).collect();
+    if !setup.whole {
+        return;
+    }
+    for patch in &clusters {
+        for (source, header) in override_headers(&patch.node) {
+            if !setup.policies().any(|(plugin, _)| plugin.steers_by() == Some(header)) {
+                let text = format!(
+                    "the clusters of {:?} take their host from {header}, which clients may send",
+                    patch.service()
+                );
+                let todo = "attach decide with this steering header (decide.yaml), or leave this patch out";
+                out.push(Finding::new("steering-header-open", &source, text, todo));
+            }
+        }
+    }
+    let session = |object: &Node<'_>| matches!(object.kind(), "StatefulSession" | "StatefulSessionPerRoute");
+    let has_session = setup.kind("EnvoyFilter").iter().any(|filter| filter.objects().iter().any(session));
+    for (plugin, policy) in setup.policies() {
+        let Some(root) = plugin.root.as_ref().filter(|root| is_istio(root)) else { continue };
+        if policy.steering.is_none() {
+            continue;
+        }
+        let entries = patterns(&plugin.raw);
+        for (pattern, cluster) in entries.iter().zip(policy.clusters()) {
+            let service = pattern.rsplit('|').next().unwrap_or_default();
+            if cluster.outlier_detection.is_none()
+                || service.is_empty()
+                || service.contains('*')
+                || !pattern.contains('|')
+            {
+                continue;
+            }
+            let node = Node { file: plugin.file, place: plugin.place.clone(), value: root.value };
+            if plugin.by_session() {
+                if !has_session {
+                    let text = format!("the policy steers {service:?} by stateful_session, and no EnvoyFilter adds it");
+                    out.push(Finding::new(
+                        "no-session",
+                        &node,
+                        text,
+                        "add the filter and its virtual host, as in attempts.yaml",
+                    ));
+                }
+            } else if !clusters.iter().any(|patch| patch.service() == service) {
+                let text = format!("no EnvoyFilter gives the clusters of {service:?} the policy override_host");
+                let todo = "add its CLUSTER patch, as in attempts.yaml, or set steering: \"off\" and an outlierDetection in its \
+                            DestinationRule";
+                out.push(Finding::new("no-override-host", &node, text, todo));
+            }
+        }
+    }
+}
+
+/// Services whose clusters Envoy refuses with `override_host`.
+fn services(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
+    for service in setup.kind("Service") {
+        let host = full(service.name(), service.namespace());
+        if !is_patched(patches, &host) {
+            continue;
+        }
+        let annotations = service.at("metadata.annotations");
+        let annotation = annotations.as_ref().and_then(|all| all.get("networking.istio.io/traffic-distribution"));
+        if let Some(node) = service.at("spec.traffic_distribution").or(annotation) {
+            let text = format!(
+                "with trafficDistribution the clusters of {host:?} have locality weights, and Envoy refuses override_host"
+            );
+            out.push(Finding::new(
+                "override-host-refused",
+                &node,
+                text,
+                "take trafficDistribution out, or do without the CLUSTER patch",
+            ));
+        }
+        if service.text("spec.cluster_ip") == "None" || service.text("spec.clusterIP") == "None" {
+            let text =
+                format!("{host:?} is headless: its cluster is of type ORIGINAL_DST, and Envoy refuses override_host");
+            out.push(Finding::new("override-host-refused", &service, text, "leave the CLUSTER patch for it out"));
+        }
+    }
+}
+
+fn is_patched(patches: &[Patch<'_>], host: &str) -> bool {
+    patches.iter().any(|patch| patch.part == Part::Cluster && (patch.service() == host || patch.service().is_empty()))
+}
+
+/// A host as clusters have it.
+fn full(host: &str, namespace: &str) -> String {
+    if host.contains('.') { host.to_owned() } else { format!("{host}.{namespace}.svc.cluster.local") }
+}
+
+/// The names that its clusters may have.
+fn clusters(setup: &Setup<'_>, host: &str) -> Vec<String> {
+    let mut names = vec![format!("outbound|80||{host}"), format!("inbound-vip|80|http|{host}")];
+    for (plugin, _) in setup.policies() {
+        let own = patterns(&plugin.raw);
+        names.extend(own.into_iter().filter(|pattern| pattern.rsplit('|').next() == Some(host)));
+    }
+    names
+}
+
+fn destination_rule(setup: &Setup<'_>, rule: &Node<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
+    let host = full(rule.text("spec.host"), rule.namespace());
+    let subsets = rule.items("spec.subsets").into_iter().filter_map(|subset| subset.get("traffic_policy"));
+    let ports = rule.items("spec.traffic_policy.port_level_settings");
+    let policies: Vec<Node<'_>> = rule.at("spec.traffic_policy").into_iter().chain(subsets).chain(ports).collect();
+    if is_patched(patches, &host) {
+        for policy in &policies {
+            refused(policy, &host, out);
+        }
+    }
+    let names = clusters(setup, &host);
+    if !names.iter().any(|name| setup.acts_on(name)) {
+        return;
+    }
+    for (position, policy) in policies.iter().enumerate() {
+        if let Some(most) = policy.number("connection_pool.http.max_retries").filter(|most| *most < FEW_RETRIES) {
+            let node = policy.at("connection_pool.http.max_retries");
+            let text = format!("{host:?}: at most {most} retries at a time; Envoy refuses more without asking Weir");
+            let todo = "set connectionPool.http.maxRetries: 10000";
+            out.push(Finding::new("max-retries-low", node.as_ref().unwrap_or(policy), text, todo));
+        }
+        if let Some(budget) = policy.get("retry_budget") {
+            let text = format!("{host:?}: Istio's retryBudget binds before Weir's, and says nothing");
+            out.push(Finding::new(
+                "native-retry-budget",
+                &budget,
+                text,
+                "leave retryBudget out of the DestinationRule",
+            ));
+        }
+        let connect = policy.seconds("connection_pool.tcp.connect_timeout");
+        // Subsets and ports have that of the whole, unless they say otherwise.
+        if connect.or((position == 0).then_some(10.0)).is_some_and(|connect| connect > LONG_CONNECT) {
+            let node = policy.at("connection_pool.tcp.connect_timeout");
+            let text =
+                format!("{host:?}: a host that does not even refuse is found out after {} s", connect.unwrap_or(10.0));
+            let todo = "set connectionPool.tcp.connectTimeout: 500ms, or a few times a round trip to the hosts";
+            out.push(Finding::new("connect-timeout-long", node.as_ref().unwrap_or(policy), text, todo));
+        }
+        if let Some(outlier) = policy.get("outlier_detection") {
+            // `get` writes consecutive_5xx_errors otherwise than Istio does.
+            let count = outlier.number("consecutive5xxErrors");
+            if count.is_none_or(|count| (1.0..=5.0).contains(&count)) {
+                let text =
+                    format!("{host:?}: Istio's outlier detection also ejects after five errors of requests in a row");
+                let todo = "set outlierDetection.consecutive5xxErrors: 0, and consecutiveGatewayErrors: 50";
+                out.push(Finding::new("native-outlier-detection", &outlier, text, todo));
+            }
+        }
+        let simple = policy.text("load_balancer.simple");
+        if matches!(simple, "LEAST_REQUEST" | "LEAST_CONN") && !is_patched(patches, &host) {
+            let node = policy.at("load_balancer.simple");
+            let text = format!("{host:?}: least request sends most to a host that refuses, until it is out");
+            out.push(Finding::new(
+                "least-request",
+                node.as_ref().unwrap_or(policy),
+                text,
+                "set loadBalancer.simple: ROUND_ROBIN",
+            ));
+        }
+    }
+}
+
+/// What Envoy does not take beside `override_host`.
+fn refused(policy: &Node<'_>, host: &str, out: &mut Vec<Finding>) {
+    let Some(balancer) = policy.get("load_balancer") else { return };
+    let locality = balancer.get("locality_lb_setting");
+    let weighted = locality.filter(|setting| {
+        let has = |name| setting.get(name).is_some();
+        setting.get("enabled").is_none_or(|enabled| enabled.value != false)
+            && (has("distribute") || has("failover") || has("failover_priority"))
+    });
+    if let Some(setting) = weighted.or_else(|| balancer.get("zone_aware_lb_setting")) {
+        let text = format!("{host:?} has locality weights, beside which Envoy refuses override_host");
+        out.push(Finding::new(
+            "override-host-refused",
+            &setting,
+            text,
+            "take this setting out, or do without the CLUSTER patch",
+        ));
+    }
+    if balancer.text("simple") == "PASSTHROUGH" {
+        let text =
+            format!("{host:?}: with PASSTHROUGH its cluster is of type ORIGINAL_DST, and Envoy refuses override_host");
+        out.push(Finding::new("override-host-refused", &balancer, text, "do without the CLUSTER patch for it"));
+    }
+    if let Some(hash) = balancer.get("consistent_hash") {
+        let text = format!("{host:?}: override_host takes the place of consistentHash");
+        out.push(Finding::new(
+            "hashing-lost",
+            &hash,
+            text,
+            "do without the CLUSTER patch for it, and set steering: \"off\"",
+        ));
+    }
+}
+
+fn virtual_service(setup: &Setup<'_>, service: &Node<'_>, out: &mut Vec<Finding>) {
+    for route in service.items("spec.http") {
+        let destinations = route.items("route");
+        let hosts = destinations.iter().map(|to| full(to.text("destination.host"), service.namespace()));
+        let Some(host) = hosts.into_iter().find(|host| clusters(setup, host).iter().any(|name| setup.retries(name)))
+        else {
+            continue;
+        };
+        let Some(retries) = route.get("retries") else {
+            let text = format!("the route to {host:?} has Istio's default retries, which Envoy adds to Weir's");
+            let todo = "set retries: { attempts: 2, retryOn: \"connect-failure,refused-stream\" }";
+            out.push(Finding::new("default-retries", &route, text, todo));
+            continue;
+        };
+        let conditions = retries.text("retry_on");
+        if retries.number("attempts") == Some(0.0) {
+            let text = format!("attempts: 0 on the route to {host:?}: retries may meet the host that just failed");
+            let todo = "set attempts: 2, retryOn: \"connect-failure,refused-stream\"";
+            out.push(Finding::new("retries-off", &retries, text, todo));
+        } else if conditions.is_empty() {
+            let text =
+                format!("the route to {host:?} retries on Istio's default conditions, which Envoy adds to Weir's");
+            let todo = "set retryOn: \"connect-failure,refused-stream\"";
+            out.push(Finding::new("default-retries", &retries, text, todo));
+        } else if more_than_unsent(conditions) {
+            let node = retries.get("retry_on");
+            let text = format!("retryOn {conditions:?} is added to what Weir asks for, whatever it says");
+            let todo = "name connect-failure and refused-stream only, in retries.retryOn of the VirtualService";
+            out.push(Finding::new("route-retry-on", node.as_ref().unwrap_or(&retries), text, todo));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Combinations of settings that are valid, and hardly what anybody wants.
+
+use weir::base::percent::Percent;
+use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Policy};
+
+use super::super::bounds::Around;
+use super::super::explain::patterns;
+use super::super::finding::Finding;
+use super::super::setup::{Node, Plugin};
+
+/// What there is to say about a policy, as `(rule, text, what to do)`.
+type Odd = (&'static str, String, &'static str);
+
+/// Tells it. `native`: Envoy's own outlier detection is set up somewhere.
+pub fn check(plugin: &Plugin<'_>, policy: &Policy, around: &Around, native: bool, out: &mut Vec<Finding>) {
+    let node = Node { file: plugin.file, place: plugin.place.clone(), value: &serde_json::Value::Null };
+    let patterns = patterns(&plugin.raw);
+    let names = patterns.iter().map(|pattern| format!("clusters {pattern:?}: ")).chain([String::new()]);
+    let mut told: Vec<&str> = Vec::new();
+    // The top level is the last one, and told first.
+    let clusters: Vec<(String, &ClusterPolicy)> = names.zip(policy.clusters()).collect();
+    for (name, cluster) in clusters.iter().rev() {
+        for (rule, text, todo) in of_cluster(cluster, policy, around, native) {
+            if !told.contains(&rule) {
+                out.push(Finding::new(rule, &node, [name.as_str(), &text].concat(), todo));
+                told.push(rule);
+            }
+        }
+    }
+    for (position, pattern) in patterns.iter().enumerate() {
+        // A pattern taken as a name: whatever matches that matches all names that fit it.
+        if let Some(earlier) = patterns.get(policy.index_for(pattern)).filter(|_| policy.index_for(pattern) < position)
+        {
+            let text =
+                format!("clusters {pattern:?}: never used, since {earlier:?} stands before it and matches the same");
+            out.push(Finding::new("override-unused", &node, text, "put the narrower pattern first"));
+        }
+    }
+    if policy.mode == Mode::Shadow {
+        let text = "mode is \"shadow\": nothing of this takes effect";
+        out.push(Finding::new("shadow-mode", &node, text, "write \"enforce\" when its counters say what you want"));
+    }
+    for name in &plugin.file.document.open_clusters {
+        let cluster = policy.for_cluster(name);
+        if cluster.circuit_breaker.is_some() || cluster.outlier_detection.is_some() {
+            let text = format!(
+                "cluster {name:?}: requests say which host they want, so its hosts have nothing in common, and who asks for \
+                 dead ones opens the circuit for all"
+            );
+            let todo = "switch circuitBreaker and outlierDetection off for it, in clusters";
+            out.push(Finding::new("requests-choose-hosts", &node, text, todo));
+        }
+    }
+}
+
+/// Nulls that Kubernetes does not keep.
+pub fn nulls(plugin: &Plugin<'_>, out: &mut Vec<Finding>) {
+    let found = plugin.file.document.found.iter().filter(|found| found.place == plugin.place);
+    for place in found.flat_map(|found| &found.nulls) {
+        let node = Node { file: plugin.file, place: place.clone(), value: &serde_json::Value::Null };
+        let text = format!("{place} is null, which kubectl apply drops, so that it stays on");
+        out.push(Finding::new("null-is-dropped", &node, text, "write \"off\""));
+    }
+}
+
+fn of_cluster(cluster: &ClusterPolicy, policy: &Policy, around: &Around, native: bool) -> Vec<Odd> {
+    let mut found = Vec::new();
+    let mut when = |odd: bool, rule: &'static str, text: &str, todo: &'static str| {
+        if odd {
+            found.push((rule, text.to_owned(), todo));
+        }
+    };
+    if let Some(retry) = &cluster.retry {
+        let unsafe_method = |method: &String| matches!(method.as_str(), "POST" | "PATCH" | "CONNECT");
+        let broke = retry.budget.is_some_and(|budget| {
+            budget.percent == Percent::default() && budget.min_retry_rate.count == 0 && retry.max_retries > 0
+        });
+        let floorless = retry.budget.is_some_and(|budget| budget.min_retry_rate.count == 0 && !broke);
+        when(
+            retry.max_retries > 0 && retry.budget.is_none(),
+            "budget-off",
+            "budget is off: in an outage every request is sent 1 + maxRetries times",
+            "leave retry.budget out: 20 percent is the default",
+        );
+        when(
+            broke,
+            "budget-empty",
+            "the budget is 0 percent with no floor: nothing is ever retried",
+            "set maxRetries to 0, which says so more plainly",
+        );
+        when(
+            floorless,
+            "budget-no-floor",
+            "minRetryRate 0: a cluster with few requests cannot retry at all",
+            "leave minRetryRate out",
+        );
+        when(
+            retry.budget.is_some_and(|budget| budget.percent.basis_points() > 5_000),
+            "budget-large",
+            "the budget is more than 50 percent: in an outage, the load grows by that much",
+            "lower retry.budget.percent",
+        );
+        when(
+            retry.idempotent_methods.iter().any(unsafe_method),
+            "unsafe-methods",
+            "idempotentMethods has POST, PATCH or CONNECT: requests are sent again that may have been processed",
+            "have clients send an idempotency-key, and leave these methods out",
+        );
+        when(
+            retry.status_codes.iter().any(|status| *status < 500),
+            "client-errors-retried",
+            "statusCodes has some below 500: what the client did wrong fails again",
+            "leave those below 500 out of statusCodes",
+        );
+        when(
+            retry.status_codes.contains(&500) || retry.status_codes.contains(&501),
+            "server-errors-retried",
+            "statusCodes has 500 or 501: these mostly fail again, and cost the budget",
+            "leave them out of statusCodes",
+        );
+        when(
+            retry.max_retries > 3,
+            "many-retries",
+            "maxRetries is more than 3: what failed so often mostly fails again, and each client waits for it",
+            "set maxRetries to 2",
+        );
+        when(
+            retry.already_retried == AlreadyRetried::Any,
+            "retries-multiply",
+            "alreadyRetried is \"any\": where several hops retry, attempts multiply",
+            "leave alreadyRetried at \"unprocessed\"",
+        );
+    } else {
+        when(
+            around.route > 0,
+            "retries-without-budget",
+            "retry is off, and the route's own policy retries, without any budget",
+            "take the route's retry policy out, or leave retry on",
+        );
+    }
+    when(
+        cluster.outlier_detection.is_some() && policy.steering.is_none() && !native,
+        "nobody-steers",
+        "steering is off: ejections are told, and nobody acts on them but Envoy's own outlier detection, if it is on",
+        "set up Envoy's outlier detection for the cluster, or steering",
+    );
+    when(
+        cluster.outlier_detection.is_none() && cluster.circuit_breaker.is_some(),
+        "breaker-without-outlier-detection",
+        "outlierDetection is off, so the circuit breaker cannot tell one dead host from a dead cluster",
+        "switch circuitBreaker off as well, or outlierDetection on",
+    );
+    when(
+        cluster.circuit_breaker.is_some_and(|breaker| breaker.percent.basis_points() < 5_000),
+        "breaker-percent-low",
+        "circuitBreaker.percent is less than 50: it opens while most attempts are answered, if no host answered just now",
+        "leave circuitBreaker.percent at its default",
+    );
+    found
+}

@@ -1,0 +1,491 @@
+//! `weir check` on whole set-ups: what is shipped is clean, and each rule finds what it is for.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Run, weir};
+
+const ISTIO: &[&str] = &["istio/decide.yaml", "istio/attempts.yaml", "istio/proxy-status.yaml", "istio/traffic.yaml"];
+const PULLED: &[&str] = &["istio/wasmplugin.yaml", "istio/attempts.yaml", "istio/traffic.yaml"];
+const GATEWAY: &[&str] =
+    &["gateway/envoypatchpolicy.yaml", "gateway/envoyproxy.yaml", "gateway/traffic.yaml", "gateway/gateway.yaml"];
+const SERVED: &[&str] = &["gateway/envoyextensionpolicy.yaml", "gateway/gateway.yaml"];
+const ENVOY: &[&str] = &["envoy.yaml"];
+
+fn shipped(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy").join(file)).expect(file)
+}
+
+/// A folder with these files, one of them changed: what `from` stands for is `to`.
+fn folder(files: &[&str], file: &str, from: &str, to: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    for name in files {
+        let mut text = shipped(name);
+        if *name == file {
+            assert!(from.is_empty() || text.contains(from), "{file}: no {from:?}");
+            text = if from.is_empty() { [text.as_str(), to].concat() } else { text.replace(from, to) };
+        }
+        let path = folder.path().join(name.replace('/', "-"));
+        std::fs::write(path, text).expect("it is written");
+    }
+    folder
+}
+
+fn check(folder: &Path, arguments: &[&str]) -> Run {
+    let path = folder.to_str().expect("UTF-8");
+    weir(&[&["check", path], arguments].concat(), b"")
+}
+
+fn findings(run: &Run) -> Vec<Value> {
+    serde_json::from_str(&run.out).unwrap_or_else(|error| panic!("{error}: {}{}", run.out, run.err))
+}
+
+fn ids(findings: &[Value]) -> BTreeSet<&str> {
+    findings.iter().filter_map(|finding| finding["id"].as_str()).collect()
+}
+
+#[test]
+fn nothing_is_found_in_what_is_shipped() {
+    for files in [ISTIO, PULLED, GATEWAY, SERVED, ENVOY, &["compose/envoy.yaml"]] {
+        let folder = folder(files, "", "", "");
+        let run = check(folder.path(), &["--strict"]);
+        assert_eq!(run.status, 0, "{files:?}: {}{}", run.out, run.err);
+        assert!(run.out.contains("0 errors, 0 warnings, 0 notes") || !run.out.contains("Findings"), "{}", run.out);
+        for file in files {
+            let run = weir(&["check", "--strict", "--format", "json", &format!("envoy/{file}")], b"");
+            assert_eq!((run.status, ids(&findings(&run))), (0, BTreeSet::new()), "{file}");
+        }
+    }
+    // The folder itself has three forms of decide, of which one is to be applied.
+    let run = weir(&["check", "--format", "json", "envoy/istio", "envoy/gateway"], b"");
+    assert_eq!((run.status, ids(&findings(&run))), (0, BTreeSet::from(["decide-twice"])), "{}", run.out);
+}
+
+/// Changes what is shipped: the files, one of them, what is replaced, by what, and the rules that must then be named.
+type Case<'a> = (&'a [&'a str], &'a str, &'a str, &'a str, &'a [&'a str]);
+
+fn try_cases(cases: &[Case<'_>]) {
+    for (files, file, from, to, wanted) in cases {
+        let folder = folder(files, file, from, to);
+        let run = check(folder.path(), &["--format", "json", "--strict"]);
+        let found = findings(&run);
+        assert_eq!(ids(&found), wanted.iter().copied().collect(), "{file}: {from:?} -> {to:?}: {}", run.out);
+        let graver = |level: &str| found.iter().any(|finding| finding["level"] == level);
+        let status = if graver("error") {
+            1
+        } else if graver("warning") {
+            3
+        } else {
+            0
+        };
+        assert_eq!(run.status, status, "{file}: {from:?} -> {to:?}");
+        for finding in &found {
+            assert!(finding["line"].as_u64().is_some_and(|line| line > 0), "{finding}");
+            assert!(finding["do"].as_str().is_some_and(|todo| todo.len() > 10), "{finding}");
+        }
+    }
+}
+
+#[test]
+fn rules_of_istio() {
+    let plugin =
+        "  selector:\n    matchLabels: { app: storefront }      # the clients; without it, all of the namespace\n";
+    let waypoint = "  targetRefs: [{ kind: Service, name: orders }]\n";
+    try_cases(&[
+        (
+            ISTIO,
+            "istio/attempts.yaml",
+            "      cluster: { service: orders.shop.svc.cluster.local }\n",
+            "",
+            &["no-override-host", "patch-of-all-clusters"],
+        ),
+        (ISTIO, "istio/decide.yaml", "      context: SIDECAR_OUTBOUND\n", "", &["context-missing"]),
+        (ISTIO, "istio/decide.yaml", "context: SIDECAR_OUTBOUND", "context: GATEWAY", &["contexts-differ"]),
+        (ISTIO, "istio/decide.yaml", "app: storefront", "app: store", &["selectors-differ"]),
+        (ISTIO, "istio/decide.yaml", "namespace: shop", "namespace: cart", &["selectors-differ"]),
+        (
+            ISTIO,
+            "istio/attempts.yaml",
+            "                  runtime: envoy.wasm.runtime.v8",
+            "                  vm_id: a\n                  runtime: envoy.wasm.runtime.v8",
+            &["roles-apart"],
+        ),
+        (ISTIO, "istio/decide.yaml", "orders.shop", "carts.shop", &["no-override-host"]),
+        (
+            ISTIO,
+            "istio/decide.yaml",
+            "\"role\": \"decide\"",
+            "\"role\": \"decide\", \"steering\": \"off\"",
+            &["steering-header-open"],
+        ),
+        (ISTIO, "istio/attempts.yaml", "failure_policy: FAIL_RELOAD", "failure_policy: FAIL_CLOSED", &["fails-closed"]),
+        (
+            ISTIO,
+            "istio/attempts.yaml",
+            "          - name: envoy.filters.http.upstream_codec\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec\n",
+            "",
+            &["codec-missing"],
+        ),
+        (&["istio/attempts.yaml", "istio/traffic.yaml"], "", "", "", &["no-decide", "steering-header-open"]),
+        (&["istio/wasmplugin.yaml", "istio/traffic.yaml"], "", "", "", &["no-override-host"]),
+        (PULLED, "istio/wasmplugin.yaml", "oci://registry.example.com/weir:0.1.0", "file:///weir.wasm", &["file-url"]),
+        (PULLED, "istio/wasmplugin.yaml", "failStrategy: FAIL_OPEN", "failStrategy: FAIL_RELOAD", &["fails-closed"]),
+        (
+            PULLED,
+            "istio/wasmplugin.yaml",
+            plugin,
+            waypoint,
+            &["client-mode-at-waypoint", "pattern-at-waypoint", "selectors-differ"],
+        ),
+        (
+            PULLED,
+            "istio/wasmplugin.yaml",
+            "retry: \"off\"",
+            "retry: null",
+            &["null-is-dropped", "retries-without-budget"],
+        ),
+        (ISTIO, "istio/traffic.yaml", "retryOn: connect-failure,refused-stream", "retryOn: 5xx", &["route-retry-on"]),
+        (ISTIO, "istio/traffic.yaml", "      retryOn: connect-failure,refused-stream\n", "", &["default-retries"]),
+        (ISTIO, "istio/traffic.yaml", "attempts: 2", "attempts: 0", &["retries-off"]),
+        (ISTIO, "istio/traffic.yaml", "maxRetries: 10000", "maxRetries: 3", &["max-retries-low"]),
+        (ISTIO, "istio/traffic.yaml", "connectTimeout: 500ms", "connectTimeout: 1m30s", &["connect-timeout-long"]),
+        (ISTIO, "istio/traffic.yaml", "connectTimeout: 500ms", "tcpKeepalive: {}", &["connect-timeout-long"]),
+        (ISTIO, "istio/traffic.yaml", "      consecutive5xxErrors: 0\n", "", &["native-outlier-detection"]),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "    outlierDetection:",
+            "    retryBudget: { percent: 20 }\n    outlierDetection:",
+            &["native-retry-budget"],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "    outlierDetection:",
+            "    loadBalancer: { consistentHash: { httpHeaderName: a } }\n    outlierDetection:",
+            &["hashing-lost"],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "    outlierDetection:",
+            "    loadBalancer: { localityLbSetting: { distribute: [] } }\n    outlierDetection:",
+            &["override-host-refused"],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "    outlierDetection:",
+            "    loadBalancer: { simple: PASSTHROUGH }\n    outlierDetection:",
+            &["override-host-refused"],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "",
+            "---\n{apiVersion: v1, kind: Service, metadata: {name: orders, namespace: shop}, spec: {trafficDistribution: PreferClose}}\n",
+            &["override-host-refused"],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "",
+            "---\n{apiVersion: v1, kind: Service, metadata: {name: orders, namespace: shop}, spec: {clusterIP: None}}\n",
+            &["override-host-refused"],
+        ),
+        (&["istio/decide.yaml", "istio/wasmplugin.yaml", "istio/attempts.yaml"], "", "", "", &["decide-twice"]),
+        // What is not Weir's business stays unsaid: other services, and Services without a patch.
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "",
+            "---\n{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a, namespace: shop}, spec: {hosts: [a], http: [{route: [{destination: {host: a}}], retries: {attempts: 9, retryOn: 5xx}}]}}\n",
+            &[],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "",
+            "---\n{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {clusterIP: None}}\n",
+            &[],
+        ),
+    ]);
+    // For the whole mesh.
+    let folder = folder(ISTIO, "istio/decide.yaml", "  workloadSelector:\n    labels: { app: storefront }\n", "");
+    let path = folder.path().join("istio-decide.yaml");
+    let text =
+        std::fs::read_to_string(&path).expect("it is there").replace("namespace: shop", "namespace: istio-system");
+    std::fs::write(path, text).expect("it is written");
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["no-selector", "selectors-differ"]), "{}", run.out);
+}
+
+#[test]
+fn rules_of_envoy_gateway() {
+    let https = "  - { name: https, protocol: HTTPS, port: 443 }\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute";
+    let route = "    backendRefs: [{ name: orders, port: 8080 }]";
+    let two = "    backendRefs: [{ name: orders, port: 8080, weight: 95 }, { name: canary, port: 8080, weight: 5 }]";
+    let locality = "                      # As Envoy Gateway has it: backends of one rule keep their weights.\n                      locality_lb_config: { locality_weighted_lb_config: {} }\n";
+    fn gateway<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
+        (GATEWAY, "gateway/gateway.yaml", from, to, wanted)
+    }
+    fn traffic<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
+        (GATEWAY, "gateway/traffic.yaml", from, to, wanted)
+    }
+    try_cases(&[
+        gateway("---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute", https, &["listener-without-weir"]),
+        gateway(
+            route,
+            "    backendRefs: [{ name: orders, port: 8080 }]\n  - backendRefs: [{ name: b, port: 1 }]",
+            &["rule-without-steering"],
+        ),
+        gateway(route, two, &[]),
+        gateway(
+            route,
+            "    backendRefs: [{ name: orders, port: 8080, filters: [{ type: URLRewrite }] }]",
+            &["cluster-renamed"],
+        ),
+        gateway(
+            route,
+            "    filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { remove: [x-weir-hosts] } }]\n    backendRefs: [{ name: orders, port: 8080 }]",
+            &["steering-header-modified"],
+        ),
+        gateway(
+            route,
+            "    retry: { codes: [500] }\n    backendRefs: [{ name: orders, port: 8080 }]",
+            &["route-retry-on"],
+        ),
+        (GATEWAY, "gateway/envoypatchpolicy.yaml", "  namespace: shop", "  namespace: other", &["wrong-target"]),
+        (GATEWAY, "gateway/envoypatchpolicy.yaml", "/upstream_log/-", "/upstream_log", &["access-log-replaced"]),
+        (GATEWAY, "gateway/envoyproxy.yaml", "  logging:", "  mergeGateways: true\n  logging:", &["wrong-target"]),
+        traffic("triggers: [connect-failure, refused-stream]", "triggers: [gateway-error]", &["route-retry-on"]),
+        traffic("maxParallelRetries: 10000", "maxParallelRetries: 10", &["max-retries-low"]),
+        traffic(
+            "    maxParallelRetries: 10000",
+            "    retryBudget: { percent: { numerator: 20 } }",
+            &["native-retry-budget"],
+        ),
+        traffic("connectTimeout: 500ms", "connectTimeout: 10s", &["connect-timeout-long"]),
+        traffic("type: RoundRobin", "type: LeastRequest", &["least-request"]),
+        traffic("remove: [x-weir-hosts]", "remove: [x-other]", &["header-not-removed-early"]),
+        traffic("  retry:\n", "  admissionControl: {}\n  retry:\n", &["guard-bypassed"]),
+        traffic(
+            "  retry:\n",
+            "  healthCheck: { passive: { interval: 1s } }\n  retry:\n",
+            &["native-outlier-detection"],
+        ),
+        (SERVED, "gateway/envoyextensionpolicy.yaml", "failOpen: true", "failOpen: false", &["fails-closed"]),
+        (
+            SERVED,
+            "gateway/envoyextensionpolicy.yaml",
+            "      steering: \"off\"       # the clusters do not know the policy override_host\n",
+            "",
+            &["no-override-host"],
+        ),
+    ]);
+    // A canary whose balancer does not heed weights.
+    let folder = folder(GATEWAY, "gateway/gateway.yaml", route, two);
+    let path = folder.path().join("gateway-envoypatchpolicy.yaml");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    assert!(text.contains(locality));
+    std::fs::write(path, text.replace(locality, "")).expect("it is written");
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["weights-lost"]), "{}", run.out);
+}
+
+#[test]
+fn rules_of_envoy() {
+    fn case<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
+        (ENVOY, "envoy.yaml", from, to, wanted)
+    }
+    let predicate = "                    retry_host_predicate:\n                    - name: envoy.retry_host_predicates.previous_hosts\n                      typed_config:\n                        \"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate\n";
+    let header = "                override_host_sources:\n                - header: x-weir-hosts\n";
+    let header = header
+        .replace("                override", "            override")
+        .replace("                - h", "            - h");
+    let fault = "          - name: envoy.filters.http.router\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router\n              # The";
+    let with_fault = ["          - name: fault\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault }\n", fault].concat();
+    try_cases(&[
+        case("        max_retries: 10000\n", "", &["max-retries-low"]),
+        case("        max_retries: 10000\n", "        retry_budget: {}\n", &["native-retry-budget"]),
+        case("connect_timeout: 0.5s", "connect_timeout: 5s", &["connect-timeout-long"]),
+        case(
+            &header,
+            "            override_host_sources: [{ header: x-other }]\n",
+            &["no-override-host", "steering-header-open"],
+        ),
+        case(
+            "\"steering\": { \"header\": \"x-weir-hosts\", \"explorePercent\": 5 },",
+            "\"steering\": \"off\",",
+            &["nobody-steers", "steering-header-open"],
+        ),
+        case(
+            "    type: STATIC\n",
+            "    type: STATIC\n    common_lb_config: { locality_weighted_lb_config: {} }\n",
+            &["override-host-refused"],
+        ),
+        case(
+            "    type: STATIC\n",
+            "    type: STATIC\n    outlier_detection: { interval: 1s }\n",
+            &["native-outlier-detection"],
+        ),
+        case("    type: STATIC\n", "    type: STATIC\n    lb_policy: LEAST_REQUEST\n", &["least-request"]),
+        case(predicate, "", &["retry-same-host"]),
+        case(
+            "                    retry_back_off:",
+            "                    retry_on: 5xx\n                    retry_back_off:",
+            &["route-retry-on"],
+        ),
+        case(fault, &with_fault, &["filter-after-decide"]),
+        case("\"maxRetries\": 2,", "\"maxRetries\": 5,", &["many-retries"]),
+        case("\"mode\": \"enforce\"", "\"mode\": \"shadow\"", &["shadow-mode"]),
+        case("\"maxRetries\": 2,", "\"maxRetries\": 99,", &["invalid-policy", "no-decide", "steering-header-open"]),
+    ]);
+    // Without guard and without the mutation the header goes on.
+    let folder =
+        folder(&["compose/envoy.yaml"], "compose/envoy.yaml", "'{ \"role\": \"guard\" }'", "'{ \"role\": \"watch\" }'");
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["steering-header-leaks"]), "{}", run.out);
+    let folder = self::folder(
+        &["compose/envoy.yaml"],
+        "compose/envoy.yaml",
+        "'{ \"role\": \"watch\" }'",
+        "'{ \"role\": \"guard\" }'",
+    );
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["guard-without-watch"]), "{}", run.out);
+}
+
+/// What a running Envoy says of itself: its static part is there twice, and what it refused is told.
+fn dump() -> Value {
+    let bootstrap: Value = serde_yaml_ng::from_str(&shipped("compose/envoy.yaml"))
+        .map(|mut value: serde_yaml_ng::Value| {
+            value.apply_merge().expect("it merges");
+            serde_json::to_value(value).expect("it is JSON")
+        })
+        .expect("it is YAML");
+    let clusters: Vec<Value> = bootstrap["static_resources"]["clusters"].as_array().expect("clusters").clone();
+    let listeners: Vec<Value> = bootstrap["static_resources"]["listeners"].as_array().expect("listeners").clone();
+    let listener = json!({"name": "ingress", "active_state": {"listener": listeners[0]},
+        "error_state": {"details": "no such filter"}});
+    json!({"configs": [
+        {"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump", "bootstrap": bootstrap},
+        {"@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+            "static_clusters": clusters.iter().map(|cluster| json!({"cluster": cluster})).collect::<Vec<_>>()},
+        {"@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", "dynamic_listeners": [listener]},
+    ]})
+}
+
+#[test]
+fn a_running_envoy_is_checked() {
+    let mut dump = dump();
+    let run = weir(&["check", "-", "--format", "json"], dump.to_string().as_bytes());
+    assert_eq!((run.status, ids(&findings(&run))), (1, BTreeSet::from(["refused-by-envoy"])), "{}", run.out);
+    assert!(run.out.contains("no such filter"), "{}", run.out);
+    dump["configs"][1]["static_clusters"][0]["cluster"]["connect_timeout"] = json!("5s");
+    dump["configs"][2]["dynamic_listeners"][0]["error_state"] = Value::Null;
+
+    // Over HTTP, in pieces, as Envoy sends it.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let server = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a request");
+            request.extend(byte);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").expect("a response");
+        for part in dump.to_string().as_bytes().chunks(1_000) {
+            write!(stream, "{:x}\r\n", part.len()).expect("a chunk");
+            stream.write_all(part).expect("a chunk");
+            stream.write_all(b"\r\n").expect("a chunk");
+        }
+        stream.write_all(b"0\r\n\r\n").expect("the end");
+        String::from_utf8(request).expect("UTF-8")
+    });
+    let run = weir(&["check", "--admin", &format!("http://{address}"), "--strict"], b"");
+    assert_eq!(run.status, 3, "{}{}", run.out, run.err);
+    assert!(run.out.contains("warning[connect-timeout-long]") && run.out.contains("Retries"), "{}", run.out);
+    assert!(server.join().expect("the server ends").starts_with("GET /config_dump HTTP/1.1\r\n"));
+    let run = weir(&["check", "--admin", &format!("http://{address}")], b"");
+    assert!(run.status == 2 && run.err.contains(&address.to_string()), "{}", run.err);
+}
+
+#[test]
+fn findings_are_written_for_people_and_for_machines() {
+    let from = "retryOn: connect-failure,refused-stream";
+    let folder = folder(ISTIO, "istio/traffic.yaml", from, "retryOn: 5xx");
+    let text = shipped("istio/traffic.yaml");
+    let line = 1 + text.lines().position(|line| line.contains(from)).expect("the line");
+    let file = folder.path().join("istio-traffic.yaml");
+    let file = file.to_str().expect("UTF-8");
+
+    let run = check(folder.path(), &[]);
+    assert_eq!(run.status, 0, "{}", run.err);
+    assert!(run.out.contains(&format!("{file}:{line}: warning[route-retry-on]\n")), "{}", run.out);
+    assert!(
+        run.flowing().contains("retryOn \"5xx\" is added") && run.out.contains("docs/checks.md#route-retry-on"),
+        "{}",
+        run.out
+    );
+    assert!(run.out.ends_with("4 files: 0 errors, 1 warning, 0 notes\n"), "{}", run.out);
+    assert!(!run.out.contains('\u{1b}'), "no colours where nobody looks");
+    assert_eq!(check(folder.path(), &["--strict"]).status, 3);
+
+    let run = check(folder.path(), &["--format", "github"]);
+    assert!(
+        run.out.starts_with(&format!("::warning file={file},line={line},title=weir route-retry-on::retryOn \"5xx\"")),
+        "{}",
+        run.out
+    );
+    assert_eq!(run.out.lines().count(), 1);
+
+    let run = check(folder.path(), &["--format", "sarif"]);
+    let sarif: Value = serde_json::from_str(&run.out).expect("it is JSON");
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(
+        (&sarif["version"], &result["ruleId"], &result["level"]),
+        (&json!("2.1.0"), &json!("route-retry-on"), &json!("warning"))
+    );
+    assert_eq!(
+        result["locations"][0]["physicalLocation"],
+        json!({"artifactLocation": {"uri": file}, "region": {"startLine": line}})
+    );
+    assert_eq!(sarif["runs"][0]["tool"]["driver"]["rules"][0]["id"], "route-retry-on");
+}
+
+#[test]
+fn a_folder_may_hold_other_things() {
+    let folder = folder(ISTIO, "", "", "");
+    std::fs::create_dir(folder.path().join("more")).expect("a directory");
+    for (name, text) in [("values.yaml", "image: a\nreplicas: 3\n"), ("notes.txt", "retry: ["), ("more/empty.yaml", "")]
+    {
+        std::fs::write(folder.path().join(name), text).expect("it is written");
+    }
+    let run = check(folder.path(), &["--strict"]);
+    assert_eq!(run.status, 0, "{}{}", run.out, run.err);
+    std::fs::write(folder.path().join("more/policy.yaml"), "retry: { maxRetries: 99 }\n").expect("it is written");
+    let run = check(folder.path(), &[]);
+    assert!(
+        run.status == 1 && run.err.contains("more/policy.yaml: retry.maxRetries: 99 is out of range"),
+        "{}",
+        run.err
+    );
+}
+
+/// The page of the documentation has what the program prints, so each finding's link leads somewhere.
+#[test]
+fn each_rule_is_documented() {
+    let run = weir(&["check", "--rules"], b"");
+    assert_eq!(run.status, 0);
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/checks.md")).expect("docs/checks.md");
+    assert_eq!(page, run.out, "put it right with: target/weir check --rules >docs/checks.md");
+    let anchors: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(anchors.len(), anchors.iter().collect::<BTreeSet<_>>().len(), "each has one");
+}
