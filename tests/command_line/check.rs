@@ -175,8 +175,11 @@ fn what_is_valid_and_odd_is_told() {
         assert!(warnings(policy).contains(text), "{policy}: {}", warnings(policy));
     }
     // Kubernetes keeps no null of an object; a policy in text stays as it is.
-    let plugin =
-        |policy: &str| format!(r#"{{"apiVersion": "v1", "kind": "WasmPlugin", "spec": {{"failStrategy": "FAIL_OPEN", "pluginConfig": {policy}}}}}"#);
+    let plugin = |policy: &str| {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "WasmPlugin", "spec": {{"failStrategy": "FAIL_OPEN", "pluginConfig": {policy}}}}}"#
+        )
+    };
     let nulls = r#"{"steering": "off", "outlierDetection": "off", "circuitBreaker": null,
         "clusters": [{"match": "a", "retry": {"budget": null}}]}"#;
     let told = warnings(&plugin(nulls));
