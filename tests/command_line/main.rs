@@ -4,12 +4,15 @@ mod check;
 #[path = "../crash_loops/mod.rs"]
 mod crash_loops;
 mod envoy;
+mod generate;
 mod lint;
+mod manual;
 mod replay;
 mod shipped;
 #[path = "../support/mod.rs"]
 #[allow(unused_imports)]
 mod support;
+mod top;
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -1,0 +1,281 @@
+//! The picture: one line a cluster, and below it hosts with incidents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use console::style;
+use weir::retry::reason::Reason;
+use weir::signal::Signal;
+
+use super::metrics::{Samples, Series};
+use crate::check::words::{count, table};
+
+/// What is known, from look to look.
+#[derive(Default)]
+pub struct View {
+    envoys: Vec<Known>,
+}
+
+/// One Envoy.
+#[derive(Default)]
+struct Known {
+    now: Samples,
+    before: Option<Samples>,
+    /// What it said at first: what happened since then is told apart from what happened long ago.
+    first: Samples,
+    at: Option<Instant>,
+    /// Seconds between the two last looks.
+    apart: f64,
+    error: Option<String>,
+}
+
+impl Known {
+    /// How much a counter grew since another look. One that is smaller began anew.
+    fn growth(&self, then: Option<&Samples>, series: &Series, value: f64) -> f64 {
+        let before = then.and_then(|then| then.get(series)).unwrap_or(0.0);
+        if value < before { value } else { value - before }
+    }
+}
+
+impl View {
+    /// Takes a look at all Envoys; whether there was one before to compare it with.
+    pub fn update(&mut self, answers: &[Result<Samples, String>], at: Instant) -> bool {
+        self.envoys.resize_with(answers.len(), Known::default);
+        let mut rated = false;
+        for (known, answer) in self.envoys.iter_mut().zip(answers) {
+            match answer {
+                Ok(samples) => {
+                    if let Some(before) = known.at {
+                        known.apart = (at - before).as_secs_f64();
+                        known.before = Some(std::mem::replace(&mut known.now, samples.clone()));
+                        rated = true;
+                    } else {
+                        known.first = samples.clone();
+                        known.now = samples.clone();
+                    }
+                    known.at = Some(at);
+                    known.error = None;
+                }
+                Err(error) => known.error = Some(error.clone()),
+            }
+        }
+        rated
+    }
+
+    /// Draws it.
+    pub fn text(&self, urls: &[String]) -> String {
+        let answering = self.envoys.iter().filter(|known| known.error.is_none()).count();
+        let mut out = format!("{} of {} answer\n", answering, count(urls.len() as u64, "Envoy"));
+        for error in self.envoys.iter().filter_map(|known| known.error.as_ref()) {
+            let _ = writeln!(out, "{}", style(error).red());
+        }
+        let clusters: BTreeSet<&str> = self
+            .envoys
+            .iter()
+            .flat_map(|known| known.now.all())
+            .map(|(series, _)| series.label("cluster"))
+            .filter(|name| !name.is_empty())
+            .collect();
+        if clusters.is_empty() {
+            let why = if self.envoys.iter().any(|known| known.now.unlabelled) {
+                "Weir's metrics have no labels: give Envoy the stats_tags of envoy/envoy.yaml"
+            } else {
+                "there are no metrics of Weir: it is not attached, or has seen no request"
+            };
+            let _ = writeln!(out, "{why}");
+            return out;
+        }
+        self.clusters(&mut out, &clusters);
+        self.hosts(&mut out);
+        out
+    }
+
+    fn clusters(&self, out: &mut String, clusters: &BTreeSet<&str>) {
+        let head = [
+            "cluster", "requests/s", "attempts/s", "failed/s", "retries/s", "denied/s", "budget left", "hosts out", "circuit", "incidents",
+        ];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        let mut marks = Vec::new();
+        for cluster in clusters {
+            let (row, mark) = self.row(cluster);
+            rows.push(row);
+            marks.push(mark);
+        }
+        let mut text = String::from("\n");
+        table(&mut text, &rows);
+        // Colours last: they would be counted as columns.
+        for (position, line) in text.lines().enumerate() {
+            let line = match position.checked_sub(2).and_then(|row| marks.get(row)) {
+                Some(Mark::Open) => style(line).red().to_string(),
+                Some(Mark::Out) => style(line).yellow().to_string(),
+                None if position == 1 => style(line).bold().to_string(),
+                _ => line.to_owned(),
+            };
+            let _ = writeln!(out, "{line}");
+        }
+    }
+
+    fn row(&self, cluster: &str) -> (Vec<String>, Mark) {
+        let rate = |name: &str, label: &str| self.rates(name, label, cluster);
+        let sum = |rates: &BTreeMap<String, f64>| rates.values().sum::<f64>();
+        let attempts = rate("weir_attempts_total", "signal");
+        let failed: Vec<(&str, f64)> = Signal::ALL
+            .iter()
+            .filter(|signal| signal.is_failure() || **signal == Signal::Pushback)
+            .filter_map(|signal| Some((signal.name(), attempts.get(signal.name()).copied().filter(|rate| *rate > 0.0)?)))
+            .collect();
+        let mut failed = failed;
+        failed.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let failed: Vec<String> = failed.iter().take(3).map(|(name, rate)| format!("{} {name}", number(*rate))).collect();
+        let either = |name: &str| {
+            let shadow = format!("weir_shadow_{name}");
+            let name = format!("weir_{name}");
+            let shadowed = !self.has(&name, cluster) && self.has(&shadow, cluster);
+            (if shadowed { shadow } else { name }, shadowed)
+        };
+        let (retries, shadow) = either("retries_total");
+        let retries = rate(&retries, "verdict");
+        let (out_name, shadow_out) = either("hosts_out");
+        let (circuit, _) = either("circuit_open");
+        let (ejections, _) = either("ejections_total");
+        let hosts_out = self.most(&out_name, cluster).unwrap_or(0.0);
+        let known = self.most("weir_hosts_known", cluster);
+        let mut hosts = number(hosts_out);
+        known.iter().for_each(|known| hosts.push_str(&format!(" of {}", number(*known))));
+        let reasons = self.since(&ejections, "reason", cluster);
+        if !reasons.is_empty() && hosts_out > 0.0 {
+            hosts.push_str(&format!(" ({})", reasons.join(", ")));
+        }
+        let open = self.most(&circuit, cluster).unwrap_or(0.0) > 0.0;
+        let incidents = self.open("weir_incidents_open", cluster);
+        let mark = if open {
+            Mark::Open
+        } else if hosts_out > 0.0 || !incidents.is_empty() {
+            Mark::Out
+        } else {
+            Mark::None
+        };
+        let name = if shadow || shadow_out { format!("{cluster} (shadow)") } else { cluster.to_owned() };
+        let row = vec![
+            name,
+            number(sum(&rate("weir_requests_total", "retry"))),
+            number(sum(&attempts)),
+            if failed.is_empty() { "0".to_owned() } else { failed.join(", ") },
+            number(retries.get("granted").copied().unwrap_or(0.0)),
+            number(retries.get("denied").copied().unwrap_or(0.0)),
+            self.least("weir_retry_budget_left", cluster).map_or("-".to_owned(), number),
+            hosts,
+            if open { "open" } else { "closed" }.to_owned(),
+            if incidents.is_empty() { "-".to_owned() } else { incidents.join(", ") },
+        ];
+        (row, mark)
+    }
+
+    /// Hosts with an open incident, and failures that left, by why they were not retried.
+    fn hosts(&self, out: &mut String) {
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for (series, value) in self.envoys.iter().flat_map(|known| known.now.of("weir_host_incident")) {
+            let row = vec![series.label("cluster").to_owned(), series.label("host").to_owned(), series.label("pattern").to_owned()];
+            if value > 0.0 && !rows.contains(&row) {
+                rows.push(row);
+            }
+        }
+        if !rows.is_empty() {
+            let _ = writeln!(out, "\nHosts with an incident");
+            table(out, &rows);
+        }
+        let mut left: Vec<(f64, String)> = Vec::new();
+        let clusters: BTreeSet<&str> = self
+            .envoys
+            .iter()
+            .flat_map(|known| known.now.of("weir_not_retried_total"))
+            .map(|(series, _)| series.label("cluster"))
+            .collect();
+        for cluster in clusters {
+            let rates = self.rates("weir_not_retried_total", "reason", cluster);
+            for reason in Reason::ALL {
+                if let Some(rate) = rates.get(reason.name()).filter(|rate| **rate > 0.0) {
+                    left.push((*rate, format!("{cluster}: {}/s {}", number(*rate), reason.name())));
+                }
+            }
+        }
+        left.sort_by(|one, other| other.0.total_cmp(&one.0));
+        if !left.is_empty() {
+            let _ = writeln!(out, "\nFailures that left, and why they were not retried");
+            left.iter().take(10).for_each(|(_, text)| _ = writeln!(out, "  {text}"));
+        }
+    }
+
+    fn has(&self, name: &str, cluster: &str) -> bool {
+        self.values(name, cluster).next().is_some()
+    }
+
+    fn values<'a>(&'a self, name: &'a str, cluster: &'a str) -> impl Iterator<Item = f64> + 'a {
+        let all = self.envoys.iter().filter(|known| known.error.is_none()).flat_map(move |known| known.now.of(name));
+        all.filter(move |(series, _)| series.label("cluster") == cluster).map(|(_, value)| value)
+    }
+
+    /// Of a gauge that each Envoy has for itself: the one that says most.
+    fn most(&self, name: &str, cluster: &str) -> Option<f64> {
+        self.values(name, cluster).max_by(f64::total_cmp)
+    }
+
+    fn least(&self, name: &str, cluster: &str) -> Option<f64> {
+        self.values(name, cluster).min_by(f64::total_cmp)
+    }
+
+    /// How much a counter grows in a second, by one of its labels.
+    fn rates(&self, name: &str, label: &str, cluster: &str) -> BTreeMap<String, f64> {
+        let mut rates = BTreeMap::new();
+        for known in self.envoys.iter().filter(|known| known.error.is_none() && known.apart > 0.0) {
+            for (series, value) in known.now.of(name).filter(|(series, _)| series.label("cluster") == cluster) {
+                let growth = known.growth(known.before.as_ref(), series, value);
+                *rates.entry(series.label(label).to_owned()).or_default() += growth / known.apart;
+            }
+        }
+        rates
+    }
+
+    /// How much a counter has grown since the first look, else altogether: `refused 3, reset 1`.
+    fn since(&self, name: &str, label: &str, cluster: &str) -> Vec<String> {
+        let grown = |fresh: bool| {
+            let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+            for known in &self.envoys {
+                for (series, value) in known.now.of(name).filter(|(series, _)| series.label("cluster") == cluster) {
+                    let growth = if fresh { known.growth(Some(&known.first), series, value) } else { value };
+                    *counts.entry(series.label(label).to_owned()).or_default() += growth;
+                }
+            }
+            counts.retain(|_, count| *count > 0.0);
+            counts
+        };
+        let fresh = grown(true);
+        let counts = if fresh.is_empty() { grown(false) } else { fresh };
+        counts.iter().map(|(label, count)| format!("{label} {}", number(*count))).collect()
+    }
+
+    /// The patterns whose gauge is not 0.
+    fn open(&self, name: &str, cluster: &str) -> Vec<String> {
+        let mut open = BTreeSet::new();
+        for (series, value) in self.envoys.iter().flat_map(|known| known.now.of(name)) {
+            if value > 0.0 && series.label("cluster") == cluster {
+                open.insert(series.label("pattern").to_owned());
+            }
+        }
+        open.into_iter().collect()
+    }
+}
+
+/// What a line wants to be seen for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    None,
+    Out,
+    Open,
+}
+
+/// `0`, `0.4`, `12`.
+fn number(value: f64) -> String {
+    if value >= 10.0 || value.fract().abs() < 0.05 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
