@@ -16,7 +16,8 @@ fn documents(text: &str) -> Vec<Value> {
 }
 
 fn shipped(files: &[&str]) -> Vec<Value> {
-    let read = |file: &&str| std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).expect(file);
+    let read =
+        |file: &&str| std::fs::read_to_string(format!("{}/envoy/{file}", env!("CARGO_MANIFEST_DIR"))).expect(file);
     files.iter().map(read).flat_map(|text| documents(&text)).collect()
 }
 
@@ -54,9 +55,16 @@ fn left_over(text: &str) -> Vec<&str> {
 
 fn clean(run: &Run, shadow: bool) {
     let checked = weir(&["check", "--format", "json", "--strict", "-"], run.out.as_bytes());
-    let found: Vec<Value> = serde_json::from_str(&checked.out).unwrap_or_else(|_| panic!("{}{}", checked.out, checked.err));
+    let found: Vec<Value> =
+        serde_json::from_str(&checked.out).unwrap_or_else(|_| panic!("{}{}", checked.out, checked.err));
     let ids: Vec<&str> = found.iter().filter_map(|finding| finding["id"].as_str()).collect();
-    assert_eq!((checked.status, ids), (0, if shadow { vec!["shadow-mode"] } else { vec![] }), "{}\n{}", checked.out, run.out);
+    assert_eq!(
+        (checked.status, ids),
+        (0, if shadow { vec!["shadow-mode"] } else { vec![] }),
+        "{}\n{}",
+        checked.out,
+        run.out
+    );
 }
 
 #[test]
@@ -69,28 +77,77 @@ fn ones_own_services_are_all_in_it() {
             clean(&run, shadow);
             run
         };
-        let run = with(&["istio", "--service", "carts.web:80", "--service", "users.auth:9090", "--clients", "team=front", "-n", "edge"]);
-        for text in ["outbound|*|carts.web.svc.cluster.local", "outbound|*|users.auth.svc.cluster.local", "team: front", "namespace: edge",
-            "weir-proxy-status-users", "host: users.auth.svc.cluster.local"] {
+        let run = with(&[
+            "istio",
+            "--service",
+            "carts.web:80",
+            "--service",
+            "users.auth:9090",
+            "--clients",
+            "team=front",
+            "-n",
+            "edge",
+        ]);
+        for text in [
+            "outbound|*|carts.web.svc.cluster.local",
+            "outbound|*|users.auth.svc.cluster.local",
+            "team: front",
+            "namespace: edge",
+            "weir-proxy-status-users",
+            "host: users.auth.svc.cluster.local",
+        ] {
             assert!(run.out.contains(text), "{text}: {}", run.out);
         }
         let count = |kind: &str| documents(&run.out).iter().filter(|document| document["kind"] == kind).count();
         assert_eq!((count("VirtualService"), count("DestinationRule"), count("EnvoyFilter")), (2, 2, 4));
         with(&["istio", "--service", "carts.web:80", "--clients", "team=front", "--image", "oci://example.com/weir:1"]);
 
-        let run = with(&["envoy-gateway", "--route", "web/carts:2", "--route", "web/users", "--gateway", "edge/public",
-            "--listener", "http:8080", "--listener", "https:443:tls"]);
-        for text in ["httproute/web/carts/rule/0", "httproute/web/carts/rule/1", "httproute/web/users/rule/0", "tcp-8080", "tcp-443",
-            "http-8080", "edge/public/tls", "name: public"] {
+        let run = with(&[
+            "envoy-gateway",
+            "--route",
+            "web/carts:2",
+            "--route",
+            "web/users",
+            "--gateway",
+            "edge/public",
+            "--listener",
+            "http:8080",
+            "--listener",
+            "https:443:tls",
+        ]);
+        for text in [
+            "httproute/web/carts/rule/0",
+            "httproute/web/carts/rule/1",
+            "httproute/web/users/rule/0",
+            "tcp-8080",
+            "tcp-443",
+            "http-8080",
+            "edge/public/tls",
+            "name: public",
+        ] {
             assert!(run.out.contains(text), "{text}: {}", run.out);
         }
         let kinds: Vec<Value> = documents(&run.out).iter().map(|document| document["kind"].clone()).collect();
-        assert_eq!(kinds, ["EnvoyPatchPolicy", "EnvoyProxy", "BackendTrafficPolicy", "BackendTrafficPolicy", "ClientTrafficPolicy"]);
+        assert_eq!(
+            kinds,
+            ["EnvoyPatchPolicy", "EnvoyProxy", "BackendTrafficPolicy", "BackendTrafficPolicy", "ClientTrafficPolicy"]
+        );
 
-        let run = with(&["envoy", "--service", "carts=10.0.0.1:80", "--service", "users=a.example:90,b.example:90", "--module", "/m.wasm"]);
+        let run = with(&[
+            "envoy",
+            "--service",
+            "carts=10.0.0.1:80",
+            "--service",
+            "users=a.example:90,b.example:90",
+            "--module",
+            "/m.wasm",
+        ]);
         let document = documents(&run.out).remove(0);
         let clusters = document["static_resources"]["clusters"].as_array().expect("clusters").clone();
-        assert_eq!(clusters.iter().map(|cluster| cluster["type"].clone()).collect::<Vec<_>>(), ["STATIC", "STRICT_DNS"]);
+        assert_eq!(
+            clusters.iter().map(|cluster| cluster["type"].clone()).collect::<Vec<_>>(),
+            ["STATIC", "STRICT_DNS"]
+        );
         assert_eq!(run.out.matches("/m.wasm").count(), 3);
     }
 }

@@ -4,6 +4,7 @@ mod check;
 #[path = "../crash_loops/mod.rs"]
 mod crash_loops;
 mod envoy;
+mod explain;
 mod generate;
 mod lint;
 mod manual;

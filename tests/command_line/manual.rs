@@ -4,7 +4,7 @@ use super::weir;
 
 #[test]
 fn completions_and_manual_pages_come_with_the_program() {
-    let commands = ["check", "replay", "generate"];
+    let commands = ["check", "replay", "explain", "generate", "top"];
     for shell in ["bash", "zsh", "fish"] {
         let run = weir(&["completions", shell], b"");
         assert_eq!(run.status, 0, "{shell}: {}", run.err);
@@ -23,7 +23,7 @@ fn completions_and_manual_pages_come_with_the_program() {
 
 #[test]
 fn help_fits_a_terminal_and_has_examples() {
-    for command in ["check", "generate"] {
+    for command in ["check", "replay", "explain", "generate", "top"] {
         let run = weir(&[command, "--help"], b"");
         assert!(run.status == 0 && run.out.contains("Examples:"), "{}", run.out);
         // Examples are to be copied, so that they are not broken.

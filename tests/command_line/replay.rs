@@ -264,7 +264,7 @@ fn lines_that_are_of_no_use_are_told_with_the_first_of_each_kind() {
         })
         .collect();
     let wanted = [
-        ("not a JSON object", 4, "standard input:2"),
+        ("no access log's: neither JSON nor Envoy's or Istio's default format", 4, "standard input:2"),
         ("no start_time that can be read", 2, "standard input:7"),
         ("no duration", 2, "standard input:9"),
         ("no upstream_cluster: Envoy answered by itself", 1, "standard input:11"),
@@ -312,4 +312,157 @@ fn nonsense_is_no_reason_to_panic() {
     let run = weir(&["replay", "-", "--json", "--plot", "/dev/null"], log.as_bytes());
     assert_eq!(run.status, 0, "{}", run.err);
     assert!(!run.err.contains("panicked"), "{}", run.err);
+}
+
+/// The lines of [`crash`] in Istio's default text format, or in Envoy's.
+fn in_text(istio: bool) -> String {
+    let line = |line: &str| {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let word = |name: &str| line[name].as_str().map_or(line[name].to_string(), str::to_owned);
+        let reason = if word("response_flags") == "UF" { "delayed connect error: Connection refused" } else { "-" };
+        let ends = format!(
+            "0 91 {} 2 \"-\" \"a \"quoted\" agent\" \"{}\" \"orders:80\" \"{}\"",
+            word("duration"),
+            word("request_id"),
+            word("upstream_host")
+        );
+        let begins = format!(
+            "[{}] \"{} /a\"b HTTP/1.1\" {} {}",
+            word("start_time"),
+            word("method"),
+            word("response_code"),
+            word("response_flags")
+        );
+        if istio {
+            format!(
+                "{begins} {} - \"{reason}\" {ends} outbound|80||orders 10.1.1.1:4444 10.2.2.2:80 10.1.1.1:555 - default\n",
+                word("response_code_details")
+            )
+        } else {
+            format!("{begins} {ends}\n")
+        }
+    };
+    crash().lines().map(line).collect()
+}
+
+#[test]
+fn the_default_text_formats_say_the_same_as_json() {
+    let json = replay(crash().as_bytes(), &[]);
+    let istio = replay(in_text(true).as_bytes(), &[]);
+    assert_eq!(istio["clusters"], json["clusters"]);
+    // Envoy's own has neither cluster nor details nor a reason: a host that refuses cannot be told from one that is not there.
+    let envoy = replay(in_text(false).as_bytes(), &[]);
+    let cluster = &envoy["clusters"][0];
+    assert_eq!((&cluster["cluster"], &cluster["requests"]), (&json!("orders:80"), &json!(2_000)), "{cluster:#}");
+    assert_eq!(cluster["failures"]["seenByClients"], 200);
+    assert_eq!(cluster["hosts"]["10.0.0.3:80"]["signals"]["unreachable"], 198, "{cluster:#}");
+    assert!(cluster["ejectionCount"].as_u64() > Some(0), "{cluster:#}");
+}
+
+/// As `kubectl logs --prefix` has lines of these pods.
+fn of_pods(log: &str, pods: &[&str]) -> String {
+    log.lines().flat_map(|line| pods.iter().map(move |pod| format!("[pod/{pod}/istio-proxy] {line}\n"))).collect()
+}
+
+#[test]
+fn each_proxy_has_a_budget_of_its_own() {
+    // Enough retries for one: 20 percent of the requests, where a quarter fails.
+    let policy = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(policy.path(), r#"{"retry": {"minRetryRate": {"count": 8, "interval": "1s"}, "budget": {"percent": 0}}, "circuitBreaker": "off"}"#)
+        .expect("a policy");
+    let policy = policy.path().display().to_string();
+    let log = in_text(true);
+    let count = |report: &Value, name: &str| report["clusters"][0]["failures"][name].as_u64().expect("a count");
+    let one = replay(log.as_bytes(), &["--policy", &policy]);
+    let three = of_pods(&log, &["a-1", "b-2", "c-3"]);
+    let apart = replay(three.as_bytes(), &["--policy", &policy]);
+    assert_eq!((&apart["lines"]["proxies"], &apart["lines"]["requests"]), (&json!(3), &json!(6_000)));
+    assert!(count(&one, "deniedByBudget") > 0, "{one:#}");
+    for name in ["seenByClients", "retriable", "retriableAndSomeHostAnswered", "deniedByBudget"] {
+        assert_eq!(count(&apart, name), 3 * count(&one, name), "{name}");
+    }
+    assert_eq!(apart["clusters"][0]["hosts"]["10.0.0.3:80"]["signals"]["refused"], 3 * 198);
+    assert_eq!(
+        apart["clusters"][0]["incidentCount"],
+        json!(3 * one["clusters"][0]["incidentCount"].as_u64().expect("a count"))
+    );
+    // Without their names they are one proxy, with one budget.
+    let together: String =
+        three.lines().map(|line| format!("{}\n", line.split_once("] ").expect("a prefix").1)).collect();
+    let together = replay(together.as_bytes(), &["--policy", &policy]);
+    assert_eq!(together["lines"]["proxies"], 1);
+    assert!(count(&together, "deniedByBudget") > 3 * count(&one, "deniedByBudget"), "{together:#}");
+    // What a runtime or kubectl --timestamps puts before a line is no part of it, and other lines do no harm.
+    let stamped: String = log.lines().map(|line| format!("2026-02-02T00:00:00.123456789Z stdout F {line}\n")).collect();
+    let stamped = format!("{stamped}2026-02-02T00:00:00.123456Z\tinfo\txdsproxy\tconnected\n");
+    let report = replay(stamped.as_bytes(), &["--policy", &policy]);
+    assert_eq!(report["clusters"], one["clusters"]);
+    // Files of proxies.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), &log).expect("a log");
+    let file = file.path().display().to_string();
+    let run = weir(&["replay", "--json", "--per-file", "--policy", &policy, &file, "-"], log.as_bytes());
+    let report: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(count(&report, "deniedByBudget"), 2 * count(&one, "deniedByBudget"));
+}
+
+#[test]
+fn what_came_to_the_pod_itself_is_left_out() {
+    let inbound = in_text(true).replace("outbound|80||orders", "inbound|80||");
+    let run = weir(&["replay", "-"], inbound.as_bytes());
+    assert!(run.status == 1 && run.out.contains("to the pod itself"), "{}", run.out);
+}
+
+#[test]
+fn what_weir_would_have_changed_is_said_first() {
+    let run = weir(&["replay", "-"], in_text(true).as_bytes());
+    let report = replay(in_text(true).as_bytes(), &[]);
+    let failures = &report["clusters"][0]["failures"];
+    assert_eq!(report["clusters"][0]["ejectionCount"], 1);
+    let said = format!(
+        "Weir would have prevented about {} of the 200 failures that clients saw in 2000 requests, and left out a host once.",
+        failures["retriableAndSomeHostAnswered"]
+    );
+    assert!(run.flowing().starts_with(&said), "{said}\n{}", run.out);
+    let well: String =
+        in_text(true).lines().filter(|line| line.contains(" 200 - ")).map(|line| format!("{line}\n")).collect();
+    let run = weir(&["replay", "-"], well.as_bytes());
+    assert!(
+        run.flowing().starts_with("Weir would have had no failure to prevent in 1800 requests, and left out no host."),
+        "{}",
+        run.out
+    );
+}
+
+#[test]
+fn two_policies_are_compared() {
+    let policy = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(
+        policy.path(),
+        r#"{"retry": {"maxRetries": 0}, "outlierDetection": "off", "circuitBreaker": "off"}"#,
+    )
+    .expect("a policy");
+    let policy = policy.path().display().to_string();
+    let arguments = ["--policy", "defaults", "--policy", &policy];
+    let report = replay(in_text(true).as_bytes(), &arguments);
+    let alone = replay(in_text(true).as_bytes(), &[]);
+    let both = report["policies"].as_array().expect("a list");
+    assert_eq!(both[0]["policy"], "defaults");
+    assert_eq!(both[0]["clusters"], alone["clusters"], "beside another it does the same");
+    let off = &both[1]["clusters"][0];
+    assert_eq!((&off["failures"]["retriable"], &off["ejectionCount"]), (&json!(0), &json!(0)), "{off:#}");
+
+    let run = weir(&[&["replay", "-"][..], &arguments].concat(), in_text(true).as_bytes());
+    assert!(run.out.starts_with("With defaults, Weir would have prevented about "), "{}", run.out);
+    assert!(
+        run.flowing().contains(&format!("With {policy}, Weir would have prevented none of the 200 failures")),
+        "{}",
+        run.out
+    );
+    let failures = &alone["clusters"][0]["failures"];
+    assert!(run.has_row("failures that clients saw 200 200"), "{}", run.out);
+    let saved = &failures["retriableAndSomeHostAnswered"];
+    assert!(run.has_row(&format!("prevented: another host answered just then {saved} 0")), "{}", run.out);
+    assert!(run.has_row(&format!("hosts left out, times {} 0", alone["clusters"][0]["ejectionCount"])), "{}", run.out);
+    assert_eq!(weir(&["replay", "-", "-p", "no/such/policy"], b"").status, 2);
 }

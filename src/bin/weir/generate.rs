@@ -143,7 +143,8 @@ fn route(text: &str) -> Result<Route, String> {
         Some((path, rules)) => (path, rules.parse().ok().filter(|rules| (1..=100).contains(rules)).ok_or_else(wrong)?),
         None => (text, 1),
     };
-    let (namespace, name) = path.split_once('/').filter(|(namespace, name)| is_name(namespace) && is_name(name)).ok_or_else(wrong)?;
+    let (namespace, name) =
+        path.split_once('/').filter(|(namespace, name)| is_name(namespace) && is_name(name)).ok_or_else(wrong)?;
     Ok(Route { namespace: namespace.to_owned(), name: name.to_owned(), rules })
 }
 
@@ -207,7 +208,14 @@ impl Istio {
                     ("orders.shop.svc.cluster.local", host),
                     ("orders", name.clone()),
                     ("shop", namespace.clone()),
-                    ("weir-proxy-status", if self.service.len() > 1 { format!("weir-proxy-status-{name}") } else { "weir-proxy-status".to_owned() }),
+                    (
+                        "weir-proxy-status",
+                        if self.service.len() > 1 {
+                            format!("weir-proxy-status-{name}")
+                        } else {
+                            "weir-proxy-status".to_owned()
+                        },
+                    ),
                 ])
             })
             .collect();
@@ -306,8 +314,7 @@ impl Gateway {
 
 impl Envoy {
     fn make(&self) -> Result<String, String> {
-        let each: Vec<Names> =
-            self.service.iter().map(|(name, _)| Names::new([("orders", name.clone())])).collect();
+        let each: Vec<Names> = self.service.iter().map(|(name, _)| Names::new([("orders", name.clone())])).collect();
         let around = Names::new([("target/weir.wasm", self.module.clone())]);
         let text = include_str!("../../../envoy/envoy.yaml");
         let mut all = expand(&template::documents(text)?, "orders", &around, &each);
@@ -321,9 +328,7 @@ impl Envoy {
                 }
                 if fields.contains_key("load_assignment") {
                     let addresses = hosts.iter().all(|(host, _)| host.parse::<IpAddr>().is_ok());
-                    let endpoint = |(host, port): &(String, u16)| {
-                        json!({"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}})
-                    };
+                    let endpoint = |(host, port): &(String, u16)| json!({"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}});
                     let hosts: Vec<Value> = hosts.iter().map(endpoint).collect();
                     fields.insert("type".to_owned(), json!(if addresses { "STATIC" } else { "STRICT_DNS" }));
                     fields.insert(

@@ -5,6 +5,7 @@
 //!
 //! - [`check`]: `weir check FILE...` validates policies, says in words and numbers what they mean, and looks at all that is set up
 //!   around them.
+//! - [`explain`]: `weir explain LINE` says what one line of an access log means to Weir.
 //! - [`generate`]: `weir generate PLATFORM` writes the resources for one's own services.
 //! - [`replay`]: `weir replay ACCESS_LOG...` runs the engine over Envoy's access logs.
 //! - [`top`]: `weir top URL...` shows what Weir does now, from the metrics of running Envoys.
@@ -12,6 +13,8 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod check;
+#[cfg(not(target_arch = "wasm32"))]
+mod explain;
 #[cfg(not(target_arch = "wasm32"))]
 mod generate;
 #[cfg(not(target_arch = "wasm32"))]
@@ -35,6 +38,7 @@ fn main() -> std::process::ExitCode {
     enum Command {
         Check(check::Arguments),
         Replay(replay::Arguments),
+        Explain(explain::Arguments),
         Generate(generate::Arguments),
         Top(top::Arguments),
         /// Writes what a shell needs to complete commands: weir completions bash >/etc/bash_completion.d/weir
@@ -52,6 +56,7 @@ fn main() -> std::process::ExitCode {
     match Command::parse() {
         Command::Check(arguments) => check::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Completions { shell } => {

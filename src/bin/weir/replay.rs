@@ -1,16 +1,17 @@
 //! `weir replay ACCESS_LOG...`: the engine over the past, and what it would have done.
 //!
 //! ```text
-//!   files ──► input ──► line ──► order ──► world, host ──► tally ──► report, plot
-//!             lines     parsed   by time   the engine      counts
+//!   files ──► input ──► line, format ──► order ──► world, host ──► tally ──► totals ──► report, plot
+//!             lines     parsed           by time   the engine      counts    of all
 //! ```
 //!
-//! Nothing grows with the length of the log: lines wait in a window of seconds, requests are forgotten when they are over,
+//! Each proxy has a world of its own, as it would have a Weir of its own; with several policies, one for each. Nothing grows with the length of the log: lines wait in a window of seconds, requests are forgotten when they are over,
 //! timelines have a fixed number of steps.
 
+mod format;
 mod host;
 mod input;
-mod line;
+pub mod line;
 mod order;
 mod plot;
 mod remembered;
@@ -20,8 +21,10 @@ mod retry_on;
 #[allow(dead_code, reason = "the demo and the benchmarks use more of it")]
 mod svg;
 mod tally;
+mod totals;
 mod world;
 
+use std::collections::HashMap;
 use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -30,24 +33,35 @@ use indicatif::ProgressBar;
 use weir::config::{Mode, Policy};
 
 use crate::check::find;
-use input::{Input, Next};
+use input::{Input, Next as Read};
 use line::{Record, Useless};
 use order::Order;
+use totals::Totals;
 use world::World;
 
-/// Tells what Weir would have done about the traffic in Envoy's JSON access logs, and which incidents it sees in it.
+/// Tells what Weir would have done about the traffic in Envoy's access logs, and which incidents it sees in it.
 ///
-/// Logs of requests and of attempts (the router's upstream_log), as envoy/access-log.yaml has Envoy write them; Istio's default
-/// JSON format is read as well. Several files are read side by side, in the order of time. Exit status: 0, also where lines
-/// are of no use; 1 if none is; 2 if a file cannot be read or the command line is wrong.
+/// Reads Envoy's and Istio's default text formats, JSON (Istio's, Envoy Gateway's, and logs of requests and of attempts as
+/// envoy/access-log.yaml has Envoy write them), and what kubectl logs makes of them. Lines with the prefix of kubectl logs --prefix
+/// are told apart by pod: each proxy has a budget of its own. Several files are read side by side, in the order of time. With several
+/// policies they are compared. Exit status: 0, also where lines are of no use; 1 if none is; 2 if a file cannot be read or the
+/// command line is wrong.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kubectl logs deploy/storefront -c istio-proxy --since=24h | weir replay -
+  kubectl logs -l app=storefront -c istio-proxy --prefix --since=24h --tail=-1 --max-log-requests=50 | weir replay -
+  weir replay --policy defaults --policy mine.yaml requests.json attempts.json")]
 pub struct Arguments {
-    /// Log files, one JSON object on each line, plain or gzip; - is standard input
+    /// Log files, plain or gzip; - is standard input
     #[arg(value_name = "ACCESS_LOG", required = true)]
     files: Vec<String>,
-    /// The policy, or a configuration that has it inside, as for check; without it, the defaults
+    /// The policy, or a configuration that has it inside, as for check; without it, the defaults. Several are compared, and the
+    /// word defaults stands for these
     #[arg(short, long, value_name = "FILE")]
-    policy: Option<String>,
+    policy: Vec<String>,
+    /// Each file is of a proxy of its own; else lines without a pod are of one
+    #[arg(long)]
+    per_file: bool,
     /// The report as JSON
     #[arg(long)]
     json: bool,
@@ -74,6 +88,8 @@ pub struct Lines {
     /// When the earliest request or attempt began, and the last ended, in nanoseconds.
     pub first: Option<u64>,
     pub last: u64,
+    /// How many proxies wrote them.
+    pub proxies: usize,
     /// Events that came too late to be put in order.
     pub late: u64,
 }
@@ -103,32 +119,115 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn replay(arguments: &Arguments) -> Result<Lines, String> {
-    let mut policy = match &arguments.policy {
-        Some(file) => read_policy(file)?,
-        None => Policy::default(),
-    };
-    // What it would do, not what it would have seen itself do.
-    policy.mode = Mode::Enforce;
-    // Requests went where they went.
-    policy.steering = None;
+    let mut policies = Vec::new();
+    for file in &arguments.policy {
+        policies.push(if file == DEFAULTS { Policy::default() } else { read_policy(file)? });
+    }
+    if policies.is_empty() {
+        policies.push(Policy::default());
+    }
+    for policy in &mut policies {
+        // What it would do, not what it would have seen itself do.
+        policy.mode = Mode::Enforce;
+        // Requests went where they went.
+        policy.steering = None;
+    }
     let progress = input::progress(!arguments.quiet);
     let mut files = Vec::new();
     for file in &arguments.files {
         files.push(Ahead::open(file, &progress).map_err(|error| format!("{file}: {error}"))?);
     }
-    let mut world = World::new(policy);
-    let lines = read(&mut files, &mut world, arguments.window);
+    let mut proxies = Proxies::new(policies, arguments);
+    let lines = read(&mut files, &mut proxies);
     progress.finish_and_clear();
-    let lines = lines?;
-    let text = if arguments.json { report::json(&lines, &world) } else { report::text(&lines, &world) };
+    let mut lines = lines?;
+    lines.proxies = proxies.all.len();
+    let all = proxies.totals();
+    let text = if arguments.json {
+        report::json(&lines, &all, &arguments.policy)
+    } else {
+        report::text(&lines, &all, &arguments.policy)
+    };
     crate::print(&text);
-    if let Some(file) = &arguments.plot {
-        std::fs::write(file, plot::draw(&lines, &world)).map_err(|error| format!("{file}: {error}"))?;
+    if let (Some(file), Some(totals)) = (&arguments.plot, all.first()) {
+        std::fs::write(file, plot::draw(&lines, totals)).map_err(|error| format!("{file}: {error}"))?;
     }
     Ok(lines)
 }
 
-fn read_policy(file: &str) -> Result<Policy, String> {
+/// The policy of that name is the default one.
+const DEFAULTS: &str = "defaults";
+/// Proxies that are told apart.
+const MOST_PROXIES: usize = 500;
+
+/// The proxies that wrote the log.
+struct Proxies {
+    policies: Vec<Policy>,
+    window: u64,
+    per_file: bool,
+    /// By the file, where each is of its own, and the pod.
+    by_name: HashMap<(usize, String), usize>,
+    all: Vec<Proxy>,
+}
+
+/// One of them, with a worker for each policy.
+struct Proxy {
+    order: Order,
+    worlds: Vec<World>,
+}
+
+impl Proxies {
+    fn new(policies: Vec<Policy>, arguments: &Arguments) -> Self {
+        let window = arguments.window.saturating_mul(1_000_000_000);
+        Self { policies, window, per_file: arguments.per_file, by_name: HashMap::new(), all: Vec::new() }
+    }
+
+    /// The proxy that wrote a line.
+    fn of(&mut self, file: usize, pod: &str) -> Result<&mut Proxy, Useless> {
+        let name = (if self.per_file { file } else { 0 }, pod.to_owned());
+        let number = match self.by_name.get(&name) {
+            Some(number) => *number,
+            None if self.all.len() >= MOST_PROXIES => return Err(Useless::TooManyProxies),
+            None => {
+                let worlds = self.policies.iter().cloned().map(World::new).collect();
+                self.all.push(Proxy { order: Order::new(self.window), worlds });
+                self.by_name.insert(name, self.all.len() - 1);
+                self.all.len() - 1
+            }
+        };
+        self.all.get_mut(number).ok_or(Useless::TooManyProxies)
+    }
+
+    /// What all of them come to, by policy.
+    fn totals(&self) -> Vec<Totals> {
+        let of = |policy: usize| self.all.iter().filter_map(move |proxy| proxy.worlds.get(policy));
+        (0..self.policies.len()).map(|policy| Totals::of(of(policy))).collect()
+    }
+}
+
+impl Proxy {
+    /// A line was read.
+    fn push(&mut self, record: &Rc<Record>, cluster: &str) -> Result<(), Useless> {
+        // It has the same number in all of them.
+        let mut number = 0;
+        for world in &mut self.worlds {
+            number = world.cluster(cluster)?;
+            world.foresee(number, record);
+        }
+        self.order.push(number, record);
+        Ok(())
+    }
+
+    /// What is due happens.
+    fn go_on(&mut self, end: bool) {
+        while let Some(event) = self.order.pop(end) {
+            self.worlds.iter_mut().for_each(|world| world.happens(&event));
+        }
+    }
+}
+
+/// The policy of a file.
+pub fn read_policy(file: &str) -> Result<Policy, String> {
     let bytes = find::read(file).map_err(|error| format!("{file}: {error}"))?;
     let document = find::find(&bytes).map_err(|error| format!("{file}: {error}"))?;
     for found in &document.found {
@@ -145,7 +244,14 @@ fn read_policy(file: &str) -> Result<Policy, String> {
 /// A file, and what it has next.
 struct Ahead {
     input: Input,
-    next: Option<(Rc<Record>, String)>,
+    next: Option<Next>,
+}
+
+/// A line that waits for its turn.
+struct Next {
+    record: Rc<Record>,
+    cluster: String,
+    pod: String,
 }
 
 impl Ahead {
@@ -154,39 +260,42 @@ impl Ahead {
     }
 }
 
-fn read(files: &mut [Ahead], world: &mut World, window: u64) -> Result<Lines, String> {
+fn read(files: &mut [Ahead], proxies: &mut Proxies) -> Result<Lines, String> {
     let mut lines = Lines::default();
-    let mut order = Order::new(window.saturating_mul(1_000_000_000));
     for file in files.iter_mut() {
         look_ahead(file, &mut lines)?;
     }
     loop {
         // Lines are written when something ends.
-        let earliest = files.iter_mut().filter(|file| file.next.is_some());
-        let earliest = earliest.min_by_key(|file| file.next.as_ref().map_or(0, |(record, _)| record.end));
-        let Some(file) = earliest else { break };
-        let Some((record, name)) = file.next.take() else { break };
-        match world.cluster(&name) {
-            Ok(cluster) => {
-                *if record.is_attempt { &mut lines.attempts } else { &mut lines.requests } += 1;
-                lines.first = Some(lines.first.map_or(record.start, |first| first.min(record.start)));
-                lines.last = lines.last.max(record.end);
-                world.foresee(cluster, &record);
-                order.push(cluster, &record);
-            }
-            Err(why) => lines.useless(why, &file.input.name, file.input.lines),
-        }
+        let earliest = files.iter_mut().enumerate().filter(|(_, file)| file.next.is_some());
+        let earliest = earliest.min_by_key(|(_, file)| file.next.as_ref().map_or(0, |next| next.record.end));
+        let Some((number, file)) = earliest else { break };
+        let Some(Next { record, cluster, pod }) = file.next.take() else { break };
+        let known = proxies.of(number, &pod).and_then(|proxy| {
+            proxy.push(&record, &cluster)?;
+            Ok(proxy)
+        });
+        let (is_attempt, start, end) = (record.is_attempt, record.start, record.end);
         drop(record);
-        look_ahead(file, &mut lines)?;
-        while let Some(event) = order.pop(false) {
-            world.happens(&event);
+        match known {
+            Ok(proxy) => {
+                *if is_attempt { &mut lines.attempts } else { &mut lines.requests } += 1;
+                lines.first = Some(lines.first.map_or(start, |first| first.min(start)));
+                lines.last = lines.last.max(end);
+                look_ahead(file, &mut lines)?;
+                proxy.go_on(false);
+            }
+            Err(why) => {
+                lines.useless(why, &file.input.name, file.input.lines);
+                look_ahead(file, &mut lines)?;
+            }
         }
     }
-    while let Some(event) = order.pop(true) {
-        world.happens(&event);
+    for proxy in &mut proxies.all {
+        proxy.go_on(true);
+        proxy.worlds.iter_mut().for_each(World::finish);
+        lines.late += proxy.worlds.first().map_or(0, |world| world.late);
     }
-    world.finish();
-    lines.late = world.late;
     Ok(lines)
 }
 
@@ -195,12 +304,13 @@ fn look_ahead(file: &mut Ahead, lines: &mut Lines) -> Result<(), String> {
     loop {
         let why = match file.input.next() {
             Err(error) => return Err(format!("{}:{}: {error}", file.input.name, file.input.lines)),
-            Ok(Next::End) => return Ok(()),
-            Ok(Next::TooLong) => Useless::TooLong,
-            Ok(Next::Line(text)) => match line::read(text) {
-                Ok((record, cluster)) => {
+            Ok(Read::End) => return Ok(()),
+            Ok(Read::TooLong) => Useless::TooLong,
+            Ok(Read::Line(text)) => match line::read(text) {
+                Ok(line::Line { record, cluster, pod }) => {
                     lines.all += 1;
-                    file.next = Some((Rc::new(record), cluster.into_owned()));
+                    file.next =
+                        Some(Next { record: Rc::new(record), cluster: cluster.into_owned(), pod: pod.to_owned() });
                     return Ok(());
                 }
                 Err(why) => why,

@@ -74,7 +74,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn fitted(text: &str, term: &Term) -> String {
     let (height, width) = term.size();
     let lines = text.lines().take(usize::from(height).saturating_sub(1).max(1));
-    lines.flat_map(|line| [console::truncate_str(line, usize::from(width), "…").into_owned(), "\n".to_owned()]).collect()
+    lines
+        .flat_map(|line| [console::truncate_str(line, usize::from(width), "…").into_owned(), "\n".to_owned()])
+        .collect()
 }
 
 fn look(url: &str) -> Result<Samples, String> {

@@ -45,9 +45,11 @@ impl Names {
         match value {
             Value::String(text) => self.put(text).into(),
             Value::Array(items) => items.iter().map(|item| self.put_everywhere(item)).collect(),
-            Value::Object(fields) => {
-                fields.iter().map(|(name, field)| (name.clone(), self.put_everywhere(field))).collect::<Map<_, _>>().into()
-            }
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(name, field)| (name.clone(), self.put_everywhere(field)))
+                .collect::<Map<_, _>>()
+                .into(),
             other => other.clone(),
         }
     }
@@ -131,7 +133,8 @@ fn mentions(text: &str, example: &str) -> bool {
     text.match_indices(example).any(|(at, _)| {
         let (before, rest) = text.split_at(at);
         let after = rest.split_at(example.len()).1;
-        before.chars().next_back().is_none_or(|before| !is_part(before)) && after.chars().next().is_none_or(|after| !is_part(after))
+        before.chars().next_back().is_none_or(|before| !is_part(before))
+            && after.chars().next().is_none_or(|after| !is_part(after))
     })
 }
 

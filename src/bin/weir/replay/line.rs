@@ -1,4 +1,5 @@
-//! A line of an access log: one JSON object, with the names of Istio's default format and some more of our own.
+//! A line of an access log: a JSON object, with the names of Istio's default format and some more of our own, or a line in one of
+//! the default text formats ([`format`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use weir::base::random::hash;
 use weir::signal::{Answer, Attempt, Flags, Open, RequestEnd, Signal, Verdict, is_stream};
 
+use super::format;
 use super::retry_on::Broke;
 
 /// What one line says.
@@ -31,6 +33,8 @@ pub struct Record {
     pub proxy_status: Box<str>,
     pub details: Box<str>,
     pub failure: Box<str>,
+    /// Weir's own verdict, if the log has that.
+    pub verdict: Box<str>,
     /// How many attempts the request had; 0 if the line does not say.
     pub attempts: u32,
     /// What the lines of one request have in common; 0 if nothing.
@@ -44,14 +48,18 @@ pub struct Record {
 pub enum Useless {
     /// It is longer than any log line.
     TooLong,
-    /// It is no JSON object.
-    NotJson,
+    /// It is neither a JSON object nor in one of the default formats.
+    NotALine,
     /// It has no start time, or none that can be read.
     NoStart,
     /// It has no duration.
     NoDuration,
     /// It went to no cluster: Envoy answered by itself.
     NoCluster,
+    /// It came to the pod itself: Weir would be in the proxies of those that sent it.
+    Inbound,
+    /// It is of one of too many proxies.
+    TooManyProxies,
     /// It went to one of too many clusters.
     TooManyClusters,
     /// It went to a cluster whose name is too long.
@@ -63,10 +71,12 @@ impl Useless {
     pub const fn text(self) -> &'static str {
         match self {
             Self::TooLong => "longer than 1 MiB",
-            Self::NotJson => "not a JSON object",
+            Self::NotALine => "no access log's: neither JSON nor Envoy's or Istio's default format",
             Self::NoStart => "no start_time that can be read",
             Self::NoDuration => "no duration",
             Self::NoCluster => "no upstream_cluster: Envoy answered by itself",
+            Self::Inbound => "to the pod itself (inbound|…): Weir would be in the proxies that sent it",
+            Self::TooManyProxies => "of more than 500 proxies",
             Self::TooManyClusters => "of more than 1,000 clusters",
             Self::LongName => "of a cluster whose name is longer than 512 bytes",
         }
@@ -75,15 +85,21 @@ impl Useless {
 
 /// A value of whatever type: operators of Envoy write numbers where there is one, and null or "-" where there is none.
 #[derive(Default)]
-enum Word<'a> {
+pub enum Word<'a> {
     #[default]
     None,
     Number(f64),
     Text(Cow<'a, str>),
 }
 
+impl<'a> From<&'a str> for Word<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(Cow::Borrowed(text))
+    }
+}
+
 impl Word<'_> {
-    fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         match self {
             Self::Text(text) if &**text != "-" => text,
             _ => "",
@@ -157,42 +173,57 @@ impl<'de: 'a, 'a> Deserialize<'de> for Word<'a> {
     }
 }
 
+/// What is read of a line; the rest is left.
 #[derive(serde::Deserialize)]
 #[serde(default)]
 #[derive(Default)]
-struct Fields<'a> {
+pub struct Fields<'a> {
     #[serde(borrow)]
-    log: Word<'a>,
-    start_time: Word<'a>,
-    duration: Word<'a>,
-    method: Word<'a>,
-    upstream_cluster: Word<'a>,
-    upstream_host: Word<'a>,
-    upstream_local_address: Word<'a>,
-    response_code: Word<'a>,
-    response_flags: Word<'a>,
-    response_code_details: Word<'a>,
-    upstream_transport_failure_reason: Word<'a>,
+    pub log: Word<'a>,
+    pub start_time: Word<'a>,
+    pub duration: Word<'a>,
+    pub method: Word<'a>,
+    pub upstream_cluster: Word<'a>,
+    pub upstream_host: Word<'a>,
+    pub upstream_local_address: Word<'a>,
+    pub response_code: Word<'a>,
+    pub response_flags: Word<'a>,
+    pub response_code_details: Word<'a>,
+    pub upstream_transport_failure_reason: Word<'a>,
     #[serde(alias = "attempt_count")]
-    upstream_request_attempt_count: Word<'a>,
-    grpc_status: Word<'a>,
-    grpc_trailer: Word<'a>,
-    content_type: Word<'a>,
-    idempotency_key: Word<'a>,
-    retry_after: Word<'a>,
-    overloaded: Word<'a>,
-    grpc_pushback: Word<'a>,
-    grpc_pushback_trailer: Word<'a>,
-    proxy_status: Word<'a>,
-    stream_id: Word<'a>,
-    request_id: Word<'a>,
+    pub upstream_request_attempt_count: Word<'a>,
+    pub grpc_status: Word<'a>,
+    pub grpc_trailer: Word<'a>,
+    pub content_type: Word<'a>,
+    pub idempotency_key: Word<'a>,
+    pub retry_after: Word<'a>,
+    pub overloaded: Word<'a>,
+    pub grpc_pushback: Word<'a>,
+    pub grpc_pushback_trailer: Word<'a>,
+    pub proxy_status: Word<'a>,
+    pub stream_id: Word<'a>,
+    pub request_id: Word<'a>,
+    /// The name that Envoy Gateway has for it.
+    #[serde(rename = "x-request-id")]
+    pub x_request_id: Word<'a>,
+    /// What Weir said of it: `%FILTER_STATE(wasm.weir.verdict:PLAIN)%`.
+    pub weir_verdict: Word<'a>,
 }
 
-/// Reads a line: what it says, and of which cluster.
-pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
-    let fields: Fields<'_> = match line.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{') => serde_json::from_slice(line).map_err(|_| Useless::NotJson)?,
-        _ => return Err(Useless::NotJson),
+/// A line, understood.
+pub struct Line<'a> {
+    pub record: Record,
+    pub cluster: Cow<'a, str>,
+    /// The pod whose proxy wrote it, where the line says so; else nothing.
+    pub pod: &'a str,
+}
+
+/// Reads a line.
+pub fn read(line: &[u8]) -> Result<Line<'_>, Useless> {
+    let (pod, line) = format::unprefixed(line);
+    let fields: Fields<'_> = match line.first() {
+        Some(b'{') => serde_json::from_slice(line).map_err(|_| Useless::NotALine)?,
+        _ => format::fields(line).ok_or(Useless::NotALine)?,
     };
     let start = match &fields.start_time {
         Word::Number(seconds) => nanos(*seconds),
@@ -203,6 +234,7 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
     let lasted = fields.duration.number().filter(|ms| *ms >= 0.0).ok_or(Useless::NoDuration)?;
     let details = details(&fields);
     let cluster = match fields.upstream_cluster {
+        Word::Text(text) if text.starts_with("inbound|") => return Err(Useless::Inbound),
         Word::Text(text) if !text.is_empty() && text != "-" => text,
         _ => return Err(Useless::NoCluster),
     };
@@ -210,7 +242,8 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
     let grpc = fields.content_type.text().starts_with("application/grpc");
     let host = fields.upstream_host.text();
     // Of attempts, Envoy logs no stream id (1.40).
-    let id = Some(fields.request_id.text()).filter(|id| !id.is_empty()).unwrap_or(fields.stream_id.text());
+    let ids = [&fields.request_id, &fields.x_request_id, &fields.stream_id].map(Word::text);
+    let id = ids.into_iter().find(|id| !id.is_empty()).unwrap_or_default();
     let status = fields.response_code.whole().and_then(|status| u16::try_from(status).ok());
     let grpc_status = fields.grpc_trailer.whole().or_else(|| fields.grpc_status.whole()).filter(|_| grpc);
     let pushed_back = fields.overloaded.is_there()
@@ -234,16 +267,17 @@ pub fn read(line: &[u8]) -> Result<(Record, Cow<'_, str>), Useless> {
         proxy_status: text(&fields.proxy_status),
         details,
         failure: text(&fields.upstream_transport_failure_reason),
+        verdict: text(&fields.weir_verdict),
         attempts: fields.upstream_request_attempt_count.whole().unwrap_or(0).min(MOST_ATTEMPTS),
         id: if id.is_empty() { 0 } else { hash(id.as_bytes(), 0).max(1) },
         connection: (!local.is_empty()).then(|| hash(local.as_bytes(), 0)),
     };
-    Ok((record, cluster))
+    Ok(Line { record, cluster, pod })
 }
 
 impl Record {
     /// What was answered.
-    fn answer(&self) -> Answer<'_> {
+    pub fn answer(&self) -> Answer<'_> {
         Answer {
             status: self.status,
             grpc_status: self.grpc_status,
@@ -261,7 +295,7 @@ impl Record {
     }
 
     /// A request's end.
-    fn request_end(&self) -> RequestEnd<'_> {
+    pub fn request_end(&self) -> RequestEnd<'_> {
         RequestEnd { flags: self.flags, answer: self.answer(), details: self.details.as_bytes() }
     }
 

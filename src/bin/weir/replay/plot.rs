@@ -8,7 +8,7 @@ use super::Lines;
 use super::report::{clock, ordered};
 use super::svg::{self, Frame, Svg};
 use super::tally::{Tally, Timeline};
-use super::world::World;
+use super::totals::Totals;
 
 /// Clusters and lanes of hosts that are drawn.
 const MOST_CLUSTERS: usize = 6;
@@ -29,7 +29,7 @@ const COLOURS: [(Signal, &str); 6] = [
 ];
 
 /// The whole picture.
-pub fn draw(lines: &Lines, world: &World) -> String {
+pub fn draw(lines: &Lines, totals: &Totals) -> String {
     let (first, last) = (lines.first.unwrap_or(0), lines.last);
     let frame = Frame { length: Duration::from_nanos(last.saturating_sub(first).max(1_000_000)), ..FRAME };
     let mut svg = Svg::default();
@@ -43,7 +43,7 @@ pub fn draw(lines: &Lines, world: &World) -> String {
         x += 30.0 + 7.0 * signal.name().len() as f64;
     }
     y += 20.0;
-    let clusters = ordered(world);
+    let clusters = ordered(totals);
     for (name, _, tally) in clusters.iter().take(MOST_CLUSTERS) {
         y = cluster(&mut svg, &frame, first, y, name, tally);
     }

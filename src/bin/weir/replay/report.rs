@@ -7,20 +7,31 @@ use weir::signal::Signal;
 
 use super::Lines;
 use super::tally::{Signals, Tally};
-use super::world::World;
+use super::totals::Totals;
 use crate::check::words::{paragraph, table};
 
 /// Lines of each list that the text shows; the JSON has more.
 const MOST_SHOWN: usize = 20;
 
-/// For people.
-pub fn text(lines: &Lines, world: &World) -> String {
+/// For people: in one sentence first, then what was read, then cluster by cluster; several policies side by side.
+pub fn text(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
     let mut out = String::new();
+    if lines.requests > 0 {
+        for (position, totals) in all.iter().enumerate() {
+            let with = policies.get(position).filter(|_| all.len() > 1);
+            sentence(&mut out, totals, with.map(String::as_str));
+        }
+        out.push('\n');
+    }
     let used = lines.requests + lines.attempts;
     let _ = writeln!(
         out,
-        "{} lines, {} of them of use: {} requests, {} attempts",
-        lines.all, used, lines.requests, lines.attempts
+        "{} lines, {} of them of use: {} requests, {} attempts{}",
+        lines.all,
+        used,
+        lines.requests,
+        lines.attempts,
+        if lines.proxies > 1 { format!(", of {} proxies", lines.proxies) } else { String::new() }
     );
     if let Some(first) = lines.first {
         let seconds = lines.last.saturating_sub(first) as f64 / 1e9;
@@ -36,16 +47,87 @@ pub fn text(lines: &Lines, world: &World) -> String {
             lines.late
         );
     }
-    for (name, watched, tally) in ordered(world) {
-        let _ = writeln!(out, "\nCluster {name}");
-        cluster(&mut out, watched, tally);
+    if let [totals] = all {
+        for (name, watched, tally) in ordered(totals) {
+            let _ = writeln!(out, "\nCluster {name}");
+            cluster(&mut out, watched, tally);
+        }
+    } else {
+        compare(&mut out, all, policies);
     }
     out
 }
 
+/// What Weir would have changed.
+fn sentence(out: &mut String, totals: &Totals, policy: Option<&str>) {
+    let sum = |count: fn(&Tally) -> u64| totals.sum(count);
+    let (requests, failures, saved) =
+        (sum(|tally| tally.requests), sum(|tally| tally.failures), sum(|tally| tally.hopeful));
+    let (happened, granted) = (sum(|tally| tally.granted + tally.denied + tally.stopped), sum(|tally| tally.granted));
+    let subject = policy.map_or("Weir".to_owned(), |policy| format!("With {policy}, Weir"));
+    let failed = match (failures, saved) {
+        (0, _) => format!("{subject} would have had no failure to prevent in {requests} requests"),
+        (_, 0) => format!(
+            "{subject} would have prevented none of the {failures} failures that clients saw in {requests} requests"
+        ),
+        _ => format!(
+            "{subject} would have prevented about {saved} of the {failures} failures that clients saw in {requests} requests"
+        ),
+    };
+    let retries = match happened {
+        0 => String::new(),
+        _ => format!(
+            ", made {granted} of the {} that happened",
+            if happened == 1 { "1 retry".to_owned() } else { format!("{happened} retries") }
+        ),
+    };
+    let ejected = match sum(|tally| tally.ejections) {
+        0 => ", and left out no host".to_owned(),
+        1 => ", and left out a host once".to_owned(),
+        times => format!(", and left out hosts {times} times"),
+    };
+    let mut text = String::new();
+    paragraph(&mut text, 0, &format!("{failed}{retries}{ejected}."));
+    // It stands for itself, and is not indented.
+    text.lines().for_each(|line| _ = writeln!(out, "{}", line.trim_start()));
+}
+
+/// Takes a number out of a tally.
+type Count = fn(&Tally) -> u64;
+
+/// Several policies, side by side.
+fn compare(out: &mut String, all: &[Totals], policies: &[String]) {
+    let mut rows = vec![[vec![String::new()], policies.to_vec()].concat()];
+    let counts: [(&str, Count); 12] = [
+        ("failures that clients saw", |tally| tally.failures),
+        ("  prevented: another host answered just then", |tally| tally.hopeful),
+        ("  retried, with no telling how that would have ended", |tally| tally.retriable.saturating_sub(tally.hopeful)),
+        ("  not retried, for want of budget", |tally| tally.unpaid),
+        ("retries that happened", |tally| tally.granted + tally.denied + tally.stopped),
+        ("  made", |tally| tally.granted),
+        ("  denied, for want of budget", |tally| tally.denied),
+        ("  stopped as unsafe or too many", |tally| tally.stopped),
+        ("hosts left out, times", |tally| tally.ejections),
+        ("  attempts that went to them", |tally| tally.hosts.values().map(|host| host.while_out).sum()),
+        ("circuits opened, times", |tally| tally.opened),
+        ("  requests answered at once", |tally| tally.shed),
+    ];
+    for (name, count) in counts {
+        let cells = all.iter().map(|totals| totals.sum(count).to_string());
+        rows.push([name.to_owned()].into_iter().chain(cells).collect());
+    }
+    out.push('\n');
+    table(out, &rows);
+    paragraph(
+        out,
+        0,
+        "Estimates: how a retry would have ended, no log tells. With one policy, each cluster is told by itself.",
+    );
+}
+
 /// The clusters, those that failed most first.
-pub fn ordered(world: &World) -> Vec<(&str, bool, &Tally)> {
-    let mut all: Vec<_> = world.tallies().filter(|(_, _, tally)| tally.requests + tally.attempts > 0).collect();
+pub fn ordered(totals: &Totals) -> Vec<(&str, bool, &Tally)> {
+    let mut all: Vec<_> = totals.tallies().filter(|(_, _, tally)| tally.requests + tally.attempts > 0).collect();
     all.sort_by_key(|(name, _, tally)| (std::cmp::Reverse((failed(&tally.signals), tally.requests)), *name));
     all
 }
@@ -201,7 +283,7 @@ fn more(out: &mut String, all: usize, what: &str) {
 }
 
 /// For programs: counts, and lists of at most a thousand; times are seconds since the Unix epoch.
-pub fn json(lines: &Lines, world: &World) -> String {
+pub fn json(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
     let at = |nanos: u64| json!(nanos as f64 / 1e9);
     let signals = |signals: &Signals| -> Value {
         Signal::ALL
@@ -216,71 +298,78 @@ pub fn json(lines: &Lines, world: &World) -> String {
         .iter()
         .map(|(why, count, first)| json!({"why": why.text(), "lines": count, "first": first}))
         .collect();
-    let clusters: Vec<Value> = ordered(world)
-        .iter()
-        .map(|(name, watched, tally)| {
-            let hosts: serde_json::Map<String, Value> = tally
-                .hosts
-                .iter()
-                .map(|(name, host)| {
-                    (name.to_string(), json!({"signals": signals(&host.signals), "whileOut": host.while_out}))
-                })
-                .collect();
-            json!({
-                "cluster": name,
-                "attemptsSeen": if *watched { "all" } else { "last" },
-                "requests": tally.requests,
-                "attempts": tally.attempts,
-                "signals": signals(&tally.signals),
-                "hosts": hosts,
-                "attemptsOnOtherHosts": tally.other_hosts,
-                "failures": {
-                    "seenByClients": tally.failures,
-                    "retriable": tally.retriable,
-                    "retriableAndSomeHostAnswered": tally.hopeful,
-                    "deniedByBudget": tally.unpaid,
-                },
-                "retries": {
-                    "granted": tally.granted,
-                    "denied": tally.denied,
-                    "stopped": tally.stopped,
-                    "unclear": tally.unclear,
-                },
-                "ejectionCount": tally.ejections,
-                "ejections": tally.ejected.iter().map(|ejected| json!({
-                    "host": ejected.host,
-                    "why": ejected.why,
-                    "at": at(ejected.at),
-                    "back": ejected.back.map(at),
-                    "prolonged": ejected.prolonged,
-                })).collect::<Vec<_>>(),
-                "circuit": {
-                    "opened": tally.opened,
-                    "shed": tally.shed,
-                    "openings": tally.openings.iter().map(|opening| json!({
-                        "at": at(opening.at),
-                        "closed": opening.closed.map(at),
-                        "broke": opening.broke,
-                        "attempts": opening.attempts,
+    let clusters = |totals: &Totals| -> Vec<Value> {
+        ordered(totals)
+            .iter()
+            .map(|(name, watched, tally)| {
+                let hosts: serde_json::Map<String, Value> = tally
+                    .hosts
+                    .iter()
+                    .map(|(name, host)| {
+                        (name.to_string(), json!({"signals": signals(&host.signals), "whileOut": host.while_out}))
+                    })
+                    .collect();
+                json!({
+                    "cluster": name,
+                    "attemptsSeen": if *watched { "all" } else { "last" },
+                    "requests": tally.requests,
+                    "attempts": tally.attempts,
+                    "signals": signals(&tally.signals),
+                    "hosts": hosts,
+                    "attemptsOnOtherHosts": tally.other_hosts,
+                    "failures": {
+                        "seenByClients": tally.failures,
+                        "retriable": tally.retriable,
+                        "retriableAndSomeHostAnswered": tally.hopeful,
+                        "deniedByBudget": tally.unpaid,
+                    },
+                    "retries": {
+                        "granted": tally.granted,
+                        "denied": tally.denied,
+                        "stopped": tally.stopped,
+                        "unclear": tally.unclear,
+                    },
+                    "ejectionCount": tally.ejections,
+                    "ejections": tally.ejected.iter().map(|ejected| json!({
+                        "host": ejected.host,
+                        "why": ejected.why,
+                        "at": at(ejected.at),
+                        "back": ejected.back.map(at),
+                        "prolonged": ejected.prolonged,
                     })).collect::<Vec<_>>(),
-                },
-                "incidentCount": tally.incidents,
-                "incidents": tally.told.iter().map(|told| json!({
-                    "at": at(told.at),
-                    "state": told.state,
-                    "pattern": told.pattern,
-                    "host": told.host,
-                    "line": told.line,
-                })).collect::<Vec<_>>(),
+                    "circuit": {
+                        "opened": tally.opened,
+                        "shed": tally.shed,
+                        "openings": tally.openings.iter().map(|opening| json!({
+                            "at": at(opening.at),
+                            "closed": opening.closed.map(at),
+                            "broke": opening.broke,
+                            "attempts": opening.attempts,
+                        })).collect::<Vec<_>>(),
+                    },
+                    "incidentCount": tally.incidents,
+                    "incidents": tally.told.iter().map(|told| json!({
+                        "at": at(told.at),
+                        "state": told.state,
+                        "pattern": told.pattern,
+                        "host": told.host,
+                        "line": told.line,
+                    })).collect::<Vec<_>>(),
+                })
             })
-        })
-        .collect();
-    let report = json!({
-        "lines": {"all": lines.all, "requests": lines.requests, "attempts": lines.attempts, "late": lines.late, "notUsed": useless},
+            .collect()
+    };
+    let mut report = json!({
+        "lines": {"all": lines.all, "proxies": lines.proxies, "requests": lines.requests, "attempts": lines.attempts, "late": lines.late, "notUsed": useless},
         "from": lines.first.map(at),
         "to": lines.first.map(|_| at(lines.last)),
-        "clusters": clusters,
     });
+    if let [totals] = all {
+        report["clusters"] = clusters(totals).into();
+    } else {
+        let each = policies.iter().zip(all);
+        report["policies"] = each.map(|(name, totals)| json!({"policy": name, "clusters": clusters(totals)})).collect();
+    }
     format!("{report:#}\n")
 }
 

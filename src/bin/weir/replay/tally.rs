@@ -63,7 +63,7 @@ pub struct Host {
 }
 
 /// A host was out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ejected {
     pub host: Box<str>,
     pub why: &'static str,
@@ -75,7 +75,7 @@ pub struct Ejected {
 }
 
 /// A circuit was open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Opening {
     pub at: u64,
     pub broke: u64,
@@ -84,7 +84,7 @@ pub struct Opening {
 }
 
 /// An incident.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Told {
     pub at: u64,
     pub pattern: &'static str,
@@ -94,6 +94,39 @@ pub struct Told {
 }
 
 impl Tally {
+    /// Adds what another proxy had to do with the same cluster.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.attempts += other.attempts;
+        self.other_hosts += other.other_hosts;
+        self.failures += other.failures;
+        self.retriable += other.retriable;
+        self.hopeful += other.hopeful;
+        self.unpaid += other.unpaid;
+        self.granted += other.granted;
+        self.denied += other.denied;
+        self.stopped += other.stopped;
+        self.unclear += other.unclear;
+        self.shed += other.shed;
+        self.ejections += other.ejections;
+        self.opened += other.opened;
+        self.incidents += other.incidents;
+        add(&mut self.signals, &other.signals);
+        for (name, host) in &other.hosts {
+            if !self.hosts.contains_key(name) && self.hosts.len() >= MOST_HOSTS {
+                self.other_hosts += host.signals.iter().sum::<u64>();
+                continue;
+            }
+            let own = self.hosts.entry(name.clone()).or_default();
+            add(&mut own.signals, &host.signals);
+            own.while_out += host.while_out;
+        }
+        merge(&mut self.ejected, &other.ejected, |ejected| ejected.at);
+        merge(&mut self.openings, &other.openings, |opening| opening.at);
+        merge(&mut self.told, &other.told, |told| told.at);
+        self.timeline.add(&other.timeline);
+    }
+
     /// An attempt ended.
     pub fn attempt(&mut self, host: Option<&str>, signal: Signal, out: bool, at: u64) {
         self.attempts += 1;
@@ -172,6 +205,17 @@ impl Tally {
     }
 }
 
+fn add(signals: &mut Signals, others: &Signals) {
+    signals.iter_mut().zip(others).for_each(|(all, one)| *all += one);
+}
+
+/// Adds to a list, in the order of time, as far as there is room.
+fn merge<T: Clone>(list: &mut Vec<T>, others: &[T], at: impl Fn(&T) -> u64) {
+    list.extend_from_slice(others);
+    list.sort_by_key(at);
+    list.truncate(MOST_KEPT);
+}
+
 fn bump(signals: &mut Signals, signal: Signal) {
     if let Some(count) = signals.get_mut(signal.index()) {
         *count += 1;
@@ -203,6 +247,21 @@ impl Default for Timeline {
 }
 
 impl Timeline {
+    /// Adds another one, which may begin elsewhere and have longer steps.
+    fn add(&mut self, other: &Self) {
+        let Some(from) = other.start else { return };
+        if let Some(own) = self.start.filter(|own| from < *own) {
+            // It begins with the earlier one, in whole steps.
+            let steps = usize::try_from((own - from).div_ceil(self.length)).unwrap_or(usize::MAX).min(MOST_STEPS);
+            self.steps.splice(0..0, std::iter::repeat_n(Step::default(), steps));
+            self.start = Some(own.saturating_sub(self.length.saturating_mul(steps as u64)));
+        }
+        for (position, step) in other.steps.iter().enumerate() {
+            let at = from.saturating_add(other.length.saturating_mul(position as u64));
+            self.step(at, |own| *own = sum(&[own.clone(), step.clone()]));
+        }
+    }
+
     /// Changes the step at a moment.
     pub fn step(&mut self, at: u64, change: impl FnOnce(&mut Step)) {
         let start = *self.start.get_or_insert(at);

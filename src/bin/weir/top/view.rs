@@ -93,7 +93,16 @@ impl View {
 
     fn clusters(&self, out: &mut String, clusters: &BTreeSet<&str>) {
         let head = [
-            "cluster", "requests/s", "attempts/s", "failed/s", "retries/s", "denied/s", "budget left", "hosts out", "circuit", "incidents",
+            "cluster",
+            "requests/s",
+            "attempts/s",
+            "failed/s",
+            "retries/s",
+            "denied/s",
+            "budget left",
+            "hosts out",
+            "circuit",
+            "incidents",
         ];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         let mut marks = Vec::new();
@@ -123,11 +132,14 @@ impl View {
         let failed: Vec<(&str, f64)> = Signal::ALL
             .iter()
             .filter(|signal| signal.is_failure() || **signal == Signal::Pushback)
-            .filter_map(|signal| Some((signal.name(), attempts.get(signal.name()).copied().filter(|rate| *rate > 0.0)?)))
+            .filter_map(|signal| {
+                Some((signal.name(), attempts.get(signal.name()).copied().filter(|rate| *rate > 0.0)?))
+            })
             .collect();
         let mut failed = failed;
         failed.sort_by(|one, other| other.1.total_cmp(&one.1));
-        let failed: Vec<String> = failed.iter().take(3).map(|(name, rate)| format!("{} {name}", number(*rate))).collect();
+        let failed: Vec<String> =
+            failed.iter().take(3).map(|(name, rate)| format!("{} {name}", number(*rate))).collect();
         let either = |name: &str| {
             let shadow = format!("weir_shadow_{name}");
             let name = format!("weir_{name}");
@@ -176,7 +188,11 @@ impl View {
     fn hosts(&self, out: &mut String) {
         let mut rows: Vec<Vec<String>> = Vec::new();
         for (series, value) in self.envoys.iter().flat_map(|known| known.now.of("weir_host_incident")) {
-            let row = vec![series.label("cluster").to_owned(), series.label("host").to_owned(), series.label("pattern").to_owned()];
+            let row = vec![
+                series.label("cluster").to_owned(),
+                series.label("host").to_owned(),
+                series.label("pattern").to_owned(),
+            ];
             if value > 0.0 && !rows.contains(&row) {
                 rows.push(row);
             }

@@ -1,0 +1,408 @@
+//! `weir explain LINE`: what one line of an access log means to Weir, and which setting decides about it.
+//!
+//! The module's own code classifies it and finds the reason; this puts both into words.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead as _};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use weir::config::{ClusterPolicy, PerTryTimeout, Policy, RetryPolicy};
+use weir::engine::decision::Verdict as Told;
+use weir::retry::reason::{Failed, Reason};
+use weir::retry::{Class, Plan, Request};
+use weir::signal::{Attempt, Flags, Open, Signal, Verdict};
+
+use crate::check::words::{count, either, paragraph, percent, time};
+use crate::replay::line::{self, Record};
+use crate::replay::read_policy;
+
+/// Explains lines of an access log: how the attempt or request ended in Weir's eyes, why it is retried or not, and which setting
+/// decides.
+///
+/// Reads what weir replay reads: Envoy's and Istio's default text formats, JSON, lines with the prefix of kubectl logs. Exit
+/// status: 0; 1 if a line cannot be read; 2 if a file cannot be read or the command line is wrong.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kubectl logs deploy/storefront -c istio-proxy | grep ' UF' | head -1 | weir explain -
+  weir explain --policy policy.yaml '{\"start_time\": …}'")]
+pub struct Arguments {
+    /// A line; - is standard input, and each line of it
+    #[arg(value_name = "LINE", required = true)]
+    lines: Vec<String>,
+    /// The policy, or a configuration that has it inside, as for check; without it, the defaults
+    #[arg(short, long, value_name = "FILE")]
+    policy: Option<String>,
+    /// As JSON, an object for each line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let policy = match arguments.policy.as_deref().map(read_policy).transpose() {
+        Ok(policy) => policy.unwrap_or_default(),
+        Err(error) => {
+            eprintln!("weir: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let (mut first, mut failed) = (true, false);
+    let mut one = |text: &[u8]| {
+        let separator = if first || arguments.json { "" } else { "\n" };
+        first = false;
+        match line::read(text) {
+            Ok(line::Line { record, cluster, .. }) => {
+                let explained = explain(&policy, &record, &cluster);
+                let text = if arguments.json { format!("{}\n", explained.json()) } else { explained.text() };
+                crate::print(&[separator, &text].concat());
+            }
+            Err(why) => {
+                failed = true;
+                eprintln!("weir: {}: {}", why.text(), String::from_utf8_lossy(text));
+            }
+        }
+    };
+    for text in &arguments.lines {
+        if text != "-" {
+            one(text.trim().as_bytes());
+            continue;
+        }
+        for text in io::stdin().lock().split(b'\n') {
+            match text {
+                Ok(text) if text.trim_ascii().is_empty() => {}
+                Ok(text) => one(text.trim_ascii()),
+                Err(error) => {
+                    eprintln!("weir: standard input: {error}");
+                    return ExitCode::from(2);
+                }
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What there is to say about a line.
+struct Explained {
+    what: String,
+    signal: Option<Signal>,
+    /// What the signal rests on.
+    because: &'static str,
+    class: Option<Class>,
+    verdict: String,
+    why: String,
+    settings: Vec<String>,
+}
+
+impl Explained {
+    fn text(&self) -> String {
+        let mut out = format!("{}\n", self.what);
+        let mut row = |name: &str, text: &str| {
+            let mut lines = String::new();
+            paragraph(&mut lines, 10, &format!("{name:<9} {text}"));
+            // The paragraph breaks between words, also those that keep the columns apart.
+            out.push_str(&lines);
+        };
+        row("signal", &format!("{}: {}", self.signal.map_or("none", Signal::name), self.because));
+        if let Some(class) = self.class {
+            row("request", class_text(class));
+        }
+        row("verdict", &format!("{}: {}", self.verdict, self.why));
+        for setting in &self.settings {
+            row("setting", setting);
+        }
+        out
+    }
+
+    fn json(&self) -> Value {
+        json!({"line": self.what, "signal": self.signal.map(Signal::name), "because": self.because,
+            "class": self.class.map(Class::name), "verdict": self.verdict, "why": self.why, "settings": self.settings})
+    }
+}
+
+const fn class_text(class: Class) -> &'static str {
+    match class {
+        Class::Idempotent => "may be repeated after it was perhaps processed",
+        Class::Unsafe => "may be repeated only if it was not processed",
+        Class::Grpc => {
+            "gRPC, which says nothing about idempotency: repeated only if it was not processed, and after grpcStatusCodes"
+        }
+        Class::Off => "retries are off",
+    }
+}
+
+fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
+    let own = policy.for_cluster(cluster);
+    let end = record.request_end();
+    let (signal, because) = if record.is_attempt {
+        match attempt(record).classify() {
+            Verdict::Certain(signal) => (Some(signal), meaning(signal)),
+            Verdict::Open(open) => (Some(open.provisional(false)), undecided(open)),
+        }
+    } else {
+        let signal = record.last_attempt();
+        (signal, signal.map_or("there was no attempt: Envoy answered by itself", meaning))
+    };
+    let request = request(record);
+    let plan = own.retry.as_ref().map(|retry| Plan::of(retry, &request));
+    let class = own.retry.as_ref().map(|retry| Class::of(retry, &request)).or(Some(Class::Off));
+    let retries = record.attempts.saturating_sub(1);
+    let place = place(policy, cluster);
+
+    let (verdict, why, settings) = if let Some(told) = logged(record) {
+        let (why, settings) = match told {
+            Told::CircuitOpen => {
+                ("the cluster's circuit was open: it was answered at once, and not sent".to_owned(), vec![circuit(own)])
+            }
+            Told::UnsafeRetry => (
+                "a route's own policy wanted to repeat what may have been processed, and guard stopped it".to_owned(),
+                vec![method(own), "Envoy: retry_on of the route's retry_policy".to_owned()],
+            ),
+            Told::BudgetExhausted => of_reason(Reason::Budget, own),
+            Told::Pushback => of_reason(Reason::Pushback, own),
+            Told::NotRetried(reason) => of_reason(reason, own),
+        };
+        (format!("{} (in the log)", told.name()), why, settings)
+    } else if let (Some(signal), Some(retry), Some(plan)) = (signal, &own.retry, plan)
+        && (signal.is_failure() && signal != Signal::Truncated || signal == Signal::Answered)
+        && !record.flags.any(Flags::OVERFLOW)
+        && plan.permits(retry, signal, &record.answer())
+        && retries < retry.max_retries
+        && (signal != Signal::Timeout || record.is_attempt || end.attempt_timeout())
+    {
+        let so_far = if retries > 0 {
+            format!(", of which {} happened", count(retries.into(), "retry").replace("retrys", "retries"))
+        } else {
+            String::new()
+        };
+        let why =
+            format!("Weir retries it up to {} times{so_far}, on another host, if the budget pays", retry.max_retries);
+        ("retry".to_owned(), why, vec![max_retries(retry), decides(signal, plan, own), budget(retry)])
+    } else if let Some(reason) = reason(own, record, plan, signal, retries) {
+        let (why, settings) = of_reason(reason, own);
+        (reason.verdict().to_owned(), why, settings)
+    } else {
+        let why = match signal {
+            Some(Signal::Cancelled) => "the client no longer wanted it".to_owned(),
+            Some(Signal::Closed) => "a stream that was answered came to its end".to_owned(),
+            _ if retries > 0 => format!("it was answered, after {}", retried(retries)),
+            Some(Signal::Answered) => "it was answered: there is nothing to retry".to_owned(),
+            _ => "Weir has nothing to do with it".to_owned(),
+        };
+        ("-".to_owned(), why, Vec::new())
+    };
+    let settings =
+        settings.into_iter().map(|text| if text.starts_with("Envoy") { text } else { format!("{text}{place}") });
+    Explained {
+        what: described(record, cluster),
+        signal,
+        because,
+        class: signal.filter(|signal| signal.is_failure()).and(class),
+        verdict,
+        why,
+        settings: settings.collect(),
+    }
+}
+
+fn request(record: &Record) -> Request<'_> {
+    Request { method: record.method.as_bytes(), grpc: record.grpc, idempotency_key: record.key, attempt: 1 }
+}
+
+fn attempt(record: &Record) -> Attempt<'_> {
+    Attempt { flags: record.flags, answer: record.answer(), failure_reason: record.failure.as_bytes() }
+}
+
+fn retried(retries: u32) -> String {
+    if retries == 1 { "one retry".to_owned() } else { format!("{retries} retries") }
+}
+
+/// What Weir itself said of it, if the log has that.
+fn logged(record: &Record) -> Option<Told> {
+    let name = &*record.verdict;
+    let fixed = [Told::CircuitOpen, Told::UnsafeRetry, Told::BudgetExhausted, Told::Pushback];
+    let reasons = Reason::ALL.into_iter().map(Told::NotRetried);
+    fixed.into_iter().chain(reasons).find(|told| told.name() == name)
+}
+
+fn reason(
+    own: &ClusterPolicy,
+    record: &Record,
+    plan: Option<Plan>,
+    signal: Option<Signal>,
+    retries: u32,
+) -> Option<Reason> {
+    let end = record.request_end();
+    let failed = Failed { end: &end, plan, already_retried: false, grpc: record.grpc, retries, denied: false };
+    let reason = Reason::of(own.retry.as_ref(), &failed);
+    if !record.is_attempt && !end.details.is_empty() {
+        return reason;
+    }
+    // Without details, or of one attempt, the end of the request is unknown, and the attempt's own must do.
+    let (signal, retry, plan) = (signal?, own.retry.as_ref(), plan);
+    let (Some(retry), Some(plan)) = (retry.filter(|retry| retry.max_retries > 0), plan) else {
+        return signal.is_failure().then_some(Reason::Off);
+    };
+    match signal {
+        Signal::Pushback => Some(Reason::Pushback),
+        Signal::Local => Some(Reason::Limit),
+        signal if !signal.is_failure() => None,
+        _ if retries >= retry.max_retries => Some(Reason::UsedUp),
+        Signal::Truncated => Some(Reason::Begun),
+        Signal::Error => Some(Reason::Status),
+        Signal::Timeout if plan.permits(retry, signal, &record.answer()) => Some(Reason::NoTime),
+        _ => Some(Reason::Method),
+    }
+}
+
+/// `GET to orders at 10.0.3.8:8080: 503 after 2 attempts, flags UF,URX`.
+fn described(record: &Record, cluster: &str) -> String {
+    let mut out = if record.is_attempt { "An attempt: ".to_owned() } else { String::new() };
+    let method = record.method.to_string();
+    let _ = write!(out, "{} to {cluster}", if method.is_empty() { "a request" } else { &method });
+    if let Some(host) = &record.host {
+        let _ = write!(out, " at {host}");
+    }
+    match record.answer().status {
+        Some(status) => _ = write!(out, ": {status}"),
+        None => out.push_str(": no status"),
+    }
+    if let Some(status) = record.answer().grpc_status {
+        let _ = write!(out, ", grpc-status {status}");
+    }
+    if record.attempts > 1 {
+        let _ = write!(out, " after {} attempts", record.attempts);
+    }
+    out
+}
+
+const fn meaning(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Refused => "the host did not take the request, so it was not processed",
+        Signal::Unreachable => "there was no connection, so it was not processed",
+        Signal::Reset => "the connection or stream broke before an answer: it was perhaps processed",
+        Signal::Truncated => "the answer broke off after its headers: it was processed",
+        Signal::Timeout => "there was no (complete) answer in time: it was perhaps processed",
+        Signal::Error => "the upstream answered with a failure of its own",
+        Signal::Pushback => "the upstream said, on purpose, not now",
+        Signal::Answered => "the upstream answered",
+        Signal::Cancelled => "the client, or Envoy for it, no longer wanted it; that says nothing about the host",
+        Signal::Local => "it ended inside this Envoy; that says nothing about the host",
+        Signal::Closed => "a stream that had been answered ended; that says nothing about the host",
+    }
+}
+
+const fn undecided(open: Open) -> &'static str {
+    match open {
+        Open::Dropped => "Envoy dropped the attempt; whether for a timeout, the line of its request tells",
+        Open::Answered(Signal::Answered) => "the upstream answered",
+        Open::Answered(Signal::Pushback) => meaning(Signal::Pushback),
+        Open::Answered(_) => "the upstream answered with a failure",
+        Open::StreamReset => "the upstream reset the stream; whether it had refused it, the line of its request tells",
+    }
+}
+
+/// Why it was not retried, and what decides that.
+fn of_reason(reason: Reason, own: &ClusterPolicy) -> (String, Vec<String>) {
+    let retry = own.retry.as_ref();
+    let of = |setting: fn(&RetryPolicy) -> String| retry.map_or("retry: off".to_owned(), setting);
+    let (why, settings) = match reason {
+        Reason::Off => ("retries are off for this cluster", vec![of(max_retries)]),
+        Reason::AlreadyRetried => {
+            ("it arrived as somebody else's retry, who may try again", vec!["retry.alreadyRetried".to_owned()])
+        }
+        Reason::Method => ("it may have been processed, and its method may not be repeated", vec![method(own)]),
+        Reason::Status => ("its status is none of those that are retried", vec![of(statuses)]),
+        Reason::Pushback => ("the upstream said not to retry; no setting overrules that", Vec::new()),
+        Reason::Begun => ("part of the answer had gone to the client; no setting can take that back", Vec::new()),
+        Reason::NoTime => (
+            "its time was up: the route's timeout, or another that ends the request",
+            vec![of(per_try), "Envoy: timeout of the route".to_owned()],
+        ),
+        Reason::NoHost => (
+            "the cluster had no host to send it to",
+            vec!["Envoy: the cluster's endpoints and their health".to_owned()],
+        ),
+        Reason::Budget => ("it would have been retried, but the budget was empty", vec![of(budget)]),
+        Reason::Limit => (
+            "Envoy's own limit: so many requests, connections or retries at a time",
+            vec![
+                "Envoy: circuit_breakers of the cluster (max_retries, max_connections, max_pending_requests)"
+                    .to_owned(),
+            ],
+        ),
+        Reason::UsedUp => ("it was retried as often as it may be", vec![of(max_retries)]),
+        Reason::Body => (
+            "Envoy had not kept its body, which was too long",
+            vec!["Envoy: request_body_buffer_limit of the route, or the listener's buffer limit".to_owned()],
+        ),
+    };
+    (why.to_owned(), settings)
+}
+
+/// What makes a retry after this signal permitted.
+fn decides(signal: Signal, plan: Plan, own: &ClusterPolicy) -> String {
+    match signal {
+        Signal::Refused | Signal::Unreachable => "none: what was not processed may always be repeated".to_owned(),
+        Signal::Error | Signal::Answered => own.retry.as_ref().map_or_else(String::new, statuses),
+        _ if plan.repeats() => method(own),
+        _ => String::new(),
+    }
+}
+
+fn max_retries(retry: &RetryPolicy) -> String {
+    format!("retry.maxRetries: {}", retry.max_retries)
+}
+
+fn statuses(retry: &RetryPolicy) -> String {
+    let codes: Vec<String> = retry.status_codes.iter().map(u16::to_string).collect();
+    let grpc = if retry.grpc_status_codes.is_empty() { "; grpcStatusCodes: none" } else { "; grpcStatusCodes" };
+    format!("retry.statusCodes: {}{grpc}", if codes.is_empty() { "none".to_owned() } else { codes.join(" ") })
+}
+
+fn per_try(retry: &RetryPolicy) -> String {
+    match retry.per_try_timeout {
+        None => "retry.perTryTimeout: off, so that one attempt may take all of the request's time".to_owned(),
+        Some(PerTryTimeout::Fixed(timeout)) => format!("retry.perTryTimeout: {}", time(timeout)),
+        Some(PerTryTimeout::Adaptive(_)) => "retry.perTryTimeout: adaptive".to_owned(),
+    }
+}
+
+fn budget(retry: &RetryPolicy) -> String {
+    match &retry.budget {
+        None => "retry.budget: off".to_owned(),
+        Some(budget) => format!(
+            "retry.budget: {} of the requests of {}; minRetryRate: {} in {}",
+            percent(budget.percent),
+            time(budget.interval),
+            budget.min_retry_rate.count,
+            time(budget.min_retry_rate.interval)
+        ),
+    }
+}
+
+fn method(own: &ClusterPolicy) -> String {
+    own.retry.as_ref().map_or("retry: off".to_owned(), |retry| {
+        format!(
+            "retry.idempotentMethods: {}; idempotencyKeyHeaders: {}",
+            either(&retry.idempotent_methods),
+            either(&retry.idempotency_key_headers)
+        )
+    })
+}
+
+fn circuit(own: &ClusterPolicy) -> String {
+    own.circuit_breaker.as_ref().map_or("circuitBreaker: off".to_owned(), |breaker| {
+        format!(
+            "circuitBreaker: {} of {} attempts in {}",
+            percent(breaker.percent),
+            breaker.min_requests,
+            time(breaker.interval)
+        )
+    })
+}
+
+/// Which part of the policy holds for the cluster.
+fn place(policy: &Policy, cluster: &str) -> String {
+    let position = policy.index_for(cluster);
+    if position + 1 < policy.clusters().count() { format!(" (by clusters[{position}])") } else { String::new() }
+}
