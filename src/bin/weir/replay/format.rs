@@ -67,7 +67,8 @@ pub fn fields(line: &[u8]) -> Option<Fields<'_>> {
         fields.upstream_cluster = last().map(Word::from)?;
     }
     let (host, authority, id) = (last()?, last()?, last()?);
-    (first()?, first()?);
+    first()?;
+    first()?;
     fields.duration = first()?;
     (fields.upstream_host, fields.request_id) = (Word::from(host), Word::from(id));
     // Without a host Envoy answered by itself, unless it says why there was none.
