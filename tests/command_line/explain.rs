@@ -122,7 +122,7 @@ fn lines_come_as_people_have_them() {
     assert!(run.out.starts_with("GET to outbound|80||orders at 10.0.0.3:80: 503\n"), "{}", run.out);
     for part in [
         "signal unreachable: there was no connection",
-        "verdict retry: Weir retries it up to 2 times",
+        "verdict retries_used_up: Envoy had retried it",
         "setting retry.maxRetries: 2",
     ] {
         assert!(run.flowing().contains(part), "{part}: {}", run.out);

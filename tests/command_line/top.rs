@@ -67,7 +67,7 @@ fn what_happens_now_is_shown_cluster_by_cluster() {
     assert_eq!(run.status, 0, "{}", run.err);
     let lines = server.join().expect("the server ends");
     assert_eq!(lines, ["GET /stats/prometheus HTTP/1.1"; 2]);
-    assert!(run.out.starts_with("1 of 1 Envoy answer"), "{}", run.out);
+    assert!(run.out.starts_with("Envoys that answer: 1 of 1\n"), "{}", run.out);
     let row = run.out.lines().find(|line| line.trim_start().starts_with("orders ")).expect("a row").to_owned();
     let cells: Vec<&str> = row.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     // A second apart, or a little more.
@@ -99,7 +99,7 @@ fn several_envoys_are_added_up_and_one_may_be_down() {
     let run = weir(&["top", "--once", "-i", "1", &urls[0], &urls[1], &urls[2]], b"");
     drop((first.join(), second.join()));
     assert_eq!(run.status, 0, "{}", run.err);
-    assert!(run.out.contains("2 of 3 Envoys answer") && run.out.contains(&urls[2]), "{}", run.out);
+    assert!(run.out.contains("Envoys that answer: 2 of 3\n") && run.out.contains(&urls[2]), "{}", run.out);
     let row = run.out.lines().find(|line| line.trim_start().starts_with("orders ")).expect("a row").to_owned();
     let rate: f64 = row.split_whitespace().nth(1).and_then(|rate| rate.parse().ok()).expect("a rate");
     assert!(rate > 100.0, "{row}");

@@ -19,8 +19,9 @@ use bounds::Around;
 use finding::{Finding, Format, Level};
 use setup::{File, Plugin, Setup};
 
-/// Checks policies and all that is set up around them; explains a policy in words, and says how many attempts one request can
-/// come to.
+/// Checks policies, and all that is set up around them.
+///
+/// A policy that is valid is explained in words, with how many attempts one request can come to.
 ///
 /// FILE is the plugin's configuration, as JSON or YAML, or a file that has it inside: an Envoy bootstrap or config_dump, resources
 /// of Istio, Envoy Gateway and the Gateway API. Of a folder, all YAML and JSON is read. Give all files of a set-up at once: what

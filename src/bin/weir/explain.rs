@@ -17,8 +17,9 @@ use crate::check::words::{count, either, paragraph, percent, time};
 use crate::replay::line::{self, Record};
 use crate::replay::read_policy;
 
-/// Explains lines of an access log: how the attempt or request ended in Weir's eyes, why it is retried or not, and which setting
-/// decides.
+/// Explains a line of an access log.
+///
+/// It tells how the attempt or request ended in Weir's eyes, why it is retried or not, and which setting decides.
 ///
 /// Reads what weir replay reads: Envoy's and Istio's default text formats, JSON, lines with the prefix of kubectl logs. Exit
 /// status: 0; 1 if a line cannot be read; 2 if a file cannot be read or the command line is wrong.
@@ -168,6 +169,7 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
         && !record.flags.any(Flags::OVERFLOW)
         && plan.permits(retry, signal, &record.answer())
         && retries < retry.max_retries
+        && !record.used_up
         && (signal != Signal::Timeout || record.is_attempt || end.attempt_timeout())
     {
         let so_far = if retries > 0 {
@@ -178,6 +180,11 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
         let why =
             format!("Weir retries it up to {} times{so_far}, on another host, if the budget pays", retry.max_retries);
         ("retry".to_owned(), why, vec![max_retries(retry), decides(signal, plan, own), budget(retry)])
+    } else if record.used_up {
+        let why = "Envoy had retried it as often as the route's own policy or Weir let it (URX)".to_owned();
+        let own = own.retry.as_ref().map_or("retry: off".to_owned(), max_retries);
+        let verdict = Reason::UsedUp.verdict().to_owned();
+        (verdict, why, vec![own, "Envoy: num_retries of the route's retry_policy".to_owned()])
     } else if let Some(reason) = reason(own, record, plan, signal, retries) {
         let (why, settings) = of_reason(reason, own);
         (reason.verdict().to_owned(), why, settings)
@@ -342,7 +349,9 @@ fn of_reason(reason: Reason, own: &ClusterPolicy) -> (String, Vec<String>) {
 /// What makes a retry after this signal permitted.
 fn decides(signal: Signal, plan: Plan, own: &ClusterPolicy) -> String {
     match signal {
-        Signal::Refused | Signal::Unreachable => "none: what was not processed may always be repeated".to_owned(),
+        Signal::Refused | Signal::Unreachable => {
+            "none is needed: what was not processed may always be repeated".to_owned()
+        }
         Signal::Error | Signal::Answered => own.retry.as_ref().map_or_else(String::new, statuses),
         _ if plan.repeats() => method(own),
         _ => String::new(),

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 
 use template::{Names, expand};
 
-/// Writes the resources that attach Weir to the clients of some services: all three roles, the policy, and the native settings
-/// that belong beside them.
+/// Writes the resources that attach Weir to the clients of your services.
 ///
-/// They are those of the guides, in envoy/istio, envoy/gateway and envoy/envoy.yaml, with your names in them; weir check has nothing
+/// All three roles, the policy, and the native settings that belong beside them. They are those of the guides, in envoy/istio, envoy/gateway and envoy/envoy.yaml, with your names in them; weir check has nothing
 /// to say about them. They go to standard output, as YAML.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]

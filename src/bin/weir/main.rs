@@ -34,19 +34,21 @@ fn main() -> std::process::ExitCode {
 
     /// Weir's command line: the same engine that runs in Envoy, on files.
     #[derive(Parser)]
-    #[command(name = "weir", version, about, max_term_width = 100)]
+    #[command(name = "weir", version, max_term_width = 100)]
     enum Command {
         Check(check::Arguments),
         Replay(replay::Arguments),
         Explain(explain::Arguments),
         Generate(generate::Arguments),
         Top(top::Arguments),
-        /// Writes what a shell needs to complete commands: weir completions bash >/etc/bash_completion.d/weir
+        /// Writes what a shell needs to complete commands
+        #[command(after_help = "Example:\n  weir completions bash >/etc/bash_completion.d/weir")]
         Completions {
             /// Which shell
             shell: clap_complete::Shell,
         },
-        /// Writes a manual page: weir man check | man -l -
+        /// Writes a manual page
+        #[command(after_help = "Example:\n  weir man check | man -l -")]
         Man {
             /// Of which command; without it, of weir itself
             command: Option<String>,

@@ -39,7 +39,9 @@ use order::Order;
 use totals::Totals;
 use world::World;
 
-/// Tells what Weir would have done about the traffic in Envoy's access logs, and which incidents it sees in it.
+/// Tells what Weir would have done about past traffic, from access logs.
+///
+/// It also tells which incidents it sees there.
 ///
 /// Reads Envoy's and Istio's default text formats, JSON (Istio's, Envoy Gateway's, and logs of requests and of attempts as
 /// envoy/access-log.yaml has Envoy write them), and what kubectl logs makes of them. Lines with the prefix of kubectl logs --prefix

@@ -12,8 +12,10 @@ use console::Term;
 use metrics::Samples;
 use view::View;
 
-/// Shows, cluster by cluster, what Weir sees and does: requests, attempts and failures a second, retries and what the budget has
-/// left, how many hosts are out and for what, circuits, and incidents.
+/// Shows what Weir does now, from the metrics of running Envoys.
+///
+/// Cluster by cluster: requests, attempts and failures a second, retries and what the budget has left, how many hosts are out and
+/// for what, circuits, and incidents.
 ///
 /// URL is the admin interface of an Envoy, such as http://127.0.0.1:9901, or the whole address of its metrics. Several are added up.
 /// In Kubernetes, forward the port: kubectl port-forward deploy/storefront 15000. On a terminal it goes on until Ctrl-C; elsewhere,

@@ -33,6 +33,8 @@ pub struct Record {
     pub proxy_status: Box<str>,
     pub details: Box<str>,
     pub failure: Box<str>,
+    /// Envoy retried it as often as it may: `URX`.
+    pub used_up: bool,
     /// Weir's own verdict, if the log has that.
     pub verdict: Box<str>,
     /// How many attempts the request had; 0 if the line does not say.
@@ -267,6 +269,7 @@ pub fn read(line: &[u8]) -> Result<Line<'_>, Useless> {
         proxy_status: text(&fields.proxy_status),
         details,
         failure: text(&fields.upstream_transport_failure_reason),
+        used_up: fields.response_flags.text().split(',').any(|flag| flag == "URX"),
         verdict: text(&fields.weir_verdict),
         attempts: fields.upstream_request_attempt_count.whole().unwrap_or(0).min(MOST_ATTEMPTS),
         id: if id.is_empty() { 0 } else { hash(id.as_bytes(), 0).max(1) },

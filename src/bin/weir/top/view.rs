@@ -9,7 +9,7 @@ use weir::retry::reason::Reason;
 use weir::signal::Signal;
 
 use super::metrics::{Samples, Series};
-use crate::check::words::{count, table};
+use crate::check::words::table;
 
 /// What is known, from look to look.
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl View {
     /// Draws it.
     pub fn text(&self, urls: &[String]) -> String {
         let answering = self.envoys.iter().filter(|known| known.error.is_none()).count();
-        let mut out = format!("{} of {} answer\n", answering, count(urls.len() as u64, "Envoy"));
+        let mut out = format!("Envoys that answer: {answering} of {}\n", urls.len());
         for error in self.envoys.iter().filter_map(|known| known.error.as_ref()) {
             let _ = writeln!(out, "{}", style(error).red());
         }
