@@ -112,8 +112,8 @@ impl Pattern {
                 "it was too slow for its timeouts before it died: look at its load, CPU, memory and garbage collection"
             }
             Self::Everyone => {
-                "most hosts at once, so none of them is at fault: look at what they share, such as a database, a deploy or a \
-                 wrong port, and at this Envoy's own network"
+                "most hosts at once: look first at what they share, such as a database, a deploy or a wrong port, and at this \
+                 Envoy's own network"
             }
         }
     }

@@ -58,3 +58,12 @@ fn what_is_refused_is_refused_in_these_words() {
         assert!(error.starts_with(begins) && error.ends_with(ends), "{error}\n{line}");
     }
 }
+
+#[test]
+fn the_shipped_bootstrap_spells_out_the_same_defaults() {
+    let bootstrap = include_str!("../../envoy/envoy.yaml");
+    let (_, text) = bootstrap.split_once("value: |\n").unwrap();
+    let mut given = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let documented: Value = serde_json::from_str(block("json")).unwrap();
+    assert_eq!(given.next().unwrap().unwrap(), documented);
+}

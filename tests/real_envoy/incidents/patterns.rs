@@ -69,7 +69,7 @@ fn slow_death() -> Result<()> {
     ensure_told(&site, &["open slow_death", "over slow_death"])
 }
 
-/// None of them is at fault, so nothing is said of any of them.
+/// What they share may be at fault, so nothing is said of any one of them.
 fn everyone() -> Result<()> {
     let site = setup(Level::Guard, 2, "2s").start()?;
     site.warm_up()?;
