@@ -69,13 +69,14 @@ pub fn find(bytes: &[u8]) -> Result<Document, String> {
     if bytes.trim_ascii().is_empty() {
         return Ok(itself(bytes));
     }
-    let json = serde_json::from_slice::<Value>(bytes);
-    let values = match (json, yaml(bytes)) {
-        (Ok(value), _) => vec![value],
-        (Err(_), Ok(values)) => values,
-        // The module's own words for what is wrong with it.
-        (Err(_), Err(_)) if bytes.trim_ascii_start().starts_with(b"{") => return Ok(itself(bytes)),
-        (Err(_), Err(error)) => return Err(error),
+    let values = match serde_json::from_slice::<Value>(bytes) {
+        Ok(value) => vec![value],
+        Err(_) => match yaml(bytes) {
+            Ok(values) => values,
+            // The module's own words for what is wrong with it.
+            Err(_) if bytes.trim_ascii_start().starts_with(b"{") => return Ok(itself(bytes)),
+            Err(error) => return Err(error),
+        },
     };
     let mut search = Search::default();
     let many = values.len() > 1;

@@ -1,6 +1,6 @@
 //! Envoy's own configuration: a bootstrap, what a running Envoy dumps, and what resources of Istio and Envoy Gateway put there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use weir::config::Role;
@@ -115,16 +115,13 @@ fn plugins(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
             ));
         }
     }
+    let by_place: HashMap<(&str, &str), &Node<'_>> =
+        objects.iter().map(|object| ((object.file.name.as_str(), object.place.as_str()), object)).collect();
     // The machines of the plugins that Envoy is told about; of others, Istio and Envoy Gateway choose the machine.
     let mut machines: Vec<(Node<'_>, &Plugin<'_>)> = Vec::new();
     for plugin in &setup.plugins {
-        let around = objects.iter().find(|object| {
-            std::ptr::eq(object.file, plugin.file)
-                && plugin
-                    .place
-                    .strip_prefix(object.place.as_str())
-                    .is_some_and(|rest| rest.trim_start_matches('.') == "configuration")
-        });
+        let around = plugin.place.strip_suffix("configuration").map(|place| place.trim_end_matches('.'));
+        let around = around.and_then(|place| by_place.get(&(plugin.file.name.as_str(), place)));
         let Some(around) = around else { continue };
         if let Some(machine) = around.get("vm_config") {
             machines.push((machine, plugin));
