@@ -9,13 +9,56 @@ use super::{Run, weir};
 
 const ISTIO: &[&str] = &["istio/decide.yaml", "istio/attempts.yaml", "istio/proxy-status.yaml", "istio/traffic.yaml"];
 const PULLED: &[&str] = &["istio/wasmplugin.yaml", "istio/attempts.yaml", "istio/traffic.yaml"];
+/// The same with steering by a patch of the cluster.
+const OVERRIDE: &[&str] = &["istio/decide-override.yaml", "istio/cluster.yaml", "istio/traffic.yaml"];
 const GATEWAY: &[&str] =
     &["gateway/envoypatchpolicy.yaml", "gateway/envoyproxy.yaml", "gateway/traffic.yaml", "gateway/gateway.yaml"];
 const SERVED: &[&str] = &["gateway/envoyextensionpolicy.yaml", "gateway/gateway.yaml"];
 const ENVOY: &[&str] = &["envoy.yaml"];
 
+/// A patch of the cluster, as in an Istio where sessions will not do.
+const CLUSTER: &str = "apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: { name: weir-steering, namespace: shop }
+spec:
+  workloadSelector:
+    labels: { app: storefront }
+  configPatches:
+  - applyTo: CLUSTER
+    match:
+      context: SIDECAR_OUTBOUND
+      cluster: { service: orders.shop.svc.cluster.local }
+    patch:
+      operation: MERGE
+      value:
+        load_balancing_policy:
+          policies:
+          - typed_extension_config:
+              name: envoy.load_balancing_policies.override_host
+              typed_config:
+                '@type': type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost
+                override_host_sources:
+                - header: x-weir-hosts
+                fallback_policy: {}
+";
+
 fn shipped(file: &str) -> String {
+    match file {
+        "istio/cluster.yaml" => return CLUSTER.to_owned(),
+        "istio/decide-override.yaml" => {
+            let line = "                  \"steering\": { \"via\": \"stateful_session\" },\n";
+            return without(&shipped("istio/decide.yaml"), line);
+        }
+        "istio/wasmplugin-override.yaml" => {
+            return without(&shipped("istio/wasmplugin.yaml"), "    steering:\n      via: stateful_session\n");
+        }
+        _ => {}
+    }
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy").join(file)).expect(file)
+}
+
+fn without(text: &str, part: &str) -> String {
+    text.replace(part, "")
 }
 
 /// A folder with these files, one of them changed: what `from` stands for is `to`.
@@ -95,8 +138,8 @@ fn rules_of_istio() {
     let waypoint = "  targetRefs: [{ kind: Service, name: orders }]\n";
     try_cases(&[
         (
-            ISTIO,
-            "istio/attempts.yaml",
+            OVERRIDE,
+            "istio/cluster.yaml",
             "      cluster: { service: orders.shop.svc.cluster.local }\n",
             "",
             &["no-override-host", "patch-of-all-clusters"],
@@ -112,10 +155,10 @@ fn rules_of_istio() {
             "                  vm_id: a\n                  runtime: envoy.wasm.runtime.v8",
             &["roles-apart"],
         ),
-        (ISTIO, "istio/decide.yaml", "orders.shop", "carts.shop", &["no-override-host"]),
+        (OVERRIDE, "istio/decide-override.yaml", "orders.shop", "carts.shop", &["no-override-host"]),
         (
-            ISTIO,
-            "istio/decide.yaml",
+            OVERRIDE,
+            "istio/decide-override.yaml",
             "\"role\": \"decide\"",
             "\"role\": \"decide\", \"steering\": \"off\"",
             &["steering-header-open"],
@@ -128,8 +171,8 @@ fn rules_of_istio() {
             "",
             &["codec-missing"],
         ),
-        (&["istio/attempts.yaml", "istio/traffic.yaml"], "", "", "", &["no-decide", "steering-header-open"]),
-        (&["istio/wasmplugin.yaml", "istio/traffic.yaml"], "", "", "", &["no-override-host"]),
+        (&["istio/attempts.yaml", "istio/cluster.yaml"], "", "", "", &["no-decide", "steering-header-open"]),
+        (&["istio/wasmplugin-override.yaml", "istio/traffic.yaml"], "", "", "", &["no-override-host"]),
         (PULLED, "istio/wasmplugin.yaml", "oci://registry.example.com/weir:0.1.0", "file:///weir.wasm", &["file-url"]),
         (PULLED, "istio/wasmplugin.yaml", "failStrategy: FAIL_OPEN", "failStrategy: FAIL_RELOAD", &["fails-closed"]),
         (
@@ -155,35 +198,35 @@ fn rules_of_istio() {
             &["native-retry-budget"],
         ),
         (
-            ISTIO,
+            OVERRIDE,
             "istio/traffic.yaml",
             "    outlierDetection:",
             "    loadBalancer: { consistentHash: { httpHeaderName: a } }\n    outlierDetection:",
             &["hashing-lost"],
         ),
         (
-            ISTIO,
+            OVERRIDE,
             "istio/traffic.yaml",
             "    outlierDetection:",
             "    loadBalancer: { localityLbSetting: { distribute: [] } }\n    outlierDetection:",
             &["override-host-refused"],
         ),
         (
-            ISTIO,
+            OVERRIDE,
             "istio/traffic.yaml",
             "    outlierDetection:",
             "    loadBalancer: { simple: PASSTHROUGH }\n    outlierDetection:",
             &["override-host-refused"],
         ),
         (
-            ISTIO,
+            OVERRIDE,
             "istio/traffic.yaml",
             "",
             "---\n{apiVersion: v1, kind: Service, metadata: {name: orders, namespace: shop}, spec: {trafficDistribution: PreferClose}}\n",
             &["override-host-refused"],
         ),
         (
-            ISTIO,
+            OVERRIDE,
             "istio/traffic.yaml",
             "",
             "---\n{apiVersion: v1, kind: Service, metadata: {name: orders, namespace: shop}, spec: {clusterIP: None}}\n",
@@ -214,6 +257,50 @@ fn rules_of_istio() {
     std::fs::write(path, text).expect("it is written");
     let run = check(folder.path(), &["--format", "json"]);
     assert_eq!(ids(&findings(&run)), BTreeSet::from(["no-selector", "selectors-differ"]), "{}", run.out);
+}
+
+#[test]
+fn rules_of_sessions_in_istio() {
+    // Until the shipped files steer so.
+    if !shipped("istio/decide.yaml").contains("stateful_session") {
+        return;
+    }
+    try_cases(&[
+        (ISTIO, "istio/decide.yaml", "orders.shop", "carts.shop", &["no-session"]),
+        (ISTIO, "istio/attempts.yaml", "cluster.local:8080", "cluster.example:8080", &["no-session"]),
+        (ISTIO, "istio/attempts.yaml", "priority: 110", "priority: 100", &["session-before-decide"]),
+        (
+            ISTIO,
+            "istio/attempts.yaml",
+            "      routeConfiguration: { vhost: { name: \"orders.shop.svc.cluster.local:8080\" } }\n",
+            "",
+            &["session-on-all-routes"],
+        ),
+        (&["istio/attempts.yaml", "istio/traffic.yaml"], "", "", "", &["no-decide"]),
+        (&["istio/wasmplugin.yaml", "istio/traffic.yaml"], "", "", "", &["no-session"]),
+        // Sessions change no cluster, so that all of these may be.
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "    outlierDetection:",
+            "    loadBalancer: { consistentHash: { httpHeaderName: a } }\n    outlierDetection:",
+            &[],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "    outlierDetection:",
+            "    loadBalancer: { localityLbSetting: { distribute: [] } }\n    outlierDetection:",
+            &[],
+        ),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "",
+            "---\n{apiVersion: v1, kind: Service, metadata: {name: orders, namespace: shop}, spec: {trafficDistribution: PreferClose}}\n",
+            &[],
+        ),
+    ]);
 }
 
 #[test]

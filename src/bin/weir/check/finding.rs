@@ -202,7 +202,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 59] = [
+pub static RULES: [Rule; 61] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. An Envoy that runs keeps its old \
@@ -290,6 +290,15 @@ pub static RULES: [Rule; 59] = [
         header that says where to.",
     ),
     warning("no-session", "The policy steers by `stateful_session`, and no such filter reads its header."),
+    warning(
+        "session-before-decide",
+        "The filter `stateful_session` must come after `decide`: else it reads its header before Weir sets it.",
+    ),
+    error(
+        "session-on-all-routes",
+        "`stateful_session` is switched on for all routes. On those to addresses that clients chose it leads requests to a \
+        host of another destination.",
+    ),
     error(
         "steering-header-open",
         "A cluster takes its host from a request header, and no `decide` removes what clients \

@@ -206,7 +206,14 @@ fn chains(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
             );
             out.push(Finding::new("filter-after-decide", filter, text, "put decide directly before the router"));
         }
+        let is_session =
+            |filter: &Node<'_>| filter.get("typed_config").is_some_and(|config| config.kind() == "StatefulSession");
+        let session = filters.iter().take(*decide).find(|filter| is_session(filter));
         for (plugin, policy) in setup.policies().filter(|(plugin, _)| std::ptr::eq(plugin.file, manager.file)) {
+            if let (Some(session), true) = (session, plugin.by_session() && policy.steering.is_some()) {
+                let text = "stateful_session stands before decide, and reads the header before it is set";
+                out.push(Finding::new("session-before-decide", session, text, "put it between decide and the router"));
+            }
             if plugin.by_session()
                 && policy.steering.is_some()
                 && !objects.iter().any(|object| matches!(object.kind(), "StatefulSession" | "StatefulSessionPerRoute"))

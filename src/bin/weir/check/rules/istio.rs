@@ -34,6 +34,7 @@ enum Part {
     Decide,
     Attempts,
     Cluster,
+    Session,
 }
 
 impl Part {
@@ -42,6 +43,7 @@ impl Part {
             Self::Decide => "decide",
             Self::Attempts => "watch and guard",
             Self::Cluster => "override_host",
+            Self::Session => "stateful_session",
         }
     }
 }
@@ -58,6 +60,20 @@ impl<'a> Patch<'a> {
     fn service(&self) -> &'a str {
         self.node.text("match.cluster.service")
     }
+
+    /// Whether it switches sessions on for the routes to a service.
+    fn has_session_for(&self, service: &str) -> bool {
+        let host = self.node.text("match.route_configuration.vhost.name");
+        let on = |object: &Node<'_>| object.get("session_state").is_some();
+        self.part == Part::Session
+            && self.node.objects().iter().any(on)
+            && (host.is_empty() || host.split(':').next() == Some(service))
+    }
+}
+
+/// The HTTP filter `stateful_session`, or what it is for single routes.
+fn is_session(object: &Node<'_>) -> bool {
+    matches!(object.kind(), "StatefulSession" | "StatefulSessionPerRoute")
 }
 
 fn patches<'a>(setup: &Setup<'a>) -> Vec<Patch<'a>> {
@@ -75,6 +91,8 @@ fn patches<'a>(setup: &Setup<'a>) -> Vec<Patch<'a>> {
                 Part::Attempts
             } else if node.text("apply_to") == "CLUSTER" && !override_headers(&node).is_empty() {
                 Part::Cluster
+            } else if node.objects().iter().any(is_session) {
+                Part::Session
             } else {
                 continue;
             };
@@ -96,6 +114,14 @@ fn patched(patches: &[Patch<'_>], out: &mut Vec<Finding>) {
                 text,
                 "name the service in match.cluster.service",
             ));
+        }
+        if patch.node.text("apply_to") == "VIRTUAL_HOST"
+            && patch.part == Part::Session
+            && patch.node.text("match.route_configuration.vhost.name").is_empty()
+        {
+            let text = "sessions are switched on for all routes, also those to addresses that clients chose";
+            let todo = "name the virtual host, such as orders.shop.svc.cluster.local:8080, in match.routeConfiguration.vhost.name";
+            out.push(Finding::new("session-on-all-routes", &patch.node, text, todo));
         }
         if patch.context() == "ANY" {
             let text = "the patch has no match.context: it reaches gateways and inbound listeners, too";
@@ -254,8 +280,25 @@ fn steering(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
             }
         }
     }
-    let session = |object: &Node<'_>| matches!(object.kind(), "StatefulSession" | "StatefulSessionPerRoute");
-    let has_session = setup.kind("EnvoyFilter").iter().any(|filter| filter.objects().iter().any(session));
+    let is_filter = |patch: &&Patch<'_>| patch.part == Part::Session && patch.node.text("apply_to") == "HTTP_FILTER";
+    let session = patches.iter().find(is_filter);
+    let priority = |filter: &Node<'_>| filter.number("spec.priority").unwrap_or(0.0);
+    let late = patches.iter().find(|patch| {
+        let other = |session: &&Patch<'_>| !std::ptr::eq(session.filter.value, patch.filter.value);
+        patch.part == Part::Decide
+            && session.filter(other).is_some_and(|session| priority(&session.filter) <= priority(&patch.filter))
+    });
+    if let (Some(session), Some(decide)) = (session, late) {
+        let text = format!(
+            "EnvoyFilter {:?} has the priority {}, and {:?}, with decide, {}: stateful_session may come first",
+            session.filter.name(),
+            priority(&session.filter),
+            decide.filter.name(),
+            priority(&decide.filter)
+        );
+        let todo = "give the EnvoyFilter with stateful_session the higher priority";
+        out.push(Finding::new("session-before-decide", &session.node, text, todo));
+    }
     for (plugin, policy) in setup.policies() {
         let Some(root) = plugin.root.as_ref().filter(|root| is_istio(root)) else { continue };
         if policy.steering.is_none() {
@@ -273,14 +316,12 @@ fn steering(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
             }
             let node = Node { file: plugin.file, place: plugin.place.clone(), value: root.value };
             if plugin.by_session() {
-                if !has_session {
-                    let text = format!("the policy steers {service:?} by stateful_session, and no EnvoyFilter adds it");
-                    out.push(Finding::new(
-                        "no-session",
-                        &node,
-                        text,
-                        "add the filter and its virtual host, as in attempts.yaml",
-                    ));
+                if session.is_none() || !patches.iter().any(|patch| patch.has_session_for(service)) {
+                    let text = format!(
+                        "the policy steers {service:?} by stateful_session, and no EnvoyFilter switches it on there"
+                    );
+                    let todo = "add the HTTP filter, and the patch of the service's virtual host, as in attempts.yaml";
+                    out.push(Finding::new("no-session", &node, text, todo));
                 }
             } else if !clusters.iter().any(|patch| patch.service() == service) {
                 let text = format!("no EnvoyFilter gives the clusters of {service:?} the policy override_host");
