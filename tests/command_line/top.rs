@@ -90,6 +90,20 @@ fn what_happens_now_is_shown_cluster_by_cluster() {
     assert!(!run.out.contains('\u{1b}'), "no colours where nobody looks");
 }
 
+/// Istio's names are long, and not what people call a service.
+#[test]
+fn names_of_istio_are_short_and_what_is_in_trouble_comes_first() {
+    const LOOK: &str = "weir_requests_total{weir_retry=\"unsafe\",weir_cluster=\"a\"} 1\n\
+        weir_hosts_out{weir_cluster=\"outbound|8080|v1|orders.shop.svc.cluster.local\"} 1\n\
+        weir_circuit_open{weir_cluster=\"outbound|80||carts.shop.svc.cluster.local\"} 1\n";
+    let (address, server) = envoy(&[LOOK, LOOK]);
+    let run = weir(&["top", "-i", "0.1", &address.to_string()], b"");
+    drop(server.join());
+    let first = run.out.lines().skip(3).map(|line| line.split_whitespace().next().unwrap_or_default());
+    assert_eq!(first.collect::<Vec<_>>(), ["carts.shop:80", "orders.shop:8080/v1", "a"], "{}", run.out);
+    assert!(run.has_row("a 0 0 0 0 0 - 0 closed -"), "{}", run.out);
+}
+
 #[test]
 fn several_envoys_are_added_up_and_one_may_be_down() {
     let (one, first) = envoy(&[BEFORE, AFTER]);

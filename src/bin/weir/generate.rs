@@ -246,9 +246,9 @@ impl Istio {
             }
         }
         let intro = format!(
-            "# Weir for the clients {key}={value} in {namespace}, by weir generate istio. The module and the labels of its metrics come \
-             from a ConfigMap:\n#   kubectl -n {namespace} create configmap weir --from-file=weir.wasm --from-file=custom_bootstrap.json\n\
-             # and the clients' pods need the annotation sidecar.istio.io/bootstrapOverride: weir. See envoy/istio/README.md.\n"
+            "# Weir for the clients {key}={value} in {namespace}, by weir generate istio. The module and the labels of its\n\
+             # metrics come from a ConfigMap:\n#   kubectl -n {namespace} create configmap weir --from-file=weir.wasm --from-file=custom_bootstrap.json\n\
+             # The clients' pods need the annotation sidecar.istio.io/bootstrapOverride: weir. See envoy/istio/README.md.\n"
         );
         template::write(&intro, &all)
     }

@@ -56,11 +56,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
         if once && rated {
-            crate::print(&view.text(&arguments.urls));
+            crate::print(&view.text(&arguments.urls, usize::MAX));
             return ExitCode::SUCCESS;
         }
         if !once {
-            let text = fitted(&view.text(&arguments.urls), &term);
+            let text = fitted(&view.text(&arguments.urls, usize::from(term.size().1)), &term);
             // The picture before is overwritten, and the last one stays when the program is stopped.
             let written = term.clear_last_lines(drawn).and_then(|()| term.write_all(text.as_bytes()));
             if written.is_err() {

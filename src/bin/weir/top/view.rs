@@ -63,8 +63,8 @@ impl View {
         rated
     }
 
-    /// Draws it.
-    pub fn text(&self, urls: &[String]) -> String {
+    /// Draws it, for a terminal of this width.
+    pub fn text(&self, urls: &[String], width: usize) -> String {
         let answering = self.envoys.iter().filter(|known| known.error.is_none()).count();
         let mut out = format!("Envoys that answer: {answering} of {}\n", urls.len());
         for error in self.envoys.iter().filter_map(|known| known.error.as_ref()) {
@@ -86,46 +86,35 @@ impl View {
             let _ = writeln!(out, "{why}");
             return out;
         }
-        self.clusters(&mut out, &clusters);
+        self.clusters(&mut out, &clusters, width);
         self.hosts(&mut out);
         out
     }
 
-    fn clusters(&self, out: &mut String, clusters: &BTreeSet<&str>) {
-        let head = [
-            "cluster",
-            "requests/s",
-            "attempts/s",
-            "failed/s",
-            "retries/s",
-            "denied/s",
-            "budget left",
-            "hosts out",
-            "circuit",
-            "incidents",
-        ];
-        let mut rows = vec![head.map(str::to_owned).to_vec()];
-        let mut marks = Vec::new();
-        for cluster in clusters {
-            let (row, mark) = self.row(cluster);
-            rows.push(row);
-            marks.push(mark);
+    fn clusters(&self, out: &mut String, clusters: &BTreeSet<&str>, width: usize) {
+        let mut rows: Vec<(Mark, Vec<String>)> = clusters.iter().map(|cluster| self.row(cluster)).collect();
+        // What is in trouble comes first.
+        rows.sort_by_key(|(mark, _)| *mark);
+        let head = HEAD.map(str::to_owned).to_vec();
+        let cells: Vec<Vec<String>> = [head].into_iter().chain(rows.iter().map(|(_, row)| row.clone())).collect();
+        let mut text = String::new();
+        table(&mut text, &cells);
+        out.push('\n');
+        if text.lines().any(|line| line.chars().count() > width) {
+            rows.iter().for_each(|(mark, row)| block(out, *mark, row, width));
+            return;
         }
-        let mut text = String::from("\n");
-        table(&mut text, &rows);
         // Colours last: they would be counted as columns.
         for (position, line) in text.lines().enumerate() {
-            let line = match position.checked_sub(2).and_then(|row| marks.get(row)) {
-                Some(Mark::Open) => style(line).red().to_string(),
-                Some(Mark::Out) => style(line).yellow().to_string(),
-                None if position == 1 => style(line).bold().to_string(),
-                _ => line.to_owned(),
+            let line = match position.checked_sub(1).and_then(|row| rows.get(row)) {
+                Some((mark, _)) => mark.paint(line),
+                None => style(line).bold().to_string(),
             };
             let _ = writeln!(out, "{line}");
         }
     }
 
-    fn row(&self, cluster: &str) -> (Vec<String>, Mark) {
+    fn row(&self, cluster: &str) -> (Mark, Vec<String>) {
         let rate = |name: &str, label: &str| self.rates(name, label, cluster);
         let sum = |rates: &BTreeMap<String, f64>| rates.values().sum::<f64>();
         let attempts = rate("weir_attempts_total", "signal");
@@ -168,7 +157,7 @@ impl View {
         } else {
             Mark::None
         };
-        let name = if shadow || shadow_out { format!("{cluster} (shadow)") } else { cluster.to_owned() };
+        let name = if shadow || shadow_out { format!("{} (shadow)", short(cluster)) } else { short(cluster) };
         let row = vec![
             name,
             number(sum(&rate("weir_requests_total", "retry"))),
@@ -181,7 +170,7 @@ impl View {
             if open { "open" } else { "closed" }.to_owned(),
             if incidents.is_empty() { "-".to_owned() } else { incidents.join(", ") },
         ];
-        (row, mark)
+        (mark, row)
     }
 
     /// Hosts with an open incident, and failures that left, by why they were not retried.
@@ -189,7 +178,7 @@ impl View {
         let mut rows: Vec<Vec<String>> = Vec::new();
         for (series, value) in self.envoys.iter().flat_map(|known| known.now.of("weir_host_incident")) {
             let row = vec![
-                series.label("cluster").to_owned(),
+                short(series.label("cluster")),
                 series.label("host").to_owned(),
                 series.label("pattern").to_owned(),
             ];
@@ -212,7 +201,7 @@ impl View {
             let rates = self.rates("weir_not_retried_total", "reason", cluster);
             for reason in Reason::ALL {
                 if let Some(rate) = rates.get(reason.name()).filter(|rate| **rate > 0.0) {
-                    left.push((*rate, format!("{cluster}: {}/s {}", number(*rate), reason.name())));
+                    left.push((*rate, format!("{}: {}/s {}", short(cluster), number(*rate), reason.name())));
                 }
             }
         }
@@ -283,15 +272,66 @@ impl View {
     }
 }
 
-/// What a line wants to be seen for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What is told of a cluster.
+const HEAD: [&str; 10] = [
+    "cluster",
+    "requests/s",
+    "attempts/s",
+    "failed/s",
+    "retries/s",
+    "denied/s",
+    "budget left",
+    "hosts out",
+    "circuit",
+    "incidents",
+];
+
+/// A cluster where the table would be too wide: its name, and below it all else.
+fn block(out: &mut String, mark: Mark, row: &[String], width: usize) {
+    let mut named = HEAD.iter().zip(row);
+    let _ = writeln!(out, "{}", named.next().map_or(String::new(), |(_, name)| mark.paint(name)));
+    let mut line = String::new();
+    for (name, value) in named {
+        let cell = format!("   {name} {value}");
+        if !line.is_empty() && line.chars().count() + cell.chars().count() > width {
+            let _ = writeln!(out, "{line}");
+            line.clear();
+        }
+        line.push_str(&cell);
+    }
+    let _ = writeln!(out, "{line}");
+}
+
+/// What people call a cluster: `orders.shop:8080` in place of Istio's `outbound|8080||orders.shop.svc.cluster.local`.
+fn short(cluster: &str) -> String {
+    let parts: Vec<&str> = cluster.split('|').collect();
+    let ["outbound" | "inbound-vip", port, subset, host] = parts.as_slice() else { return cluster.to_owned() };
+    let host = host.strip_suffix(".svc.cluster.local").unwrap_or(host);
+    let subset = if subset.is_empty() || *subset == "http" { String::new() } else { format!("/{subset}") };
+    format!("{host}:{port}{subset}")
+}
+
+/// What a line wants to be seen for; the gravest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Mark {
-    None,
-    Out,
     Open,
+    Out,
+    None,
+}
+
+impl Mark {
+    fn paint(self, line: &str) -> String {
+        match self {
+            Self::Open => style(line).red().to_string(),
+            Self::Out => style(line).yellow().to_string(),
+            Self::None => line.to_owned(),
+        }
+    }
 }
 
 /// `0`, `0.4`, `12`.
 fn number(value: f64) -> String {
-    if value >= 10.0 || value.fract().abs() < 0.05 { format!("{value:.0}") } else { format!("{value:.1}") }
+    // The sum of nothing is -0.
+    let text = format!("{value:.1}").replace("-0.0", "0");
+    if value >= 10.0 { format!("{value:.0}") } else { text.trim_end_matches(".0").to_owned() }
 }
