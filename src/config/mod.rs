@@ -33,7 +33,7 @@ use std::fmt;
 pub use glob::Glob;
 pub use incidents::IncidentPolicy;
 pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
-pub use steering::SteeringPolicy;
+pub use steering::{SteeringPolicy, Via};
 
 use json::Json;
 use overlay::RetrySettings;

@@ -10,7 +10,9 @@ use super::request::{Request, Reservation, Retries};
 use super::route::Steering;
 use super::view::{Phase, View, is_grpc, parse_u32};
 use super::worker::Worker;
-use crate::retry::{self, CONTROL_HEADERS};
+use crate::config::{SteeringPolicy, Via};
+use crate::retry::{self, CONTROL_HEADERS, Header};
+use crate::steering::session::envelope;
 
 /// What a request's headers say, in one pass.
 #[derive(Debug)]
@@ -137,12 +139,12 @@ impl Worker {
         self.forward(Edits {
             remove_hosts: self.hosts_to_remove(&headers),
             remove_control,
-            retry: self.engine.retry_headers(cluster, &admission),
+            retry,
             max_retries: admission.fewer_retries(),
             denied: admission.denied.is_some(),
             per_try_timeout: admission.per_try_timeout,
             hedge,
-            hosts: list.map(|list| (self.steering_header(), list)),
+            hosts: list.and_then(|list| self.steering_value(list, retry)),
             tag: self.attached.guard,
         })
     }
@@ -164,8 +166,22 @@ impl Worker {
         RequestDecision::Forward(if self.enforces() { edits } else { edits.in_shadow() })
     }
 
+    /// The steering header, where it is Weir's own; otherwise empty.
     fn steering_header(&self) -> &str {
-        self.engine.steering().map_or("", |steering| &steering.header)
+        self.engine.steering().map_or("", SteeringPolicy::own_header)
+    }
+
+    /// The steering header and its value, beside these headers.
+    fn steering_value(&self, list: String, retry: &[Header]) -> Option<(&str, String)> {
+        let steering = self.engine.steering()?;
+        let value = match steering.via {
+            Via::OverrideHost => list,
+            Via::StatefulSession => {
+                let own = retry.iter().find(|(name, _)| *name == steering.header);
+                envelope(&list, own.map_or("-", |(_, value)| value))
+            }
+        };
+        Some((&steering.header, value))
     }
 
     /// In shadow mode, too: nobody but Weir has business setting it, and a cluster with the policy would obey.

@@ -8,6 +8,7 @@ use super::host::{Host, Property, StreamId};
 use super::request::{Managed, Request};
 use super::view::{Phase, View};
 use super::worker::Worker;
+use crate::config::SteeringPolicy;
 use crate::retry::budget::Charge;
 use crate::retry::reason::Reason;
 use crate::retry::{NOT_SENT, Plan};
@@ -101,7 +102,8 @@ impl Worker {
         } else {
             self.refuse_retry(stream, view)
         };
-        let remove_hosts = self.engine.steering().filter(|_| self.steered).map(|steering| &*steering.header);
+        let remove_hosts = self.engine.steering().filter(|_| self.steered).map(SteeringPolicy::own_header);
+        let remove_hosts = remove_hosts.filter(|header| !header.is_empty());
         let then = match refusal {
             None => Then::Send,
             Some((_, _, true)) => Then::Pause,

@@ -40,6 +40,9 @@ pub struct Cluster {
     pub(super) reported_budget: bool,
     pub(super) sampler: Sampler,
     pub(super) misrouted: Misrouted,
+    /// Whether Envoy's balancer was seen to choose among hosts. What always goes to its own destination (a cluster of type
+    /// `ORIGINAL_DST`) belongs nowhere else.
+    pub(super) is_balanced: bool,
     /// Requests that are to be sent once more if they are not answered by then, in the order in which they arrived; those that were
     /// answered go when they come first.
     pub(super) hedged: VecDeque<StreamId>,
@@ -164,6 +167,7 @@ impl Cluster {
             reported_budget: false,
             sampler: Sampler::default(),
             misrouted: Misrouted::default(),
+            is_balanced: false,
             hedged: VecDeque::new(),
             last_used,
         }

@@ -69,6 +69,8 @@ pub enum Property {
     Details,
     /// `upstream.address`: the host's address and port.
     UpstreamAddress,
+    /// `destination.address`: where the client's connection goes to, as the listener knows it.
+    Destination,
     /// `upstream.local_address`: this end of the connection to the host.
     LocalAddress,
     /// `upstream.transport_failure_reason`.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::correlate::ClusterId;
 use super::event::What;
-use super::host::{Host, StreamId};
+use super::host::{Host, Property, StreamId};
 use super::view::View;
 use super::worker::Worker;
 use crate::base::percent::Percent;
+use crate::config::Via;
 use crate::outlier::{Outliers, Probe};
 use crate::retry::Plan;
 
@@ -84,23 +85,44 @@ impl Worker {
         view: &View<'_, H>,
     ) -> Steering {
         let now = self.wall_clock;
-        let explore = self.engine.steering().map(|steering| steering.explore_percent);
+        let policy = self.engine.steering().map(|steering| (steering.explore_percent, steering.via));
         let (retries, hedges) = self.retries_and_hedges(cluster, plan);
         let Some(outliers) = self.outliers(cluster, view) else { return Steering::default() };
         outliers.requested(now);
         // Without steering, hosts are judged all the same, and somebody else may act on it.
-        let Some(explore) = explore else { return Steering::default() };
+        let Some((explore, via)) = policy else { return Steering::default() };
         if outliers.is_stale(now) {
             self.exchange_hosts(cluster, view);
         }
-        let steering = self.choose_route(cluster, plan, circuit_probe, (retries, hedges, explore));
+        if via == Via::StatefulSession && self.is_for_its_own_destination(cluster) {
+            return Steering::default();
+        }
+        let mut steering = self.choose_route(cluster, plan, circuit_probe, (retries, hedges, explore));
         let hedge = steering.hedge.filter(|after| !self.hedges_are_in_vain(cluster, *after));
+        if via == Via::StatefulSession
+            && let Some(list) = &mut steering.list
+        {
+            // The session is for the first attempt.
+            list.truncate(list.bytes().take_while(|byte| *byte != b',').count());
+            steering.route.hosts = list.as_str().into();
+        }
         let steering = Steering { hedge, ..steering };
         self.steered |= steering.list.is_some();
         if steering.route.probe.is_some() {
             self.report(cluster, What::HostProbed);
         }
         steering
+    }
+
+    /// Whether the requests of a cluster go where the clients' connections went to, as far as was seen. While hosts of it are out,
+    /// that is told as often as requests that go astray are.
+    fn is_for_its_own_destination(&mut self, cluster: ClusterId) -> bool {
+        let now = self.wall_clock;
+        let Some(state) = self.engine.cluster_mut(cluster).filter(|state| !state.is_balanced) else { return false };
+        if state.outliers.as_ref().is_some_and(|outliers| !outliers.is_calm(now)) && state.misrouted.disobeyed() {
+            self.report(cluster, What::Misrouted);
+        }
+        true
     }
 
     /// Whether a request waits for much longer than until it was sent once more, and was not answered for that: what is sent now
@@ -178,6 +200,10 @@ impl Worker {
         let now = self.now(view);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
+        if !steered && !state.is_balanced {
+            let destination = view.host.property(Property::Destination);
+            state.is_balanced = destination.as_deref() != Some(address.as_bytes());
+        }
         // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
         // nothing else from it. In shadow mode, a list is made, and nobody sees it.
         if !steered || !enforces {
@@ -237,6 +263,8 @@ impl<'a> Arrival<'a> {
             // Envoy skipped hosts before one of the attempts.
             _ if attempts > 1 => Self::Unknown,
             Some(place) => Self::Later(list.split(',').take(place).collect()),
+            // A session has one host alone.
+            None if listed == 1 => Self::Later(vec![list]),
             None => Self::Elsewhere,
         }
     }

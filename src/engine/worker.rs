@@ -23,7 +23,7 @@ use super::host::{Host, Property, StreamId};
 use super::request::Request;
 use super::view::{Phase, View};
 use crate::base::time::{Clock, Time};
-use crate::config::{Mode, Policy};
+use crate::config::{Mode, Policy, Via};
 use crate::contexts::Contexts;
 use crate::outlier::shared::WorkerId;
 use crate::retry::reservations::Account;
@@ -113,10 +113,10 @@ impl Worker {
         self.engine.mode()
     }
 
-    /// Whether requests are steered.
+    /// What of Envoy's steers requests, if they are steered.
     #[must_use]
-    pub fn is_steering(&self) -> bool {
-        self.engine.steering().is_some()
+    pub fn steers_via(&self) -> Option<Via> {
+        self.engine.steering().map(|steering| steering.via)
     }
 
     /// What the host's clock said last.

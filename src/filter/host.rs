@@ -91,6 +91,7 @@ const fn path(property: Property) -> Path {
         Property::Code => "response\0code",
         Property::Details => "response\0code_details",
         Property::UpstreamAddress => "upstream\0address",
+        Property::Destination => "destination\0address",
         Property::LocalAddress => "upstream\0local_address",
         Property::FailureReason => "upstream\0transport_failure_reason",
         Property::Duration => "request\0duration",

@@ -2,7 +2,7 @@
 
 use super::Vm;
 use super::host::update;
-use crate::config::{Mode, Role};
+use crate::config::{Mode, Role, Via};
 use crate::engine::host::Update;
 use crate::host::{self as abi, Level};
 
@@ -24,7 +24,7 @@ impl Vm {
     /// Writes the line, once per set of roles and mode.
     pub(super) fn announce(&mut self) {
         let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| self.has_role(role));
-        let text = line(roles, self.worker.mode(), self.worker.is_steering());
+        let text = line(roles, self.worker.mode(), self.worker.steers_via());
         let line = &mut self.startup;
         if line.text != text {
             *line = Line { text, ..Line::default() };
@@ -50,7 +50,7 @@ impl Vm {
     }
 }
 
-fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: bool) -> String {
+fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: Option<Via>) -> String {
     let mut roles = Vec::new();
     roles.extend(decide.then_some("decide"));
     roles.extend(watch.then_some("watch"));
@@ -72,8 +72,13 @@ fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: bool) -> String
     };
     let hosts = match (decide, steering) {
         (false, _) => "left to Envoy (attach role decide)",
-        (true, false) => "judged and reported, not steered around (steering is off)",
-        (true, true) => "steered around while they are out, in clusters with the policy override_host",
+        (true, None) => "judged and reported, not steered around (steering is off)",
+        (true, Some(Via::OverrideHost)) => {
+            "steered around while they are out, in clusters with the policy override_host"
+        }
+        (true, Some(Via::StatefulSession)) => {
+            "steered around while they are out, on routes with the filter stateful_session"
+        }
     };
     format!(
         "weir {}: roles {}; signals {signals}; retries {retries}; hosts {hosts}",

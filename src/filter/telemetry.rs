@@ -259,8 +259,8 @@ impl Series {
     }
 }
 
-const MISROUTED: &str = "requests do not go where they are steered: give it the load balancing policy override_host with the \
-                         steering header, or ejections are advisory";
+const MISROUTED: &str = "requests do not go where they are steered, so ejections are advisory: it lacks \
+                         override_host, or its routes lack stateful_session";
 
 impl LogLimit {
     /// Begins a new second if there is one, and says how many lines the one before left out.

@@ -168,7 +168,8 @@ const RETRY_ON: &str = "x-envoy-retry-on";
 /// How often Envoy retries at most; it beats a route's own number.
 pub const MAX_RETRIES: &str = "x-envoy-max-retries";
 const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
-const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
+/// For which of gRPC's statuses Envoy retries.
+pub const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
 /// Names a response header with which Envoy takes a response for one to retry, whatever its status and value.
 pub const RETRIABLE_HEADER_NAMES: &str = "x-envoy-retriable-header-names";
 /// That header: `guard` sets it where a proxy in front of the upstream says that it could not send the request on, and

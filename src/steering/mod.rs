@@ -1,4 +1,5 @@
-//! Lists of hosts for Envoy's `override_host` policy, while some host of a cluster is ejected.
+//! Lists of hosts, while some host of a cluster is ejected: for Envoy's `override_host` policy, or their first host for its
+//! filter `stateful_session` (`session`).
 //!
 //! The policy sends the n-th attempt of a request to the n-th host of the list in its header, whatever the host's health
 //! and weight. So a list has one host for the first attempt and a different one for each retry, and both come from what
@@ -46,6 +47,7 @@ mod explore;
 mod list;
 mod responsiveness;
 mod sampler;
+pub mod session;
 mod shares;
 
 pub use explore::Exploration;

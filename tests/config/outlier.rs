@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::config::{IncidentPolicy, SteeringPolicy};
+use weir::config::{IncidentPolicy, SteeringPolicy, Via};
 use weir::outlier::detector::{Detector, OutlierPolicy};
 
 use super::refused::{refusal, refuses};
@@ -62,7 +62,8 @@ fn defaults() {
     };
     assert_eq!(outliers("{}"), expected);
     assert_eq!(OutlierPolicy::default(), expected);
-    let expected = SteeringPolicy { header: "x-weir-hosts".to_owned(), explore_percent: percent(500) };
+    let expected =
+        SteeringPolicy { via: Via::OverrideHost, header: "x-weir-hosts".to_owned(), explore_percent: percent(500) };
     assert_eq!(steering("{}"), Some(expected));
 }
 
@@ -89,7 +90,11 @@ fn every_field() {
     let same = outliers(r#"{"baseEjectionTime": "1h", "maxEjectionTime": "1h"}"#);
     assert_eq!(same.base_ejection_time, same.max_ejection_time);
     let given = steering(r#"{"header": "X-Hosts", "explorePercent": 0}"#);
-    assert_eq!(given, Some(SteeringPolicy { header: "x-hosts".to_owned(), explore_percent: percent(0) }));
+    let expected = SteeringPolicy { header: "x-hosts".to_owned(), explore_percent: percent(0), ..expected };
+    assert_eq!(given, Some(expected));
+    let session = steering(r#"{"via": "stateful_session"}"#).unwrap();
+    assert_eq!((session.via, &*session.header), (Via::StatefulSession, "x-envoy-retry-grpc-on"));
+    assert_eq!(session.own_header(), "", "it is Envoy's");
     assert_eq!(steering(r#"{"explorePercent": 100}"#).unwrap().explore_percent, percent(10_000));
 }
 
@@ -233,7 +238,15 @@ fn steering_that_is_refused() {
         ),
         (
             r#"{"steering": {"headers": "x"}}"#,
-            "steering.headers: unknown field; expected one of explorePercent, header; did you mean header?",
+            "steering.headers: unknown field; expected one of explorePercent, header, via; did you mean header?",
+        ),
+        (
+            r#"{"steering": {"via": "stateful_session", "header": "x-hosts"}}"#,
+            "steering.header: unknown field; expected one of explorePercent, via",
+        ),
+        (
+            r#"{"steering": {"via": "session"}}"#,
+            r#"steering.via: "session" is unknown: expected override_host or stateful_session"#,
         ),
         (r#"{"steering": {"header": null}}"#, "steering.header: null is not a string: expected one in quotes"),
         (

@@ -87,6 +87,7 @@ const fn path(property: Property) -> &'static str {
         Property::Code => "response.code",
         Property::Details => "response.code_details",
         Property::UpstreamAddress => "upstream.address",
+        Property::Destination => "destination.address",
         Property::LocalAddress => "upstream.local_address",
         Property::FailureReason => "upstream.transport_failure_reason",
         Property::Duration => "request.duration",

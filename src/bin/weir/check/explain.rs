@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use weir::base::percent::Percent;
 use weir::circuit::BreakerPolicy;
-use weir::config::{AlreadyRetried, ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy};
+use weir::config::{AlreadyRetried, ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, Via};
 use weir::outlier::detector::{Detector, OutlierPolicy};
 use weir::outlier::history::LENGTH;
 use weir::retry::budget::BudgetPolicy;
@@ -47,10 +47,15 @@ pub fn policy(out: &mut String, policy: &Policy, raw: &Value, roles: Roles, rate
             out,
             0,
             &format!(
-                "While a host is out, requests bear a list of other hosts in {}; {} of them at most are left to Envoy's \
-                 balancer. The cluster needs the load balancing policy override_host that reads this header.",
+                "While a host is out, requests bear {} in {}; {} of them at most are left to Envoy's balancer. {} reads this \
+                 header.",
+                if steering.via == Via::OverrideHost { "a list of other hosts" } else { "another host" },
                 steering.header,
-                percent(steering.explore_percent)
+                percent(steering.explore_percent),
+                match steering.via {
+                    Via::OverrideHost => "The cluster needs the load balancing policy override_host that",
+                    Via::StatefulSession => "Its routes need the filter stateful_session, with the state envelope that",
+                }
             ),
         ),
         None => paragraph(out, 0, "Off: hosts are judged, and nobody is led around them."),
