@@ -180,14 +180,15 @@ impl Worker {
     pub(super) fn route_ended<H: Host>(&mut self, id: StreamId, cluster: ClusterId, view: &View<'_, H>) {
         let taken = self.requests.get_mut(id.0).map(|request| (std::mem::take(&mut request.route), request.spoke));
         let Some((route, spoke)) = taken else { return };
-        let (steering, enforces, last) = (self.engine.steering().is_some(), self.enforces(), self.wall_clock);
+        let (via, enforces, last) =
+            (self.engine.steering().map(|steering| steering.via), self.enforces(), self.wall_clock);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         if let Some(probe) = route.probe {
             outliers.probe_over(probe);
         }
         // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
-        if !steering || spoke {
+        if via.is_none() || spoke {
             return;
         }
         let steered = !route.hosts.is_empty();
@@ -200,7 +201,7 @@ impl Worker {
         let now = self.now(view);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
-        if !steered && !state.is_balanced {
+        if !steered && !state.is_balanced && via == Some(Via::StatefulSession) {
             let destination = view.host.property(Property::Destination);
             state.is_balanced = destination.as_deref() != Some(address.as_bytes());
         }

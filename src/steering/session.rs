@@ -31,7 +31,7 @@ fn push_base64(out: &mut String, text: &str) {
     if count > 0 {
         push(bits << (6 - count));
     }
-    while out.len() % 4 > 0 {
+    while !out.len().is_multiple_of(4) {
         out.push('=');
     }
 }

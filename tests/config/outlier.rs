@@ -90,7 +90,8 @@ fn every_field() {
     let same = outliers(r#"{"baseEjectionTime": "1h", "maxEjectionTime": "1h"}"#);
     assert_eq!(same.base_ejection_time, same.max_ejection_time);
     let given = steering(r#"{"header": "X-Hosts", "explorePercent": 0}"#);
-    let expected = SteeringPolicy { header: "x-hosts".to_owned(), explore_percent: percent(0), ..expected };
+    let expected =
+        SteeringPolicy { header: "x-hosts".to_owned(), explore_percent: percent(0), ..SteeringPolicy::default() };
     assert_eq!(given, Some(expected));
     let session = steering(r#"{"via": "stateful_session"}"#).unwrap();
     assert_eq!((session.via, &*session.header), (Via::StatefulSession, "x-envoy-retry-grpc-on"));

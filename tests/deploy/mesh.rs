@@ -139,7 +139,7 @@ fn all_three_roles_share_one_vm_and_steer_around_a_dead_pod() -> Result<()> {
     mesh.wait_for(&ejections, &Request::get("/"))?;
     for pod in &mesh.pods {
         for headers in pod.seen() {
-            let steered = headers.iter().any(|(name, _)| name == "x-weir-hosts");
+            let steered = headers.iter().any(|(name, _)| name == "x-envoy-retry-grpc-on");
             ensure!(!steered, "a pod sees the steering header: {headers:?}");
         }
     }

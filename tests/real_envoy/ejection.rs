@@ -8,6 +8,7 @@ mod life;
 pub mod load;
 mod modes;
 pub mod replica;
+mod session;
 mod shares;
 pub mod site;
 mod updates;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Test> {
         everywhere::TESTS,
         header::TESTS,
         internal::TESTS,
+        session::TESTS,
         workers::TESTS,
         updates::TESTS,
         modes::TESTS,

@@ -216,6 +216,17 @@ pub fn override_host(header: &str) -> Value {
     json!({"load_balancing_policy": policies("override_host", override_host)})
 }
 
+/// The filter that sends a request to the host that this header names, in an envelope.
+pub fn session(header: &str) -> Value {
+    json!({"name": "session", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
+        "session_state": {"name": "envoy.http.stateful_session.envelope", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.envelope.v3.EnvelopeSessionState",
+            "header": {"name": header},
+        }},
+    }})
+}
+
 /// `HttpProtocolOptions`; merged over a cluster.
 pub fn protocol(options: &Value) -> Value {
     let mut options = options.clone();

@@ -41,7 +41,7 @@ pub fn envoy_filter(config: &mut Value, filter: &Value) -> Result<()> {
             Some("CLUSTER") => clusters(config, direction, &find["cluster"]["service"]),
             Some("NETWORK_FILTER") => managers(config, direction, &find["listener"]),
             Some("HTTP_FILTER") => http_filters(config, direction, &find["listener"]),
-            Some("VIRTUAL_HOST") => virtual_hosts(config, direction),
+            Some("VIRTUAL_HOST") => virtual_hosts(config, direction, &find["routeConfiguration"]["vhost"]["name"]),
             other => bail!("nobody patches {other:?} here"),
         };
         ensure!(!targets.is_empty(), "this patch finds nothing: {patch}");
@@ -82,12 +82,13 @@ fn managers<'a>(config: &'a mut Value, direction: &str, find: &Value) -> Vec<&'a
         .collect()
 }
 
-fn virtual_hosts<'a>(config: &'a mut Value, direction: &str) -> Vec<&'a mut Value> {
+fn virtual_hosts<'a>(config: &'a mut Value, direction: &str, name: &Value) -> Vec<&'a mut Value> {
     let find = json!({"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}});
     managers(config, direction, &find)
         .into_iter()
         .filter_map(|manager| manager["typed_config"]["route_config"]["virtual_hosts"].as_array_mut())
         .flatten()
+        .filter(|host| name.is_null() || host["name"] == *name)
         .collect()
 }
 

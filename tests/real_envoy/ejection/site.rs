@@ -21,6 +21,8 @@ use crate::support::{envoy, ports, wait};
 pub const CLUSTER: &str = "orders";
 /// The header that steers.
 pub const HEADER: &str = "x-weir-hosts";
+/// The one for the filter `stateful_session`.
+pub const SESSION: &str = "x-envoy-retry-grpc-on";
 /// A copy of it, as `decide` left it, for the access log: it comes too late to steer anything.
 const SPY: &str = "x-spy";
 /// The path that stalls a worker, and the pipe that it waits at.
@@ -45,6 +47,10 @@ pub struct Setup {
     pub zones: Vec<&'static str>,
     /// Whether the cluster reads the steering header.
     pub obeys: bool,
+    /// Whether the filter `stateful_session` reads it instead.
+    pub session: bool,
+    /// Merged over the cluster.
+    pub cluster: Value,
     /// Whether Envoy's `header_mutation` removes the steering header behind the router.
     pub strips: bool,
     /// Whether a request for [`STALL`] makes its worker stand still, until [`Site::go_on`].
@@ -64,6 +70,8 @@ impl Setup {
             weights: Vec::new(),
             zones: Vec::new(),
             obeys: true,
+            session: false,
+            cluster: Value::Null,
             strips: false,
             stalls: false,
         }
@@ -104,10 +112,13 @@ impl Setup {
             }
         }
         let spy = json!([{"append": {
-            "header": {"key": SPY, "value": format!("%REQ({HEADER})%")},
+            "header": {"key": SPY, "value": format!("%REQ({})%", if self.session { SESSION } else { HEADER })},
             "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
         }}]);
         filters.insert(position, mutation(&spy));
+        if self.session {
+            filters.insert(position + 1, bootstrap::session(SESSION));
+        }
         if self.stalls {
             filters.insert(0, stall(&directory.join(GATE)));
         }
@@ -142,6 +153,7 @@ impl Setup {
             "eds_cluster_config": {"eds_config": source(directory, "hosts.json")},
             "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
         });
+        bootstrap::merge(&mut cluster, &self.cluster);
         if self.obeys {
             bootstrap::merge(&mut cluster, &bootstrap::override_host(HEADER));
             let own = "/load_balancing_policy/policies/0/typed_extension_config/typed_config/fallback_policy/policies/0\

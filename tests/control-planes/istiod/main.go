@@ -1,0 +1,61 @@
+// istiod's generators over files, without a cluster: what istiod validates, merges and sends, it does here, to any Envoy that asks.
+//
+// Resources come from one file, the objects of Kubernetes from another. It ends with its standard input, so that it does not
+// outlive the test that started it.
+package main
+
+import (
+	"flag"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"istio.io/istio/pilot/test/xds"
+	"istio.io/istio/pkg/config/mesh"
+	"istio.io/istio/pkg/test"
+)
+
+func read(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return string(text)
+}
+
+func main() {
+	configs := flag.String("configs", "", "a file with resources of Istio")
+	objects := flag.String("objects", "", "a file with Services, Pods and EndpointSlices")
+	meshConfig := flag.String("mesh", "", "a file with a MeshConfig")
+	listen := flag.String("listen", "127.0.0.1:15010", "where Envoys ask, without TLS")
+	debug := flag.String("debug", "127.0.0.1:15014", "where /debug/syncz tells what was refused")
+	flag.Parse()
+
+	settings, err := mesh.ApplyMeshConfigDefaults(read(*meshConfig))
+	if err != nil {
+		log.Fatal(err)
+	}
+	// A plain Envoy has nobody who gives it certificates.
+	settings.EnableAutoMtls = wrapperspb.Bool(false)
+	settings.EnableTracing = false
+
+	err = test.Wrap(func(t test.Failer) {
+		server := xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
+			MeshConfig: settings,
+			// It runs the validation of istiod's webhook.
+			ConfigString:               read(*configs),
+			KubernetesObjectString:     read(*objects),
+			DisableSecretAuthorization: true,
+			ListenerBuilder:            func() (net.Listener, error) { return net.Listen("tcp", *listen) },
+		})
+		go func() { log.Fatal(http.ListenAndServe(*debug, server.DiscoveryDebug)) }()
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+}
