@@ -102,7 +102,7 @@ impl Host for LogHost {
             // What the engine takes for the beginning is this long ago.
             Property::Duration => Some(number(self.now.get().saturating_sub(line?.start))),
             // No line has it.
-            Property::BackendLatency | Property::ListenerDirection => None,
+            Property::BackendLatency | Property::ListenerDirection | Property::Destination => None,
         }
     }
 
