@@ -103,7 +103,7 @@ impl Worker {
             && let Some(list) = &mut steering.list
         {
             // The session is for the first attempt.
-            list.truncate(list.bytes().take_while(|byte| *byte != b',').count());
+            *list = list.split(',').next().unwrap_or_default().to_owned();
             steering.route.hosts = list.as_str().into();
         }
         let steering = Steering { hedge, ..steering };

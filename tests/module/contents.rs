@@ -36,21 +36,19 @@ fn without_custom_sections(module: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Properties of a mirrored request that crash Envoy when they are read (docs/envoy-notes.md), and one that is an
-/// error for hosts without metadata. A path is written with NULs.
+/// error for hosts without metadata. A path is written with NULs. `destination.address` is one of them, and only role `decide` asks
+/// for it, which sees no mirrored request; the fake host complains where another one does.
 #[test]
 fn it_names_no_property_that_crashes_envoy() {
     let shipped = bytes(shipped());
-    for path in [
-        &b"source\0"[..],
-        b"source.",
-        b"destination\0",
-        b"destination.",
-        b"upstream_host_metadata",
-        b"connection\0",
-        b"address\0",
-    ] {
+    for path in
+        [&b"source\0"[..], b"source.", b"destination.", b"upstream_host_metadata", b"connection\0", b"address\0"]
+    {
         let found = shipped.windows(path.len()).any(|window| window == path);
         assert!(!found, "the module contains {:?}", String::from_utf8_lossy(path));
+    }
+    for rest in shipped.windows(64).filter_map(|window| window.strip_prefix(b"destination\0")) {
+        assert!(rest.starts_with(b"address"), "the module contains destination.{:?}", String::from_utf8_lossy(rest));
     }
     // Those that it does read are found so.
     for path in [&b"xds\0cluster_name"[..], b"upstream\0address"] {
