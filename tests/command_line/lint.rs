@@ -550,6 +550,12 @@ fn a_folder_may_hold_other_things() {
     }
     let run = check(folder.path(), &["--strict"]);
     assert_eq!(run.status, 0, "{}{}", run.out, run.err);
+    // Templates are no YAML.
+    std::fs::write(folder.path().join("more/template.yaml"), "{{- if .Values.weir }}\na: [\n").expect("it is written");
+    let run = check(folder.path(), &["--strict", "--format", "json"]);
+    assert_eq!((run.status, ids(&findings(&run))), (0, BTreeSet::from(["not-read"])), "{}{}", run.out, run.err);
+    let run = check(&folder.path().join("more"), &[]);
+    assert!(run.status == 2 && run.err.contains("nothing to check"), "{}{}", run.out, run.err);
     std::fs::write(folder.path().join("more/policy.yaml"), "retry: { maxRetries: 99 }\n").expect("it is written");
     let run = check(folder.path(), &[]);
     assert!(
@@ -569,4 +575,22 @@ fn each_rule_is_documented() {
     assert_eq!(page, run.out, "put it right with: target/weir check --rules >docs/checks.md");
     let anchors: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(anchors.len(), anchors.iter().collect::<BTreeSet<_>>().len(), "each has one");
+}
+
+/// What `kubectl get -A -o yaml` gives is one list.
+#[test]
+fn resources_of_a_cluster_are_checked_as_a_list() {
+    let documents = |file: &str| -> Vec<Value> {
+        let text = shipped(file).replace("retryOn: connect-failure,refused-stream", "retryOn: 5xx");
+        let documents = serde_yaml_ng::Deserializer::from_str(&text);
+        documents.map(|document| serde::Deserialize::deserialize(document).expect("it is YAML")).collect()
+    };
+    let items: Vec<Value> = ISTIO.iter().flat_map(|file| documents(file)).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let list = serde_yaml_ng::to_string(&list).expect("it is YAML");
+    let run = weir(&["check", "-", "--format", "json"], list.as_bytes());
+    let found = findings(&run);
+    assert_eq!((run.status, ids(&found)), (0, BTreeSet::from(["route-retry-on"])), "{}{}", run.out, run.err);
+    let line = 1 + list.lines().position(|line| line.contains("retryOn: 5xx")).expect("the line");
+    assert_eq!((&found[0]["line"], &found[0]["file"]), (&json!(line), &json!("standard input")), "{}", run.out);
 }

@@ -102,7 +102,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         crate::print(&finding::page());
         return ExitCode::SUCCESS;
     }
-    let files = match read(arguments) {
+    let mut findings = Vec::new();
+    let files = match read(arguments, &mut findings) {
         Ok(Ok(files)) => files,
         Ok(Err(status)) => return status,
         Err(error) => {
@@ -111,7 +112,6 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let (setup, refused) = Setup::new(&files);
-    let mut findings = Vec::new();
     for (file, place, error) in &refused {
         let node = setup::Node { file, place: place.clone(), value: &serde_json::Value::Null };
         findings.push(Finding::new("invalid-policy", &node, error.clone(), "put right what the module names"));
@@ -151,7 +151,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// All that is to be checked. What cannot be understood is an exit status, already told.
-fn read(arguments: &Arguments) -> Result<Result<Vec<File>, ExitCode>, String> {
+fn read(arguments: &Arguments, findings: &mut Vec<Finding>) -> Result<Result<Vec<File>, ExitCode>, String> {
     let mut files = Vec::new();
     for (path, in_folder) in setup::expand(&arguments.files).map_err(|error| error.to_string())? {
         let bytes = find::read(&path).map_err(|error| format!("{path}: {error}"))?;
@@ -159,6 +159,7 @@ fn read(arguments: &Arguments) -> Result<Result<Vec<File>, ExitCode>, String> {
             // What a folder has besides is none of our business.
             Ok(file) if in_folder && !file.is_of_use() => {}
             Ok(file) => files.push(file),
+            Err(error) if in_folder => findings.push(Finding::unread(&path, &error)),
             Err(error) => {
                 eprintln!("weir: {}: {error}", name(&path));
                 return Ok(Err(ExitCode::FAILURE));
@@ -167,6 +168,9 @@ fn read(arguments: &Arguments) -> Result<Result<Vec<File>, ExitCode>, String> {
     }
     for admin in &arguments.admin {
         files.push(File::new(admin, &setup::config_dump(admin)?).map_err(|error| format!("{admin}: {error}"))?);
+    }
+    if files.is_empty() {
+        return Err(format!("there is nothing to check in {}", arguments.files.join(", ")));
     }
     Ok(Ok(files))
 }

@@ -73,8 +73,10 @@ pub fn find(bytes: &[u8]) -> Result<Document, String> {
         Ok(value) => vec![value],
         Err(_) => match yaml(bytes) {
             Ok(values) => values,
-            // The module's own words for what is wrong with it.
-            Err(_) if bytes.trim_ascii_start().starts_with(b"{") => return Ok(itself(bytes)),
+            // The module's own words for what is wrong with it, unless it is a template.
+            Err(_) if matches!(bytes.trim_ascii_start(), [b'{', next, ..] if *next != b'{') => {
+                return Ok(itself(bytes));
+            }
             Err(error) => return Err(error),
         },
     };

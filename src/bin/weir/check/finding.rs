@@ -65,6 +65,19 @@ impl Finding {
         }
     }
 
+    /// About a file that cannot be read.
+    pub fn unread(file: &str, why: &str) -> Self {
+        let todo = "check what is made of it, or name the files to check".to_owned();
+        Self {
+            rule: rule("not-read"),
+            file: file.to_owned(),
+            line: None,
+            place: String::new(),
+            text: why.to_owned(),
+            todo,
+        }
+    }
+
     fn link(&self) -> String {
         format!("{PAGE}#{}", self.rule.id)
     }
@@ -202,7 +215,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 61] = [
+pub static RULES: [Rule; 62] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. An Envoy that runs keeps its old \
@@ -212,6 +225,11 @@ pub static RULES: [Rule; 61] = [
         "refused-by-envoy",
         "The running Envoy refused the last update of this listener, cluster or route, and still \
         has the one before.",
+    ),
+    note(
+        "not-read",
+        "A file of the folder is called YAML or JSON and is neither, such as a template of Helm. Check what comes out of it: \
+        `helm template . | weir check -`.",
     ),
     // The policy.
     warning("budget-off", "Without a retry budget, an outage multiplies the load by 1 + `maxRetries`."),
