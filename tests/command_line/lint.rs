@@ -58,6 +58,7 @@ fn shipped(file: &str) -> String {
 }
 
 fn without(text: &str, part: &str) -> String {
+    assert!(text.contains(part), "no {part:?}");
     text.replace(part, "")
 }
 
@@ -261,10 +262,6 @@ fn rules_of_istio() {
 
 #[test]
 fn rules_of_sessions_in_istio() {
-    // Until the shipped files steer so.
-    if !shipped("istio/decide.yaml").contains("stateful_session") {
-        return;
-    }
     try_cases(&[
         (ISTIO, "istio/decide.yaml", "orders.shop", "carts.shop", &["no-session"]),
         (ISTIO, "istio/attempts.yaml", "cluster.local:8080", "cluster.example:8080", &["no-session"]),
