@@ -20,6 +20,16 @@ mod plot;
 #[allow(dead_code, reason = "the incidents in tests/simulation use more of it")]
 #[path = "../tests/simulation/replica.rs"]
 mod replica;
+#[allow(dead_code, reason = "weir replay uses more of it")]
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "../src/bin/weir/replay/retry_on.rs"]
+mod retry_on;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "../tests/support/router.rs"]
+mod router;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "../tests/support/sim_host.rs"]
+mod sim_host;
 #[allow(dead_code, reason = "the demo uses more of it")]
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "../src/bin/weir/replay/svg.rs"]

@@ -22,9 +22,16 @@ mod invariants;
 mod replica;
 #[path = "simulation/report.rs"]
 mod report;
+#[allow(dead_code, reason = "weir replay uses more of it")]
+#[path = "../src/bin/weir/replay/retry_on.rs"]
+mod retry_on;
+#[path = "support/router.rs"]
+mod router;
 #[allow(dead_code, reason = "the comparisons use more of it")]
 #[path = "crash_loops/schedule.rs"]
 mod schedule;
+#[path = "support/sim_host.rs"]
+mod sim_host;
 #[path = "simulation/targets.rs"]
 mod targets;
 #[path = "simulation/world.rs"]
@@ -96,7 +103,8 @@ fn the_incident_under_other_policies() {
     };
     run("defaults", &|_| {});
     let none = run("retries only", &|setup| setup.protected = false);
-    assert!(none.get_success() < 0.95);
+    // Most hosts answer: so what was refused is retried for nothing.
+    assert!(none.get_success() < 0.98 && none.post_success() < 0.95);
     // Where two are out, a third that is down keeps its share, and takes more retries than the budget has.
     let bound = Percent::from_basis_points(5_000).unwrap();
     let half = run("at most half out", &|setup| setup.policy.max_ejection_percent = bound);
@@ -139,7 +147,10 @@ fn a_total_outage() {
             let all = vec![Replica::between(seconds(5), seconds(12), state); replicas];
             let report = World::run(setup(seed, 14, all));
             let late = report.back.iter().max().copied().unwrap_or_default();
-            assert!(late < Duration::from_millis(1_000), "{replicas} {state:?} {seed}: {}", report.line());
+            // Once an outage has used the budget up, no request would be repeated whatever happens, so the hosts that failed last
+            // are tried by the few that explore: the last of many waits for longer.
+            let most = Duration::from_millis(if replicas > 4 { 2_000 } else { 1_000 });
+            assert!(late < most, "{replicas} {state:?} {seed}: {}", report.line());
             assert_eq!(report.out_at_end, 0);
         }
     }

@@ -127,7 +127,7 @@ fn one(seed: u64, size: Size, policy: Policy) -> Run {
     let setup = Setup { seed, proxies: size.proxies, hosts: size.hosts, rate: size.rate, policy };
     let before = cpu_seconds();
     let mut bytes = 0;
-    let outcome = run(&setup, &mut |proxies| bytes = memory::freed(proxies));
+    let outcome = run(&setup, &mut |workers| bytes = memory::freed(workers));
     Run { size, policy, outcome, took: cpu_seconds() - before, bytes }
 }
 

@@ -1,5 +1,8 @@
 //! What is counted: calls as the filter makes them, on a state that more calls do not change much.
 
+#[path = "worker.rs"]
+mod worker;
+
 use std::cell::Cell;
 use std::hint::black_box;
 use std::num::NonZeroU32;
@@ -13,13 +16,10 @@ use governor::{Quota, RateLimiter};
 use tower::retry::budget::{Budget as _, TpsBudget};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::engine::Engine;
-use weir::engine::correlate::ClusterId;
 use weir::outlier::detector::{Failure, OutlierPolicy, Peers, is_outlier};
 use weir::outlier::history::AttemptHistory;
 use weir::outlier::shared::{Change, Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::retry::Request;
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
 use weir::retry::reservations::Account;
 use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal};
@@ -157,13 +157,13 @@ fn find(case: &str) -> Option<Call> {
         "governor: denied" => governor(1, false),
         "detector: 4 hosts, one failed" => detector(4),
         "detector: 500 hosts, one failed" => detector(500),
-        "request: in a calm cluster of 4 hosts, and its end" => request(4, 0),
-        "request: in a calm cluster of 500 hosts, and its end" => request(500, 0),
-        "request: of 4 hosts, 1 out, and its end" => request(4, 1),
-        "request: of 500 hosts, 1 out, and its end" => request(500, 1),
-        "request: of 1,000 hosts, 50 out, and its end" => request(1_000, 50),
-        "timer: 1,000 hosts, none out" => timer(1_000, 0),
-        "timer: 1,000 hosts, 50 out" => timer(1_000, 50),
+        "request: in a calm cluster of 4 hosts, and its end" => worker::request(4, 0),
+        "request: in a calm cluster of 500 hosts, and its end" => worker::request(500, 0),
+        "request: of 4 hosts, 1 out, and its end" => worker::request(4, 1),
+        "request: of 500 hosts, 1 out, and its end" => worker::request(500, 1),
+        "request: of 1,000 hosts, 50 out, and its end" => worker::request(1_000, 50),
+        "timer: 1,000 hosts, none out" => worker::timer(1_000, 0),
+        "timer: 1,000 hosts, 50 out" => worker::timer(1_000, 50),
         "hosts: an attempt answered, of 4 hosts" => answered(4),
         "hosts: an attempt answered, of 500 hosts" => answered(500),
         "steering: a list of 3 of 4 hosts" => steer(4),
@@ -311,87 +311,6 @@ fn answered(hosts: usize) -> Call {
 fn steer(hosts: usize) -> Call {
     let (mut outliers, _) = cluster(hosts, 1);
     Box::new(move |now| assert!(black_box(black_box(&mut outliers).route(now, true, 2, Percent::default())).is_some()))
-}
-
-/// An engine with one cluster, and the record that its workers share.
-fn engine(hosts: usize, out: usize) -> (Engine, ClusterId, Vec<u8>) {
-    let (outliers, record) = cluster(hosts, out);
-    let policy =
-        weir::config::parse(br#"{ "role": "decide", "mode": "enforce" }"#).ok().and_then(|plugin| plugin.policy);
-    let mut engine = Engine::new(policy.unwrap_or_default());
-    let id = engine.cluster_id("outbound|8080||service.namespace.svc.cluster.local");
-    engine.cluster_mut(id).unwrap().outliers = Some(outliers);
-    engine.changed_host_counts();
-    (engine, id, record)
-}
-
-fn exchange(outliers: &mut Outliers, record: &mut Vec<u8>, now: Time) {
-    if let Some(written) = outliers.exchange(Some(&*record).filter(|record| !record.is_empty()).map(Vec::as_slice), now)
-    {
-        *record = written;
-    }
-    outliers.published();
-    outliers.take_events();
-}
-
-/// All that the engine is asked for a GET that is answered, and told of it, as the filter does with `decide` and `watch`; 1,000
-/// of them in a second. What is out stays out, and fails its probes.
-fn request(hosts: usize, out: usize) -> Call {
-    let (mut engine, id, mut record) = engine(hosts, out);
-    let addresses: Vec<_> = (0..hosts).map(address).collect();
-    let explore = Percent::from_basis_points(500).unwrap_or_default();
-    let (mut turn, mut now) = (0, START.saturating_add(if out > 0 { Duration::ZERO } else { 2 * INTERVAL }));
-    Box::new(move |_| {
-        turn += 1;
-        now = now.saturating_add(Duration::from_millis(1));
-        let request = Request { method: b"GET", grpc: false, idempotency_key: false, attempt: 1 };
-        let plan = black_box(engine.admit(id, black_box(&request), true, now, now)).plan;
-        let cluster = engine.cluster_mut(id).unwrap();
-        let outliers = cluster.outliers.as_mut().unwrap();
-        outliers.requested(now);
-        if outliers.is_stale(now) {
-            exchange(outliers, &mut record, now);
-        }
-        let repeatable = plan.is_some_and(|plan| plan.repeats())
-            && (outliers.is_calm(now) || cluster.account.as_mut().is_none_or(|account| account.affords(now)));
-        let route = outliers.route(now, repeatable, 2, explore);
-        black_box(outliers.hedge_after(now));
-        // Of calm times a sample is told.
-        let calm = outliers.is_calm(now);
-        if calm && turn % 8 > 0 {
-            black_box(outliers.knows_shares());
-            return;
-        }
-        let picked = &addresses[out + turn % (hosts - out)];
-        let mut list = route.as_ref().map_or(&**picked, |route| &*route.hosts).split(',');
-        if let Some(probe) = route.as_ref().and_then(|route| route.probe) {
-            let host = list.next();
-            let failed = EndedAttempt { host, signal: Signal::Refused, began: now, weight: 1, picked: false };
-            if outliers.attempt_ended(&failed, now) {
-                exchange(outliers, &mut record, now);
-            }
-            outliers.probe_over(probe);
-        }
-        let weight = if calm { 8 } else { 1 };
-        let (host, picked) = (list.next(), route.is_none());
-        outliers.attempt_ended(&EndedAttempt { host, signal: Signal::Answered, began: now, weight, picked }, now);
-    })
-}
-
-/// What the timer does for hosts and circuits, ten times a second.
-fn timer(hosts: usize, out: usize) -> Call {
-    let (mut engine, _, mut record) = engine(hosts, out);
-    let mut now = START;
-    Box::new(move |_| {
-        // Slower than in earnest: after a minute, those that nobody probes are given up.
-        now = now.saturating_add(Duration::from_millis(20));
-        for id in engine.clusters_to_exchange(now) {
-            exchange(engine.cluster_mut(id).unwrap().outliers.as_mut().unwrap(), &mut record, now);
-        }
-        engine.clusters_mut().filter_map(|cluster| cluster.outliers.as_mut()).for_each(|all| all.requested(now));
-        black_box(engine.due_circuits(now));
-        black_box(engine.changed_host_counts());
-    })
 }
 
 fn shared(hosts: usize, out: usize) -> Ejections {

@@ -442,7 +442,7 @@ impl Both {
                 ("weir/incidents/", Record::Incidents, None),
             ] {
                 let shadow = shadow.unwrap_or(self.worker.mode() == Mode::Shadow);
-                let of_sim = self.host.record(record, cluster, shadow);
+                let of_sim = self.host.record(record, cluster, shadow).map(|record| record.to_vec());
                 let of_fake = self.at.host.shared(&[prefix, cluster].concat()).map(|(value, _)| value);
                 assert_eq!(of_fake, of_sim, "{prefix}{cluster}");
             }

@@ -12,7 +12,8 @@ pub type Absence = (Duration, Option<Duration>);
 /// What the circuit of one proxy did, and what it went by.
 #[derive(Clone, Debug, Default)]
 pub struct Circuits {
-    pub events: Vec<(Duration, Event)>,
+    /// `None` is a probe.
+    pub events: Vec<(Duration, Option<Event>)>,
     /// Attempts that ended: when, and whether they broke.
     pub ended: Vec<(Duration, bool)>,
     /// Requests that were shed.

@@ -1,29 +1,32 @@
-//! Some proxy workers in front of some replicas, in virtual time: the code under test unchanged, all else as simple as it
-//! can be without being wrong about what matters here.
+//! Some proxies, of some workers each, in front of some replicas, in virtual time: the engine as the module has it, and all else as
+//! simple as it can be without being wrong about what matters here.
 //!
 //! - A request goes to a random worker. Its attempts follow the list, then a balancer that picks at random.
-//! - Retries as in the safety table: what was refused always, what broke off or hung only for a GET; at most two, after
-//!   Envoy's back-off, if the budget pays.
+//! - It is retried and hedged as Envoy does by the headers that the engine sets: see `tests/support/router.rs`.
 //! - A replica that starts to break connections breaks those that it holds.
-//! - Workers exchange when the code asks for it, and ten times a second, each at another moment.
+//! - Each worker's timer fires ten times a second, each at another moment.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
+use std::rc::Rc;
 use std::time::Duration;
 
 use weir::base::percent::Percent;
 use weir::base::random::Random;
 use weir::base::time::Time;
-use weir::circuit::{self, Admission, BreakerPolicy, Circuit, Ticket, Wish};
+use weir::circuit::BreakerPolicy;
+use weir::config;
+use weir::engine::event::What as Happened;
+use weir::engine::host::{Record, StreamId};
+use weir::outlier;
 use weir::outlier::detector::OutlierPolicy;
-use weir::outlier::shared::{Ejections, WorkerId};
-use weir::outlier::{EndedAttempt, Event, Outliers, Probe};
-use weir::retry::budget::{Asker, BudgetPolicy, Charge};
-use weir::retry::reservations::Account;
+use weir::outlier::shared::Ejections;
 use weir::signal::Signal;
 
 use super::replica::{Replica, State};
 use super::report::{Report, Spent};
+use super::router::{CLUSTER, Envoy, Next, Over, Sent, address, index, workers_begin_after};
+use super::sim_host::Records;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -55,30 +58,47 @@ pub struct Setup {
 /// Where the clock starts.
 const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
 const TICK: Duration = Duration::from_millis(100);
-const RETRIES: u32 = 2;
 
+impl Setup {
+    /// The same as the module's configuration.
+    fn policy(&self) -> config::Policy {
+        let OutlierPolicy { reset, max_ejection_percent, .. } = self.policy;
+        let mut same = OutlierPolicy { max_ejection_percent, ..OutlierPolicy::default() };
+        same.reset.count = reset.count;
+        assert_eq!(same, self.policy, "nothing else is written down here");
+        let outliers = format!(
+            r#"{{"reset": {{"count": {}}}, "maxEjectionPercent": {}}}"#,
+            reset.count,
+            max_ejection_percent.basis_points() / 100
+        );
+        let steering = format!(r#"{{"explorePercent": {}}}"#, self.explore.basis_points() / 100);
+        let (outliers, steering) =
+            if self.protected { (outliers, steering) } else { ("null".to_owned(), "null".to_owned()) };
+        assert!(self.breaker.is_none_or(|breaker| breaker == BreakerPolicy::default()));
+        let breaker = if self.breaker.is_some() { "{}" } else { "null" };
+        let text =
+            format!(r#"{{"outlierDetection": {outliers}, "steering": {steering}, "circuitBreaker": {breaker}}}"#);
+        let configuration = config::parse(text.as_bytes()).expect("it is valid");
+        configuration.policy.expect("it is for decide")
+    }
+}
+
+/// A request under way.
 #[derive(Debug)]
 struct Request {
-    worker: usize,
     get: bool,
-    /// Whether some replica was fine when it came.
+    /// How many replicas were fine when it came.
     fine: usize,
-    list: Vec<usize>,
-    tried: Vec<usize>,
-    probe: Option<Probe>,
-    attempts: u32,
-    host: usize,
-    began: Time,
-    arrived: Time,
-    /// It finds out for an open circuit.
-    ticket: Option<Ticket>,
+    /// Whether its first attempt is a probe of a host that is out.
+    probe: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Arrives,
-    Starts(usize),
-    Ends(usize, u8),
+    Retries(usize, StreamId),
+    Waited(usize, StreamId),
+    Ends(usize, StreamId, u8),
     Ticks(usize),
 }
 
@@ -89,37 +109,32 @@ pub struct World {
     now: Time,
     queue: BinaryHeap<Reverse<(Time, u64, What)>>,
     queued: u64,
-    workers: Vec<Outliers>,
-    /// What the workers of each proxy share, about the hosts and about the budget.
-    records: Vec<Option<Vec<u8>>>,
-    /// Which hosts there are, by proxy.
-    rosters: Vec<Option<Vec<u8>>>,
-    budgets: Vec<Option<Vec<u8>>>,
-    accounts: Vec<Account>,
-    /// Each worker's side of the circuit, if there is one, and what those of a proxy share.
-    circuits: Vec<Option<Circuit>>,
-    shared_circuits: Vec<Option<Vec<u8>>>,
-    requests: Vec<Request>,
+    workers: Vec<Envoy>,
+    /// What the workers of each proxy share.
+    records: Vec<Records>,
+    /// Which hosts are out, by the record that each proxy had last.
+    out: Vec<(Option<Rc<[u8]>>, usize)>,
+    requests: HashMap<(usize, StreamId), Request>,
     pub report: Report,
 }
 
 impl World {
     /// Runs it from start to end.
     pub fn run(setup: Setup) -> Report {
-        let worker = |id| Outliers::new(setup.policy, WorkerId(setup.seed.wrapping_mul(1_000) + id as u64 + 1));
+        let records: Vec<_> = (0..setup.proxies).map(|_| Records::default()).collect();
+        for (proxy, records) in (0..).zip(&records) {
+            workers_begin_after(records, setup.seed.wrapping_mul(1_000) + 100 * proxy);
+        }
+        let worker = |worker: usize| Envoy::new(records[worker % setup.proxies].clone(), setup.policy(), START);
         let mut world = Self {
             random: Random::new(setup.seed),
             now: START,
             queue: BinaryHeap::new(),
             queued: 0,
             workers: (0..setup.workers).map(worker).collect(),
-            records: vec![None; setup.proxies],
-            rosters: vec![None; setup.proxies],
-            budgets: vec![None; setup.proxies],
-            accounts: vec![Account::new(BudgetPolicy::default()); setup.workers],
-            circuits: vec![setup.breaker.map(Circuit::new); setup.workers],
-            shared_circuits: vec![None; setup.proxies],
-            requests: Vec::new(),
+            out: vec![(None, 0); setup.proxies],
+            records,
+            requests: HashMap::new(),
             report: Report::new(setup.replicas.len(), setup.proxies),
             setup,
         };
@@ -134,17 +149,16 @@ impl World {
             world.now = time;
             match what {
                 What::Arrives => world.arrives(),
-                What::Starts(request) => world.starts(request),
-                What::Ends(request, signal) => world.ends(request, Signal::ALL[usize::from(signal)]),
+                What::Retries(worker, request) => {
+                    world.drive(worker, |envoy, balance| envoy.retry(request, time, balance));
+                }
+                What::Waited(worker, attempt) => world.drive(worker, |envoy, _| envoy.waited(attempt, time)),
+                What::Ends(worker, attempt, signal) => {
+                    world.drive(worker, |envoy, _| envoy.ended(attempt, Signal::ALL[usize::from(signal)], time));
+                }
                 What::Ticks(worker) if world.is_gone(worker) => {}
                 What::Ticks(worker) => {
-                    if world.workers[worker].has_requests(time) || world.workers[worker].is_pending() {
-                        world.exchange(worker);
-                    }
-                    world.publish(worker);
-                    if world.circuits[worker].as_ref().is_some_and(|circuit| circuit.is_due(time)) {
-                        world.exchange_circuit(worker);
-                    }
+                    world.drive(worker, |envoy, _| envoy.tick(time));
                     world.queue(TICK, What::Ticks(worker));
                 }
             }
@@ -181,70 +195,88 @@ impl World {
             // The next one of the same proxy.
             worker = self.setup.proxies;
         }
-        let elapsed = self.elapsed();
+        let (now, elapsed, proxy) = (self.now, self.elapsed(), worker % self.setup.proxies);
         let get = self.random.below(100) < self.setup.gets;
-        let Some(ticket) = self.pass_circuit(worker, get) else {
-            self.report.circuits[worker % self.setup.proxies].shed.push(elapsed);
+        let method = if get { "GET" } else { "POST" };
+        let id = self.call(worker, |envoy, balance| envoy.arrives(method, now, balance));
+        let probe = self.happened(worker);
+        let Some(id) = id else {
+            self.report.circuits[proxy].shed.push(elapsed);
             return;
         };
-        self.accounts[worker].arrive(self.now);
-        self.report.spent[worker % self.setup.proxies].0.push(elapsed);
-        let (now, elapsed) = (self.now, self.elapsed());
-        if self.workers[worker].is_stale(now) && self.setup.protected {
-            self.exchange(worker);
-        }
-        let outliers = &mut self.workers[worker];
-        let route = match ticket {
-            _ if !self.setup.protected => None,
-            Some(_) => outliers.route_circuit_probe(now, RETRIES),
-            None => outliers.route(now, get, RETRIES, self.setup.explore),
-        };
-        let list: Vec<usize> = route.iter().flat_map(|route| route.hosts.split(',')).map(index).collect();
-        let mut distinct = list.clone();
+        self.report.spent[proxy].0.push(elapsed);
+        let mut distinct = self.workers[worker].listed(id).to_vec();
+        let all = distinct.len();
         distinct.sort_unstable();
         distinct.dedup();
-        assert_eq!(distinct.len(), list.len(), "a list names a host twice");
-        self.requests.push(Request {
-            worker,
-            get,
-            fine: self.setup.replicas.iter().filter(|replica| replica.state(elapsed) == State::Fine).count(),
-            list,
-            tried: Vec::new(),
-            probe: route.and_then(|route| route.probe),
-            attempts: 0,
-            host: 0,
-            began: now,
-            arrived: now,
-            ticket,
-        });
-        self.starts(self.requests.len() - 1);
+        assert_eq!(distinct.len(), all, "a list names a host twice");
+        let fine = self.setup.replicas.iter().filter(|replica| replica.state(elapsed) == State::Fine).count();
+        self.requests.insert((worker, id), Request { get, fine, probe });
+        self.go_on(worker);
     }
 
-    fn starts(&mut self, number: usize) {
-        let (now, elapsed) = (self.now, self.elapsed());
-        let mut any = self.random.below(self.setup.replicas.len() as u64) as usize;
-        for _ in 0..5 {
-            if self.setup.avoids_previous && self.requests[number].tried.contains(&any) {
-                any = self.random.below(self.setup.replicas.len() as u64) as usize;
+    /// Calls a worker, and does what follows.
+    fn drive(&mut self, worker: usize, call: impl FnOnce(&mut Envoy, &mut dyn FnMut(&[usize]) -> usize)) {
+        let written = self.workers[worker].host.budgets_written();
+        self.call(worker, call);
+        // What is not charged is free while others answer: the budget promises nothing of that.
+        let charged = self.workers[worker].host.budgets_written() > written;
+        let before = self.report.spent[worker % self.setup.proxies].1.len();
+        self.happened(worker);
+        if !charged {
+            self.report.spent[worker % self.setup.proxies].1.truncate(before);
+        }
+        self.go_on(worker);
+    }
+
+    fn call<R>(&mut self, worker: usize, call: impl FnOnce(&mut Envoy, &mut dyn FnMut(&[usize]) -> usize) -> R) -> R {
+        let (random, hosts, avoids) = (&mut self.random, self.setup.replicas.len() as u64, self.setup.avoids_previous);
+        call(&mut self.workers[worker], &mut |tried| {
+            let mut any = random.below(hosts) as usize;
+            for _ in 0..5 {
+                if avoids && tried.contains(&any) {
+                    any = random.below(hosts) as usize;
+                }
+            }
+            any
+        })
+    }
+
+    fn go_on(&mut self, worker: usize) {
+        while let Some(next) = self.workers[worker].next() {
+            match next {
+                Next::Sent(sent) => self.sent(worker, sent),
+                Next::Retry(request, attempts) => {
+                    let back_off = self.micros(0, 25_000 * ((1 << (attempts - 1).min(4)) - 1));
+                    self.queue(back_off, What::Retries(worker, request));
+                }
+                Next::Wait(attempt, after) => self.queue(after, What::Waited(worker, attempt)),
+                Next::Logged(host, began, failed) => {
+                    if failed {
+                        let (began, ended) = (began.since(START), self.elapsed());
+                        self.report.failures[worker % self.setup.proxies][host].push((began, ended));
+                    }
+                }
+                Next::Over(over) => self.over(worker, over),
             }
         }
-        let request = &mut self.requests[number];
-        let listed = request.list.get(request.attempts as usize).copied();
-        request.host = listed.unwrap_or(any);
-        request.began = now;
-        request.tried.push(request.host);
-        request.attempts += 1;
-        let (host, served, probe) = (request.host, request.fine > 0, request.probe.is_some() && request.attempts == 1);
+    }
+
+    fn sent(&mut self, worker: usize, sent: Sent) {
+        let (now, elapsed, host) = (self.now, self.elapsed(), sent.host);
+        let Some(request) = self.requests.get(&(worker, sent.request)) else { return };
+        let (served, probe) = (request.fine > 0, request.probe && sent.number == 1);
         let state = self.setup.replicas[host].state(elapsed);
         self.report.attempt(host, served, probe, state, elapsed);
         if state != State::Fine && served {
-            let (worker, address) = (request.worker, address(host));
-            let record = self.records[worker % self.setup.proxies].as_deref();
-            let shared = record.and_then(|record| Ejections::decode(record, &self.setup.policy, now));
-            let by_record = shared.is_some_and(|shared| shared.of(&address).is_some());
-            let out = (by_record, self.workers[worker].is_ejected(&address));
+            let out = |record: Option<Rc<[u8]>>| {
+                let shared = record.and_then(|record| Ejections::decode(&record, &self.setup.policy, now));
+                shared.is_some_and(|shared| shared.of(&address(host)).is_some())
+            };
+            let by_record = out(self.records[worker % self.setup.proxies].borrow().get(&ejections()).cloned());
+            let out = (by_record, out(self.workers[worker].host.known_ejections()));
             let from = self.setup.replicas[host].down_since(elapsed);
-            self.report.dead(host, from, out, probe, listed.is_some());
+            self.report.dead(host, from, out, probe, sent.listed);
         }
         let takes = self.micros(2_000, 8_000);
         let (takes, signal) = match state {
@@ -264,174 +296,72 @@ impl World {
                 (takes, if self.random.below(100) < percent { signal } else { Signal::Answered })
             }
         };
-        self.queue(takes, What::Ends(number, signal.index() as u8));
+        self.queue(takes, What::Ends(worker, sent.attempt, signal.index() as u8));
     }
 
-    fn ends(&mut self, number: usize, signal: Signal) {
-        let request = &self.requests[number];
-        let (worker, host, get, attempts) = (request.worker, request.host, request.get, request.attempts);
-        let (fine, probe) = (request.fine, request.probe);
-        let address = address(host);
-        let ended = EndedAttempt { host: Some(&address), signal, began: request.began, weight: 1, picked: false };
-        let began = request.began;
-        if self.setup.protected && self.workers[worker].attempt_ended(&ended, self.now) {
-            self.exchange(worker);
-        }
-        if let Some(circuit) = &mut self.circuits[worker] {
-            circuit.attempt_ended(signal, began, self.now);
-            let broke = !matches!(signal, Signal::Answered | Signal::Error | Signal::Pushback);
-            let elapsed = self.elapsed();
-            self.report.circuits[worker % self.setup.proxies].ended.push((elapsed, broke));
-        }
-        let answered = signal == Signal::Answered;
-        if !answered {
-            let (began, ended) = (began.since(START), self.elapsed());
-            self.report.failures[worker % self.setup.proxies][host].push((began, ended));
-        }
-        if answered && attempts > 1 {
-            self.accounts[worker].helped(self.now);
-        } else if answered {
-            self.accounts[worker].answered(self.now);
-        }
-        let repeats = match signal {
-            Signal::Answered => false,
-            Signal::Refused => true,
-            _ => get,
-        };
-        if repeats && attempts <= RETRIES && self.pays(number) {
-            let back_off = self.micros(0, 25_000 * ((1 << attempts) - 1));
-            self.queue(back_off, What::Starts(number));
-            return;
-        }
-        if let Some(probe) = probe {
-            self.workers[worker].probe_over(probe);
-        }
-        // All that is known of a request without a list is where it ended.
-        if self.requests[number].list.is_empty() {
-            self.workers[worker].picked(&address, self.now);
-        }
-        if let Some(ticket) = self.requests[number].ticket {
-            self.change_circuit(worker, Wish::of_probe(ticket, Some(signal)));
-        }
-        let elapsed = self.elapsed();
-        self.report.request(get, fine, answered, host, attempts == 1 && probe.is_some(), elapsed);
+    fn over(&mut self, worker: usize, over: Over) {
+        let Some(Request { get, fine, probe }) = self.requests.remove(&(worker, over.request)) else { return };
+        let (answered, elapsed) = (over.signal == Signal::Answered, self.elapsed());
+        self.report.request(get, fine, answered, over.host, over.attempts == 1 && probe, elapsed);
     }
 
-    /// Whether the budget pays for a retry of this request.
-    fn pays(&mut self, number: usize) -> bool {
-        let Request { worker, arrived, attempts, .. } = self.requests[number];
-        let proxy = worker % self.setup.proxies;
-        let asker = Asker { arrived, again: attempts > 1 };
-        let (charge, record) = self.accounts[worker].charge(self.budgets[proxy].as_deref(), asker, self.now);
-        if let Some(record) = record {
-            self.budgets[proxy] = Some(record);
-            self.accounts[worker].published();
-        }
-        if charge == Charge::Granted {
-            let elapsed = self.elapsed();
-            self.report.spent[proxy].1.push(elapsed);
-        }
-        charge == Charge::Granted
-    }
-
-    fn publish(&mut self, worker: usize) {
-        if self.accounts[worker].pending() {
-            let proxy = worker % self.setup.proxies;
-            self.budgets[proxy] = Some(self.accounts[worker].publish(self.budgets[proxy].as_deref(), self.now));
-            self.accounts[worker].published();
-        }
-    }
-
-    /// `None`: the request is shed. Else it goes on, as a probe of the circuit where there is a ticket.
-    fn pass_circuit(&mut self, worker: usize, get: bool) -> Option<Option<Ticket>> {
-        let now = self.now;
-        let Some(circuit) = &mut self.circuits[worker] else { return Some(None) };
-        if circuit.requested(now) {
-            self.exchange_circuit(worker);
-        }
-        let circuit = self.circuits[worker].as_mut()?;
-        match circuit.admit(now, || get) {
-            Admission::Pass => return Some(None),
-            Admission::Shed => {}
-            Admission::Due => match self.change_circuit(worker, Wish::Probe) {
-                Some(circuit::Event::Probing(ticket)) => return Some(Some(ticket)),
-                _ if !self.circuits[worker].as_ref()?.is_open() => return Some(None),
-                _ => {}
-            },
-        }
-        self.circuits[worker].as_mut()?.shed();
-        None
-    }
-
-    fn exchange_circuit(&mut self, worker: usize) {
-        let Some(circuit) = &self.circuits[worker] else { return };
-        let answering = circuit.is_troubled() && self.workers[worker].some_host_answers(circuit.answering(), self.now);
-        self.change_circuit(worker, Wish::Exchange { answering });
-    }
-
-    fn change_circuit(&mut self, worker: usize, wish: Wish) -> Option<circuit::Event> {
-        let proxy = worker % self.setup.proxies;
-        let circuit = self.circuits[worker].as_mut()?;
-        if let Some(record) = circuit.exchange(self.shared_circuits[proxy].as_deref(), wish, self.now) {
-            self.shared_circuits[proxy] = Some(record);
-        }
-        let event = circuit.done();
-        if let Some(event) = event {
-            let elapsed = self.elapsed();
-            self.report.circuits[proxy].events.push((elapsed, event));
-        }
-        event
-    }
-
-    fn exchange(&mut self, worker: usize) {
-        let outliers = &mut self.workers[worker];
-        let proxy = worker % self.setup.proxies;
-        if let Some(record) = outliers.exchange(self.records[proxy].as_deref(), self.now) {
-            self.records[proxy] = Some(record);
-        }
-        outliers.published();
-        let elapsed = self.now.since(START);
-        let events = outliers.take_events();
-        if events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_))) {
-            self.rosters[proxy] = outliers.host_list(self.now).or(self.rosters[proxy].take());
-        }
-        if outliers.wants_host_list()
-            && let Some(roster) = &self.rosters[proxy]
-        {
-            outliers.learn(roster, self.now);
-        }
-        for event in events {
-            match event {
-                Event::Ejected(ejection) => {
-                    let host = index(&ejection.address);
-                    self.report.ejected(proxy, host, self.setup.replicas[host].was_fine(elapsed), elapsed);
+    /// Counts what a worker says that happened. Whether a request is a probe of a host.
+    fn happened(&mut self, worker: usize) -> bool {
+        let (proxy, elapsed) = (worker % self.setup.proxies, self.elapsed());
+        let mut probe = false;
+        while let Some(event) = self.workers[worker].worker.poll_event() {
+            let (circuits, spent) = (&mut self.report.circuits[proxy], &mut self.report.spent[proxy]);
+            match event.what {
+                Happened::HostProbed => probe = true,
+                Happened::CircuitProbed => circuits.events.push((elapsed, None)),
+                Happened::Circuit(event, _) => circuits.events.push((elapsed, Some(event))),
+                Happened::RetriesGranted(_) => spent.1.push(elapsed),
+                Happened::AttemptEnded(Signal::Cancelled | Signal::Local) => {}
+                Happened::AttemptEnded(signal) => {
+                    let broke = !matches!(signal, Signal::Answered | Signal::Error | Signal::Pushback);
+                    circuits.ended.push((elapsed, broke));
                 }
-                Event::Unejected(address) => self.report.readmitted(proxy, index(&address), elapsed),
-                Event::AllUnejected => self.report.everybody(proxy, elapsed),
-                Event::Detected(..) => self.report.detected += 1,
-                Event::Extended(_) => self.report.failed_probes += 1,
+                Happened::Host(event) => self.host(proxy, &event.event, elapsed),
+                _ => {}
             }
+        }
+        probe
+    }
+
+    fn host(&mut self, proxy: usize, event: &outlier::Event, at: Duration) {
+        match event {
+            outlier::Event::Ejected(ejection) => {
+                let host = index(&ejection.address);
+                self.report.ejected(proxy, host, self.setup.replicas[host].was_fine(at), at);
+            }
+            outlier::Event::Unejected(address) => self.report.readmitted(proxy, index(address), at),
+            outlier::Event::AllUnejected => self.report.everybody(proxy, at),
+            outlier::Event::Detected(..) => self.report.detected += 1,
+            outlier::Event::Extended(_) => self.report.failed_probes += 1,
         }
     }
 
     /// What must hold at all times.
     fn observe(&mut self) {
         let hosts = self.setup.replicas.len();
-        for outliers in &self.workers {
-            assert!(outliers.ejected() < hosts, "all hosts are out");
+        for (records, (last, out)) in self.records.iter().zip(&mut self.out) {
+            let record = records.borrow().get(&ejections()).cloned();
+            if last.as_ref().map(Rc::as_ptr) == record.as_ref().map(Rc::as_ptr) {
+                continue;
+            }
+            let shared = record.as_ref().and_then(|record| Ejections::decode(record, &self.setup.policy, self.now));
+            *out = shared.map_or(0, |shared| shared.ejected.len());
+            *last = record;
+            assert!(*out < hosts, "all hosts are out");
             let most = self.setup.policy.max_ejected(hosts);
-            assert!(outliers.ejected() <= most, "{} of {hosts} are out", outliers.ejected());
-            self.report.most_out = self.report.most_out.max(outliers.ejected());
+            assert!(*out <= most, "{out} of {hosts} are out");
+            self.report.most_out = self.report.most_out.max(*out);
         }
-        self.report.out_at_end = self.workers.iter().map(Outliers::ejected).max().unwrap_or_default();
+        self.report.out_at_end = self.out.iter().map(|(_, out)| *out).max().unwrap_or_default();
     }
 }
 
-fn address(host: usize) -> String {
-    format!("10.0.{}.{}:8080", host / 256, host % 256)
-}
-
-fn index(address: &str) -> usize {
-    let mut numbers = address.split([':', '.']).skip(2).map(|number| number.parse::<usize>().unwrap());
-    numbers.next().unwrap() * 256 + numbers.next().unwrap()
+/// Where the record of the hosts that are out is kept.
+fn ejections() -> (Record, String, bool) {
+    (Record::Ejections, CLUSTER.to_owned(), false)
 }

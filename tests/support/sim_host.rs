@@ -9,16 +9,25 @@ use std::rc::Rc;
 use weir::base::time::Time;
 use weir::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Record, Stranded, StreamId, Update};
 
-/// The records that the workers of one proxy share: by what they hold, their cluster, and whether that is in shadow mode.
-pub type Records = Rc<RefCell<HashMap<(Record, String, bool), Vec<u8>>>>;
+/// Where a record is kept: what it holds, its cluster, and whether that is in shadow mode.
+type Place = (Record, String, bool);
+
+/// The records that the workers of one proxy share.
+pub type Records = Rc<RefCell<HashMap<Place, Rc<[u8]>>>>;
 
 /// A header's name, in lower case, and its value.
 pub type Header = (String, Vec<u8>);
 
+#[derive(Clone, Debug)]
+enum Value {
+    Number(u64),
+    Text(Vec<u8>),
+}
+
 /// What a stream shows to the current callback: the driver leaves out what Envoy would not show in it.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    properties: HashMap<Property, Vec<u8>>,
+    properties: [Option<Value>; Property::Request as usize + 1],
     pub request: Vec<Header>,
     pub response: Vec<Header>,
     pub trailers: Vec<Header>,
@@ -27,16 +36,19 @@ pub struct Facts {
 impl Facts {
     /// Says that a property has this value.
     pub fn set(&mut self, property: Property, value: impl AsRef<[u8]>) {
-        self.properties.insert(property, value.as_ref().to_vec());
+        self.properties[property as usize] = Some(Value::Text(value.as_ref().to_vec()));
     }
 
     /// Says that a property is this integer.
     pub fn set_number(&mut self, property: Property, value: u64) {
-        self.set(property, value.to_le_bytes());
+        self.properties[property as usize] = Some(Value::Number(value));
     }
 
-    pub fn property(&self, property: Property) -> Option<&[u8]> {
-        self.properties.get(&property).map(Vec::as_slice)
+    pub fn property(&self, property: Property) -> Option<Vec<u8>> {
+        self.properties[property as usize].as_ref().map(|value| match value {
+            Value::Number(number) => number.to_le_bytes().to_vec(),
+            Value::Text(text) => text.clone(),
+        })
     }
 
     /// Leaves one value of a header.
@@ -75,6 +87,10 @@ pub struct SimHost {
     current: RefCell<Facts>,
     /// Streams that others may ask about.
     streams: RefCell<HashMap<StreamId, Facts>>,
+    /// Which hosts are ejected, as this worker read or wrote it last.
+    ejections: RefCell<Option<Rc<[u8]>>>,
+    /// How often this worker wrote a budget.
+    budgets_written: Cell<u64>,
 }
 
 impl SimHost {
@@ -92,6 +108,14 @@ impl SimHost {
         self.current.replace(facts.clone());
     }
 
+    /// Makes a callback of the engine that sees these.
+    pub fn lend<R>(&self, facts: &mut Facts, callback: impl FnOnce() -> R) -> R {
+        std::mem::swap(&mut *self.current.borrow_mut(), facts);
+        let result = callback();
+        std::mem::swap(&mut *self.current.borrow_mut(), facts);
+        result
+    }
+
     /// A stream lives, and shows this to others.
     pub fn keep(&self, stream: StreamId, facts: &Facts) {
         self.streams.borrow_mut().insert(stream, facts.clone());
@@ -102,12 +126,22 @@ impl SimHost {
         self.streams.borrow_mut().remove(&stream);
     }
 
-    pub fn record(&self, record: Record, cluster: &str, shadow: bool) -> Option<Vec<u8>> {
+    pub fn record(&self, record: Record, cluster: &str, shadow: bool) -> Option<Rc<[u8]>> {
         self.records.borrow().get(&(record, cluster.to_owned(), shadow)).cloned()
+    }
+
+    /// The record of ejections that this worker read or wrote last.
+    pub fn known_ejections(&self) -> Option<Rc<[u8]>> {
+        self.ejections.borrow().clone()
+    }
+
+    /// How often this worker wrote a budget.
+    pub fn budgets_written(&self) -> u64 {
+        self.budgets_written.get()
     }
 }
 
-fn owned(key: &Key<'_>) -> (Record, String, bool) {
+fn owned(key: &Key<'_>) -> Place {
     (key.record, key.cluster.to_owned(), key.shadow)
 }
 
@@ -119,11 +153,11 @@ impl Host for SimHost {
     }
 
     fn property(&self, property: Property) -> Option<Vec<u8>> {
-        self.current.borrow().property(property).map(<[u8]>::to_vec)
+        self.current.borrow().property(property)
     }
 
     fn property_of(&self, stream: StreamId, property: Property) -> Result<Option<Vec<u8>>, Stranded> {
-        Ok(self.streams.borrow().get(&stream).and_then(|facts| facts.property(property)).map(<[u8]>::to_vec))
+        Ok(self.streams.borrow().get(&stream).and_then(|facts| facts.property(property)))
     }
 
     fn header(&self, map: HeaderMap, name: &str) -> Option<Vec<u8>> {
@@ -138,14 +172,19 @@ impl Host for SimHost {
     }
 
     fn update(&self, key: &Key<'_>, change: &mut Change<'_>) -> Update {
-        let mut records = self.records.borrow_mut();
-        if let Some(changed) = change(records.get(&owned(key)).map(Vec::as_slice)) {
-            records.insert(owned(key), changed);
+        let (mut records, place) = (self.records.borrow_mut(), owned(key));
+        let changed = change(records.get(&place).map(|record| &**record)).map(Rc::<[u8]>::from);
+        if key.record == Record::Ejections {
+            self.ejections.replace(changed.as_ref().or(records.get(&place)).cloned());
+        }
+        if let Some(changed) = changed {
+            self.budgets_written.set(self.budgets_written.get() + u64::from(key.record == Record::Budget));
+            records.insert(place, changed);
         }
         Update::Done
     }
 
     fn put(&self, key: &Key<'_>, value: &[u8]) {
-        self.records.borrow_mut().insert(owned(key), value.to_vec());
+        self.records.borrow_mut().insert(owned(key), value.into());
     }
 }

@@ -29,16 +29,15 @@ mod outcome;
 mod weir;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use ::weir::base::random::Random;
 use ::weir::base::time::Time;
-use ::weir::circuit::Ticket;
-use ::weir::outlier::Probe;
-use ::weir::retry::Plan;
+use ::weir::engine::host::StreamId;
 use ::weir::signal::Signal;
 
+use super::router::Envoy;
 use hosts::Hosts;
 pub use native::Policy;
 #[allow(unused_imports, reason = "for the benchmark's picture")]
@@ -72,7 +71,6 @@ pub struct Setup {
 #[derive(Clone, Debug)]
 pub struct Request {
     proxy: usize,
-    worker: usize,
     get: bool,
     arrived: Duration,
     began: Duration,
@@ -82,65 +80,48 @@ pub struct Request {
     tried: Vec<usize>,
     /// Whether a POST was sent again that may have been processed.
     repeated: bool,
-    /// Weir's.
-    list: Vec<usize>,
-    plan: Option<Plan>,
-    held: Option<u32>,
-    charged: u32,
-    probe: Option<Probe>,
-    ticket: Option<Ticket>,
 }
 
 impl Request {
-    fn new(proxy: usize, worker: usize, get: bool, arrived: Duration) -> Self {
-        Self {
-            proxy,
-            worker,
-            get,
-            arrived,
-            began: arrived,
-            attempts: 0,
-            host: 0,
-            tried: Vec::new(),
-            repeated: false,
-            list: Vec::new(),
-            plan: None,
-            held: None,
-            charged: 0,
-            probe: None,
-            ticket: None,
-        }
+    fn new(proxy: usize, get: bool, arrived: Duration) -> Self {
+        Self { proxy, get, arrived, began: arrived, attempts: 0, host: 0, tried: Vec::new(), repeated: false }
     }
 
-    /// Any host, but hardly one that it was at already: Istio's `previous_hosts`, with five tries to find another.
     fn any_other(&self, hosts: usize, random: &mut Random) -> usize {
-        let mut host = random.below(hosts as u64) as usize;
-        for _ in 0..5 {
-            if self.tried.contains(&host) {
-                host = random.below(hosts as u64) as usize;
-            }
-        }
-        host
+        any_other(&self.tried, hosts, random)
     }
 
-    /// What Envoy waits for before the next attempt: up to 25 ms, then up to 75.
     fn back_off(&self, random: &mut Random) -> Duration {
-        Duration::from_micros(random.below(25_000 * ((1 << self.attempts.min(4)) - 1)))
+        back_off(self.attempts, random)
     }
 }
 
-/// What one proxy does.
+/// Any host, but hardly one that was tried already: Istio's `previous_hosts`, with five tries to find another.
+fn any_other(tried: &[usize], hosts: usize, random: &mut Random) -> usize {
+    let mut host = random.below(hosts as u64) as usize;
+    for _ in 0..5 {
+        if tried.contains(&host) {
+            host = random.below(hosts as u64) as usize;
+        }
+    }
+    host
+}
+
+/// What Envoy waits for before the next attempt: up to 25 ms, then up to 75.
+fn back_off(attempts: u32, random: &mut Random) -> Duration {
+    Duration::from_micros(random.below(25_000 * ((1 << attempts.min(4)) - 1)))
+}
+
+/// What one proxy does that has no Weir.
 pub trait Proxy {
-    /// A request arrives. `false`: it is answered at once, by an error.
-    fn arrives(&mut self, request: &mut Request, at: Duration) -> bool;
+    /// A request arrives.
+    fn arrives(&mut self, request: &mut Request, at: Duration);
     /// Where its next attempt goes; `None` where there is no host left.
     fn picks(&mut self, request: &Request, at: Duration, random: &mut Random) -> Option<usize>;
     /// An attempt ended: after which time there is another one, if there is.
     fn ended(&mut self, request: &mut Request, signal: Signal, at: Duration, random: &mut Random) -> Option<Duration>;
-    /// The request is over.
-    fn over(&mut self, request: &mut Request, answered: bool, at: Duration);
     /// Ten times a second, for each worker.
-    fn tick(&mut self, worker: usize, at: Duration);
+    fn tick(&mut self, at: Duration);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +129,10 @@ enum What {
     Arrives,
     Starts(u32),
     Ends(u32, u8),
+    /// Of workers with Weir.
+    Retries(usize, StreamId),
+    Waited(usize, StreamId),
+    AttemptEnds(usize, StreamId, u8),
     Ticks(usize),
 }
 
@@ -160,21 +145,27 @@ struct World<'a> {
     hosts: Hosts,
     proxies: Vec<Box<dyn Proxy>>,
     requests: Vec<Request>,
+    /// Those of proxies with Weir.
+    workers: Vec<Envoy>,
+    under_way: HashMap<(usize, StreamId), weir::Request>,
     /// Places in `requests` that are free.
     free: Vec<u32>,
     outcome: Outcome,
 }
 
-/// Runs it. `settle` is called with the proxies when all is over, so that what they hold can be measured.
-pub fn run(setup: &Setup, settle: &mut dyn FnMut(Vec<Box<dyn Proxy>>)) -> Outcome {
+/// Runs it. `settle` is called with the workers that have Weir when all is over, so that what they hold can be measured.
+pub fn run(setup: &Setup, settle: &mut dyn FnMut(Vec<Envoy>)) -> Outcome {
+    let weir = setup.policy.configuration();
     let mut world = World {
         random: Random::new(setup.seed),
         now: Duration::ZERO,
         queue: BinaryHeap::new(),
         queued: 0,
         hosts: Hosts::new(setup),
-        proxies: (0..setup.proxies).map(|proxy| setup.policy.proxy(setup, proxy)).collect(),
+        proxies: (0..setup.proxies).filter_map(|_| setup.policy.proxy(setup)).collect(),
         requests: Vec::new(),
+        workers: weir.map(|configuration| weir::workers(setup, configuration)).unwrap_or_default(),
+        under_way: HashMap::new(),
         free: Vec::new(),
         outcome: Outcome::new(setup),
         setup,
@@ -192,11 +183,16 @@ pub fn run(setup: &Setup, settle: &mut dyn FnMut(Vec<Box<dyn Proxy>>)) -> Outcom
             What::Arrives => world.arrives(),
             What::Starts(number) => world.starts(number),
             What::Ends(number, signal) => world.ends(number, Signal::ALL[usize::from(signal)]),
+            What::Retries(worker, request) => world.retries(worker, request),
+            What::Waited(worker, attempt) => world.waited(worker, attempt),
+            What::AttemptEnds(worker, attempt, signal) => {
+                world.attempt_ends(worker, attempt, Signal::ALL[usize::from(signal)]);
+            }
             What::Ticks(turn) => world.ticks(turn),
         }
     }
-    world.requests.clear();
-    settle(world.proxies);
+    world.workers.iter_mut().for_each(Envoy::settle);
+    settle(world.workers);
     world.outcome
 }
 
@@ -212,12 +208,15 @@ impl World<'_> {
         let proxy = self.random.below(self.setup.proxies as u64) as usize;
         let worker = self.random.below(WORKERS as u64) as usize;
         let get = self.random.below(100) < GETS;
-        let mut request = Request::new(proxy, worker, get, self.now);
         self.outcome.arrived(get, self.now);
-        if !self.proxies[proxy].arrives(&mut request, self.now) {
-            self.outcome.shed(self.now);
+        if !self.workers.is_empty() {
+            if !self.arrives_at(proxy * WORKERS + worker, get) {
+                self.outcome.shed(self.now);
+            }
             return;
         }
+        let mut request = Request::new(proxy, get, self.now);
+        self.proxies[proxy].arrives(&mut request, self.now);
         let number = match self.free.pop() {
             Some(number) => {
                 self.requests[number as usize] = request;
@@ -261,7 +260,6 @@ impl World<'_> {
 
     fn over(&mut self, number: u32, answered: bool) {
         let request = &mut self.requests[number as usize];
-        self.proxies[request.proxy].over(request, answered, self.now);
         if answered {
             self.outcome.answered(request.get, request.arrived);
         }
@@ -270,7 +268,11 @@ impl World<'_> {
 
     fn ticks(&mut self, turn: usize) {
         for worker in (turn..self.setup.proxies * WORKERS).step_by(TURNS) {
-            self.proxies[worker / WORKERS].tick(worker % WORKERS, self.now);
+            if self.workers.is_empty() {
+                self.proxies[worker / WORKERS].tick(self.now);
+            } else {
+                self.worker_ticks(worker);
+            }
         }
         self.queue(TURN, What::Ticks((turn + 1) % TURNS));
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use weir::base::random::Random;
 use weir::signal::Signal;
 
-use super::weir::Weir;
 use super::{Proxy, Request, Setup};
 
 /// Who decides about retries and hosts.
@@ -72,10 +71,20 @@ impl Policy {
         matches!(self, Self::Outliers | Self::Weir | Self::WeirLowFloor)
     }
 
-    pub(super) fn proxy(self, setup: &Setup, number: usize) -> Box<dyn Proxy> {
+    /// The module's configuration, where it has Weir.
+    pub(super) const fn configuration(self) -> Option<&'static str> {
+        match self {
+            Self::Weir => Some("{}"),
+            Self::WeirLowFloor => Some(r#"{"retry": {"minRetryRate": {"count": 1, "interval": "10s"}}}"#),
+            _ => None,
+        }
+    }
+
+    /// A proxy without Weir.
+    pub(super) fn proxy(self, setup: &Setup) -> Option<Box<dyn Proxy>> {
         let native =
             |retries, on| Native { hosts: setup.hosts, retries, on, budget: false, active: (0, 0), outliers: None };
-        match self {
+        let proxy: Box<dyn Proxy> = match self {
             Self::None => Box::new(native(0, |_| false)),
             Self::Istio => Box::new(native(2, |signal| signal == Signal::Refused)),
             Self::Istio123 => Box::new(native(2, |signal| matches!(signal, Signal::Refused | Signal::Error))),
@@ -85,12 +94,9 @@ impl Policy {
                 Box::new(Native { budget: true, outliers, ..native(2, |signal| signal != Signal::Answered) })
             }
             Self::Linkerd => Box::new(Linkerd::new(setup.hosts)),
-            Self::Weir => Box::new(Weir::new(setup, number, "{}")),
-            Self::WeirLowFloor => {
-                let configuration = r#"{"retry": {"minRetryRate": {"count": 1, "interval": "10s"}}}"#;
-                Box::new(Weir::new(setup, number, configuration))
-            }
-        }
+            Self::Weir | Self::WeirLowFloor => return None,
+        };
+        Some(proxy)
     }
 }
 
@@ -110,9 +116,7 @@ const MIN_CONCURRENCY: u64 = 3;
 const BUDGET_PERCENT: u64 = 20;
 
 impl Proxy for Native {
-    fn arrives(&mut self, _: &mut Request, _: Duration) -> bool {
-        true
-    }
+    fn arrives(&mut self, _: &mut Request, _: Duration) {}
 
     fn picks(&mut self, request: &Request, _: Duration, random: &mut Random) -> Option<usize> {
         self.active.0 += 1;
@@ -141,9 +145,7 @@ impl Proxy for Native {
         Some(request.back_off(random))
     }
 
-    fn over(&mut self, _: &mut Request, _: bool, _: Duration) {}
-
-    fn tick(&mut self, _: usize, at: Duration) {
+    fn tick(&mut self, at: Duration) {
         if let Some(outliers) = &mut self.outliers {
             outliers.sweep(self.hosts, at);
         }
@@ -290,9 +292,8 @@ impl Linkerd {
 }
 
 impl Proxy for Linkerd {
-    fn arrives(&mut self, _: &mut Request, at: Duration) -> bool {
+    fn arrives(&mut self, _: &mut Request, at: Duration) {
         *self.slot(at) += 1;
-        true
     }
 
     fn picks(&mut self, _: &Request, at: Duration, random: &mut Random) -> Option<usize> {
@@ -345,7 +346,5 @@ impl Proxy for Linkerd {
         Some(Duration::ZERO)
     }
 
-    fn over(&mut self, _: &mut Request, _: bool, _: Duration) {}
-
-    fn tick(&mut self, _: usize, _: Duration) {}
+    fn tick(&mut self, _: Duration) {}
 }
