@@ -29,7 +29,7 @@ Usage: ./build.sh [-v] [COMMAND]
   soak [MINUTES [CONNECTIONS]]
                   half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
-  cli             build target/weir, the command line: check a policy, replay an access log
+  cli             build target/weir, the command line: check, replay, explain, generate, top
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
   docs            make a book of docs/ with mdBook, target/book/html, and check its links
