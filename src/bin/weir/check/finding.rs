@@ -366,7 +366,7 @@ pub static RULES: [Rule; 62] = [
         "connect-timeout-long",
         "A host that does not even refuse is found out after the connect timeout: seconds.",
     ),
-    warning(
+    note(
         "least-request",
         "A host that refuses is done with each request at once and so has the fewest: least request \
         sends most to it.",

@@ -30,7 +30,9 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
 
 fn is_cluster(object: &Node<'_>) -> bool {
     let has = |name| object.get(name).is_some();
-    has("name") && (has("type") || has("cluster_type")) && !has("typed_config") && !has("filter_chains")
+    // A dump leaves out what is the default, such as the type STATIC.
+    let kinds = ["type", "cluster_type", "load_assignment", "connect_timeout"];
+    has("name") && kinds.into_iter().any(has) && !has("typed_config") && !has("filter_chains")
 }
 
 /// Updates that the running Envoy refused.
@@ -149,7 +151,10 @@ fn plugins(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
         };
         let earlier = machines.iter().take(position).find(|(_, other)| same_proxies(other));
         let Some((first, other)) = earlier else { continue };
-        let differs = ["vm_id", "runtime", "code", "configuration"].into_iter().find(|name| !shares(name, first));
+        // Istio pulls a module to a place of its own: whether it is the same, no path tells.
+        let pulled = machine.mentions("/var/lib/istio/data/") || first.mentions("/var/lib/istio/data/");
+        let names = ["vm_id", "runtime", "configuration", "code"];
+        let differs = names.into_iter().find(|name| !shares(name, first) && (*name != "code" || !pulled));
         if let Some(name) = differs {
             let text = format!(
                 "vm_config.{name} differs from that of role {}: they run in two VMs, and neither knows what the other sees",
@@ -336,7 +341,8 @@ fn native(setup: &Setup<'_>, cluster: &Node<'_>, overridden: bool, routed: bool,
         let todo = "set connect_timeout: 0.5s, or a few times a round trip to the hosts";
         out.push(Finding::new("connect-timeout-long", node.as_ref().unwrap_or(cluster), text, todo));
     }
-    let least = cluster.text("lb_policy") == "LEAST_REQUEST"
+    // Envoy ignores the one where it has the other.
+    let least = cluster.text("lb_policy") == "LEAST_REQUEST" && cluster.get("load_balancing_policy").is_none()
         || cluster.objects().iter().any(|object| object.kind() == "LeastRequest");
     if least {
         let text = format!("cluster {name:?}: least request sends most to a host that refuses, until it is out");
