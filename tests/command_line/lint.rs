@@ -157,6 +157,21 @@ fn rules_of_istio() {
             &["roles-apart"],
         ),
         (OVERRIDE, "istio/decide-override.yaml", "orders.shop", "carts.shop", &["no-override-host"]),
+        // A cluster of one's own, and a waypoint, whose listeners are inbound and whose clusters are outbound.
+        (
+            OVERRIDE,
+            "istio/cluster.yaml",
+            "      cluster: { service: orders.shop.svc.cluster.local }\n    patch:\n      operation: MERGE\n",
+            "    patch:\n      operation: ADD\n",
+            &["no-override-host"],
+        ),
+        (
+            OVERRIDE,
+            "istio/cluster.yaml",
+            "  workloadSelector:\n    labels: { app: storefront }\n  configPatches:\n  - applyTo: CLUSTER\n    match:\n      context: SIDECAR_OUTBOUND",
+            "  targetRefs: [{ kind: Gateway, name: waypoint }]\n  configPatches:\n  - applyTo: CLUSTER\n    match:\n      context: SIDECAR_INBOUND",
+            &["selectors-differ"],
+        ),
         (
             OVERRIDE,
             "istio/decide-override.yaml",
@@ -557,6 +572,13 @@ fn a_folder_may_hold_other_things() {
     }
     let run = check(folder.path(), &["--strict"]);
     assert_eq!(run.status, 0, "{}{}", run.out, run.err);
+    // Somebody else's plugins.
+    let other = "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: { name: waf }\n\
+        spec: { url: \"oci://example.com/waf\", failStrategy: FAIL_CLOSE, pluginConfig: { rules: [a] } }\n";
+    std::fs::write(folder.path().join("more/waf.yaml"), other).expect("it is written");
+    let run = check(folder.path(), &["--strict"]);
+    assert_eq!(run.status, 0, "{}{}", run.out, run.err);
+    std::fs::remove_file(folder.path().join("more/waf.yaml")).expect("it is removed");
     // Templates are no YAML.
     std::fs::write(folder.path().join("more/template.yaml"), "{{- if .Values.weir }}\na: [\n").expect("it is written");
     let run = check(folder.path(), &["--strict", "--format", "json"]);

@@ -34,6 +34,8 @@ pub struct Found {
     pub place: String,
     /// What is there.
     pub source: Source,
+    /// Something about the plugin is called Weir; without that it may be somebody else's.
+    pub named: bool,
     /// Where there is a null in it, if Kubernetes keeps it as an object: it will not keep that.
     pub nulls: Vec<String>,
 }
@@ -62,7 +64,12 @@ pub fn read(file: &str) -> io::Result<Vec<u8>> {
 /// Looks for plugins in a file.
 pub fn find(bytes: &[u8]) -> Result<Document, String> {
     let itself = |text: &[u8]| Document {
-        found: vec![Found { place: String::new(), source: Source::Text(text.to_vec()), nulls: Vec::new() }],
+        found: vec![Found {
+            place: String::new(),
+            source: Source::Text(text.to_vec()),
+            named: true,
+            nulls: Vec::new(),
+        }],
         bare: true,
         ..Document::default()
     };
@@ -91,12 +98,11 @@ pub fn find(bytes: &[u8]) -> Result<Document, String> {
         search.value(value, place);
     }
     // Other plugins have configurations, too.
-    if search.hits.iter().any(|(_, is_weir)| *is_weir) {
-        search.hits.retain(|(_, is_weir)| *is_weir);
+    if search.hits.iter().any(|found| found.named) {
+        search.hits.retain(|found| found.named);
     }
     if !search.hits.is_empty() {
-        let found = search.hits.into_iter().map(|(found, _)| found).collect();
-        return Ok(Document { found, values: placed, ..search.document });
+        return Ok(Document { found: search.hits, values: placed, ..search.document });
     }
     match placed.as_slice() {
         [(_, value)] if !is_envelope(value) => match serde_json::from_slice::<Value>(bytes) {
@@ -153,8 +159,7 @@ pub fn looks_like_policy(text: &[u8]) -> bool {
 
 #[derive(Default)]
 struct Search {
-    /// Whether something about the plugin is called Weir.
-    hits: Vec<(Found, bool)>,
+    hits: Vec<Found>,
     document: Document,
     /// The document is a resource of Kubernetes.
     kubernetes: bool,
@@ -219,12 +224,12 @@ impl Search {
             Some(any) if packed => unpack(any),
             Some(object) => Source::Text(object.to_string().into_bytes()),
         };
-        let mut found = Found { place: place.to_owned(), source, nulls: Vec::new() };
+        let is_weir = plugin.to_string().to_ascii_lowercase().contains("weir");
+        let mut found = Found { place: place.to_owned(), source, named: is_weir, nulls: Vec::new() };
         if let (true, Some(configuration)) = (self.kubernetes, configuration) {
             nulls(configuration, place, &mut found.nulls);
         }
-        let is_weir = plugin.to_string().to_ascii_lowercase().contains("weir");
-        self.hits.push((found, is_weir));
+        self.hits.push(found);
     }
 
     fn retry_policy(&mut self, policy: &Value, place: &str) {

@@ -214,8 +214,14 @@ impl<'a> Setup<'a> {
     /// What the files come to; or what of the configurations the module refuses, and where.
     pub fn new(files: &'a [File]) -> (Self, Vec<(&'a File, String, String)>) {
         let (mut plugins, mut refused) = (Vec::new(), Vec::new());
+        let several = files.len() > 1;
+        let any_named = files.iter().flat_map(|file| &file.document.found).any(|found| found.named);
         for file in files {
             for found in &file.document.found {
+                // Among several files there may be other plugins.
+                if any_named && !found.named {
+                    continue;
+                }
                 let parsed = match &found.source {
                     Source::Text(text) => {
                         config::parse(text).map_err(|error| error.to_string()).map(|config| (config, text))
@@ -224,6 +230,7 @@ impl<'a> Setup<'a> {
                 };
                 let (config, text) = match parsed {
                     Ok(parsed) => parsed,
+                    Err(_) if several && !found.named => continue,
                     Err(error) => {
                         refused.push((file, found.place.clone(), error));
                         continue;

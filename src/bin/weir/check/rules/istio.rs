@@ -106,7 +106,8 @@ fn patches<'a>(setup: &Setup<'a>) -> Vec<Patch<'a>> {
 fn patched(patches: &[Patch<'_>], out: &mut Vec<Finding>) {
     for patch in patches {
         let cluster = |field: &str| patch.node.at(&format!("match.cluster.{field}")).is_some();
-        if patch.part == Part::Cluster && !cluster("service") && !cluster("name") {
+        let adds = patch.node.text("patch.operation") == "ADD";
+        if patch.part == Part::Cluster && !adds && !cluster("service") && !cluster("name") {
             let text = "override_host is put into all clusters: Envoy refuses it in PassthroughCluster and others";
             out.push(Finding::new(
                 "patch-of-all-clusters",
@@ -131,7 +132,9 @@ fn patched(patches: &[Patch<'_>], out: &mut Vec<Finding>) {
     }
     // The contexts of each part: all parts must have the same.
     let mut contexts: BTreeMap<Part, BTreeSet<&str>> = BTreeMap::new();
-    for patch in patches.iter().filter(|patch| patch.context() != "ANY") {
+    // At a waypoint, what comes in goes out again: its listeners are inbound, and its clusters outbound.
+    let at_proxies = |patch: &&Patch<'_>| patch.filter.at("spec.target_refs").is_none();
+    for patch in patches.iter().filter(at_proxies).filter(|patch| patch.context() != "ANY") {
         contexts.entry(patch.part).or_default().insert(patch.context());
     }
     let Some((first, wanted)) = contexts.iter().next() else { return };
