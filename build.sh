@@ -226,7 +226,7 @@ choose_wasm_toolchain() {
     fi
     if has_wasm_target; then
         wasm_toolchain=own wasm_env=("CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}")
-        wasm_flags "$(rustc --print sysroot)"
+        wasm_flags "$(rustc --print sysroot)" "$(rustc --print sysroot)"
     else
         use_debian_toolchain
     fi
@@ -248,21 +248,28 @@ has_debian_toolchain() {
 use_debian_toolchain() {
     if ! has_debian_toolchain; then build_debian_toolchain; fi
     wasm_toolchain=debian wasm_env=("CARGO_TARGET_DIR=$debian_folder" "RUSTC=$debian_folder/toolchain/bin/rustc")
-    wasm_flags /usr
+    wasm_flags /usr "$debian_folder/toolchain"
 }
 
-# wasm_flags SYSROOT: a small module, and one that is the same from each machine: where things lie stays out of it.
+# wasm_flags SOURCES TOOLCHAIN: a small module, and one that is the same from each machine: where things lie stays out of it.
 wasm_flags() {
     local separator=$'\x1f' flags=${RUSTFLAGS:-} home=${CARGO_HOME:-$HOME/.cargo}
     flags=${flags//[[:space:]]/$separator}
     flags+="$separator--remap-path-prefix=$home=/cargo"
+    # Of what comes from crates.io, cargo's folder for it is left out, too: it stands in each message of a panic.
+    flags+="$separator--remap-path-prefix=$home/registry/src/index.crates.io-1949cf8c6b5b557f="
     flags+="$separator--remap-path-prefix=$1/lib/rustlib/src/rust=/rust"
     flags+="$separator--remap-path-prefix=$1/src=/rust"
-    # Inlining less than opt-level "s" does makes the module 7 percent smaller.
+    # Level "z", and inlining still less than that does: 7 percent smaller.
     flags+="$separator-Cllvm-args=--inline-threshold=10"
     flags+="$separator-Cllvm-args=--inlinehint-threshold=10"
     flags+="$separator-Cllvm-args=--inline-instr-cost=10"
-    wasm_env+=("CARGO_ENCODED_RUSTFLAGS=${flags#"$separator"}")
+    # What this adds to loops makes them larger, and no faster once Envoy's compiler has had them.
+    flags+="$separator-Cllvm-args=--disable-lsr"
+    wasm_env+=("CARGO_ENCODED_RUSTFLAGS=${flags#"$separator"}" "CARGO_PROFILE_RELEASE_OPT_LEVEL=z")
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    wasm_env+=("WEIR_LINKER=$2/lib/rustlib/$host/bin/rust-lld") # for postlink/link.sh
 }
 
 need_packages() { # PACKAGE...
@@ -319,15 +326,16 @@ build_module() {
     choose_wasm_toolchain
     say "Building target/weir.wasm"
     # `--crate-type cdylib` alone: with the rlib beside it, cargo would build without LTO.
-    # `weir_module`: with its own allocator (src/heap.rs), which a test as WebAssembly may want to replace.
-    quietly wasm_cargo rustc --release --lib --crate-type cdylib --target "$wasm_target" -- --cfg weir_module
+    # `weir_module`: with its own allocator (src/lib.rs), which a test as WebAssembly may want to replace.
+    quietly wasm_cargo --config "target.$wasm_target.linker='$PWD/postlink/link.sh'" \
+        rustc --release --lib --crate-type cdylib --target "$wasm_target" -- -Clinker-flavor=wasm-ld --cfg weir_module
     local built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/weir.wasm
     # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever
-    # reads a trace, and for the tests that take the module apart.
+    # reads a trace, and for the tests that take the module apart, as is the one in which panics are not yet traps.
     new_scratch
-    postlink "$built" "$scratch/weir.names.wasm" "$scratch/weir.wasm"
+    postlink "$built" "$scratch/weir.panics.wasm" "$scratch/weir.names.wasm" "$scratch/weir.wasm"
     if ! cmp -s "$scratch/weir.wasm" target/weir.wasm; then mv "$scratch/weir.wasm" target/weir.wasm; fi
-    mv "$scratch/weir.names.wasm" target/weir.names.wasm
+    mv "$scratch/weir.names.wasm" "$scratch/weir.panics.wasm" target/
     export WEIR_WASM=$PWD/target/weir.wasm
     say "target/weir.wasm is ready: $(($(wc -c <target/weir.wasm) / 1024)) KiB"
 }
@@ -344,10 +352,10 @@ install_postlink() {
     cp postlink/package-lock.json "$postlink_folder/node_modules/installed.json"
 }
 
-# postlink LINKED NAMED SHIPPED: makes of what was linked the module that Envoy loads, and its twin with names.
+# postlink LINKED PANICKING NAMED SHIPPED: makes of what was linked the module that Envoy loads, and its twins with names.
 postlink() {
     install_postlink
-    cp postlink/postlink.mjs "$postlink_folder/" # it looks for Binaryen beside itself
+    cp postlink/postlink.mjs postlink/exports.txt "$postlink_folder/" # it looks for Binaryen beside itself
     node "$postlink_folder/postlink.mjs" "$@" || die "the module does not fit Envoy; target/weir.wasm is left as it was"
 }
 

@@ -6,21 +6,20 @@
 //! Nothing here may panic, and whatever cannot be known is left alone: the request goes on as if Weir were not there.
 
 mod apply;
-mod exports;
+mod contexts;
 mod host;
 mod roots;
 mod startup;
 mod telemetry;
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 
 use crate::config::Role;
-use crate::contexts::Contexts;
 use crate::engine::decision::{RequestDecision, Then};
 use crate::engine::host::StreamId;
 use crate::engine::worker::Worker;
 use crate::host as abi;
-use apply::Action;
 use host::Envoy;
 use telemetry::Telemetry;
 
@@ -32,15 +31,14 @@ type ContextId = u32;
 struct Vm {
     /// One for each plugin: a handful.
     roots: Vec<(ContextId, roots::Root)>,
-    /// The role of each request and attempt.
-    streams: Contexts<Role>,
     worker: Worker,
     telemetry: Telemetry,
     startup: startup::Line,
 }
 
 thread_local! {
-    static VM: RefCell<Vm> = RefCell::default();
+    /// Never dropped: a module ends with its memory, and what would drop all this is more than a kilobyte.
+    static VM: ManuallyDrop<RefCell<Vm>> = ManuallyDrop::new(RefCell::default());
 }
 
 /// Runs a callback on this worker's VM, and tells what happened meanwhile. Should Envoy ever call back while a callback runs,
@@ -55,71 +53,57 @@ fn with_vm<R: Default>(callback: impl FnOnce(&mut Vm) -> R) -> R {
 }
 
 impl Vm {
-    fn create_context(&mut self, context: ContextId, parent: ContextId) {
-        if parent == 0 {
-            self.roots.push((context, roots::Root::default()));
-        } else if let Some(role) = self.role_of_root(parent) {
-            self.streams.insert(context, role);
+    /// A request or an attempt is over.
+    fn stream_done(&mut self, context: ContextId, role: Role) {
+        match role {
+            Role::Decide => self.worker.on_request_done(StreamId(context)),
+            Role::Guard => self.worker.on_attempt_end(StreamId(context), &Envoy::of(context)),
+            Role::Watch => {}
         }
     }
 
-    /// The role that a context plays: its own, or that of the root which Envoy lends to a log entry.
-    fn role_of(&self, context: ContextId) -> Option<Role> {
-        self.streams.get(context).copied().or_else(|| self.role_of_root(context))
-    }
-
-    /// A context is over.
-    fn context_done(&mut self, context: ContextId) {
-        match self.streams.remove(context) {
-            Some(Role::Decide) => self.worker.on_request_done(StreamId(context)),
-            Some(Role::Guard) => self.worker.on_attempt_end(StreamId(context), &Envoy::of(context)),
-            Some(Role::Watch) => {}
-            None => self.root_done(context),
-        }
-    }
-
-    /// Request headers: of a request for `decide`, of an attempt for `guard`.
-    fn request_headers(&mut self, context: ContextId) -> Action {
+    /// Request headers: of a request for `decide`, of an attempt for `guard`. Whether they stop here.
+    fn request_headers(&mut self, context: ContextId, role: Role) -> bool {
         let (stream, host) = (StreamId(context), Envoy::of(context));
-        match self.streams.get(context) {
-            Some(Role::Decide) => {
+        match role {
+            Role::Decide => {
                 match self.worker.on_request_headers(stream, &host) {
                     RequestDecision::Forward(edits) => {
                         apply::to_request(stream, &edits);
-                        return Action::Continue;
+                        return false;
                     }
-                    RequestDecision::Reply(reply) if apply::reply(&reply) => return Action::Stop,
+                    RequestDecision::Reply(reply) if apply::reply(&reply) => return true,
                     RequestDecision::Reply(_) => {}
                 }
                 self.worker.on_reply_refused();
-                Action::Continue
+                false
             }
-            Some(Role::Guard) => apply::to_attempt(&self.worker.on_attempt_headers(stream, &host)),
-            Some(Role::Watch) | None => Action::Continue,
+            Role::Guard => apply::to_attempt(&self.worker.on_attempt_headers(stream, &host)),
+            Role::Watch => false,
         }
     }
 
     /// Response headers: of a request for `decide`, of an attempt for `guard`.
-    fn response_headers(&mut self, context: ContextId, end_of_stream: bool) {
+    fn response_headers(&mut self, context: ContextId, role: Role, end_of_stream: bool) {
         let (stream, host) = (StreamId(context), Envoy::of(context));
-        match self.streams.get(context) {
-            Some(Role::Decide) => apply::to_response(&self.worker.on_response_headers(stream, &host, end_of_stream)),
-            Some(Role::Guard) => apply::to_response(&self.worker.on_attempt_response(stream, &host, end_of_stream)),
-            Some(Role::Watch) | None => {}
+        match role {
+            Role::Decide => apply::to_response(&self.worker.on_response_headers(stream, &host, end_of_stream)),
+            Role::Guard => apply::to_response(&self.worker.on_attempt_response(stream, &host, end_of_stream)),
+            Role::Watch => {}
         }
     }
 
     /// A request ended (`decide`), or an attempt did (`watch`).
-    fn log(&mut self, context: ContextId) {
+    fn log(&mut self, context: ContextId, role: Role) {
         let host = Envoy::of(context);
-        match self.role_of(context) {
-            Some(Role::Decide) if self.streams.get(context).is_some() => {
+        match role {
+            Role::Decide => {
                 if let Some(verdict) = self.worker.on_request_end(StreamId(context), &host) {
                     apply::verdict(verdict);
                 }
             }
-            Some(Role::Watch) => self.worker.on_attempt_log(&host),
-            _ => {}
+            Role::Watch => self.worker.on_attempt_log(&host),
+            Role::Guard => {}
         }
     }
 

@@ -1,178 +1,93 @@
 //! The host: every call that Weir makes to Envoy, and nothing else.
 //!
-//! The proxy-wasm ABI 0.2.1 is declared here by hand instead of taken from its Rust SDK, for three reasons that matter in
-//! every request's path: the SDK panics on a status that it does not expect, and a panic takes a worker's VM down; it
-//! exports all callbacks, so that Envoy crosses into Wasm for every chunk of a body; and it keeps a boxed object per
-//! context behind two look-ups. What is here cannot panic: a call that fails, for whatever reason, is `None` or `false`.
+//! The calls are the `proxy-wasm` SDK's, two of them excepted ([`abi`]). The SDK panics on each status that it does not expect,
+//! and a panic takes a worker's VM down. So nothing is called here in a way in which Envoy answers with such a status: a header
+//! is asked for only while its map is lent ([`lend`]). What a call returns besides is `None` or `false`, and the request goes on
+//! as if Weir were not there.
 //!
 //! A value that the host returns costs a microsecond or so, mostly for calling back into the module to allocate it; an
 //! absent one a quarter of that.
-#![allow(unsafe_code, reason = "this module is the boundary: raw pointers in, owned bytes out")]
 
-use std::alloc::{Layout, alloc, dealloc};
-use std::ptr::{null, null_mut};
+mod abi;
+
+use std::cell::Cell;
+use std::time::{Duration, UNIX_EPOCH};
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 
 use crate::engine::host::Lengths;
 
-/// The statuses that Weir tells apart; all others are failures alike.
-const OK: i32 = 0;
-const NOT_FOUND: i32 = 1;
-const CAS_MISMATCH: i32 = 8;
+pub use log::Level;
+pub use proxy_wasm::types::Bytes;
 
-// Named, since newer compilers no longer take an undefined symbol for an import.
-#[link(wasm_import_module = "env")]
-unsafe extern "C" {
-    fn proxy_log(level: u32, message: *const u8, size: usize) -> i32;
-    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> i32;
-    fn proxy_set_tick_period_milliseconds(period: u32) -> i32;
-    fn proxy_get_buffer_bytes(buffer: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> i32;
-    fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> i32;
-    fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, size: usize) -> i32;
-    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> i32;
-    fn proxy_get_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_size: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-    ) -> i32;
-    fn proxy_replace_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_size: usize,
-        value: *const u8,
-        size: usize,
-    ) -> i32;
-    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> i32;
-    fn proxy_send_local_response(
-        status: u32,
-        details: *const u8,
-        details_size: usize,
-        body: *const u8,
-        body_size: usize,
-        headers: *const u8,
-        headers_size: usize,
-        grpc_status: i32,
-    ) -> i32;
-    fn proxy_set_effective_context(context: u32) -> i32;
-    fn proxy_continue_stream(stream: u32) -> i32;
-    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> i32;
-    fn proxy_increment_metric(id: u32, by: i64) -> i32;
-    fn proxy_record_metric(id: u32, value: u64) -> i32;
-    fn proxy_get_shared_data(
-        key: *const u8,
-        key_size: usize,
-        data: *mut *mut u8,
-        size: *mut usize,
-        cas: *mut u32,
-    ) -> i32;
-    fn proxy_set_shared_data(key: *const u8, key_size: usize, value: *const u8, size: usize, cas: u32) -> i32;
-}
+/// Envoy's log, for the macros of `log`. The SDK's comes with a hook that writes each panic there: 4 kB of the module, for what
+/// does not happen (`tests/module/traps.rs`).
+struct EnvoyLog;
 
-/// Gives the host memory to write a value into; [`Bytes`] owns and frees it afterwards. Null when there is none.
-pub(crate) fn allocate(size: usize) -> *mut u8 {
-    match Layout::array::<u8>(size) {
-        // SAFETY: the layout's size is not zero.
-        Ok(layout) if size > 0 => unsafe { alloc(layout) },
-        _ => null_mut(),
+impl log::Log for EnvoyLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
     }
-}
 
-/// Bytes that the host wrote into memory from [`allocate`].
-#[derive(Debug)]
-pub struct Bytes {
-    data: *mut u8,
-    size: usize,
-}
-
-impl Bytes {
-    /// Takes what a call returned; `None` if the host claims bytes but gives no address.
-    fn from_host(data: *mut u8, size: usize) -> Option<Self> {
-        if data.is_null() && size > 0 { None } else { Some(Self { data, size }) }
+    fn log(&self, record: &log::Record<'_>) {
+        let level = match record.level() {
+            Level::Error => LogLevel::Error,
+            Level::Warn => LogLevel::Warn,
+            Level::Info => LogLevel::Info,
+            Level::Debug => LogLevel::Debug,
+            Level::Trace => LogLevel::Trace,
+        };
+        _ = hostcalls::log(level, &record.args().to_string());
     }
+
+    fn flush(&self) {}
 }
 
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        if self.size == 0 {
-            return &[];
-        }
-        // SAFETY: `data` is not null (see `from_host`) and the host wrote `size` bytes there, in memory from `allocate`.
-        unsafe { std::slice::from_raw_parts(self.data, self.size) }
-    }
-}
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        if let (false, Ok(layout)) = (self.data.is_null() || self.size == 0, Layout::array::<u8>(self.size)) {
-            // SAFETY: from `allocate` with this very size; owned by this value alone.
-            unsafe { dealloc(self.data, layout) }
-        }
-    }
-}
-
-/// Runs a call that returns bytes.
-fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> i32) -> Option<Bytes> {
-    let (mut data, mut size) = (null_mut(), 0);
-    if call(&mut data, &mut size) == OK { Bytes::from_host(data, size) } else { None }
-}
-
-/// How urgent a log line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// What an operator reads once.
-    Info = 2,
-    /// What an operator should look at.
-    Warn = 3,
-    /// What keeps Weir from working.
-    Error = 4,
+/// Leads the macros of `log` to Envoy's.
+pub fn start_log() {
+    // Natively each thread starts a VM, and all have one log.
+    _ = log::set_logger(&EnvoyLog);
+    log::set_max_level(log::LevelFilter::Info);
 }
 
 /// Writes a line to Envoy's log.
 pub fn log(level: Level, message: &str) {
-    // SAFETY: the host reads `len` bytes at the pointer during the call.
-    unsafe { proxy_log(level as u32, message.as_ptr(), message.len()) };
+    log::log!(level, "{message}");
 }
 
 /// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. `None` if the host has none.
 #[must_use]
 pub fn wall_clock() -> Option<u64> {
-    let mut nanos = 0;
-    // SAFETY: the host writes one u64.
-    (unsafe { proxy_get_current_time_nanoseconds(&mut nanos) } == OK && nanos > 0).then_some(nanos)
+    let since_epoch = hostcalls::get_current_time().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since_epoch.as_nanos()).ok().filter(|nanos| *nanos > 0)
 }
 
-/// Asks for `proxy_on_tick` on the current root context every `period` milliseconds.
+/// Asks for the timer of the current root context every `period` milliseconds.
 pub fn set_tick_period(period: u32) {
-    // SAFETY: no pointers.
-    unsafe { proxy_set_tick_period_milliseconds(period) };
+    _ = hostcalls::set_tick_period(Duration::from_millis(u64::from(period)));
 }
 
 /// The current root context's plugin configuration; `None` when it is empty.
 #[must_use]
 pub fn plugin_configuration() -> Option<Bytes> {
-    const PLUGIN_CONFIGURATION: u32 = 7;
-    // SAFETY: the host writes an address from `allocate` and a size.
-    returned(|data, size| unsafe { proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, data, size) })
+    hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten()
 }
 
-/// A property's path, its segments separated by NUL, as the ABI has it: written once, at compile time.
+/// A property's path, its segments separated by NUL, as the ABI has it: written once, at compile time. (The SDK puts a NUL
+/// between the segments that it is given: here it is given one.)
 #[derive(Clone, Copy, Debug)]
 pub struct Path(pub &'static str);
 
 /// Reads a property of the current context.
 #[must_use]
 pub fn property(path: Path) -> Option<Bytes> {
-    // SAFETY: the host reads the path and writes an address from `allocate` and a size.
-    returned(|data, size| unsafe { proxy_get_property(path.0.as_ptr(), path.0.len(), data, size) })
+    hostcalls::get_property(vec![path.0]).ok().flatten()
 }
 
 /// Sets a property of the current stream; the stream's other filters see it. Whether it worked.
 pub fn set_property(path: Path, value: &[u8]) -> bool {
-    // SAFETY: the host reads both during the call.
-    unsafe { proxy_set_property(path.0.as_ptr(), path.0.len(), value.as_ptr(), value.len()) == OK }
+    hostcalls::set_property(vec![path.0], Some(value)).is_ok()
 }
 
 /// One of a stream's header maps.
@@ -186,30 +101,66 @@ pub enum Map {
     ResponseTrailers = 3,
 }
 
-/// One header's value, the first where there are several.
+impl Map {
+    const fn kind(self) -> MapType {
+        match self {
+            Self::Request => MapType::HttpRequestHeaders,
+            Self::Response => MapType::HttpResponseHeaders,
+            Self::ResponseTrailers => MapType::HttpResponseTrailers,
+        }
+    }
+}
+
+/// Which header maps Envoy lends to a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lent {
+    /// None: no headers pass.
+    Nothing,
+    /// The request's headers.
+    Request,
+    /// The response's headers.
+    Response,
+    /// All, for reading only: the stream is over.
+    All,
+}
+
+thread_local! {
+    static LENT: Cell<Lent> = const { Cell::new(Lent::Nothing) };
+}
+
+/// Says which maps the callback that begins may use. Of others Envoy says `BadArgument`, on which the SDK panics.
+pub fn lend(maps: Lent) {
+    LENT.set(maps);
+}
+
+fn readable(map: Map) -> bool {
+    writable(map) || LENT.get() == Lent::All
+}
+
+fn writable(map: Map) -> bool {
+    matches!((map, LENT.get()), (Map::Request, Lent::Request) | (Map::Response, Lent::Response))
+}
+
+/// One header's value, the first where there are several. `None` as well where the map is not lent.
 #[must_use]
 pub fn header(map: Map, name: &str) -> Option<Bytes> {
-    // SAFETY: the host reads the name and writes an address from `allocate` and a size.
-    returned(|data, size| unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size) })
+    if readable(map) { hostcalls::get_map_value_bytes(map.kind(), name).ok().flatten() } else { None }
 }
 
 /// All headers at once, in the host's encoding; for several headers this is cheaper than one call for each.
 #[must_use]
 pub fn headers(map: Map) -> Option<HeaderPairs> {
-    // SAFETY: the host writes an address from `allocate` and a size.
-    returned(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) }).map(HeaderPairs)
+    abi::header_pairs(map as u32).map(HeaderPairs)
 }
 
 /// Sets a header to one value, whatever it was. Whether it worked. Clears Envoy's route cache on requests.
 pub fn set_header(map: Map, name: &str, value: &str) -> bool {
-    // SAFETY: the host reads name and value during the call.
-    unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) == OK }
+    writable(map) && hostcalls::set_map_value(map.kind(), name, Some(value)).is_ok()
 }
 
 /// Removes a header. Whether the host did.
 pub fn remove_header(map: Map, name: &str) -> bool {
-    // SAFETY: the host reads the name during the call.
-    unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) == OK }
+    writable(map) && hostcalls::remove_map_value(map.kind(), name).is_ok()
 }
 
 /// Headers in the ABI's encoding: a count, the lengths of each name and value, then each of them with a NUL behind it.
@@ -276,41 +227,26 @@ pub fn send_local_reply(reply: &LocalReply<'_>) -> bool {
         headers.extend_from_slice(text.as_bytes());
         headers.push(0);
     }
-    // SAFETY: the host reads all of them during the call.
-    unsafe {
-        proxy_send_local_response(
-            u32::from(reply.status),
-            reply.details.as_ptr(),
-            reply.details.len(),
-            reply.body.as_ptr(),
-            reply.body.len(),
-            headers.as_ptr(),
-            headers.len(),
-            reply.grpc_status,
-        ) == OK
-    }
+    abi::send_local_reply(reply, &headers)
 }
 
 /// Makes another context the current one, until the callback is over. Whether there is such a context.
 pub fn act_for(context: u32) -> bool {
-    // SAFETY: no pointers.
-    unsafe { proxy_set_effective_context(context) == OK }
+    hostcalls::set_effective_context(context).is_ok()
 }
 
 /// Lets the current stream's request go on, which a callback had stopped.
 pub fn resume_request() {
-    const REQUEST: u32 = 0;
-    // SAFETY: no pointers.
-    unsafe { proxy_continue_stream(REQUEST) };
+    _ = hostcalls::resume_http_request();
 }
 
 /// What kind of metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
     /// Only goes up.
-    Counter = 0,
+    Counter,
     /// Goes up and down.
-    Gauge = 1,
+    Gauge,
 }
 
 /// A metric of the process, shared by all workers.
@@ -320,21 +256,21 @@ pub struct Metric(pub u32);
 /// Defines a metric, or finds the one of that name.
 #[must_use]
 pub fn define_metric(kind: MetricKind, name: &str) -> Option<Metric> {
-    let mut id = 0;
-    // SAFETY: the host reads the name and writes one u32.
-    (unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &mut id) } == OK).then_some(Metric(id))
+    let kind = match kind {
+        MetricKind::Counter => MetricType::Counter,
+        MetricKind::Gauge => MetricType::Gauge,
+    };
+    hostcalls::define_metric(kind, name).ok().map(Metric)
 }
 
 /// Adds to a metric.
 pub fn increment(metric: Metric, by: i64) {
-    // SAFETY: no pointers.
-    unsafe { proxy_increment_metric(metric.0, by) };
+    _ = hostcalls::increment_metric(metric.0, by);
 }
 
 /// Sets a gauge.
 pub fn record(metric: Metric, value: u64) {
-    // SAFETY: no pointers.
-    unsafe { proxy_record_metric(metric.0, value) };
+    _ = hostcalls::record_metric(metric.0, value);
 }
 
 /// What shared data holds under a key, with the number that a compare-and-swap needs.
@@ -353,17 +289,8 @@ const ABSENT: u32 = u32::MAX;
 /// Reads shared data: one store for all VMs with the same `vm_id`, which survives their reloads. `None` if the host refuses.
 #[must_use]
 pub fn shared(key: &str) -> Option<Shared> {
-    let (mut version, mut status) = (0, OK);
-    let value = returned(|data, size| {
-        // SAFETY: the host reads the key and writes an address from `allocate`, a size and a u32.
-        status = unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut version) };
-        status
-    });
-    match (value, status) {
-        (Some(value), _) => Some(Shared { value: Some(value), version }),
-        (None, NOT_FOUND) => Some(Shared { value: None, version: ABSENT }),
-        (None, _) => None,
-    }
+    let (value, version) = hostcalls::get_shared_data(key).ok()?;
+    Some(Shared { value, version: version.unwrap_or(ABSENT) })
 }
 
 /// What became of a write to shared data.
@@ -379,11 +306,9 @@ pub enum Swap {
 
 /// Writes shared data if it still is as [`shared`] saw it, absent included.
 pub fn swap_shared(key: &str, value: &[u8], version: u32) -> Swap {
-    let data = if value.is_empty() { null() } else { value.as_ptr() };
-    // SAFETY: the host reads key and value during the call.
-    match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), data, value.len(), version) } {
-        OK => Swap::Done,
-        CAS_MISMATCH => Swap::Conflict,
-        _ => Swap::Failed,
+    match hostcalls::set_shared_data(key, (!value.is_empty()).then_some(value), Some(version)) {
+        Ok(()) => Swap::Done,
+        Err(Status::CasMismatch) => Swap::Conflict,
+        Err(_) => Swap::Failed,
     }
 }

@@ -1,5 +1,5 @@
 //! How much memory a worker takes for its clusters and their hosts, natively and, with the module's pointers of four bytes, in
-//! Node. The allocator counts what the module's would take (`heap`); `cargo test --test memory -- --nocapture` prints the table.
+//! Node. The allocator counts what the module's, dlmalloc, would take; `cargo test --test memory -- --nocapture` prints the table.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,7 +11,6 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::engine::Engine;
-use weir::heap::block_size;
 use weir::outlier::hosts::MOST_HOSTS;
 use weir::outlier::shared::WorkerId;
 use weir::outlier::{EndedAttempt, Outliers};
@@ -23,6 +22,12 @@ mod fake_host;
 
 const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
 const MIB: usize = 1 << 20;
+
+/// What dlmalloc takes for so many bytes: a word in front, in steps of two words, four words at least.
+fn block_size(layout: Layout) -> usize {
+    const WORD: usize = size_of::<usize>();
+    (layout.size() + WORD).next_multiple_of(2 * WORD).max(4 * WORD)
+}
 
 /// Counts the bytes that a thread has, and the most that it had.
 struct Counting;

@@ -2,30 +2,18 @@
 //!
 //! [`crate::circuit`] says what each setting means.
 
-use std::time::Duration;
-
 use super::ConfigError;
-use super::overlay::{HOUR, SECOND, percent};
-use super::reader::Reader;
+use super::reader::{HOUR, Reader, SECOND};
 use crate::circuit::BreakerPolicy;
 
-/// Workers hear of each other ten times a second.
-const MIN_OPEN_TIME: Duration = Duration::from_millis(100);
+/// In milliseconds. Workers hear of each other ten times a second.
+const MIN_OPEN_TIME: u32 = 100;
 
 /// Replaces what `section` (not off) says otherwise.
 pub(super) fn overlay(policy: &mut BreakerPolicy, section: &Reader<'_>) -> Result<(), ConfigError> {
     section.only(&["interval", "minRequests", "openTime", "percent"])?;
-    if let Some(share) = section.field("percent") {
-        policy.percent = percent(share.decimal(2, 100..=10_000, "a number from 1 to 100")?);
-    }
-    if let Some(requests) = section.field("minRequests") {
-        policy.min_requests = requests.whole(1..=1_000_000)?;
-    }
-    if let Some(interval) = section.field("interval") {
-        policy.interval = interval.duration(SECOND..=HOUR)?;
-    }
-    if let Some(time) = section.field("openTime") {
-        policy.open_time = time.duration(MIN_OPEN_TIME..=HOUR)?;
-    }
-    Ok(())
+    section.set_percent("percent", 1, &mut policy.percent)?;
+    section.set_whole("minRequests", 1, 1_000_000, &mut policy.min_requests)?;
+    section.set_duration("interval", SECOND, HOUR, &mut policy.interval)?;
+    section.set_duration("openTime", MIN_OPEN_TIME, HOUR, &mut policy.open_time)
 }

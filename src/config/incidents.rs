@@ -1,8 +1,9 @@
 //! What the `incidents` section says: the time that their patterns are measured by.
 
+use std::time::Duration;
+
 use super::ConfigError;
-use super::overlay::{HOUR, SECOND};
-use super::reader::Reader;
+use super::reader::{HOUR, Reader, SECOND};
 use crate::base::time::millis;
 
 /// How incidents are told. They concern what is told, and nothing that is done, so all clusters are alike.
@@ -22,9 +23,9 @@ impl IncidentPolicy {
     /// Replaces what `section` (not off) says otherwise.
     pub(super) fn overlay(&mut self, section: &Reader<'_>) -> Result<(), ConfigError> {
         section.only(&["interval"])?;
-        if let Some(interval) = section.field("interval") {
-            self.interval = millis(interval.duration(SECOND..=HOUR)?);
-        }
+        let mut interval = Duration::from_millis(self.interval);
+        section.set_duration("interval", SECOND, HOUR, &mut interval)?;
+        self.interval = millis(interval);
         Ok(())
     }
 }

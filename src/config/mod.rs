@@ -153,11 +153,15 @@ impl Policy {
 ///
 /// One line of printable ASCII: the path, the value given where there is one, and what was expected. Safe to log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError(String);
+#[allow(
+    clippy::box_collection,
+    reason = "one word, which a function returns in a register: it saves the module kilobytes"
+)]
+pub struct ConfigError(Box<String>);
 
 impl ConfigError {
     fn new(message: String) -> Self {
-        Self(message)
+        Self(Box::new(message))
     }
 }
 
@@ -180,26 +184,28 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
     }
     if bytes.len() > MAX_BYTES {
         let length = bytes.len();
-        return Err(ConfigError(format!("configuration: {length} bytes are too many: expected at most {MAX_BYTES}")));
+        return Err(ConfigError::new(format!(
+            "configuration: {length} bytes are too many: expected at most {MAX_BYTES}"
+        )));
     }
-    let json: Json = match serde_json::from_slice(bytes) {
+    let json = match json::parse(bytes) {
         Ok(json) => json,
         Err(error) => match protobuf::decode(bytes) {
             Some(json) => json,
             // What is neither was most probably meant to be text.
-            None => return Err(ConfigError(format!("configuration: not JSON: {error}"))),
+            None => return Err(ConfigError::new(format!("configuration: not JSON: {error}"))),
         },
     };
     // Envoy Gateway passes a policy that was given as text on as a string of JSON.
     let json = match json {
-        Json::Text(text) if text.trim_ascii_start().starts_with('{') => serde_json::from_slice(text.as_bytes())
-            .map_err(|error| ConfigError(format!("configuration: a string that is not JSON: {error}")))?,
+        Json::Text(text) if text.trim_ascii_start().starts_with('{') => json::parse(text.as_bytes())
+            .map_err(|error| ConfigError::new(format!("configuration: a string that is not JSON: {error}")))?,
         json => json,
     };
     let root = Reader::root(&json);
 
     let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| (role.name(), role));
-    let role = root.field("role").map_or(Ok(Role::Decide), |role| role.word(&roles))?;
+    let role = root.field("role").map_or(Ok(Role::Decide), |role| role.word(roles))?;
     if role == Role::Decide {
         return Ok(Config { role, policy: Some(policy(&root)?), only_failures: false });
     }
@@ -209,7 +215,7 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
         return Err(field.error(&format!("not with role \"{role}\": the policy belongs to role \"decide\"")));
     }
     root.only(known)?;
-    let only_failures = root.field("only").map_or(Ok(false), |only| only.word(&[("failures", true)]))?;
+    let only_failures = root.field("only").map_or(Ok(false), |only| only.word([("failures", true)]))?;
     Ok(Config { role, policy: None, only_failures })
 }
 
@@ -217,12 +223,13 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
     root.only(&["circuitBreaker", "clusters", "incidents", "mode", "outlierDetection", "retry", "role", "steering"])?;
 
     let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
-    let mode = root.field("mode").map_or(Ok(Mode::default()), |mode| mode.word(&modes))?;
+    let mode = root.field("mode").map_or(Ok(Mode::default()), |mode| mode.word(modes))?;
     let mut steering = Some(SteeringPolicy::default());
     section(root, "steering", &mut steering, SteeringPolicy::overlay)?;
     let mut incidents = Some(IncidentPolicy::default());
     section(root, "incidents", &mut incidents, IncidentPolicy::overlay)?;
-    let everywhere = Settings::default().overlay(root)?;
+    let mut everywhere = Settings::default();
+    everywhere.overlay(root)?;
 
     let mut overrides: Vec<(Glob, ClusterPolicy)> = Vec::new();
     if let Some(clusters) = root.field("clusters") {
@@ -239,7 +246,9 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
             if overrides.iter().any(|(earlier, _)| *earlier == glob) {
                 return Err(pattern.refuse("stands in an earlier entry, and the first match wins: remove one of them"));
             }
-            overrides.push((glob, everywhere.clone().overlay(&entry)?.finish()));
+            let mut settings = everywhere.clone();
+            settings.overlay(&entry)?;
+            overrides.push((glob, settings.finish()));
         }
     }
     Ok(Policy { mode, steering, incidents, everywhere: everywhere.finish(), overrides })
@@ -264,11 +273,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn overlay(mut self, object: &Reader<'_>) -> Result<Self, ConfigError> {
+    fn overlay(&mut self, object: &Reader<'_>) -> Result<(), ConfigError> {
         section(object, "retry", &mut self.retry, RetrySettings::overlay)?;
         section(object, "outlierDetection", &mut self.outlier_detection, outlier::overlay)?;
-        section(object, "circuitBreaker", &mut self.circuit_breaker, breaker::overlay)?;
-        Ok(self)
+        section(object, "circuitBreaker", &mut self.circuit_breaker, breaker::overlay)
     }
 
     fn finish(self) -> ClusterPolicy {

@@ -2,10 +2,7 @@
 //!
 //! [`crate::outlier::detector`] says what each setting means.
 
-use std::time::Duration;
-
-use super::overlay::{HOUR, SECOND, percentage};
-use super::reader::Reader;
+use super::reader::{HOUR, Reader, SECOND};
 use super::{ConfigError, duration};
 use crate::base::percent::Percent;
 use crate::outlier::detector::{Detector, OutlierPolicy};
@@ -14,9 +11,9 @@ use crate::outlier::history::LENGTH;
 /// A detector that is off: no host fails so often among the attempts that are remembered.
 const OFF: Detector = Detector { count: u32::MAX, percent: Percent::MAX };
 
-/// Shortest ejection: less than a round trip or two would be none.
-const MIN_EJECTION_TIME: Duration = Duration::from_millis(10);
-const DAY: Duration = Duration::from_secs(24 * 3_600);
+/// Shortest ejection, in milliseconds: less than a round trip or two would be none.
+const MIN_EJECTION_TIME: u32 = 10;
+const DAY: u32 = 24 * HOUR;
 
 /// Replaces what `section` (not off) says otherwise.
 pub(super) fn overlay(policy: &mut OutlierPolicy, section: &Reader<'_>) -> Result<(), ConfigError> {
@@ -31,9 +28,7 @@ pub(super) fn overlay(policy: &mut OutlierPolicy, section: &Reader<'_>) -> Resul
         "reset",
         "timeout",
     ])?;
-    if let Some(interval) = section.field("interval") {
-        policy.interval = interval.duration(SECOND..=HOUR)?;
-    }
+    section.set_duration("interval", SECOND, HOUR, &mut policy.interval)?;
     let defaults = OutlierPolicy::default();
     let detectors = [
         ("refused", &mut policy.refused, defaults.refused),
@@ -43,36 +38,29 @@ pub(super) fn overlay(policy: &mut OutlierPolicy, section: &Reader<'_>) -> Resul
     ];
     for (name, detector, default) in detectors {
         if let Some(given) = section.field(name) {
-            *detector = overlay_detector(if *detector == OFF { default } else { *detector }, given)?;
+            overlay_detector(detector, default, given)?;
         }
     }
-    if let Some(time) = section.field("baseEjectionTime") {
-        policy.base_ejection_time = time.duration(MIN_EJECTION_TIME..=HOUR)?;
-    }
-    if let Some(time) = section.field("maxEjectionTime") {
-        policy.max_ejection_time = time.duration(MIN_EJECTION_TIME..=DAY)?;
-    }
-    if let Some(share) = section.field("maxEjectionPercent") {
-        // 0 ejects nothing, and still tells what it would have ejected.
-        policy.max_ejection_percent = percentage(&share)?;
-    }
-    if let Some(successes) = section.field("probeSuccesses") {
-        policy.probe_successes = successes.whole(1..=100)?;
-    }
+    section.set_duration("baseEjectionTime", MIN_EJECTION_TIME, HOUR, &mut policy.base_ejection_time)?;
+    section.set_duration("maxEjectionTime", MIN_EJECTION_TIME, DAY, &mut policy.max_ejection_time)?;
+    // 0 ejects nothing, and still tells what it would have ejected.
+    section.set_percent("maxEjectionPercent", 0, &mut policy.max_ejection_percent)?;
+    section.set_whole("probeSuccesses", 1, 100, &mut policy.probe_successes)?;
     check_times(policy, section)
 }
 
-fn overlay_detector(base: Detector, detector: Reader<'_>) -> Result<Detector, ConfigError> {
-    let Some(detector) = detector.unless_off() else { return Ok(OFF) };
-    detector.only(&["count", "percent"])?;
-    let mut result = base;
-    if let Some(count) = detector.field("count") {
-        result.count = count.whole(1..=LENGTH)?;
+#[inline(never)]
+fn overlay_detector(detector: &mut Detector, default: Detector, given: Reader<'_>) -> Result<(), ConfigError> {
+    let Some(given) = given.unless_off() else {
+        *detector = OFF;
+        return Ok(());
+    };
+    given.only(&["count", "percent"])?;
+    if *detector == OFF {
+        *detector = default;
     }
-    if let Some(share) = detector.field("percent") {
-        result.percent = percentage(&share)?;
-    }
-    Ok(result)
+    given.set_whole("count", 1, LENGTH, &mut detector.count)?;
+    given.set_percent("percent", 0, &mut detector.percent)
 }
 
 /// Checked on the result, since either side may be inherited.

@@ -2,16 +2,11 @@
 
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{HOUR, Reader, SECOND, percent};
 use super::retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 use super::{ConfigError, duration};
-use crate::base::percent::Percent;
 use crate::latency::AdaptiveTimeout;
 use crate::retry::budget::{BudgetPolicy, MinRetryRate};
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Most items in a list of codes, and of names.
 const MAX_CODES: usize = 200;
@@ -43,15 +38,13 @@ impl RetrySettings {
             "statusCodes",
         ])?;
         let policy = &mut self.policy;
-        if let Some(max_retries) = retry.field("maxRetries") {
-            // 0 is fine with any budget: it switches retries off in an incident, without touching the rest.
-            policy.max_retries = max_retries.whole(0..=10)?;
-        }
+        // 0 is fine with any budget: it switches retries off in an incident, without touching the rest.
+        retry.set_whole("maxRetries", 0, 10, &mut policy.max_retries)?;
         if let Some(budget) = retry.field("budget") {
-            policy.budget = overlay_budget(policy.budget, budget)?;
+            overlay_budget(&mut policy.budget, budget)?;
         }
         if let Some(rate) = retry.field("minRetryRate") {
-            self.floor = min_retry_rate(self.floor, rate)?;
+            min_retry_rate(&mut self.floor, rate)?;
         }
         if let Some(methods) = retry.field("idempotentMethods") {
             policy.idempotent_methods = names(&methods, method)?;
@@ -66,10 +59,10 @@ impl RetrySettings {
             policy.grpc_status_codes = codes(&statuses, grpc_code)?;
         }
         if let Some(timeout) = retry.field("perTryTimeout") {
-            policy.per_try_timeout = per_try_timeout(policy.per_try_timeout, timeout)?;
+            per_try_timeout(&mut policy.per_try_timeout, timeout)?;
         }
         if let Some(already_retried) = retry.field("alreadyRetried") {
-            policy.already_retried = already_retried.word(&[
+            policy.already_retried = already_retried.word([
                 ("unprocessed", AlreadyRetried::Unprocessed),
                 ("any", AlreadyRetried::Any),
                 ("none", AlreadyRetried::None),
@@ -97,71 +90,62 @@ impl RetrySettings {
     }
 }
 
-fn overlay_budget(base: Option<BudgetPolicy>, budget: Reader<'_>) -> Result<Option<BudgetPolicy>, ConfigError> {
-    let Some(budget) = budget.unless_off() else { return Ok(None) };
+fn overlay_budget(policy: &mut Option<BudgetPolicy>, budget: Reader<'_>) -> Result<(), ConfigError> {
+    let Some(budget) = budget.unless_off() else {
+        *policy = None;
+        return Ok(());
+    };
     budget.only(&["interval", "percent"])?;
-    let mut result = base.unwrap_or_default();
-    if let Some(share) = budget.field("percent") {
-        result.percent = percentage(&share)?;
-    }
-    if let Some(interval) = budget.field("interval") {
-        result.interval = interval.duration(SECOND..=HOUR)?;
-    }
-    Ok(Some(result))
+    let policy = policy.get_or_insert_default();
+    budget.set_percent("percent", 0, &mut policy.percent)?;
+    budget.set_duration("interval", SECOND, HOUR, &mut policy.interval)
 }
 
-fn min_retry_rate(base: MinRetryRate, rate: Reader<'_>) -> Result<MinRetryRate, ConfigError> {
-    let Some(rate) = rate.unless_off() else { return Ok(MinRetryRate { count: 0, ..base }) };
+fn min_retry_rate(floor: &mut MinRetryRate, rate: Reader<'_>) -> Result<(), ConfigError> {
+    let Some(rate) = rate.unless_off() else {
+        floor.count = 0;
+        return Ok(());
+    };
     rate.only(&["count", "interval"])?;
     // Both or neither: one says nothing without the other, and an inherited other half is not what the author had in mind.
-    let count = rate.required("count")?.whole(0..=1_000_000)?;
-    let interval = rate.required("interval")?.duration(SECOND..=HOUR)?;
-    Ok(MinRetryRate { count, interval })
+    floor.count = rate.required("count")?.whole(0, 1_000_000)?;
+    rate.required("interval")?.duration(SECOND, HOUR, &mut floor.interval)
 }
 
-fn per_try_timeout(base: Option<PerTryTimeout>, timeout: Reader<'_>) -> Result<Option<PerTryTimeout>, ConfigError> {
-    let Some(timeout) = timeout.unless_off() else { return Ok(None) };
+fn per_try_timeout(policy: &mut Option<PerTryTimeout>, timeout: Reader<'_>) -> Result<(), ConfigError> {
+    let base = policy.take();
+    let Some(timeout) = timeout.unless_off() else { return Ok(()) };
     if !timeout.is_object() {
-        return Ok(Some(PerTryTimeout::Fixed(timeout.duration(MILLISECOND..=HOUR)?)));
+        let mut fixed = Duration::ZERO;
+        timeout.duration(1, HOUR, &mut fixed)?;
+        *policy = Some(PerTryTimeout::Fixed(fixed));
+        return Ok(());
     }
     timeout.only(&["adaptive"])?;
-    let adaptive = timeout.required("adaptive")?;
-    adaptive.only(&["factor", "max", "min", "quantile"])?;
+    let given = timeout.required("adaptive")?;
+    given.only(&["factor", "max", "min", "quantile"])?;
 
-    let defaults = (percent(9_900), 300, Duration::from_millis(50), Duration::from_secs(10));
-    let (mut quantile, mut factor_percent, mut min, mut max) = match base {
-        Some(PerTryTimeout::Adaptive(AdaptiveTimeout { quantile, factor_percent, min, max })) => {
-            (quantile, factor_percent, min, max)
-        }
-        Some(PerTryTimeout::Fixed(_)) | None => defaults,
+    let mut adaptive = match base {
+        Some(PerTryTimeout::Adaptive(adaptive)) => adaptive,
+        Some(PerTryTimeout::Fixed(_)) | None => AdaptiveTimeout {
+            quantile: percent(9_900),
+            factor_percent: 300,
+            min: Duration::from_millis(50),
+            max: Duration::from_secs(10),
+        },
     };
-    if let Some(given) = adaptive.field("quantile") {
-        quantile = percent(given.decimal(4, 5_000..=9_990, "a number from 0.5 to 0.999")?);
+    let mut quantile = adaptive.quantile.basis_points();
+    given.set_decimal("quantile", 4, (5_000, 9_990), "a number from 0.5 to 0.999", &mut quantile)?;
+    adaptive.quantile = percent(quantile);
+    given.set_decimal("factor", 2, (100, 10_000), "a number from 1 to 100", &mut adaptive.factor_percent)?;
+    given.set_duration("min", 1, HOUR, &mut adaptive.min)?;
+    given.set_duration("max", 1, HOUR, &mut adaptive.max)?;
+    if adaptive.min > adaptive.max {
+        let (min, max) = (duration::text(adaptive.min), duration::text(adaptive.max));
+        return Err(given.error(&format!("min ({min}) is longer than max ({max})")));
     }
-    if let Some(given) = adaptive.field("factor") {
-        factor_percent = given.decimal(2, 100..=10_000, "a number from 1 to 100")?;
-    }
-    if let Some(given) = adaptive.field("min") {
-        min = given.duration(MILLISECOND..=HOUR)?;
-    }
-    if let Some(given) = adaptive.field("max") {
-        max = given.duration(MILLISECOND..=HOUR)?;
-    }
-    if min > max {
-        let (min, max) = (duration::text(min), duration::text(max));
-        return Err(adaptive.error(&format!("min ({min}) is longer than max ({max})")));
-    }
-    Ok(Some(PerTryTimeout::Adaptive(AdaptiveTimeout { quantile, factor_percent, min, max })))
-}
-
-/// A percentage with at most two decimals.
-pub(super) fn percentage(share: &Reader<'_>) -> Result<Percent, ConfigError> {
-    Ok(percent(share.decimal(2, 0..=10_000, "a number from 0 to 100")?))
-}
-
-/// From basis points that were checked to be at most 10,000.
-pub(super) fn percent(basis_points: u32) -> Percent {
-    Percent::from_basis_points(basis_points).unwrap_or(Percent::MAX)
+    *policy = Some(PerTryTimeout::Adaptive(adaptive));
+    Ok(())
 }
 
 /// The items of `list` in their order, each once.
@@ -190,7 +174,7 @@ fn codes<T: Ord>(list: &Reader<'_>, read: fn(&Reader<'_>) -> Result<T, ConfigErr
 }
 
 fn status_code(item: &Reader<'_>) -> Result<u16, ConfigError> {
-    match item.whole(400..=599)? {
+    match item.whole(400, 599)? {
         429 => Err(item.refuse("is a pushback, which is never retried: remove it")),
         status => Ok(status as u16),
     }
@@ -200,7 +184,7 @@ fn grpc_code(item: &Reader<'_>) -> Result<GrpcCode, ConfigError> {
     if item.text() == Ok("resource-exhausted") {
         return Err(item.refuse("is a pushback, which is never retried: remove it"));
     }
-    item.word(&GrpcCode::ALL.map(|code| (code.name(), code)))
+    item.word(GrpcCode::ALL.map(|code| (code.name(), code)))
 }
 
 pub(super) fn header_name(item: &Reader<'_>) -> Result<String, ConfigError> {

@@ -14,7 +14,7 @@
 
 use super::json::Json;
 
-/// Deepest nesting of values: about that of JSON, where serde_json stops. The configuration needs six.
+/// Deepest nesting of values, as in JSON. The configuration needs six.
 const MAX_DEPTH: u32 = 128;
 
 /// The object that `bytes` are a `Struct` of; `None` if they are none, or are broken.

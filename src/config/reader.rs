@@ -1,12 +1,16 @@
 //! Reads a JSON value and always knows where it is: every refusal names path, expectation and the value given.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::ConfigError;
-use super::duration;
 use super::excerpt::{excerpt, quote, similar};
-use super::json::Json;
+use super::json::{self, Json};
+use super::{ConfigError, duration};
+use crate::base::percent::Percent;
+use crate::base::time::millis;
+
+/// Durations, in milliseconds.
+pub(super) const SECOND: u32 = 1_000;
+pub(super) const HOUR: u32 = 3_600_000;
 
 /// One value of the configuration, and the path that leads to it.
 #[derive(Clone, Copy)]
@@ -107,54 +111,81 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One of a few words.
-    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, ConfigError> {
-        let Json::Text(text) = self.json else { return Err(self.unknown(&mut words.iter().map(|(word, _)| *word))) };
-        let found = words.iter().find(|(word, _)| word == text);
-        found.map(|(_, value)| *value).ok_or_else(|| self.unknown(&mut words.iter().map(|(word, _)| *word)))
+    /// One of a few words, each of which stands for a value.
+    pub(super) fn word<T: Copy, const N: usize>(&self, words: [(&str, T); N]) -> Result<T, ConfigError> {
+        let place = self.place_in(&words.map(|(word, _)| word))?;
+        // The place is within the array: the other branch is never taken.
+        words.get(place).map(|(_, value)| *value).ok_or_else(|| self.error(""))
     }
 
-    #[cold]
-    fn unknown(&self, words: &mut dyn Iterator<Item = &str>) -> ConfigError {
-        let words: Vec<String> = words.map(quote).collect();
-        self.expecting("is unknown", &words.join(" or "))
+    #[inline(never)]
+    fn place_in(&self, words: &[&str]) -> Result<usize, ConfigError> {
+        let place = if let Json::Text(text) = self.json { words.iter().position(|word| word == text) } else { None };
+        place.ok_or_else(|| {
+            let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
+            self.expecting("is unknown", &words.join(" or "))
+        })
     }
 
-    /// A whole number within `range`.
-    pub(super) fn whole(&self, range: RangeInclusive<u32>) -> Result<u32, ConfigError> {
+    /// A whole number between two others.
+    #[inline(never)]
+    pub(super) fn whole(&self, from: u32, to: u32) -> Result<u32, ConfigError> {
         let problem = match self.json {
             Json::Integer(value) => match u32::try_from(*value) {
-                Ok(value) if range.contains(&value) => return Ok(value),
+                Ok(value) if (from..=to).contains(&value) => return Ok(value),
                 _ => "is out of range",
             },
             _ => "is not a whole number",
         };
-        let (from, to) = (range.start(), range.end());
         Err(self.expecting(problem, &format!("a whole number from {from} to {to}")))
     }
 
-    /// A number with at most `decimals` decimals, as a whole number of units of the last one. `range` is in such units, and
-    /// `expected` says it in words.
+    /// Replaces a setting by the whole number in the field `name`, if it is there.
+    #[inline(never)]
+    pub(super) fn set_whole(&self, name: &str, from: u32, to: u32, setting: &mut u32) -> Result<(), ConfigError> {
+        if let Some(given) = self.field(name) {
+            *setting = given.whole(from, to)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces a setting by the number in the field `name`, if it is there: a number with at most `decimals` decimals, as a
+    /// whole number of units of the last one. So are the least and the most, which `expected` says in words.
     ///
     /// Exact: a number with more decimals is refused, not rounded.
-    pub(super) fn decimal(
+    #[inline(never)]
+    pub(super) fn set_decimal(
         &self,
+        name: &str,
         decimals: u32,
-        range: RangeInclusive<u32>,
+        (from, to): (u32, u32),
         expected: &str,
-    ) -> Result<u32, ConfigError> {
-        let Some(given) = self.number() else { return Err(self.expecting("is not a number", expected)) };
+        setting: &mut u32,
+    ) -> Result<(), ConfigError> {
+        let Some(given) = self.field(name) else { return Ok(()) };
+        let Some(number) = given.number() else { return Err(given.expecting("is not a number", expected)) };
         let scale = f64::from(10_u32.saturating_pow(decimals));
-        let units = (given * scale).round();
+        let units = (number * scale).round();
         // NaN, which a `Struct` can hold, is outside of any range.
-        if !(f64::from(*range.start()) / scale..=f64::from(*range.end()) / scale).contains(&given) {
-            return Err(self.expecting("is out of range", expected));
+        if !(f64::from(from) / scale..=f64::from(to) / scale).contains(&number) {
+            return Err(given.expecting("is out of range", expected));
         }
         // Both are the double nearest to the same decimal number, or else the decimal number had more digits.
-        if units / scale != given {
-            return Err(self.expecting(&format!("has more than {decimals} decimals"), expected));
+        if units / scale != number {
+            return Err(given.expecting(&format!("has more than {decimals} decimals"), expected));
         }
-        Ok(units as u32)
+        *setting = units as u32;
+        Ok(())
+    }
+
+    /// Replaces a setting by the percentage in the field `name`, if it is there, with at most two decimals.
+    #[inline(never)]
+    pub(super) fn set_percent(&self, name: &str, least: u32, setting: &mut Percent) -> Result<(), ConfigError> {
+        let mut basis_points = setting.basis_points();
+        let expected = if least == 0 { "a number from 0 to 100" } else { "a number from 1 to 100" };
+        self.set_decimal(name, 2, (least * 100, 10_000), expected, &mut basis_points)?;
+        *setting = percent(basis_points);
+        Ok(())
     }
 
     /// A number; also one in a string if it has a decimal point, since that is what Envoy puts into a `Struct` where its YAML
@@ -163,7 +194,7 @@ impl<'a> Reader<'a> {
         let from_yaml;
         let json = match self.json {
             Json::Text(text) if text.contains('.') => {
-                from_yaml = serde_json::from_slice(text.as_bytes()).ok()?;
+                from_yaml = json::parse(text.as_bytes()).ok()?;
                 &from_yaml
             }
             json => json,
@@ -175,17 +206,31 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A duration within `range`.
-    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, ConfigError> {
+    /// A duration between two others, which are in milliseconds.
+    #[inline(never)]
+    pub(super) fn duration(&self, from: u32, to: u32, setting: &mut Duration) -> Result<(), ConfigError> {
         let parsed = if let Json::Text(text) = self.json { duration::parse(text) } else { None };
         let Some(parsed) = parsed else {
             return Err(self.expecting("is not a duration", "one like \"250ms\" or \"1m30s\""));
         };
-        if !range.contains(&parsed) {
-            let (from, to) = (duration::text(*range.start()), duration::text(*range.end()));
-            return Err(self.expecting("is out of range", &format!("a duration from {from} to {to}")));
+        if !(u64::from(from)..=u64::from(to)).contains(&millis(parsed)) {
+            let text = |millis: u32| duration::text(Duration::from_millis(u64::from(millis)));
+            return Err(self.expecting("is out of range", &format!("a duration from {} to {}", text(from), text(to))));
         }
-        Ok(parsed)
+        *setting = parsed;
+        Ok(())
+    }
+
+    /// Replaces a setting by the duration in the field `name`, if it is there.
+    #[inline(never)]
+    pub(super) fn set_duration(
+        &self,
+        name: &str,
+        from: u32,
+        to: u32,
+        setting: &mut Duration,
+    ) -> Result<(), ConfigError> {
+        self.field(name).map_or(Ok(()), |given| given.duration(from, to, setting))
     }
 
     /// `path: reason`.
@@ -239,4 +284,9 @@ impl Path<'_> {
             }
         }
     }
+}
+
+/// From basis points that were checked to be at most 10,000.
+pub(super) fn percent(basis_points: u32) -> Percent {
+    Percent::from_basis_points(basis_points).unwrap_or(Percent::MAX)
 }

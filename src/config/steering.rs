@@ -4,8 +4,8 @@
 //! clients send, whichever cluster a request will go to.
 
 use super::ConfigError;
-use super::overlay::{header_name, percent, percentage};
-use super::reader::Reader;
+use super::overlay::header_name;
+use super::reader::{Reader, percent};
 use crate::base::percent::Percent;
 use crate::retry::RETRY_GRPC_ON;
 
@@ -66,10 +66,7 @@ impl SteeringPolicy {
             }
             self.header = name;
         }
-        if let Some(share) = section.field("explorePercent") {
-            self.explore_percent = percentage(&share)?;
-        }
-        Ok(())
+        section.set_percent("explorePercent", 0, &mut self.explore_percent)
     }
 
     /// The header, where nobody but Weir has business setting it. That of a session is Envoy's own, and means something else too.

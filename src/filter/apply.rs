@@ -9,18 +9,6 @@ use crate::engine::host::StreamId;
 use crate::host::{self as abi, LocalReply, Map};
 use crate::retry;
 
-/// What Envoy does with headers that a callback has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Action {
-    /// They go on.
-    #[default]
-    Continue,
-    /// They do not: the stream is answered.
-    Stop,
-    /// Neither they nor the body go on until they are told to.
-    Hold,
-}
-
 /// Changes the headers of a request.
 pub(super) fn to_request(stream: StreamId, edits: &Edits<'_>) {
     let set = |name: &str, value: &str| _ = abi::set_header(Map::Request, name, value);
@@ -51,16 +39,15 @@ pub(super) fn to_request(stream: StreamId, edits: &Edits<'_>) {
     }
 }
 
-/// Sends an attempt, or does not.
-pub(super) fn to_attempt(decision: &AttemptDecision<'_>) -> Action {
+/// Sends an attempt, or does not. Whether its headers stop here.
+pub(super) fn to_attempt(decision: &AttemptDecision<'_>) -> bool {
     if let Some(name) = decision.remove_hosts {
         abi::remove_header(Map::Request, name);
     }
     match decision.then {
-        Then::Send => Action::Continue,
-        Then::Pause => Action::Hold,
-        Then::Reply(reply) if self::reply(&reply) => Action::Stop,
-        Then::Reply(_) => Action::Continue,
+        Then::Send => false,
+        Then::Pause => true,
+        Then::Reply(reply) => self::reply(&reply),
     }
 }
 

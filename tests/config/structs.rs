@@ -66,7 +66,7 @@ fn refusal(message: &[u8]) -> String {
     }
 }
 
-/// The beginning of what serde_json says of a `Struct` that is broken.
+/// The beginning of what is said of a `Struct` that is broken.
 const NOT_JSON: &str = "configuration: not JSON: ";
 
 #[test]
@@ -212,7 +212,7 @@ fn broken_json_is_not_taken_for_a_struct() {
         let error = refused::refusal(json);
         assert!(error.starts_with(NOT_JSON), "{json:?}: {error}");
     }
-    let expected = "configuration: not JSON: EOF while parsing an object at line 3 column 17";
+    let expected = "configuration: not JSON: expected a comma or the end at line 3 column 18";
     assert_eq!(refused::refusal("\n{\n  \"role\": \"watch\""), expected);
 }
 

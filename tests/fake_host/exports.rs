@@ -2,17 +2,31 @@
 //! it is in, since what the module may read depends on both.
 
 use super::state::{Current, Phase, with};
+use std::cell::Cell;
 
 unsafe extern "C" {
+    safe fn _initialize();
+    // As WebAssembly the SDK calls it what C does.
+    #[cfg_attr(target_arch = "wasm32", link_name = "malloc")]
     pub safe fn proxy_on_memory_allocate(size: usize) -> *mut u8;
     safe fn proxy_on_context_create(context: u32, parent: u32);
-    safe fn proxy_on_vm_start(root: u32, size: usize) -> u32;
-    safe fn proxy_on_configure(root: u32, size: usize) -> u32;
+    safe fn proxy_on_configure(root: u32, size: usize) -> bool;
     safe fn proxy_on_tick(root: u32);
-    safe fn proxy_on_request_headers(context: u32, count: u32, end_of_stream: u32) -> u32;
-    safe fn proxy_on_response_headers(context: u32, count: u32, end_of_stream: u32) -> u32;
-    safe fn proxy_on_done(context: u32) -> u32;
+    safe fn proxy_on_request_headers(context: u32, count: usize, end_of_stream: bool) -> u32;
+    safe fn proxy_on_response_headers(context: u32, count: usize, end_of_stream: bool) -> u32;
     safe fn proxy_on_log(context: u32);
+    safe fn proxy_on_delete(context: u32);
+}
+
+thread_local! {
+    static INITIALIZED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts the VM, once for each thread.
+pub fn initialize() {
+    if !INITIALIZED.replace(true) {
+        _initialize();
+    }
 }
 
 /// `Continue` in the ABI.
@@ -31,12 +45,8 @@ pub fn context_create(context: u32, parent: u32) {
     in_phase(context, Phase::Create, || proxy_on_context_create(context, parent));
 }
 
-pub fn vm_start(root: u32, size: usize) -> bool {
-    in_phase(root, Phase::VmStart, || proxy_on_vm_start(root, size) != 0)
-}
-
 pub fn configure(root: u32, size: usize) -> bool {
-    in_phase(root, Phase::Configure, || proxy_on_configure(root, size) != 0)
+    in_phase(root, Phase::Configure, || proxy_on_configure(root, size))
 }
 
 pub fn tick(root: u32) {
@@ -44,28 +54,23 @@ pub fn tick(root: u32) {
 }
 
 pub fn request_headers(context: u32, count: u32, end_of_stream: bool) -> u32 {
-    in_phase(context, Phase::RequestHeaders, || proxy_on_request_headers(context, count, u32::from(end_of_stream)))
+    in_phase(context, Phase::RequestHeaders, || proxy_on_request_headers(context, count as usize, end_of_stream))
 }
 
 pub fn response_headers(context: u32, count: u32, end_of_stream: bool) -> u32 {
-    in_phase(context, Phase::ResponseHeaders, || proxy_on_response_headers(context, count, u32::from(end_of_stream)))
-}
-
-pub fn done(context: u32) -> bool {
-    in_phase(context, Phase::Done, || proxy_on_done(context) != 0)
+    in_phase(context, Phase::ResponseHeaders, || proxy_on_response_headers(context, count as usize, end_of_stream))
 }
 
 pub fn log(context: u32) {
     in_phase(context, Phase::Log, || proxy_on_log(context));
 }
 
-/// The module does not export `proxy_on_delete`: a context is over when it is done.
-pub fn delete(_context: u32) {}
+/// The module does not export `proxy_on_done`, which Envoy would call directly before.
+pub fn delete(context: u32) {
+    in_phase(context, Phase::Delete, || proxy_on_delete(context));
+}
 
-/// The callbacks by number of context, in any order, for tests that do what no Envoy does.
+/// The callbacks by number of context, for tests that make them in an order of their own.
 pub mod raw {
-    pub use super::{
-        CONTINUE, PAUSE, configure, context_create, delete, done, log, request_headers, response_headers, tick,
-        vm_start,
-    };
+    pub use super::{CONTINUE, PAUSE, configure, context_create, delete, log, request_headers, response_headers, tick};
 }

@@ -61,6 +61,34 @@ impl HostCall {
         Self::GetSharedData,
         Self::SetSharedData,
     ];
+
+    /// What Envoy may say to this call as Weir makes it, other than yes (proxy-wasm-cpp-host `src/exports.cc`, Envoy
+    /// `source/extensions/common/wasm/context.cc`). The SDK takes anything else for the end of the world, and panics. So only
+    /// these are tried, and all that there are with the calls that are made past the SDK (`src/host/abi.rs`). The others take:
+    ///
+    /// - `BadArgument`: a header map that is not lent, a metric of no kind, a buffer of no kind. Weir asks for none.
+    /// - `NotFound` for `set_property`: no stream. Weir has one.
+    /// - `InvalidMemoryAccess`: a pointer out of the module, or an allocation that failed, which traps by itself.
+    /// - `InternalFailure`, for each function that `capability_restriction_config` withholds: SECURITY.md lists what not to.
+    /// - the rest: another host.
+    pub const fn refusals(self) -> &'static [i32] {
+        match self {
+            Self::GetHeaderPairs | Self::SendLocalResponse => &status::ALL_BUT_OK,
+            Self::GetProperty => &[status::NOT_FOUND, status::SERIALIZATION_FAILURE, status::INTERNAL_FAILURE],
+            Self::GetBuffer | Self::GetHeader | Self::GetSharedData | Self::RecordMetric => &[status::NOT_FOUND],
+            Self::IncrementMetric => &[status::NOT_FOUND, status::BAD_ARGUMENT],
+            Self::SetEffectiveContext => &[status::BAD_ARGUMENT],
+            Self::SetSharedData => &[status::CAS_MISMATCH],
+            Self::Log
+            | Self::GetCurrentTime
+            | Self::SetTickPeriod
+            | Self::SetProperty
+            | Self::ReplaceHeader
+            | Self::RemoveHeader
+            | Self::ContinueStream
+            | Self::DefineMetric => &[],
+        }
+    }
 }
 
 /// One call of the module: what a rule for faults decides by.
@@ -134,14 +162,14 @@ impl Random {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// Some fault, for about one call in `one_in`.
-    pub fn fault(&mut self, one_in: u64) -> Option<Fault> {
+    /// Some fault of a call, for about one in `one_in`.
+    pub fn fault(&mut self, call: HostCall, one_in: u64) -> Option<Fault> {
         if self.below(one_in) != 0 {
             return None;
         }
         Some(match self.below(16) {
-            0..8 => Fault::Status(self.pick(&status::ALL_BUT_OK)),
-            8 => Fault::bytes(b""),
+            0..8 if !call.refusals().is_empty() => Fault::Status(self.pick(call.refusals())),
+            0..=8 => Fault::bytes(b""),
             9 => Fault::not_utf8(),
             10 => Fault::huge(),
             11 | 12 => Fault::Truncate(self.below(12) as usize),

@@ -370,3 +370,22 @@ pub extern "C" fn proxy_set_shared_data(
         }
     })
 }
+
+/// What the SDK can call and Weir does not: it would not be in the module (`postlink/postlink.mjs`).
+macro_rules! not_called {
+    ($($name:ident)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $name() -> i32 {
+                panic!(concat!("the module calls ", stringify!($name)))
+            }
+        )*
+    };
+}
+
+not_called! {
+    proxy_add_header_map_value proxy_call_foreign_function proxy_close_stream proxy_dequeue_shared_queue proxy_done
+    proxy_enqueue_shared_queue proxy_get_status proxy_grpc_call proxy_grpc_cancel proxy_grpc_close proxy_grpc_send
+    proxy_grpc_stream proxy_http_call proxy_register_shared_queue proxy_resolve_shared_queue proxy_set_buffer_bytes
+    proxy_set_header_map_pairs
+}

@@ -58,6 +58,7 @@ impl Host {
         // In Node, a test that failed has left its contexts open.
         Self::close_all();
         with(|state| state.begin(exports::proxy_on_memory_allocate));
+        exports::initialize();
         Self(())
     }
 
@@ -66,7 +67,6 @@ impl Host {
         // Streams have higher ids than their roots, and go first.
         let open: Vec<u32> = with(|state| state.contexts.keys().rev().copied().collect());
         for id in open {
-            exports::done(id);
             exports::delete(id);
             with(|state| state.contexts.remove(&id));
         }
@@ -87,7 +87,7 @@ impl Host {
             id
         });
         exports::context_create(id, 0);
-        (exports::vm_start(id, 0) && self.configure(Root(id))).then_some(Root(id))
+        self.configure(Root(id)).then_some(Root(id))
     }
 
     /// Configures a root again, as Envoy does when two listeners have the same plugin. Whether the module accepts.
@@ -98,7 +98,6 @@ impl Host {
 
     /// Ends a root context.
     pub fn stop(&self, root: Root) {
-        exports::done(root.0);
         exports::delete(root.0);
         with(|state| state.contexts.remove(&root.0));
     }
@@ -199,6 +198,12 @@ impl Host {
         with(|state| state.contexts.insert(id, context));
     }
 
+    /// Ends such a context.
+    pub fn delete(&self, id: u32) {
+        exports::delete(id);
+        with(|state| state.contexts.remove(&id));
+    }
+
     /// How many replies of its own the module has sent in a context, for the same.
     pub fn local_replies(&self, context: u32) -> usize {
         with(|state| state.context(context).replies.len())
@@ -234,7 +239,6 @@ impl Host {
         });
         exports::context_create(id, root.0);
         exports::log(id);
-        exports::done(id);
         exports::delete(id);
         with(|state| state.contexts.remove(&id));
     }

@@ -51,13 +51,11 @@ pub struct Current {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     Create,
-    VmStart,
     Configure,
     Tick,
     RequestHeaders,
     ResponseHeaders,
     Log,
-    Done,
     Delete,
 }
 

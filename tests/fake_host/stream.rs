@@ -239,24 +239,18 @@ impl Stream {
         exports::log(self.id);
     }
 
-    /// The stream is done.
-    pub fn done(&self) -> bool {
-        exports::done(self.id)
-    }
-
     /// The stream's context goes away.
     pub fn delete(self) {
         exports::delete(self.id);
         with(|state| state.forget(self.id));
     }
 
-    /// Done, and away, without an access-log phase: as an attempt ends.
+    /// Away, without an access-log phase: as an attempt ends.
     pub fn end(self) {
-        self.done();
         self.delete();
     }
 
-    /// Logged, done, and away: as a request ends.
+    /// Logged, and away: as a request ends.
     pub fn end_with(self, end: &End) {
         self.log(end);
         self.end();

@@ -313,14 +313,6 @@ fn when_the_host_refuses_requests_go_on() {
     assert_eq!(site.metric("shed_total"), shed);
     site.at.host.no_faults();
     assert!(site.is_open());
-    site.at.host.fault(|call| {
-        let circuit = call.call == HostCall::GetSharedData && call.key.starts_with("weir/circuit/");
-        circuit.then_some(Fault::Status(status::INTERNAL_FAILURE))
-    });
-    site.pass(100);
-    assert!(site.begin("GET").continued(), "nobody can say that it is open");
-    site.at.host.no_faults();
-    assert!(site.is_open());
 }
 
 /// What requests cost: nothing while the circuit is closed, and no look at the record for each while it is open.

@@ -120,12 +120,10 @@ fn a_client_that_cancels_everything() {
         let log = End::of_attempt(&request, 1).host("10.0.0.1:80");
         let (end, log) = if answered { (end.code(200), log.code(200)) } else { (end, log) };
         request.log(&end.details("downstream_remote_disconnect"));
-        request.done();
-        attempt.done();
+        request.end();
+        attempt.end();
         if number % 8 < 6 {
             worker.host.attempt_log(worker.watch, &log);
         }
-        request.delete();
-        attempt.delete();
     });
 }

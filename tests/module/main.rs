@@ -1,6 +1,7 @@
 //! The module that Envoy loads, taken apart: where it can trap, what it asks of Envoy, what it must not contain.
 //!
-//! `./build.sh` makes both files that this looks at: `target/weir.wasm`, and `target/weir.names.wasm`, the same with names.
+//! `./build.sh` makes the files that this looks at: `target/weir.wasm`; `target/weir.names.wasm`, the same with names; and
+//! `target/weir.panics.wasm`, as it was linked, in which a panic is still a call.
 #![cfg(not(target_arch = "wasm32"))]
 
 mod contents;
@@ -24,4 +25,9 @@ fn bytes(path: PathBuf) -> Vec<u8> {
 /// With the names of its functions.
 fn named() -> Module {
     Module::read(&bytes(shipped().with_extension("names.wasm"))).expect("a module")
+}
+
+/// As it was linked, where panics are still calls with names.
+fn panicking() -> Module {
+    Module::read(&bytes(shipped().with_extension("panics.wasm"))).expect("a module")
 }

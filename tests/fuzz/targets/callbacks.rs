@@ -1,13 +1,16 @@
-//! Callbacks in any order, for contexts that exist or not, while host calls fail in every way: nothing panics, and no request
-//! is stopped without a reply of the module's own. Envoy makes few of these orders.
+//! Callbacks in any order, for whichever contexts exist, while host calls fail in every way in which Envoy's do: nothing panics,
+//! and no request is stopped without a reply of the module's own. Envoy makes few of these orders. (The SDK panics where a
+//! context is created twice, under a root that is none, or called before it is created or after it is deleted: Envoy's
+//! `Context` calls the module between its own `onCreate` and `onDelete`, each of which it makes once.)
 
 use super::choices::Choices;
 use crate::fake_host::{Call, End, Fault, Host, HostCall, flag::*, malformed_pairs, raw, status};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// Few numbers, so that they meet; and some that nobody has.
-const CONTEXTS: [u32; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, u32::MAX - 1, u32::MAX];
+/// Few numbers, so that they meet. (Zero is no context's: it stands for the parent of a root.)
+const CONTEXTS: [u32; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 9, u32::MAX - 1, u32::MAX];
 
 const CONFIGURATIONS: [&str; 10] = [
     r#"{"role": "decide"}"#,
@@ -40,7 +43,13 @@ impl Plan {
             return None;
         }
         self.times = self.times.checked_sub(1)?;
-        self.fault.clone()
+        let fault = self.fault.clone()?;
+        let refusals = call.call.refusals();
+        match fault {
+            // What Envoy would say to this very call.
+            Fault::Status(status) if !refusals.contains(&status) => refusals.first().copied().map(Fault::Status),
+            fault => Some(fault),
+        }
     }
 }
 
@@ -79,7 +88,9 @@ fn look(choices: &mut Choices<'_>) -> End {
         .property("weir_request", &u32::from(choices.byte() % 12).to_le_bytes()[..])
         .request_header(":method", choices.pick(&["GET", "POST", "", "\u{e9}"]))
         .request_header("x-envoy-attempt-count", choices.pick(&["1", "2", "x", "99999999999"]))
-        .request_header(":authority", choices.pick(&["a", "a-shadow", ""]));
+        .request_header(":authority", choices.pick(&["a", "a-shadow", ""]))
+        // There are response headers where these are told.
+        .header("server", "fuzz");
     if choices.below(4) > 0 {
         end = end.cluster(choices.pick(&["nonsense", "nonsense 2", "\n", ""]));
     }
@@ -97,13 +108,13 @@ pub fn run(data: &[u8]) {
     let plan = Rc::new(RefCell::new(Plan::default()));
     let armed = Rc::clone(&plan);
     host.fault(move |call| armed.borrow_mut().next(call));
+    let mut contexts = Contexts::default();
     while !choices.is_empty() {
-        callback(&host, &plan, &mut choices);
+        callback(&host, &plan, &mut contexts, &mut choices);
     }
     host.no_faults();
-    for context in CONTEXTS {
-        raw::done(context);
-        raw::delete(context);
+    for context in contexts.streams.iter().chain(&contexts.roots) {
+        host.delete(*context);
     }
     host.clear_shared();
     let root = host.start(CONFIGURATIONS[0]);
@@ -114,18 +125,50 @@ pub fn run(data: &[u8]) {
     assert_eq!(request.request_header("x-weir-hosts"), None);
 }
 
-fn callback(host: &Host, plan: &RefCell<Plan>, choices: &mut Choices<'_>) {
+/// The contexts that there are.
+#[derive(Default)]
+struct Contexts {
+    roots: BTreeSet<u32>,
+    streams: BTreeSet<u32>,
+}
+
+impl Contexts {
+    /// One of `these`.
+    fn pick(these: &BTreeSet<u32>, choices: &mut Choices<'_>) -> Option<u32> {
+        let these: Vec<_> = these.iter().copied().collect();
+        (!these.is_empty()).then(|| choices.pick(&these))
+    }
+}
+
+fn callback(host: &Host, plan: &RefCell<Plan>, contexts: &mut Contexts, choices: &mut Choices<'_>) {
     let kind = choices.below(18);
-    let context = choices.pick(&CONTEXTS);
+    let root = Contexts::pick(&contexts.roots, choices);
+    let context = match kind {
+        0 if root.is_none() => None,
+        0 | 1 => {
+            let context = choices.pick(&CONTEXTS);
+            (!contexts.roots.contains(&context) && !contexts.streams.contains(&context)).then_some(context)
+        }
+        2..=4 => root,
+        5..=8 => Contexts::pick(&contexts.streams, choices),
+        9..=12 => Contexts::pick(if choices.below(2) == 0 { &contexts.roots } else { &contexts.streams }, choices),
+        _ => Some(0),
+    };
+    let Some(context) = context else { return };
     if kind < 11 {
         let other = choices.pick(&CONTEXTS);
         host.dress(context, other, choices.pick(&CONFIGURATIONS), &look(choices));
     }
     match kind {
-        0 => raw::context_create(context, choices.pick(&CONTEXTS)),
-        1 => raw::context_create(context, 0),
-        2 => assert!(raw::vm_start(context, choices.u32() as usize)),
-        3 => _ = raw::configure(context, choices.u32() as usize),
+        0 => {
+            raw::context_create(context, root.unwrap_or_default());
+            contexts.streams.insert(context);
+        }
+        1 => {
+            raw::context_create(context, 0);
+            contexts.roots.insert(context);
+        }
+        2 | 3 => _ = raw::configure(context, choices.u32() as usize),
         4 => raw::tick(context),
         5 | 6 => {
             let replies = host.local_replies(context);
@@ -134,8 +177,12 @@ fn callback(host: &Host, plan: &RefCell<Plan>, choices: &mut Choices<'_>) {
         }
         7 | 8 => assert_eq!(raw::response_headers(context, choices.u32(), choices.below(2) == 0), raw::CONTINUE),
         9 | 10 => raw::log(context),
-        11 => assert!(raw::done(context)),
-        12 => raw::delete(context),
+        11 | 12 => {
+            // Streams go before their roots, but the module shall not rely on it.
+            host.delete(context);
+            contexts.roots.remove(&context);
+            contexts.streams.remove(&context);
+        }
         13 => host.set_time(host.now().wrapping_add(choices.u64() % 7_200_000_000_000).wrapping_sub(3_600_000_000_000)),
         14 => host.set_time(choices.u64()),
         15 => {
