@@ -4,6 +4,7 @@
 //! `envoy/envoy.yaml`) turn them into Prometheus' `weir_attempts_total{weir_signal="reset",weir_cluster="orders"}`. The
 //! cluster comes last, so that it may contain dots. The values of all other labels are fixed sets.
 
+use crate::base::text::printable;
 use crate::engine::event::Veto;
 use crate::incident::Pattern;
 use crate::outlier::detector::Failure;
@@ -78,12 +79,6 @@ pub fn incidents(which: &str, pattern: Pattern, cluster: &str) -> String {
 #[must_use]
 pub fn host_incident(pattern: Pattern, host: &str, cluster: &str) -> String {
     ["weir_host_incident.pattern.", pattern.name(), ".host.", host, ".cluster.", &printable(cluster)].concat()
-}
-
-/// A cluster's name as it stands in metrics and log lines: on one line, and within quotes, whatever it holds.
-#[must_use]
-pub fn printable(cluster: &str) -> String {
-    cluster.chars().map(|c| if c.is_control() || matches!(c, '"' | '\\') { '_' } else { c }).collect()
 }
 
 /// Something counted per cluster. What Weir decides has another name in shadow mode, see [`Counter::name`].

@@ -1,7 +1,8 @@
-//! What everything else is built on: time, sliding windows, ratios, random numbers and records. It imports nothing of Weir.
+//! What everything else is built on: time, sliding windows, ratios, random numbers, text and records. It imports nothing of Weir.
 
 pub mod bytes;
 pub mod percent;
 pub mod random;
+pub mod text;
 pub mod time;
 pub mod window;

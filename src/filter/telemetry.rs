@@ -2,6 +2,7 @@
 
 use super::host::update;
 use crate::base::random::hash;
+use crate::base::text::printable;
 use crate::base::time::millis;
 use crate::circuit;
 use crate::config::Mode;
@@ -11,9 +12,7 @@ use crate::engine::host::Update;
 use crate::engine::worker::Worker;
 use crate::host::{self as abi, Level, Metric, MetricKind};
 use crate::incident::{self, Pattern, State};
-use crate::metrics::{
-    CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, incidents, printable,
-};
+use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, incidents};
 use crate::outlier;
 
 /// The lines of a log about hosts are bounded: how many there are is up to the upstreams, and a log that is flooded hides the

@@ -2,7 +2,7 @@
 
 use super::Milliseconds;
 use super::pattern::{Key, Pattern};
-use crate::metrics::printable;
+use crate::base::text::printable;
 
 /// How far an incident got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

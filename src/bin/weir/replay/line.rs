@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use weir::base::random::hash;
 use weir::signal::{Answer, Attempt, Flags, Open, RequestEnd, Signal, Verdict, is_stream};
@@ -408,38 +409,12 @@ fn time(text: &str) -> Option<u64> {
             .checked_mul(1_000_000_000)?
             .checked_add(part(fraction)?);
     }
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
-    let separated = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if !separated.iter().all(|(at, byte)| text.as_bytes().get(*at) == Some(byte)) {
+    if text.as_bytes().get(10) != Some(&b'T') {
         return text.parse::<f64>().ok().and_then(nanos);
     }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !(1970..=2200).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    if hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let rest = text.get(19..)?;
-    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
-    let fraction = if digits > 0 { part(rest.get(1..=digits)?)? } else { 0 };
-    let zone = rest.get(if digits > 0 { 1 + digits } else { 0 }..)?;
-    let offset = match zone {
-        "Z" | "" => 0,
-        _ => {
-            let sign = if zone.starts_with('-') { -1 } else { 1 };
-            let digits: String = zone.chars().filter(char::is_ascii_digit).collect();
-            let hours: i64 = digits.get(..2)?.parse().ok()?;
-            let minutes: i64 = digits.get(2..4)?.parse().ok()?;
-            sign * (hours * 3_600 + minutes * 60)
-        }
-    };
-    // Days since 1970, with years that begin in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
-    let seconds = days.checked_sub(719_468)?.checked_mul(86_400)? + hour * 3_600 + minute * 60 + second;
-    seconds.checked_add_signed(-offset)?.checked_mul(1_000_000_000)?.checked_add(fraction)
+    // Without a zone, it is UTC.
+    let at = text.parse().or_else(|_| format!("{text}Z").parse::<Timestamp>()).ok()?;
+    u64::try_from(at.as_nanosecond()).ok().filter(|nanos| *nanos < 10_000_000_000_000_000_000)
 }
 
 /// A fraction of a second, in nanoseconds.

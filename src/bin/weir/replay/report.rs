@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use weir::signal::Signal;
 
@@ -375,20 +376,8 @@ pub fn json(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
 
 /// `21:44:23.120`, with the date where that is wanted; UTC.
 pub fn clock(nanos: u64, dated: bool) -> String {
-    let (millis, seconds) = (nanos / 1_000_000 % 1_000, nanos / 1_000_000_000);
-    let time = format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    if !dated {
-        return time;
-    }
-    // The date of a day number, with years that begin in March.
-    let days = seconds / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    format!("{:04}-{month:02}-{day:02} {time}", era * 400 + year + carry)
+    let at = Timestamp::from_nanosecond(nanos.into()).unwrap_or_default();
+    at.strftime(if dated { "%F %T%.3f" } else { "%T%.3f" }).to_string()
 }
 
 fn seconds(nanos: u64) -> String {
