@@ -48,9 +48,20 @@ impl Replica {
         Ok(replica)
     }
 
+    /// At this address.
+    pub fn at(address: SocketAddr) -> anyhow::Result<Self> {
+        let replica = Self::with(bind(address)?, address);
+        replica.start()?;
+        Ok(replica)
+    }
+
     /// One that does not listen yet.
     pub fn refusing() -> anyhow::Result<Self> {
         let (socket, address) = bound()?;
+        Ok(Self::with(socket, address))
+    }
+
+    fn with(socket: Socket, address: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             socket,
             ended: AtomicBool::new(false),
@@ -61,7 +72,7 @@ impl Replica {
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || accepting.accept());
-        Ok(Self { address, shared })
+        Self { address, shared }
     }
 
     /// Listens, again.
@@ -183,14 +194,19 @@ fn bound() -> anyhow::Result<(Socket, SocketAddr)> {
     let mut refused = None;
     for _ in 0..100 {
         let address = ports::free();
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        match socket.bind(&address.into()) {
-            Ok(()) => return Ok((socket, address)),
+        match bind(address) {
+            Ok(socket) => return Ok((socket, address)),
             Err(error) => refused = Some(error),
         }
     }
     anyhow::bail!("no port could be bound: {refused:?}")
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

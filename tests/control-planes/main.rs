@@ -1,0 +1,65 @@
+//! The shipped resources under a real control plane: what istiod makes of them, in a real Envoy, with requests.
+//!
+//! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`). Each test runs in a network namespace of its own,
+//! as a process of its own, so that addresses and ports are those of a real cluster, and nothing else is reached.
+
+mod mesh;
+// Other suites ask it for more.
+#[allow(dead_code)]
+#[path = "../real_envoy/ejection/replica.rs"]
+mod replica;
+mod situations;
+// Not all of its upstreams are needed here.
+#[allow(unused_imports)]
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::{Arguments, Trial};
+
+/// Names the test that a process is to run, inside its namespace.
+const TEST: &str = "WEIR_CONTROL_PLANE_TEST";
+
+type Test = (&'static str, fn() -> Result<()>);
+
+fn main() -> ExitCode {
+    let tests = situations::TESTS;
+    if let Ok(name) = std::env::var(TEST) {
+        let found = tests.iter().find(|(known, _)| *known == name).context("there is no such test");
+        let outcome = found.and_then(|(_, test)| {
+            ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "the loopback device");
+            test()
+        });
+        if let Err(error) = outcome {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(2);
+    let trials = tests.iter().map(|(name, _)| {
+        Trial::test(format!("istiod::{name}"), move || in_namespace(name).map_err(|error| format!("{error:#}").into()))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn in_namespace(test: &str) -> Result<()> {
+    let mut unshare = Command::new("unshare");
+    // Whoever is not root is it in a namespace of users.
+    if std::fs::metadata("/proc/self")?.uid() != 0 {
+        unshare.arg("--map-root-user");
+    }
+    let output = unshare
+        .arg("--net")
+        .arg(std::env::current_exe()?)
+        .env(TEST, test)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run unshare")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
