@@ -25,6 +25,8 @@ Usage: ./build.sh [-v] [COMMAND]
   test [NAME...]  run all tests, natively, against a real Envoy and in Node; or those whose names contain NAME
   test --envoy VERSION[,VERSION...] [NAME]
                   run the tests against real Envoys of these versions
+  test control-planes
+                  run the resources for Istio under istiod's own generators, which it builds with Go once
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
   soak [MINUTES [CONNECTIONS]]
                   half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
@@ -41,7 +43,7 @@ Usage: ./build.sh [-v] [COMMAND]
   -v, --verbose   show what cargo says of each crate, instead of one line that moves
 
 A program that is missing is installed with apt-get, as root or where sudo asks for no password. Elsewhere the command that
-installs it is named; tests that need Prometheus are then left out, and named at the end.
+installs it is named; tests that need Prometheus, Go or a network namespace are then left out, and named at the end.
 
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
@@ -81,6 +83,9 @@ packages_of() { # PROGRAM
         node) debian="nodejs npm" macos="brew install node" ;;
         npm) debian=npm macos="brew install node" ;;
         h2load) debian=nghttp2-client macos="brew install nghttp2" ;;
+        go) debian=golang-go macos="brew install go" ;;
+        ip) debian=iproute2 macos="brew install iproute2mac" ;;
+        unshare) debian=util-linux macos="brew install util-linux" ;;
         docker | dockerd) debian=docker.io macos="brew install docker" ;;
         *) debian=$1 macos="brew install $1" ;;
     esac
@@ -461,19 +466,47 @@ install_node_runner() {
     export NODE_PATH=$PWD/tests/node # where `require("env")` finds env.js
 }
 
-# A test says with `with_prometheus_` in its name that it needs Prometheus. Where that is missing and cannot be installed, such tests are
-# left out, and named at the end.
-skip=() left_out=()
+# A test says with `with_prometheus_` in its name that it needs Prometheus, and with `istiod::` that it needs what
+# `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left out, and named at the end.
+skip=() left_out=() helps=()
 
 # provide_for NAME...: what those tests need whose names contain one of NAME.
 provide_for() {
-    local name names="" test
+    local name names=""
     for name in "$@"; do
         names+=$(cargo -q test -- --list ${name:+"$name"} 2>/dev/null)$'\n' || die "the tests cannot be listed"
     done
-    if [[ $names != *with_prometheus_* ]] || provide prometheus; then return; fi
-    skip=(--skip with_prometheus_)
-    while read -r test; do left_out+=("$test"); done < <(sed -n 's/^\(.*with_prometheus_.*\): test$/\1/p' <<<"$names" | sort -u)
+    if [[ $names == *with_prometheus_* ]] && ! provide prometheus; then
+        leave_out with_prometheus_ "prometheus is missing; install it with: $(how_to_install prometheus)"
+    fi
+    if [[ $names == *istiod::* ]] && ! build_control_planes; then leave_out istiod:: "$help"; fi
+}
+
+# leave_out PART WHY: those of `names` that contain it.
+leave_out() {
+    local test
+    skip+=(--skip "$1") helps+=("$2")
+    while read -r test; do left_out+=("$test"); done < <(sed -n "s/^\\(.*$1.*\\): test\$/\\1/p" <<<"$names" | sort -u)
+}
+
+# Builds target/control-planes/, from the pinned modules of tests/control-planes. False, with `help` set, where that cannot be done.
+build_control_planes() {
+    local program
+    for program in go ip unshare; do
+        if ! provide "$program"; then
+            help="$program is missing; install it with: $(how_to_install "$program")"
+            return 1
+        fi
+    done
+    local as_root=()
+    if ((EUID != 0)); then as_root=(--map-root-user); fi
+    if ! unshare ${as_root[@]+"${as_root[@]}"} --net true 2>/dev/null; then
+        help="no network namespace can be made; be root, or let users make some: sysctl kernel.unprivileged_userns_clone=1"
+        return 1
+    fi
+    say "Building istiod's generators (the first time some minutes)"
+    # A newer Go than the machine's is downloaded by itself where the module asks for one.
+    (cd tests/control-planes && go build -o ../../target/control-planes/istiod ./istiod) || die "they do not compile, see above"
 }
 
 run_tests() { # NAME...
@@ -507,9 +540,9 @@ run_tests() { # NAME...
 
 # conclude FAILED WORDS: the end of a run of tests.
 conclude() {
-    local but="" words=$2
+    local but="" words=$2 why
     if ((${#left_out[@]})); then
-        say "LEFT OUT, since prometheus is missing; install it with: $(how_to_install prometheus)"
+        for why in "${helps[@]}"; do say "LEFT OUT, since $why"; done
         printf '      %s\n' "${left_out[@]}" >&2
         words=${words/All tests/All other tests} but=" ${#left_out[@]} LEFT OUT: their names, and what they need, stand above."
     fi
@@ -531,6 +564,14 @@ test_envoys() {
     done
     if [[ -n $failed ]]; then die "tests FAILED with Envoy$failed; each is named above"; fi
     say "All tests passed with Envoy ${1//,/, }."
+}
+
+test_control_planes() {
+    build_control_planes || die "$help"
+    build_module
+    install_envoy
+    cargo test --test control_planes || die "some tests FAILED; each is named above"
+    say "All tests passed under istiod's generators."
 }
 
 test_compose() {
@@ -769,6 +810,7 @@ case $command in
     test)
         case ${1:-} in
             compose) test_compose ;;
+            control-planes) test_control_planes ;;
             --envoy) test_envoys "${2:?which versions?}" "${3:-}" ;;
             *) run_tests "$@" ;;
         esac

@@ -48,7 +48,8 @@ impl Replica {
         Ok(replica)
     }
 
-    /// At this address.
+    /// At this address, for tests in a network of their own.
+    #[allow(dead_code)]
     pub fn at(address: SocketAddr) -> anyhow::Result<Self> {
         let replica = Self::with(bind(address)?, address);
         replica.start()?;
