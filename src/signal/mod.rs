@@ -5,9 +5,14 @@
 //! `decide`) has both, for the last attempt only. [`Attempt::classify`] reads the first, and where that leaves a question
 //! [`Open::resolve`] answers it from the second; [`RequestEnd::last_attempt`] does with the second alone.
 
+mod flags;
 pub mod proxy_status;
+mod request_end;
 
 use std::time::Duration;
+
+pub use flags::Flags;
+pub use request_end::RequestEnd;
 
 /// How an upstream attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,70 +86,6 @@ impl Signal {
             Self::Local => "local",
             Self::Closed => "closed",
         }
-    }
-}
-
-/// Envoy's response flags as the attribute `response.flags` has them: one bit each, in the order of Envoy's `CoreResponseFlag`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(pub u64);
-
-impl Flags {
-    /// No healthy upstream (UH).
-    pub const NO_HEALTHY_UPSTREAM: Self = Self(1 << 1);
-    /// Request timeout (UT).
-    pub const TIMEOUT: Self = Self(1 << 2);
-    /// Local reset (LR).
-    pub const LOCAL_RESET: Self = Self(1 << 3);
-    /// Remote reset of the stream (UR).
-    pub const REMOTE_RESET: Self = Self(1 << 4);
-    /// Connection failure (UF).
-    pub const CONNECTION_FAILURE: Self = Self(1 << 5);
-    /// Connection termination (UC).
-    pub const CONNECTION_TERMINATION: Self = Self(1 << 6);
-    /// Overflow of a circuit breaker (UO).
-    pub const OVERFLOW: Self = Self(1 << 7);
-    /// Downstream connection termination (DC).
-    pub const DOWNSTREAM_TERMINATION: Self = Self(1 << 14);
-    /// Retried as often as it may be (URX).
-    pub const RETRIES_USED_UP: Self = Self(1 << 15);
-    /// Idle timeout (SI).
-    pub const IDLE_TIMEOUT: Self = Self(1 << 16);
-    /// Downstream protocol error (DPE).
-    pub const DOWNSTREAM_PROTOCOL_ERROR: Self = Self(1 << 18);
-    /// The upstream's maximal stream duration reached (UMSDR).
-    pub const MAX_DURATION: Self = Self(1 << 19);
-    /// Upstream protocol error (UPE).
-    pub const UPSTREAM_PROTOCOL_ERROR: Self = Self(1 << 23);
-    /// Downstream remote reset (DR).
-    pub const DOWNSTREAM_RESET: Self = Self(1 << 28);
-
-    /// The connection or the stream broke.
-    pub const BROKEN: Self = Self(
-        Self::LOCAL_RESET.0 | Self::REMOTE_RESET.0 | Self::CONNECTION_TERMINATION.0 | Self::UPSTREAM_PROTOCOL_ERROR.0,
-    );
-    /// It did not end by itself.
-    pub const CUT: Self = Self(Self::BROKEN.0 | Self::LATE.0);
-    const LATE: Self = Self(Self::TIMEOUT.0 | Self::IDLE_TIMEOUT.0 | Self::MAX_DURATION.0);
-    const CLIENT_GONE: Self =
-        Self(Self::DOWNSTREAM_TERMINATION.0 | Self::DOWNSTREAM_RESET.0 | Self::DOWNSTREAM_PROTOCOL_ERROR.0);
-    const NOT_SENT: Self = Self(Self::OVERFLOW.0 | Self::NO_HEALTHY_UPSTREAM.0);
-
-    /// Whether any of `flags` is set.
-    #[must_use]
-    pub const fn any(self, flags: Self) -> bool {
-        self.0 & flags.0 != 0
-    }
-
-    /// Whether none is set at all.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether the client went away first.
-    #[must_use]
-    pub const fn client_gone(self) -> bool {
-        self.any(Self::CLIENT_GONE)
     }
 }
 
@@ -313,83 +254,6 @@ impl Open {
             Self::StreamReset if contains(end.details, b"remote_refused_stream_reset") => Signal::Refused,
             Self::StreamReset => Signal::Reset,
         }
-    }
-}
-
-/// The end of a request as its client saw it, from the access-log phase of an HTTP filter.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RequestEnd<'a> {
-    /// The request's flags.
-    pub flags: Flags,
-    /// What the client got, from wherever.
-    pub answer: Answer<'a>,
-    /// `response.code_details`; empty when absent.
-    pub details: &'a [u8],
-}
-
-impl RequestEnd<'_> {
-    /// Whether Envoy ran out of patience.
-    fn late(&self) -> bool {
-        self.flags.any(Flags::LATE) || contains(self.details, b"max_duration_timeout")
-    }
-
-    /// Whether what the client got, late as it was, came from the upstream: Envoy's own answer is 504, or in gRPC has its status
-    /// in the headers, where a stream that goes on has none.
-    fn answered_before(&self) -> bool {
-        self.answer.status.is_some_and(|status| status != 504) && self.answer.grpc_status.is_none()
-    }
-
-    /// Whether what was late had been answered before, and was a stream.
-    fn was_stream(&self) -> bool {
-        self.answer.stream || self.flags.any(Flags::IDLE_TIMEOUT)
-    }
-
-    /// Whether the upstream reset the stream before it answered (UR), which ended the request.
-    #[must_use]
-    pub fn stream_reset(&self) -> bool {
-        self.flags.any(Flags::REMOTE_RESET) && contains(self.details, b"upstream_reset_before_response_started")
-    }
-
-    /// Whether there was no connection within the connect timeout.
-    #[must_use]
-    pub fn connect_timeout(&self) -> bool {
-        contains(self.details, b"connection_timeout")
-    }
-
-    /// Whether it was an attempt's own timeout that passed, after which another attempt may follow.
-    #[must_use]
-    pub fn attempt_timeout(&self) -> bool {
-        contains(self.details, b"per_try_timeout") || contains(self.details, b"per_try_idle_timeout")
-    }
-
-    /// How the last attempt ended, where no `watch` tells; `None` when there was no attempt.
-    #[must_use]
-    pub fn last_attempt(&self) -> Option<Signal> {
-        if self.flags.client_gone() {
-            return Some(Signal::Cancelled);
-        }
-        if contains(self.details, b"upstream_reset_after_response_started") {
-            return Some(if self.answer.stream { Signal::Closed } else { Signal::Truncated });
-        }
-        if contains(self.details, b"upstream_reset_before_response_started") {
-            return Some(if contains(self.details, b"overflow") {
-                Signal::Local
-            } else if contains(self.details, b"connection_failure") || self.connect_timeout() {
-                connection_failure(self.details)
-            } else if contains(self.details, b"remote_refused_stream_reset") {
-                Signal::Refused
-            } else {
-                Signal::Reset
-            });
-        }
-        if self.late() {
-            return Some(if self.answered_before() && self.was_stream() { Signal::Closed } else { Signal::Timeout });
-        }
-        if self.details.is_empty() || contains(self.details, b"via_upstream") {
-            return self.answer.signal();
-        }
-        // no_healthy_upstream, cluster_not_found, route_not_found, direct_response, another filter's own reply, …
-        None
     }
 }
 
