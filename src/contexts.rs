@@ -8,8 +8,16 @@ use std::cell::Cell;
 /// Values by context number.
 #[derive(Debug)]
 pub struct Contexts<V> {
+    keys: Keys,
+    /// The value of each key, in the same place.
+    values: Vec<Option<V>>,
+}
+
+/// The table, which is the same for all types of values.
+#[derive(Debug, Default)]
+struct Keys {
     /// A power of two of slots, or none. At least a quarter of them are free, so that every search ends.
-    slots: Vec<Option<(u32, V)>>,
+    slots: Vec<Option<u32>>,
     len: usize,
     /// The place that was found last: a callback asks for its context several times.
     last: Cell<usize>,
@@ -17,7 +25,7 @@ pub struct Contexts<V> {
 
 impl<V> Default for Contexts<V> {
     fn default() -> Self {
-        Self { slots: Vec::new(), len: 0, last: Cell::new(0) }
+        Self { keys: Keys::default(), values: Vec::new() }
     }
 }
 
@@ -25,68 +33,70 @@ impl<V> Contexts<V> {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.keys.len
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.keys.len == 0
     }
 
     /// The value of a context.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&V> {
-        match self.slots.get(self.find(id)?) {
-            Some(Some((_, value))) => Some(value),
-            _ => None,
-        }
+        self.values.get(self.keys.find(id)?)?.as_ref()
     }
 
     /// The same, to change it.
     pub fn get_mut(&mut self, id: u32) -> Option<&mut V> {
-        let place = self.find(id)?;
-        match self.slots.get_mut(place) {
-            Some(Some((_, value))) => Some(value),
-            _ => None,
-        }
+        self.values.get_mut(self.keys.find(id)?)?.as_mut()
     }
 
     /// Puts a value in, in the place of the one that was there.
     pub fn insert(&mut self, id: u32, value: V) {
-        if let Some(old) = self.get_mut(id) {
-            *old = value;
-            return;
-        }
-        if (self.len + 1) * 4 > self.slots.len() * 3 {
+        if self.keys.find(id).is_none() && self.keys.is_full() {
             self.grow();
         }
         self.place(id, value);
-        self.len += 1;
     }
 
     /// Takes a value out.
     pub fn remove(&mut self, id: u32) -> Option<V> {
-        let mut free = self.find(id)?;
-        let removed = self.slots.get_mut(free)?.take();
-        self.len -= 1;
-        // Those behind it move up, unless they would come to stand before the place where a search for them starts.
-        let mut next = self.after(free);
-        while let Some(Some((id, _))) = self.slots.get(next) {
-            let distance = |to: usize, from: usize| to.wrapping_sub(from) & (self.slots.len() - 1);
-            let home = self.home(*id);
-            if distance(next, home) >= distance(next, free) {
-                let moved = self.slots.get_mut(next).and_then(Option::take);
-                if let Some(slot) = self.slots.get_mut(free) {
-                    *slot = moved;
-                }
-                free = next;
+        let mut free = self.keys.find(id)?;
+        let removed = self.values.get_mut(free)?.take();
+        self.keys.forget(free);
+        while let Some(moved) = self.keys.fill(free) {
+            let value = self.values.get_mut(moved).and_then(Option::take);
+            if let Some(slot) = self.values.get_mut(free) {
+                *slot = value;
             }
-            next = self.after(next);
+            free = moved;
         }
-        removed.map(|(_, value)| value)
+        removed
     }
 
+    fn place(&mut self, id: u32, value: V) {
+        let place = self.keys.place(id);
+        if let Some(slot) = self.values.get_mut(place) {
+            *slot = Some(value);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let keys = self.keys.grow();
+        let mut larger = Vec::new();
+        larger.resize_with(self.keys.slots.len(), || None);
+        for (id, value) in keys.into_iter().zip(std::mem::replace(&mut self.values, larger)) {
+            if let (Some(id), Some(value)) = (id, value) {
+                self.place(id, value);
+            }
+        }
+    }
+}
+
+impl Keys {
     /// Where a search for `id` starts. Fibonacci hashing: the numbers are dense, and old ones stay among new ones.
     fn home(&self, id: u32) -> usize {
         let hash = u64::from(id.wrapping_mul(0x9E37_79B9));
@@ -97,15 +107,18 @@ impl<V> Contexts<V> {
         (place + 1) & self.slots.len().wrapping_sub(1)
     }
 
+    /// Whether the table should grow before another key comes in.
+    fn is_full(&self) -> bool {
+        (self.len + 1) * 4 > self.slots.len() * 3
+    }
+
     fn find(&self, id: u32) -> Option<usize> {
         let last = self.last.get();
-        if let Some(Some((known, _))) = self.slots.get(last)
-            && *known == id
-        {
+        if self.slots.get(last) == Some(&Some(id)) {
             return Some(last);
         }
         let mut place = self.home(id);
-        while let Some((known, _)) = self.slots.get(place)? {
+        while let Some(known) = self.slots.get(place)? {
             if *known == id {
                 self.last.set(place);
                 return Some(place);
@@ -115,23 +128,47 @@ impl<V> Contexts<V> {
         None
     }
 
-    /// Fills the first free slot for a new `id`; there is one.
-    fn place(&mut self, id: u32, value: V) {
+    /// Where a key is, or where it is put now: the first free slot. There is one.
+    fn place(&mut self, id: u32) -> usize {
         let mut place = self.home(id);
-        while let Some(Some(_)) = self.slots.get(place) {
+        while let Some(Some(known)) = self.slots.get(place)
+            && *known != id
+        {
             place = self.after(place);
         }
-        if let Some(slot) = self.slots.get_mut(place) {
-            *slot = Some((id, value));
+        if let Some(slot @ None) = self.slots.get_mut(place) {
+            *slot = Some(id);
+            self.len += 1;
         }
+        place
     }
 
-    #[cold]
-    fn grow(&mut self) {
-        let mut larger = Vec::new();
-        larger.resize_with((self.slots.len() * 2).max(16), || None);
-        for (id, value) in std::mem::replace(&mut self.slots, larger).into_iter().flatten() {
-            self.place(id, value);
+    fn forget(&mut self, place: usize) {
+        self.slots.get_mut(place).into_iter().for_each(|slot| *slot = None);
+        self.len -= 1;
+    }
+
+    /// Fills a place that became free with a key from behind it, unless that would come to stand before the place where a search
+    /// for it starts. Where that key was.
+    fn fill(&mut self, free: usize) -> Option<usize> {
+        let mut next = self.after(free);
+        while let Some(Some(id)) = self.slots.get(next) {
+            let distance = |to: usize, from: usize| to.wrapping_sub(from) & (self.slots.len() - 1);
+            let home = self.home(*id);
+            if distance(next, home) >= distance(next, free) {
+                let key = self.slots.get_mut(next)?.take();
+                *self.slots.get_mut(free)? = key;
+                return Some(next);
+            }
+            next = self.after(next);
         }
+        None
+    }
+
+    /// An empty table of twice the size; the slots of the one before.
+    fn grow(&mut self) -> Vec<Option<u32>> {
+        let larger = vec![None; (self.slots.len() * 2).max(16)];
+        self.len = 0;
+        std::mem::replace(&mut self.slots, larger)
     }
 }

@@ -387,7 +387,7 @@ fn when_nobody_answers_those_that_are_out_are_tried() {
 #[test]
 fn a_second_attempt_beside_the_first_only_where_others_answer() {
     let mut bench = Bench::new(1, 4);
-    let after = |bench: &Bench| bench.workers[0].hedge_after(bench.now);
+    let after = |bench: &Bench| bench.workers[0].hedge_after(None, bench.now);
     assert_eq!(after(&bench), None, "no host is out");
     bench.ends(0, "d:1", Signal::Refused);
     assert_eq!(after(&bench), Some(Duration::from_millis(50)));

@@ -54,6 +54,12 @@ pub const fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
 }
 
+/// How many nanoseconds ago a time was; zero if it is yet to come.
+#[must_use]
+pub const fn nanos_since(time: Time, now: Time) -> u64 {
+    now.as_nanos().saturating_sub(time.as_nanos())
+}
+
 /// A duration in whole milliseconds, at most `u64::MAX`.
 #[must_use]
 pub const fn millis(duration: Duration) -> u64 {

@@ -107,6 +107,9 @@ impl Worker {
             Passage::Probe(ticket) => Some(ticket),
             Passage::Shed(reply) => return RequestDecision::Reply(reply),
         };
+        if self.count_overdue(cluster, view).is_err() {
+            return self.forward(Edits::default());
+        }
         let admission = self.engine.admit(cluster, &request, self.attached.guard, now, self.wall_clock);
         self.report(cluster, What::Forwarded(admission.class));
         let Steering { route, list, hedge } = self.steer(cluster, admission.plan, circuit_probe.is_some(), view);
@@ -122,6 +125,7 @@ impl Worker {
                 circuit_probe,
                 per_try_timeout: admission.per_try_timeout,
                 hedge,
+                waits: true,
                 already_retried: headers.attempt > 1,
                 failures_before,
                 ..Request::default()
@@ -130,8 +134,8 @@ impl Worker {
         if self.attached.guard {
             self.latest_request = Some(stream);
         }
-        if let (Some(_), Some(state)) = (hedge, self.engine.cluster_mut(cluster)) {
-            state.hedged.push_back(stream);
+        if let Some(state) = self.engine.cluster_mut(cluster) {
+            state.waiting.arrived(stream);
         }
         let retry = self.engine.retry_headers(cluster, &admission);
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);

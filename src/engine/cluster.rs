@@ -1,10 +1,8 @@
 //! What a worker knows of one cluster.
 
-use std::collections::VecDeque;
-
-use super::host::StreamId;
 use super::route::Misrouted;
 use super::sampling::Sampler;
+use super::waiting::Waiting;
 use crate::circuit::Circuit;
 use crate::incident::Incidents;
 use crate::latency::Latency;
@@ -43,9 +41,8 @@ pub struct Cluster {
     /// Whether Envoy's balancer was seen to choose among hosts. What always goes to its own destination (a cluster of type
     /// `ORIGINAL_DST`) belongs nowhere else.
     pub(super) is_balanced: bool,
-    /// Requests that are to be sent once more if they are not answered by then, in the order in which they arrived; those that were
-    /// answered go when they come first.
-    pub(super) hedged: VecDeque<StreamId>,
+    /// Its requests that are not answered yet.
+    pub(super) waiting: Waiting,
     pub(super) last_used: u64,
 }
 
@@ -168,7 +165,7 @@ impl Cluster {
             sampler: Sampler::default(),
             misrouted: Misrouted::default(),
             is_balanced: false,
-            hedged: VecDeque::new(),
+            waiting: Waiting::default(),
             last_used,
         }
     }

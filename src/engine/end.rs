@@ -25,6 +25,8 @@ struct Ending {
     /// Whether one of its attempts may have failed; `false` is certain.
     failed: bool,
     per_try_timeout: Option<Duration>,
+    /// After what time it was sent once more, if it was not answered before.
+    hedge: Option<Duration>,
 }
 
 impl Worker {
@@ -46,6 +48,7 @@ impl Worker {
                 once: matches!(request.retries, Retries::Reserved { made: Some(0), .. }),
                 failed,
                 per_try_timeout: request.per_try_timeout,
+                hedge: request.hedge,
             },
         );
         let settled = unresolved.is_empty() && self.engine.attempts.is_settled();
@@ -185,7 +188,9 @@ impl Worker {
         ending: &Ending,
         view: &View<'_, H>,
     ) {
-        let attempt = self.attempt(cluster, signal == Signal::Answered, hint, None, view);
+        let mut attempt = self.attempt(cluster, signal == Signal::Answered, hint, None, view);
+        let hedged = ending.hedge.map(|after| attempt.began.saturating_add(after));
+        attempt.began = hedged.filter(|began| *began < self.wall_clock).unwrap_or(attempt.began);
         self.ended.push(Ended { attempt, signal });
         if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
             return;

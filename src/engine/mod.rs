@@ -14,6 +14,7 @@
 //! | `attempt` | role `guard`: an attempt is sent, is answered, ends |
 //! | `log` | role `watch`: an attempt's log entry |
 //! | `streams` | responses that go on speak for their hosts |
+//! | `waiting` | requests that are overdue speak against theirs |
 //! | `breaker`, `route` | what an open circuit and ejected hosts do to a request |
 //! | `sync` | the records that workers share |
 //! | [`correlate`] | an attempt's log entry and the end of its request, joined |
@@ -40,6 +41,7 @@ mod sampling;
 mod streams;
 mod sync;
 mod view;
+mod waiting;
 pub mod worker;
 
 use std::time::Duration;

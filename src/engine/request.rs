@@ -28,6 +28,12 @@ pub(super) struct Request {
     pub(super) circuit_probe: Option<Ticket>,
     /// After what time it is sent once more, beside its first attempt, if it is not answered before.
     pub(super) hedge: Option<Duration>,
+    /// Whether it is not answered yet.
+    pub(super) waits: bool,
+    /// The host that it was sent to, once it was overdue there.
+    pub(super) overdue: Option<Box<str>>,
+    /// When it counts as overdue once more.
+    pub(super) overdue_again: Time,
     /// The adaptive timeout that each of its attempts got.
     pub(super) per_try_timeout: Option<Duration>,
     /// How many attempts at its cluster had failed when it arrived: see [`super::cluster::Visibility::failures`].

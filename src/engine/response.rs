@@ -38,6 +38,7 @@ impl Worker {
         if runs {
             self.running.push_back(stream);
         }
+        self.wait_over(stream, view);
         self.hedge_answered(stream, view);
         let decision = if retries > 0 || denied {
             self.response_after_retries(stream, retries, view).unwrap_or_default()
@@ -54,7 +55,7 @@ impl Worker {
     /// A request that was to be hedged is answered: whether hedges help depends on how long that took.
     fn hedge_answered<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) {
         let Some(request) = self.requests.get_mut(stream.0) else { return };
-        let (after, cluster, arrived) = (request.hedge.take(), request.cluster, request.arrived);
+        let (after, cluster, arrived) = (request.hedge, request.cluster, request.arrived);
         let (Some(after), Some(cluster)) = (after, cluster) else { return };
         let now = self.now(view);
         let took = now.since(arrived);

@@ -8,9 +8,11 @@ use super::host::{Host, Property, StreamId};
 use super::view::View;
 use super::worker::Worker;
 use crate::base::percent::Percent;
+use crate::base::time::{nanos, nanos_since};
 use crate::config::Via;
-use crate::outlier::{Outliers, Probe};
+use crate::outlier::{EndedAttempt, Outliers, Probe};
 use crate::retry::Plan;
+use crate::signal::Signal;
 
 /// A cluster is taken not to obey the steering header when steered requests went elsewhere so often.
 const MOST_MISROUTED: u32 = 20 * MISROUTED;
@@ -127,18 +129,9 @@ impl Worker {
 
     /// Whether a request waits for much longer than until it was sent once more, and was not answered for that: what is sent now
     /// would not be, either, since such requests take long by nature, or all hosts do.
-    fn hedges_are_in_vain(&mut self, cluster: ClusterId, after: Duration) -> bool {
-        let now = self.wall_clock;
-        let Some(state) = self.engine.cluster_mut(cluster) else { return false };
-        while let Some(first) = state.hedged.front() {
-            match self.requests.get(first.0) {
-                Some(request) if request.hedge.is_some() => {
-                    return now.since(request.arrived) >= after.saturating_mul(IN_VAIN);
-                }
-                _ => _ = state.hedged.pop_front(),
-            }
-        }
-        false
+    fn hedges_are_in_vain(&self, cluster: ClusterId, after: Duration) -> bool {
+        let state = self.engine.cluster(cluster);
+        state.is_some_and(|state| self.wall_clock.since(state.waiting.oldest_hedged()) >= after.saturating_mul(IN_VAIN))
     }
 
     /// How many retries a request may have, and whether it may be hedged.
@@ -170,7 +163,7 @@ impl Worker {
         } else {
             outliers.route(now, repeatable, retries, explore)
         };
-        let hedge = if repeatable && hedges { outliers.hedge_after(now) } else { None };
+        let hedge = if repeatable && hedges { outliers.hedge_after(state.waiting.hedge_after(), now) } else { None };
         let Some(chosen) = chosen else { return Steering { hedge, ..Steering::default() } };
         let route = Route { probe: chosen.probe, hosts: chosen.hosts.as_str().into() };
         Steering { route, list: Some(chosen.hosts), hedge }
@@ -178,13 +171,24 @@ impl Worker {
 
     /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned.
     pub(super) fn route_ended<H: Host>(&mut self, id: StreamId, cluster: ClusterId, view: &View<'_, H>) {
-        let taken = self.requests.get_mut(id.0).map(|request| (std::mem::take(&mut request.route), request.spoke));
-        let Some((route, spoke)) = taken else { return };
+        let Some(request) = self.requests.get_mut(id.0) else { return };
+        let (route, spoke, arrived) = (std::mem::take(&mut request.route), request.spoke, request.arrived);
+        let odd = request.waits || request.overdue.is_some();
+        let hedge = request.hedge.map_or(u64::MAX, nanos);
+        let unseen = !self.visibility(cluster).sees_failures();
         let (via, enforces, last) =
             (self.engine.steering().map(|steering| steering.via), self.enforces(), self.wall_clock);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         if let Some(probe) = route.probe {
+            // Where nobody sees the attempts, nobody else tells that the host did not answer until the request was sent once more.
+            if unseen && nanos_since(arrived, last) >= hedge {
+                let host = route.hosts.split(',').next();
+                outliers.attempt_ended(
+                    &EndedAttempt { host, signal: Signal::Timeout, began: arrived, weight: 1, picked: false },
+                    last,
+                );
+            }
             outliers.probe_over(probe);
         }
         // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
@@ -200,6 +204,10 @@ impl Worker {
         let Some(address) = view.address() else { return };
         let now = self.now(view);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let took = nanos_since(arrived, now);
+        if !odd && took < hedge {
+            state.waiting.timed(took);
+        }
         let Some(outliers) = &mut state.outliers else { return };
         if !steered && !state.is_balanced && via == Some(Via::StatefulSession) {
             let destination = view.host.property(Property::Destination);

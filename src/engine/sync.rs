@@ -131,6 +131,8 @@ impl Worker {
     pub(super) fn exchange_all_hosts<H: Host>(&mut self, view: &View<'_, H>) {
         let now = self.now(view);
         for cluster in self.engine.clusters_to_exchange(now) {
+            // Whatever the timer does next, it names the stream.
+            _ = self.count_overdue(cluster, view);
             self.exchange_hosts(cluster, view);
         }
         for (cluster, (ejected, remembered), forgotten) in self.engine.changed_host_counts() {

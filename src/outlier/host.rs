@@ -29,6 +29,8 @@ pub struct Host {
     pub seen: Time,
     /// When the host last answered this worker, but for answers to pinned requests.
     pub last_answer: Time,
+    /// When the host last answered this worker at all.
+    pub answered: Time,
     /// How many requests are pinned to the host because it answered last (see [`crate::steering`]), and are not over yet.
     pub pinned: u8,
     /// When this worker steered the oldest request to the host that is not answered yet; `None` if all are.
@@ -56,6 +58,7 @@ impl Host {
             last_report: Time::default(),
             seen: now,
             last_answer: Time::default(),
+            answered: Time::default(),
             pinned: 0,
             oldest_outstanding: None,
             missed_deadlines: 0,

@@ -87,7 +87,7 @@ use panic::Panic;
 use probe_budget::ProbeBudget;
 
 use crate::base::time::Time;
-use crate::outlier::detector::OutlierPolicy;
+use crate::outlier::detector::{Failure, OutlierPolicy};
 use crate::outlier::hosts::{Hosts, MOST_HOSTS};
 use crate::outlier::shared::{Change, WorkerId};
 use crate::signal::Signal;
@@ -104,6 +104,8 @@ const STALE_WITH_EJECTED: Duration = Duration::from_millis(10);
 /// The same age where half or more of the hosts are ejected, but no more than [`FEW`]: the next host to go down has many of the
 /// requests.
 const STALE_WITH_HALF_EJECTED: Duration = Duration::from_millis(2);
+/// For this long after an attempt was overdue, all answers are looked at: those of its host, if there are any, show that it is well.
+const WATCHFUL: Duration = Duration::from_millis(500);
 /// The number of ejected hosts up to which there are few.
 const FEW: usize = 8;
 
@@ -157,17 +159,29 @@ struct Latest {
     ejected: Time,
     /// When a host pushed back last.
     pushback: Time,
+    /// When an attempt was last found to be overdue.
+    overdue: Time,
+    /// Until when the next host may hang at any time.
+    alert_until: Time,
 }
 
 impl Latest {
     const NEVER: Self = {
         let never = Time::from_nanos(0);
-        Self { request: never, failure: never, break_off: never, ejected: never, pushback: never }
+        Self {
+            request: never,
+            failure: never,
+            break_off: never,
+            ejected: never,
+            pushback: never,
+            overdue: never,
+            alert_until: never,
+        }
     };
 
     /// The host's clock may have stepped back: none of these but the request, which has a check of its own, lies in the future.
     fn clamp(&mut self, now: Time) {
-        let times = [&mut self.failure, &mut self.break_off, &mut self.ejected, &mut self.pushback];
+        let times = [&mut self.failure, &mut self.break_off, &mut self.ejected, &mut self.pushback, &mut self.overdue];
         times.into_iter().for_each(|time| *time = (*time).min(now));
     }
 }
@@ -226,6 +240,13 @@ impl Outliers {
         self.hosts.find(address).and_then(|place| self.hosts.at(place)).is_some_and(|host| host.state.is_ejected())
     }
 
+    /// Whether the host of that address is ejected, or answers nothing.
+    #[must_use]
+    pub fn is_silent(&self, address: &str) -> bool {
+        let host = self.hosts.find(address).and_then(|place| self.hosts.at(place));
+        host.is_some_and(|host| host.state.is_ejected() || host.history.failed_in_a_row(Failure::Timeout) > 1)
+    }
+
     /// Whether half or more of the hosts are ejected.
     fn is_mostly_ejected(&self, now: Time) -> bool {
         self.ejected * 2 >= self.hosts.known(now)
@@ -235,7 +256,9 @@ impl Outliers {
     /// enough.
     #[must_use]
     pub fn is_calm(&self, now: Time) -> bool {
-        self.ejected == 0 && now.is_later(self.policy.interval, self.latest.failure.max(self.latest.ejected))
+        self.ejected == 0
+            && now.is_later(self.policy.interval, self.latest.failure.max(self.latest.ejected))
+            && now.is_later(WATCHFUL, self.latest.overdue)
     }
 
     /// Whether the shares that Envoy's balancer gives the hosts are known well enough that a sample keeps them current.

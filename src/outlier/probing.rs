@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Outliers, Probe};
-use crate::base::time::{Time, nanos};
+use crate::base::time::{Time, nanos, nanos_since};
 use crate::outlier::ejection::{Candidate, Ejected};
 
 /// When the budget is exhausted, a host is probed all the same once it is due for this long.
@@ -101,8 +101,4 @@ impl Outliers {
         self.hosts.each_ejected_mut(&mut |state| cost += state.end_probe(probe.0));
         self.probe_budget.refund(cost);
     }
-}
-
-const fn nanos_since(time: Time, now: Time) -> u64 {
-    now.as_nanos().saturating_sub(time.as_nanos())
 }

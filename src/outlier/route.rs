@@ -55,14 +55,16 @@ impl Outliers {
     }
 
     /// After what time a repeatable request should be sent once more, beside its first attempt, if that is not answered by then:
-    /// while some host is ejected, since the request's host may hang. `None` where it should not: it is not known yet how long
-    /// answers take, or none came recently, so that all hosts may just have become slow.
+    /// since the request's host may hang: while some host is ejected, or after `usually` so many nanoseconds, if one seemed to hang a moment
+    /// ago. `None` where it should not: it is not known yet how long answers take, or none came recently, so that all hosts may just
+    /// have become slow.
     #[must_use]
-    pub fn hedge_after(&self, now: Time) -> Option<Duration> {
-        self.steering
-            .response_deadline()
-            .filter(|deadline| self.ejected > 0 && self.steering.answers_arrive(*deadline, now))
-            .map(|deadline| Duration::from_nanos(deadline.max(self.steering.takes_by_nature(now))))
+    pub fn hedge_after(&self, usually: Option<u64>, now: Time) -> Option<Duration> {
+        let deadline = match self.steering.response_deadline().filter(|_| self.ejected > 0) {
+            Some(deadline) => Some(deadline).filter(|deadline| self.steering.answers_arrive(*deadline, now)),
+            None => usually.filter(|_| now < self.latest.alert_until),
+        };
+        deadline.map(|deadline| Duration::from_nanos(deadline.max(self.steering.takes_by_nature(now))))
     }
 
     /// A request was answered by a host that was to be hedged [after](Self::hedge_after) that time, and took so long until then.
@@ -111,7 +113,9 @@ impl Outliers {
         if let Some(route) = self.probe_next(request) {
             return Some(route);
         }
-        if self.ejected > 0 && self.explores(request) {
+        // What cannot be repeated must not meet a host that hangs.
+        let may_meet = repeatable || now >= self.latest.alert_until;
+        if self.ejected > 0 && may_meet && self.explores(request) {
             return None;
         }
         self.list(request)

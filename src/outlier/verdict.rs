@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use super::probe_budget::ProbeBudget;
 use super::{EndedAttempt, Event, FEW, Outliers};
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos_since};
 use crate::outlier::detector::{Failure, Outcome, is_outlier, is_widespread};
 use crate::outlier::ejection::{HostState, Verdict};
 use crate::outlier::shared::Change;
 use crate::signal::Signal;
+
+/// Where one host hung, others may within this time.
+const ALERT: Duration = Duration::from_secs(60);
 
 impl Outliers {
     /// An attempt ended. Returns whether to [exchange](Self::exchange) at once: there is something to write, or another worker
@@ -61,6 +64,7 @@ impl Outliers {
         if outcome != Outcome::Answered {
             return;
         }
+        host.answered = now;
         // Answers to pinned requests do not count: a host that gets more requests would answer more, and so get ever more.
         if !pinned {
             self.hosts.set_last_answer(place, now);
@@ -103,23 +107,20 @@ impl Outliers {
 
     /// An attempt ended on an ejected host that this worker probes.
     fn verdict(&mut self, place: usize, outcome: Outcome, began: Time, now: Time) {
+        let deadline = self.steering.response_deadline().unwrap_or(u64::MAX);
         // What is widespread among the peers, too, is no fault of this host.
         let outcome = match outcome {
             Outcome::Failed(failure) if is_widespread(&self.hosts.peers_of(place, now), failure) => Outcome::Answered,
+            // What was cut off after other hosts would have answered was not answered in time.
+            Outcome::Nothing if nanos_since(began, now) >= deadline => Outcome::Failed(Failure::Timeout),
             outcome => outcome,
         };
         let policy = self.policy;
         let panic = self.in_panic(now) || self.panic.all_unresponsive.holds(now);
         let enough = if panic { 1 } else { policy.probe_successes };
-        let deadline = self.steering.response_deadline().unwrap_or(u64::MAX);
         let Some(state) = self.hosts.ejected_at(place) else { return };
-        let refunded = match outcome {
-            Outcome::Answered => true,
-            Outcome::Failed(_) => false,
-            // An attempt that was cut off after other hosts would have answered cost as much as one that failed.
-            Outcome::Nothing => now.since(began) < Duration::from_nanos(deadline),
-        };
-        self.probe_budget.refund(if refunded { state.probe_cost(began) } else { 0 });
+        let failed = matches!(outcome, Outcome::Failed(_));
+        self.probe_budget.refund(if failed { 0 } else { state.probe_cost(began) });
         let verdict = match outcome {
             Outcome::Answered => state.answered(began, enough, now),
             Outcome::Failed(failure) => state.failed(failure, began, &policy, now),
@@ -140,12 +141,38 @@ impl Outliers {
         }
     }
 
+    /// An attempt that began then is not answered, though later ones are, and counts as a timeout of its host as long as that is so.
+    /// `odd`: hardly any are, so this one alone makes the host suspect. `again`: this was told of it before, and it counts if the host
+    /// answered nothing since. As [`attempt_ended`](Self::attempt_ended).
+    pub fn overdue(&mut self, address: &str, began: Time, (odd, again): (bool, bool), now: Time) -> bool {
+        let Some(place) = self.hosts.seen(address, now) else { return false };
+        let Some(host) = self.hosts.at_mut(place) else { return false };
+        let HostState::Healthy(health) = &mut host.state else { return false };
+        self.latest.overdue = now;
+        let silent = host.history.failed_in_a_row(Failure::Timeout) > 0;
+        let counts = silent || if again { host.answered < began } else { odd };
+        if !counts || !health.concerns(began) {
+            return false;
+        }
+        health.failed(now, self.policy.interval);
+        host.oldest_outstanding.get_or_insert(began);
+        if silent || self.sharing.active_workers > 2 {
+            let report = Change::ReportFailure(address.into(), Failure::Timeout, host.report(now));
+            self.sharing.pending.push(report);
+        }
+        self.failed(place, Failure::Timeout, true, now);
+        self.is_pending()
+    }
+
     /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's.
     pub(super) fn failed(&mut self, place: usize, failure: Failure, mine: bool, now: Time) {
         self.hosts.failed(place, failure, now);
         self.latest.failure = now;
         if failure != Failure::Error {
             self.latest.break_off = now;
+        }
+        if self.hosts.at(place).is_some_and(|host| host.history.failed_in_a_row(Failure::Timeout) > 1) {
+            self.latest.alert_until = now.saturating_add(ALERT);
         }
         if self.healthy_all_fail(now) {
             self.panic_over_failures(now);

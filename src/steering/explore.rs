@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Steering, nanos_since};
+use super::Steering;
 use crate::base::percent::Percent;
-use crate::base::time::{Time, nanos};
+use crate::base::time::{Time, nanos, nanos_since};
 
 /// This long after some host was ejected, the shares from calm times are current, and half the exploring will do.
 const CURRENT: Duration = Duration::from_secs(5);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::sampler::Weighting;
-use super::{Steering, is_suspect, nanos_since};
-use crate::base::time::{Time, nanos};
+use super::{Steering, is_suspect};
+use crate::base::time::{Time, nanos, nanos_since};
 use crate::outlier::busy::is_busy;
 use crate::outlier::host::Host;
 use crate::outlier::hosts::Hosts;

@@ -71,10 +71,6 @@ pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.history.last_broke() && now.since(host.seen) < SUSPICION
 }
 
-const fn nanos_since(time: Time, now: Time) -> u64 {
-    now.as_nanos().saturating_sub(time.as_nanos())
-}
-
 /// Draws the lists of one cluster.
 #[derive(Clone, Debug)]
 pub struct Steering {

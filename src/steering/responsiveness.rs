@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::nanos_since;
-use crate::base::time::{Time, nanos};
+use crate::base::time::{Time, nanos, nanos_since};
 use crate::outlier::host::Host;
 
 /// The number of answers after which it is known how long they take.

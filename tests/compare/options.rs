@@ -33,6 +33,8 @@ For the incident alone:
   --workers N   of each Envoy; default 2, at most 16
   --seconds N   how long replicas crash; default 20, at most 600
   --hang        they hang where they would refuse connections
+  --stall       they hang in place of the resets as well
+  --collect     they refuse, and stop once a second before each crash, for longer and longer
   --weir JSON   Weir's configuration, instead of its defaults
   --svg FILE    draw it
   --logs DIR    leave each Envoy's log of attempts there
@@ -93,6 +95,8 @@ impl Options {
                 "--workers" => options.incident.workers = number(&argument, arguments.next(), 1..=16)?,
                 "--seconds" => options.incident.seconds = number(&argument, arguments.next(), 1..=600)?,
                 "--hang" => options.incident.outage = Outage::Hangs,
+                "--stall" => options.incident.outage = Outage::Stalls,
+                "--collect" => options.incident.outage = Outage::Collects,
                 "--weir" => {
                     let text = arguments.next().context("--weir wants JSON")?;
                     options.incident.weir = serde_json::from_str(&text).context("--weir wants JSON")?;

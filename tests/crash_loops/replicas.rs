@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,13 +75,14 @@ pub struct Replica {
     outage: Outage,
     random: Mutex<fastrand::Rng>,
     ledger: Arc<Ledger>,
+    start: OnceLock<Instant>,
     pub counts: Counts,
 }
 
 impl Replica {
     pub fn new(address: SocketAddr, timeline: Timeline, outage: Outage, seed: u64, ledger: Arc<Ledger>) -> Arc<Self> {
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
-        Arc::new(Self { address, timeline, outage, random, ledger, counts: Counts::default() })
+        Arc::new(Self { address, timeline, outage, random, ledger, start: OnceLock::new(), counts: Counts::default() })
     }
 
     /// Lives through its timeline, which begins at `start`; ends only with an error.
@@ -89,6 +90,7 @@ impl Replica {
     /// # Errors
     /// When its port is taken by somebody else.
     pub async fn run(self: Arc<Self>, start: Instant) -> io::Result<()> {
+        _ = self.start.set(start);
         for crash in &self.timeline.crashes {
             self.live(Some((start + crash.resets_from, start + crash.refuses_from, start + crash.back_at))).await?;
             sleep_until(start + crash.back_at).await;
@@ -126,9 +128,11 @@ impl Replica {
         let crash = async {
             let Some((resets_from, refuses_from, back_at)) = crash else { return std::future::pending().await };
             sleep_until(resets_from).await;
-            phase.send_replace(Phase::Resetting);
-            sleep_until(refuses_from).await;
-            if self.outage == Outage::Hangs {
+            if self.outage != Outage::Stalls {
+                phase.send_replace(Phase::Resetting);
+                sleep_until(refuses_from).await;
+            }
+            if matches!(self.outage, Outage::Hangs | Outage::Stalls) {
                 phase.send_replace(Phase::Refusing);
                 sleep_until(back_at).await;
             }
@@ -180,14 +184,27 @@ impl Replica {
             Phase::Refusing => std::future::pending().await,
         }
         let work = async {
+            while let Some(until) = self.stopped_until() {
+                sleep_until(until).await;
+            }
             sleep(work).await;
             self.ledger.process(id, &method);
             sleep(reply).await;
+            while let Some(until) = self.stopped_until() {
+                sleep_until(until).await;
+            }
         };
+        let stalls = self.outage == Outage::Stalls;
         tokio::select! {
             () = work => Ok(held.answer(id)),
-            _ = phase.changed() => Err(Reset),
+            // Ends with the connection.
+            _ = phase.changed() => if stalls { std::future::pending().await } else { Err(Reset) },
         }
+    }
+
+    fn stopped_until(&self) -> Option<Instant> {
+        let start = *self.start.get().filter(|_| self.outage == Outage::Collects)?;
+        self.timeline.collects_until(start.elapsed()).map(|until| start + until)
     }
 
     fn draw(&self) -> (Duration, Duration, bool) {

@@ -29,6 +29,10 @@ pub enum Outage {
     Refuses,
     /// Accepts them and never answers, as where a process is stuck; it is killed at the end.
     Hangs,
+    /// The same in place of the resets as well: it takes requests, and answers nothing from one moment to the other.
+    Stalls,
+    /// Refuses connections; and before each crash a garbage collector stops it once a second, for longer and longer.
+    Collects,
 }
 
 /// One crash, in times since the start of a run.
@@ -78,6 +82,17 @@ impl Timeline {
             crash.back_at += by;
         }
         self
+    }
+
+    /// Until when a garbage collector stops this replica at that time: before a crash once in each of six seconds, for 0.15 s at
+    /// first and for 0.9 s at last.
+    pub fn collects_until(&self, at: Duration) -> Option<Duration> {
+        let crash = self.crashes.iter().find(|crash| crash.resets_from > at)?;
+        (1..=6).find_map(|round: u32| {
+            let from = crash.resets_from.checked_sub(Duration::from_secs(7) - Duration::from_secs(1) * round)?;
+            let until = from + Duration::from_millis(150) * round;
+            (from <= at && at < until).then_some(until)
+        })
     }
 
     /// When this replica has been back from its latest crash for long enough that the others may crash.

@@ -14,6 +14,7 @@ mod circuit;
 mod decide;
 mod ejections;
 mod faults;
+mod hangs;
 mod hedges;
 mod host;
 mod lifecycle;

@@ -2,6 +2,7 @@
 
 mod busy;
 mod halves;
+mod hangs;
 mod outages;
 mod rate;
 mod streams;
@@ -14,7 +15,7 @@ pub fn all() -> Vec<Test> {
 
 /// Those that are about time.
 pub fn timed() -> Vec<Test> {
-    [busy::TESTS, outages::TIMED].concat()
+    [busy::TESTS, hangs::TIMED, outages::TIMED].concat()
 }
 
 /// A route's retry policy that says where retries go, and nothing of what is retried: as docs/install-envoy.md advises it.

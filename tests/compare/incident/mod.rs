@@ -127,14 +127,18 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
     }
     let crashes: usize = timelines.iter().map(|timeline| timeline.crashes.len()).sum();
     let does = match setting.outage {
-        Outage::Refuses => "refuses connections",
-        Outage::Hangs => "hangs",
+        Outage::Refuses => "resets what it holds for 0.3 to 0.8 s, refuses connections for 1 to 3 s",
+        Outage::Hangs => "resets what it holds for 0.3 to 0.8 s, hangs for 1 to 3 s",
+        Outage::Stalls => "hangs for 1.3 to 3.8 s",
+        Outage::Collects => {
+            "stops once a second for 0.15 to 0.9 s, resets what it holds for 0.3 to 0.8 s, refuses connections for 1 to 3 s"
+        }
     };
     Ok(Finding {
         title: "Incident: replicas that crash-loop",
         setting: format!(
             "{} replicas, {} requests a second (70 percent GET, 30 percent POST), {} workers, {} s with {crashes} crashes, seed {}.\n\
-             A replica resets what it holds for 0.3 to 0.8 s, {does} for 1 to 3 s, and is fine for 5 to 9 s; one at least is\n\
+             A replica {does}, and is fine for 5 to 9 s; one at least is\n\
              always up.\n  {}: {}",
             setting.replicas,
             setting.rate,

@@ -30,13 +30,13 @@ pub const TESTS: &[Test] = &[
 const CLUSTER: &str = "orders";
 const PATH: &str = "/orders/1";
 
-fn stage(hosts: &[Upstream]) -> Result<Stage> {
+pub fn stage(attach: Attach, hosts: &[Upstream]) -> Result<Stage> {
     let endpoint = |host: &Upstream| json!({"endpoint": {"address": bootstrap::address(host.address)}});
     let endpoints: Vec<_> = hosts.iter().map(endpoint).collect();
     let mut cluster = bootstrap::override_host("x-weir-hosts");
     cluster["load_assignment"] = json!({"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]});
     let route = json!({"route": {"retry_policy": super::previous_hosts()}});
-    Setup::new(Attach::GUARD, Value::Null).cluster_with(CLUSTER, hosts[0].address, &cluster, &route).start()
+    Setup::new(attach, Value::Null).cluster_with(CLUSTER, hosts[0].address, &cluster, &route).start()
 }
 
 /// Hosts that answer, and from a word on push back, so many of them.
@@ -64,7 +64,7 @@ fn one_of_four(
     most: usize,
 ) -> Result<()> {
     let (word, hosts) = hosts(1, status, headers);
-    let stage = stage(&hosts)?;
+    let stage = stage(Attach::GUARD, &hosts)?;
     let rate = Rate::start(stage.address, 60, request);
     std::thread::sleep(Duration::from_secs(2));
     word.store(true, Ordering::SeqCst);
@@ -83,7 +83,7 @@ fn one_of_four(
 /// Where all push back, nothing is repeated.
 fn all_of_them() -> Result<()> {
     let (word, hosts) = hosts(4, 503, &[("retry-after", "1")]);
-    let stage = stage(&hosts)?;
+    let stage = stage(Attach::GUARD, &hosts)?;
     let rate = Rate::start(stage.address, 60, &Request::get(PATH));
     std::thread::sleep(Duration::from_secs(2));
     word.store(true, Ordering::SeqCst);
@@ -104,7 +104,7 @@ fn by_nature(one_in: usize) -> Result<()> {
         })
     };
     let hosts: Vec<_> = (0..4).map(host).collect();
-    let stage = stage(&hosts)?;
+    let stage = stage(Attach::GUARD, &hosts)?;
     let rate = Rate::start(stage.address, 80, &Request::get(PATH));
     std::thread::sleep(Duration::from_secs(1));
     hosts[3].stop();

@@ -1,0 +1,168 @@
+//! Requests that wait for their answers for longer than answers take here: by host, they tell which one hangs.
+//!
+//! A host that hangs fails no attempt for as long as a timeout, or the client's patience. But most of what is sent to a cluster is
+//! answered at about the same speed, so a request that is not is *overdue*: it waits for three times as long as nearly all others
+//! do, and later ones were answered meanwhile. Its host is asked for, and it counts as a timeout of that host, seven times a
+//! second, until it is answered or ends. The detector for timeouts sees the rest: a host that answers others in
+//! between is no outlier, and neither is one among many that are slow.
+//!
+//! What takes long by nature is overdue, too, now and then. The wait is long enough for all but some three percent; and where more
+//! than one in four thousand is overdue and answered in the end, a single one does not make a host suspect.
+//!
+//! While nothing is overdue, this asks the host for nothing: requests stand in a queue, and those that were answered leave it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::cluster::Cluster;
+use super::correlate::ClusterId;
+use super::host::{Host, Property, Stranded, StreamId};
+use super::view::View;
+use super::worker::Worker;
+use crate::base::time::{Time, nanos_since};
+
+/// The number of answers after which it is known how long they take.
+const TIMED: u32 = 16;
+/// The least step by which that goes up, in nanoseconds, as all times here are.
+const STEP: u64 = 1_000_000;
+/// It is not taken to be more than this: a day.
+const MOST: u64 = 86_400_000_000_000;
+/// A request is overdue after so many times the usual.
+const FACTOR: u64 = 3;
+/// No request is overdue before that.
+const LEAST: u64 = 40_000_000;
+/// One that is overdue counts again after this.
+const AGAIN: Duration = Duration::from_millis(150);
+/// A request is hedged after so many times what makes it overdue, and not before that.
+const HEDGE_FACTOR: u64 = 2;
+const HEDGE_LEAST: u64 = 100_000_000;
+/// At most so many overdue requests are looked at at a time.
+const MOST_LATE: usize = 64;
+/// One in four thousand, of 2^24.
+const RARE: u32 = 1 << 12;
+
+/// The requests to one cluster that wait, and how long answers take there.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// In the order of their arrival. Those that were answered go when they come first.
+    queue: VecDeque<StreamId>,
+    /// Those that are overdue.
+    late: VecDeque<StreamId>,
+    /// When the request arrived that was answered, of those that arrived last.
+    newest_answered: Time,
+    /// When the oldest request arrived that waits, was to be hedged, and is at no host that hangs; or now.
+    oldest_hedged: Time,
+    /// What all but some three percent of the answers take, in nanoseconds.
+    usual: u64,
+    timed: u32,
+    /// How many of 2^24 requests are overdue by nature: they were answered in the end.
+    natural: u32,
+}
+
+impl Waiting {
+    /// A request arrives.
+    pub(super) fn arrived(&mut self, stream: StreamId) {
+        self.natural -= self.natural >> 10;
+        self.queue.push_back(stream);
+    }
+
+    /// An answer took so many nanoseconds. It moves the estimate up by half or so at most, or down by a sixty-fourth of the difference:
+    /// in balance where one in 33 takes longer.
+    pub(super) fn timed(&mut self, took: u64) {
+        let took = took.min(MOST);
+        self.usual = match took.checked_sub(self.usual) {
+            Some(more) => self.usual + more.min(self.usual / 2 + STEP),
+            None => self.usual - ((self.usual - took) >> if self.timed < TIMED { 2 } else { 6 }),
+        };
+        self.timed = self.timed.saturating_add(1);
+    }
+
+    /// After how many nanoseconds a request is overdue; `None` while it is not known what answers take.
+    fn deadline(&self) -> Option<u64> {
+        (self.timed >= TIMED).then_some((self.usual * FACTOR).max(LEAST))
+    }
+
+    /// After how many nanoseconds a request is sent once more, beside the first, while no host is known to be out.
+    pub(super) fn hedge_after(&self) -> Option<u64> {
+        self.deadline().map(|deadline| (deadline * HEDGE_FACTOR).max(HEDGE_LEAST))
+    }
+
+    /// Since when a request waits that was to be hedged, for nothing as far as is known.
+    pub(super) const fn oldest_hedged(&self) -> Time {
+        self.oldest_hedged
+    }
+}
+
+impl Worker {
+    /// Counts the requests to a cluster that became overdue.
+    ///
+    /// # Errors
+    /// [`Stranded`] as soon as the host is.
+    pub(super) fn count_overdue<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> Result<(), Stranded> {
+        let now = self.wall_clock;
+        let Some(Cluster { waiting, outliers: Some(outliers), .. }) = self.engine.cluster_mut(cluster) else {
+            return Ok(());
+        };
+        let deadline = waiting.deadline().unwrap_or(u64::MAX);
+        waiting.oldest_hedged = now;
+        while let Some(stream) = waiting.queue.front().copied() {
+            if let Some(request) = self.requests.get(stream.0).filter(|request| request.waits) {
+                let later = nanos_since(request.arrived, waiting.newest_answered);
+                if nanos_since(request.arrived, now) < deadline || later < deadline / 2 {
+                    if request.hedge.is_some() {
+                        waiting.oldest_hedged = request.arrived;
+                    }
+                    break;
+                }
+                waiting.late.push_back(stream);
+            }
+            waiting.queue.pop_front();
+        }
+        // While two wait, at two hosts, neither is odd.
+        let odd = waiting.natural < RARE && waiting.late.len() < 2;
+        let mut told = false;
+        for _ in 0..waiting.late.len().min(MOST_LATE) {
+            let Some(stream) = waiting.late.pop_front() else { break };
+            let Some(request) = self.requests.get_mut(stream.0).filter(|request| request.waits) else { continue };
+            if now >= request.overdue_again {
+                let again = request.overdue_again > Time::default();
+                request.overdue_again = now.saturating_add(AGAIN);
+                // Once it was sent again, Envoy tells of the host that it was sent to last.
+                if request.overdue.is_none() && now.since(request.arrived) < request.hedge.unwrap_or(Duration::MAX) {
+                    let address = view.host.property_of(stream, Property::UpstreamAddress)?;
+                    request.overdue = address.and_then(|address| Some(std::str::from_utf8(&address).ok()?.into()));
+                }
+                let host = request.overdue.as_deref().unwrap_or_default();
+                told |= outliers.overdue(host, request.arrived, (odd, again), now);
+            }
+            if request.hedge.is_some() && !request.overdue.as_deref().is_some_and(|host| outliers.is_silent(host)) {
+                waiting.oldest_hedged = waiting.oldest_hedged.min(request.arrived);
+            }
+            waiting.late.push_back(stream);
+        }
+        if told {
+            self.exchange_hosts(cluster, view);
+        }
+        Ok(())
+    }
+
+    /// A request was answered. If that was overdue, and its host does not hang, or nothing else waits there, it took that long by
+    /// nature.
+    pub(super) fn wait_over<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) {
+        let Some(request) = self.requests.get_mut(stream.0) else { return };
+        request.waits = false;
+        let (arrived, overdue) = (request.arrived, request.overdue.take());
+        let Some(state) = request.cluster.and_then(|cluster| self.engine.cluster_mut(cluster)) else { return };
+        state.waiting.newest_answered = state.waiting.newest_answered.max(arrived);
+        let (Some(host), Some(outliers)) = (overdue, &state.outliers) else { return };
+        let same_host = |other: &StreamId| {
+            self.requests.get(other.0).is_some_and(|other| other.waits && other.overdue.as_ref() == Some(&host))
+        };
+        let hangs = outliers.is_silent(&host) && state.waiting.late.iter().any(same_host);
+        if !hangs && view.details() == b"via_upstream" {
+            state.waiting.natural += (1 << 24) >> 10;
+        } else if let Some(request) = self.requests.get_mut(stream.0) {
+            request.overdue = Some(host);
+        }
+    }
+}
