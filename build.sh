@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 envoy_version=${WEIR_ENVOY_VERSION:-1.40.0}
 wasm_target=wasm32-unknown-unknown
+helm_version=v4.3.2
 
 usage() {
     cat <<END
@@ -34,6 +35,8 @@ Usage: ./build.sh [-v] [COMMAND]
   cli             build target/weir, the command line: check, replay, explain, generate, top
   image [NAME:TAG]
                   pack the module as an OCI image, target/weir-image.tar, as Istio and Envoy Gateway want it
+  release         make all that a release has, in target/release-VERSION: module, image, command lines, Helm chart, notes
+  chart           make the Helm chart alone, target/chart, with the module in it
   docs            make a book of docs/ with mdBook, target/book/html, and check its links
   deny            check the dependencies: licences, advisories, duplicates, where they come from
   reproduce       build the module in other folders as well, and compare the bytes
@@ -43,11 +46,12 @@ Usage: ./build.sh [-v] [COMMAND]
   -v, --verbose   show what cargo says of each crate, instead of one line that moves
 
 A program that is missing is installed with apt-get, as root or where sudo asks for no password. Elsewhere the command that
-installs it is named; tests that need Prometheus, Go or a network namespace are then left out, and named at the end.
+installs it is named; tests that need Prometheus, Helm, Go or a network namespace are then left out, and named at the end.
 
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
   WEIR_ENVOY          an Envoy binary to use instead
+  WEIR_SOURCE         where this repository is published; the image's labels say so
   WEIR_TOOLCHAIN      "debian": compile for WebAssembly with Debian's Rust even where rustup has the target
   VERBOSE             anything: as -v
 END
@@ -466,9 +470,18 @@ install_node_runner() {
     export NODE_PATH=$PWD/tests/node # where `require("env")` finds env.js
 }
 
-# A test says with `with_prometheus_` in its name that it needs Prometheus, and with `istiod::` that it needs what
+# A test says with `with_prometheus_` or `with_helm_` in its name that it needs Prometheus or Helm, and with `istiod::` that it needs what
 # `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left out, and named at the end.
 skip=() left_out=() helps=()
+
+# Helm has no package in Debian; Go builds it, for this tree alone.
+provide_helm() {
+    if [[ -x target/tools/bin/helm ]] || has helm; then return; fi
+    provide go || return 1
+    say "Installing Helm $helm_version (once, some minutes)"
+    mkdir -p target/tools/bin
+    GOBIN=$PWD/target/tools/bin GOTOOLCHAIN=auto go install -ldflags="-s -w" "helm.sh/helm/v4/cmd/helm@$helm_version" >/dev/null 2>&1
+}
 
 # provide_for NAME...: what those tests need whose names contain one of NAME.
 provide_for() {
@@ -478,6 +491,9 @@ provide_for() {
     done
     if [[ $names == *with_prometheus_* ]] && ! provide prometheus; then
         leave_out with_prometheus_ "prometheus is missing; install it with: $(how_to_install prometheus)"
+    fi
+    if [[ $names == *with_helm_* ]] && ! provide_helm; then
+        leave_out with_helm_ "helm is missing, and Go cannot build it; install it as https://helm.sh/docs/intro/install says"
     fi
     if [[ $names == *istiod::* ]] && ! build_control_planes; then leave_out istiod:: "$help"; fi
 }
@@ -592,23 +608,158 @@ run_example() { # NAME WORDS [ARG...]
     cargo run -q --release --example "$1" -- "${@:3}"
 }
 
-build_image() { # [NAME:TAG]
-    build_module
-    say "Packing target/weir-image.tar"
-    python3 envoy/image/build.py target/weir.wasm target/weir-image.tar "${1:-weir:latest}"
+# Sets `version`, and of the commit `revision` and `commit_time`; outside git, these are empty.
+version="" revision="" commit_time=""
+find_version() {
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+    if ! has git || ! revision=$(git rev-parse HEAD 2>/dev/null); then return; fi
+    commit_time=$(git log -1 --format=%ct)
+    if [[ -n $(git status --porcelain --untracked-files=no) ]]; then revision+=-changed; fi
 }
 
-# Optimised for speed, where the release profile is for the module's size.
+build_chart() {
+    build_module
+    find_version
+    new_scratch
+    stage_chart "$scratch"
+    rm -rf target/chart
+    mv "$scratch/weir" target/chart
+    say "target/chart is ready; its README.md says how to install it"
+}
+
+# For each platform; the values are examples.
+lint_chart() {
+    local helm=$PWD/target/tools/bin/helm
+    if [[ ! -x $helm ]]; then helm=helm; fi
+    "$helm" lint --strict --quiet target/chart --set 'services[0].name=orders,services[0].namespace=shop,services[0].port=8080' \
+        --set clients.label=app=storefront,dashboard.enabled=true,alerts.enabled=true &&
+        "$helm" lint --strict --quiet target/chart --set 'services[0].name=orders,services[0].namespace=shop' \
+            --set platform=envoy-gateway,gateway.name=eg,dashboard.enabled=true,alerts.enabled=true
+}
+
+# stage_chart FOLDER: the chart, FOLDER/weir, with the module and the files of envoy/ in it.
+stage_chart() { envoy/helm/stage.sh target/weir.wasm "$version" "$1"; }
+
+build_image() { # [NAME:TAG]
+    build_module
+    find_version
+    pack_image target/weir-image.tar "${1:-weir:latest}"
+}
+
+pack_image() { # FILE NAME:TAG
+    local label=org.opencontainers.image
+    local labels=("$label.version=$version")
+    if [[ -n $revision ]]; then labels+=("$label.revision=$revision"); fi
+    if [[ -n ${WEIR_SOURCE:-} ]]; then labels+=("$label.source=$WEIR_SOURCE"); fi
+    need python3
+    say "Packing ${1#"$PWD/"}"
+    python3 envoy/image/build.py target/weir.wasm "$1" "$2" "${labels[@]}"
+}
+
+# cli_cargo FOLDER [ARG...]: optimised for speed, where the release profile is for the module's size.
+cli_cargo() {
+    local full=$version
+    if [[ -n $revision ]]; then full="$version ($revision)"; fi
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        WEIR_VERSION=$full CARGO_TARGET_DIR=$1 quietly cargo build --locked --release --bin weir "${@:2}"
+}
+
 build_cli() {
     need cargo cc
+    find_version
     say "Building target/weir"
     local folder=${CARGO_TARGET_DIR:-target}/cli
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        CARGO_TARGET_DIR=$folder quietly cargo build --locked --release --bin weir
+    cli_cargo "$folder"
     new_scratch
     cp "$folder/release/weir" "$scratch/weir"
     mv "$scratch/weir" target/weir
     say "target/weir is ready; try: target/weir check envoy/envoy.yaml"
+}
+
+# ---- a release ----
+
+# The same commit and compiler give the same files, to the byte: no path of this machine and no time but the commit's is in them.
+build_release() {
+    need cargo cc git python3
+    [[ $(uname -s) == Linux ]] || die "a release is made on Linux, for its command lines and its tar"
+    find_version
+    [[ -n $revision ]] || die "a release is made in a clone of the repository: its files say which commit they are of"
+    build_module
+    local arch folder=${CARGO_TARGET_DIR:-$PWD/target}/cli out=$PWD/target/release-$version missing=""
+    for arch in x86_64 aarch64; do
+        build_static "$arch" "$folder" || missing+=" $arch"
+    done
+    [[ $missing != *x86_64* ]] || die "rustup has no x86_64-unknown-linux-musl for this toolchain"
+
+    new_scratch
+    local stage=$scratch/release name
+    mkdir -p "$stage"
+    cp target/weir.wasm "$stage/weir-$version.wasm"
+    pack_image "$stage/weir-$version-image.tar" "weir:$version" >"$scratch/digest"
+    for arch in x86_64 aarch64; do
+        if [[ $missing == *$arch* ]]; then continue; fi
+        name=weir-$version-linux-$([[ $arch == x86_64 ]] && echo amd64 || echo arm64)
+        pack_cli "$folder/$arch-unknown-linux-musl/release/weir" "$name" "$stage"
+    done
+    stage_chart "$scratch/chart"
+    pack "$scratch/chart" weir "$stage/weir-chart-$version.tgz"
+    write_sbom "$wasm_target" "weir-$version.wasm" "$stage"
+    write_sbom x86_64-unknown-linux-musl "weir-$version-linux" "$stage"
+    write_notes >"$stage/NOTES.md"
+    (cd "$stage" && sha256sum -- !(NOTES.md) >SHA256SUMS)
+    rm -rf "$out"
+    mv "$stage" "$out"
+    cat "$out/SHA256SUMS" "$scratch/digest"
+    say "The release is ready: ${out#"$PWD/"}${missing:+. LEFT OUT: the command line for$missing, since rustup has no such target}"
+}
+
+# build_static ARCH FOLDER: the command line as one file that needs nothing of the system. Linked with Rust's own linker, so that
+# no compiler for the other processor is needed. False where rustup has no such target.
+build_static() {
+    local target=$1-unknown-linux-musl libraries separator=$'\x1f' flags
+    if command -v rustup >/dev/null; then rustup -q target add "$target" 2>/dev/null || true; fi
+    libraries=$(rustc --print target-libdir --target "$target" 2>/dev/null) || return 1
+    compgen -G "$libraries/libcore-*.rlib" >/dev/null || return 1
+    say "Building the command line for $target"
+    flags="-Clinker=rust-lld$separator-Cstrip=symbols"
+    flags+="$separator--remap-path-prefix=$PWD=/weir$separator--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+    flags+="$separator--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rust"
+    CARGO_ENCODED_RUSTFLAGS=$flags cli_cargo "$2" --target "$target"
+}
+
+# pack_cli PROGRAM NAME FOLDER: the program with its licence, manual pages and completions, which the program for this machine writes.
+pack_cli() {
+    local root=$scratch/cli writer command
+    writer=$folder/$(uname -m)-unknown-linux-musl/release/weir
+    mkdir -p "$root/$2/man" "$root/$2/completions"
+    cp "$1" LICENSE "$root/$2/"
+    "$writer" man >"$root/$2/man/weir.1"
+    for command in check replay explain generate top; do
+        "$writer" man "$command" >"$root/$2/man/weir-$command.1"
+    done
+    for command in bash zsh fish; do
+        "$writer" completions "$command" >"$root/$2/completions/weir.$command"
+    done
+    pack "$root" "$2" "$3/$2.tar.gz"
+}
+
+# pack FOLDER NAME FILE: an archive that is the same for the same files, whoever packs them and when.
+pack() {
+    tar --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$commit_time" --format=ustar \
+        -C "$1" -cf - "$2" | gzip -9n >"$3"
+}
+
+# write_sbom TARGET NAME FOLDER: which crates are in NAME, as CycloneDX.
+write_sbom() {
+    cargo metadata --locked --format-version 1 --filter-platform "$1" | python3 .ci/sbom.py Cargo.lock "$2" >"$3/$2.cdx.json"
+}
+
+# The changelog's section of this version; of a commit that does not have its tag, what is not released.
+write_notes() {
+    local section=Unreleased
+    if [[ $(git tag --points-at HEAD) == *"v$version"* ]]; then section=$version; fi
+    printf '# Weir %s\n\nCommit %s. SHA256SUMS has the checksums of all files.\n' "$version" "$revision"
+    awk -v heading="## [$section]" 'index($0, "## [") == 1 { inside = index($0, heading) == 1; next } inside' CHANGELOG.md
 }
 
 run_demo() {
@@ -720,9 +871,16 @@ run_lints() {
     local but=""
     if provide shellcheck; then
         say "Running shellcheck"
-        shellcheck build.sh .ci/run tests/*.sh tests/*/*.sh || die "shellcheck complains, see above"
+        shellcheck build.sh .ci/run envoy/helm/stage.sh tests/*.sh tests/*/*.sh || die "shellcheck complains, see above"
     else
         but=" The shell scripts were LEFT OUT, since shellcheck is missing; install it with: $(how_to_install shellcheck)"
+    fi
+    if [[ -x target/tools/bin/helm ]] || has helm; then
+        build_chart
+        say "Linting the Helm chart"
+        lint_chart || die "helm lint complains, see above"
+    else
+        but+=" The Helm chart was LEFT OUT, since helm is missing; ./build.sh test installs it where Go is."
     fi
     if find_mdbook; then
         build_docs
@@ -819,6 +977,8 @@ case $command in
     lint) run_lints ;;
     cli) build_cli ;;
     image) build_image "$@" ;;
+    release) build_release ;;
+    chart) build_chart ;;
     docs) run_docs ;;
     deny) run_deny ;;
     reproduce) build_module; cleanup; exec tests/reproduce.sh ;;

@@ -1,8 +1,8 @@
-"""Packs the module as an OCI image: python build.py MODULE IMAGE.tar [NAME:TAG]
+"""Packs the module as an OCI image: python build.py MODULE IMAGE.tar [NAME:TAG [LABEL=VALUE...]]
 
 FROM scratch, one layer, in it plugin.wasm and nothing else: the "compat" variant of the Wasm image specification, which
 Istio and Envoy Gateway read. The file is an OCI layout, for skopeo, crane or oras, and `docker load` takes it as well. The
-same module gives the same image, to the byte. Needs nothing but Python.
+same module gives the same image, to the byte. Labels are annotations, too. Needs nothing but Python.
 
     skopeo copy oci-archive:target/weir-image.tar docker://registry.example.com/weir:0.1.0
     docker load -i target/weir-image.tar && docker tag … && docker push …
@@ -32,11 +32,16 @@ def digest(content):
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def main(module, image, name="weir:latest"):
+def main(module, image, name="weir:latest", *labels):
     with open(module, "rb") as file:
         wasm = file.read()
     if not wasm.startswith(b"\0asm"):
         sys.exit(f"{module} is no WebAssembly module")
+    labels = {
+        "org.opencontainers.image.title": "Weir",
+        "org.opencontainers.image.licenses": "Apache-2.0",
+        **dict(label.split("=", 1) for label in labels),
+    }
     blobs = {}
 
     def put(content, media_type):
@@ -53,7 +58,7 @@ def main(module, image, name="weir:latest"):
             # Docker wants an architecture; a module has none.
             "architecture": "amd64",
             "os": "linux",
-            "config": {},
+            "config": {"Labels": labels},
             "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
         },
         "application/vnd.oci.image.config.v1+json",
@@ -64,11 +69,7 @@ def main(module, image, name="weir:latest"):
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config,
             "layers": [packed],
-            "annotations": {
-                "module.wasm.image/variant": "compat",
-                "org.opencontainers.image.title": "Weir",
-                "org.opencontainers.image.licenses": "Apache-2.0",
-            },
+            "annotations": {"module.wasm.image/variant": "compat", **labels},
         },
         "application/vnd.oci.image.manifest.v1+json",
     )
@@ -87,6 +88,6 @@ def main(module, image, name="weir:latest"):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) < 3 or not all("=" in label for label in sys.argv[4:]):
         sys.exit(__doc__)
     main(*sys.argv[1:])

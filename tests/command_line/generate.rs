@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Run, weir};
 
-fn documents(text: &str) -> Vec<Value> {
+pub fn documents(text: &str) -> Vec<Value> {
     serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| {
             let mut value = serde_yaml_ng::Value::deserialize(document).expect("it is YAML");
@@ -21,7 +21,7 @@ fn shipped(files: &[&str]) -> Vec<Value> {
     files.iter().map(read).flat_map(|text| documents(&text)).collect()
 }
 
-fn generate(arguments: &[&str]) -> Run {
+pub fn generate(arguments: &[&str]) -> Run {
     let run = weir(&[&["generate"], arguments].concat(), b"");
     assert_eq!(run.status, 0, "{}", run.err);
     run

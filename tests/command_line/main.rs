@@ -1,5 +1,6 @@
 //! The command line, `weir`, as its users run it.
 
+mod chart;
 mod check;
 #[path = "../crash_loops/mod.rs"]
 mod crash_loops;

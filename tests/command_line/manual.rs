@@ -33,3 +33,11 @@ fn help_fits_a_terminal_and_has_examples() {
         assert!(!run.out.contains('\u{1b}'), "no colours where nobody looks");
     }
 }
+
+/// `build.sh` puts the commit after it.
+#[test]
+fn it_says_its_version() {
+    let run = weir(&["--version"], b"");
+    assert_eq!(run.status, 0);
+    assert!(run.out.starts_with(concat!("weir ", env!("CARGO_PKG_VERSION"))), "{}", run.out);
+}

@@ -39,10 +39,11 @@ fn unpack(archive: &[u8], packed: bool) -> Result<BTreeMap<String, Vec<u8>>> {
 fn one_layer_with_the_module_and_nothing_else() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let module = envoy::module();
+    let label = "org.opencontainers.image.revision=a=b";
     let build = |name: &str| {
         let image = folder.path().join(name);
         let script = crate::shipped("image/build.py");
-        run(Command::new("python3").arg(script).arg(&module).arg(&image).arg("registry.test/weir:1"))?;
+        run(Command::new("python3").arg(script).arg(&module).arg(&image).args(["registry.test/weir:1", label]))?;
         Ok::<_, anyhow::Error>(std::fs::read(image)?)
     };
     let image = build("one.tar")?;
@@ -70,6 +71,10 @@ fn one_layer_with_the_module_and_nothing_else() -> Result<()> {
     ensure!(inside == BTreeMap::from([("plugin.wasm".to_owned(), std::fs::read(&module)?)]), "other files");
     let config: Value = serde_json::from_slice(blob(&manifest["config"])?)?;
     ensure!(config["rootfs"]["diff_ids"].as_array().is_some_and(|list| list.len() == 1), "{config}");
+    for labels in [&manifest["annotations"], &config["config"]["Labels"]] {
+        ensure!(labels["org.opencontainers.image.licenses"] == "Apache-2.0", "{labels}");
+        ensure!(labels["org.opencontainers.image.revision"] == "a=b", "{labels}");
+    }
     let loadable = json("manifest.json")?;
     ensure!(loadable[0]["RepoTags"] == json!(["registry.test/weir:1"]), "{loadable}");
     Ok(())

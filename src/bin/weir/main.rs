@@ -32,9 +32,15 @@ fn main() {}
 fn main() -> std::process::ExitCode {
     use clap::{CommandFactory as _, Parser};
 
+    /// `build.sh` knows the commit.
+    const VERSION: &str = match option_env!("WEIR_VERSION") {
+        Some(version) => version,
+        None => env!("CARGO_PKG_VERSION"),
+    };
+
     /// Weir's command line: the same engine that runs in Envoy, on files.
     #[derive(Parser)]
-    #[command(name = "weir", version, max_term_width = 100)]
+    #[command(name = "weir", version = VERSION, max_term_width = 100)]
     enum Command {
         Check(check::Arguments),
         Replay(replay::Arguments),
