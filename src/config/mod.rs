@@ -11,9 +11,10 @@
 //! - `retry` is [`RetryPolicy`], `outlierDetection` is [`OutlierPolicy`], `circuitBreaker` is [`BreakerPolicy`] and
 //!   `steering` is [`SteeringPolicy`]; `"off"`, `false` or `null` switches a section off, and a single detector, too. (What
 //!   Kubernetes keeps loses each `null`.)
-//! - `clusters` overrides all of them but `steering` for clusters by name: the first entry that matches wins. An entry's
-//!   objects are laid over the top-level ones field by field; lists and all else are replaced. What the top level switched
-//!   off and an entry switches on again starts from the defaults.
+//! - `clusters` overrides all of them for clusters by name: the first entry that matches wins. An entry's objects are laid
+//!   over the top-level ones field by field; lists and all else are replaced. What the top level switched off and an entry
+//!   switches on again starts from the defaults. `steering` can only be switched off there: users of a cluster that hashes
+//!   stay with their own hosts then.
 
 mod breaker;
 pub mod duration;
@@ -114,6 +115,9 @@ pub struct ClusterPolicy {
     pub outlier_detection: Option<OutlierPolicy>,
     /// The circuit breaker; `None` where it is switched off.
     pub circuit_breaker: Option<BreakerPolicy>,
+    /// Whether requests are steered, where steering is on. Where Envoy spreads users by a hash, all of them would move while
+    /// one host is out.
+    pub steered: bool,
 }
 
 impl Default for Policy {
@@ -234,10 +238,15 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
     let mut overrides: Vec<(Glob, ClusterPolicy)> = Vec::new();
     if let Some(clusters) = root.field("clusters") {
         for entry in clusters.items(MAX_CLUSTERS)? {
-            if let Some(section) = ["incidents", "steering"].iter().find_map(|name| entry.field(name)) {
+            if let Some(section) = entry.field("incidents") {
                 return Err(section.error("not for single clusters: it stands at the top level, for all of them"));
             }
-            entry.only(&["circuitBreaker", "match", "outlierDetection", "retry"])?;
+            if let Some(section) = entry.field("steering").and_then(Reader::unless_off) {
+                return Err(
+                    section.error("only \"off\" for single clusters: its fields stand at the top level, for all")
+                );
+            }
+            entry.only(&["circuitBreaker", "match", "outlierDetection", "retry", "steering"])?;
             let pattern = entry.required("match")?;
             let glob = Glob::new(pattern.text()?);
             if glob.as_str().is_empty() {
@@ -248,7 +257,8 @@ fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
             }
             let mut settings = everywhere.clone();
             settings.overlay(&entry)?;
-            overrides.push((glob, settings.finish()));
+            let steered = entry.field("steering").is_none();
+            overrides.push((glob, ClusterPolicy { steered, ..settings.finish() }));
         }
     }
     Ok(Policy { mode, steering, incidents, everywhere: everywhere.finish(), overrides })
@@ -284,6 +294,7 @@ impl Settings {
             retry: self.retry.map(RetrySettings::finish),
             outlier_detection: self.outlier_detection,
             circuit_breaker: self.circuit_breaker,
+            steered: true,
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Cluster {
     /// Whether it was reported how many retries are left.
     pub(super) reported_budget: bool,
     pub(super) sampler: Sampler,
+    /// Whether its requests are steered, where steering is on.
+    pub(super) steered: bool,
     pub(super) misrouted: Misrouted,
     /// Whether Envoy's balancer was seen to choose among hosts. What always goes to its own destination (a cluster of type
     /// `ORIGINAL_DST`) belongs nowhere else.
@@ -163,6 +165,7 @@ impl Cluster {
             reported_hosts: (0, 0),
             reported_budget: false,
             sampler: Sampler::default(),
+            steered: true,
             misrouted: Misrouted::default(),
             is_balanced: false,
             waiting: Waiting::default(),

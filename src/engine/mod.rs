@@ -242,6 +242,7 @@ impl Engine {
 /// Gives a cluster what its policy needs, and takes away what it does not.
 fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: Option<&ClusterPolicy>, now: Time) {
     let retry = retries.get(cluster.policy).and_then(Option::as_ref);
+    cluster.steered = policy.is_none_or(|policy| policy.steered);
     cluster.account = retry.and_then(|retry| retry.policy.budget).map(|policy| match cluster.account.take() {
         Some(mut account) => {
             account.set_policy(policy, now);

@@ -87,7 +87,9 @@ impl Worker {
         view: &View<'_, H>,
     ) -> Steering {
         let now = self.wall_clock;
-        let policy = self.engine.steering().map(|steering| (steering.explore_percent, steering.via));
+        let steered = self.engine.cluster(cluster).is_some_and(|cluster| cluster.steered);
+        let policy = self.engine.steering().filter(|_| steered);
+        let policy = policy.map(|steering| (steering.explore_percent, steering.via));
         let (retries, hedges) = self.retries_and_hedges(cluster, plan);
         let Some(outliers) = self.outliers(cluster, view) else { return Steering::default() };
         outliers.requested(now);
@@ -192,7 +194,7 @@ impl Worker {
             outliers.probe_over(probe);
         }
         // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
-        if via.is_none() || spoke {
+        if via.is_none() || !state.steered || spoke {
             return;
         }
         let steered = !route.hosts.is_empty();

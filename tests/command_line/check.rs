@@ -214,5 +214,22 @@ fn what_is_valid_and_odd_is_told() {
     assert!(!told.contains("orders"), "{told}");
     let apart = r#"{"clusters": [{"match": "*", "circuitBreaker": "off", "outlierDetection": "off"}]}"#;
     assert!(!warnings(&bootstrap(apart)).contains("requests say"), "{}", warnings(&bootstrap(apart)));
+    // A cluster that hashes, under steering.
+    let hashed = |policy: &str| {
+        let family = "type.googleapis.com/envoy.extensions.load_balancing_policies";
+        let typed = |kind: &str| json!({"@type": format!("{family}.{kind}")});
+        let (mut ring, mut steered) = (typed("ring_hash.v3.RingHash"), typed("override_host.v3.OverrideHost"));
+        ring = json!({"policies": [{"typed_extension_config": {"name": "ring", "typed_config": ring}}]});
+        steered["fallback_policy"] = ring;
+        let balancer = json!({"policies": [{"typed_extension_config": {"name": "own", "typed_config": steered}}]});
+        let clusters = json!([{"name": "carts", "load_balancing_policy": balancer}, {"name": "orders"}]);
+        let mut whole: serde_json::Value = serde_json::from_str(&bootstrap(policy)).unwrap();
+        whole["static_resources"]["clusters"] = clusters;
+        whole.to_string()
+    };
+    let told = warnings(&hashed(calm));
+    assert!(told.contains("\"carts\": it spreads") && !told.contains("orders"), "{told}");
+    let apart = r#"{"clusters": [{"match": "carts", "steering": "off"}]}"#;
+    assert!(!warnings(&hashed(apart)).contains("it spreads"), "{}", warnings(&hashed(apart)));
     assert!(!warnings(r#"{"clusters": [{"match": "ab*"}, {"match": "a*"}]}"#).contains("never used"));
 }

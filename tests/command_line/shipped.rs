@@ -94,11 +94,11 @@ fn only_what_they_name_is_touched() {
     for (file, ours) in POLICIES {
         let policy = documents(&shipped(file)).iter().find_map(policy).unwrap_or_else(|| panic!("{file}: no policy"));
         for cluster in ours {
-            let ClusterPolicy { retry, outlier_detection, circuit_breaker } = policy.for_cluster(cluster);
+            let ClusterPolicy { retry, outlier_detection, circuit_breaker, .. } = policy.for_cluster(cluster);
             let on = retry.is_some() && outlier_detection.is_some() && circuit_breaker.is_some();
             assert!(on, "{file}: {cluster}: {:?}", policy.for_cluster(cluster));
         }
-        let off = ClusterPolicy { retry: None, outlier_detection: None, circuit_breaker: None };
+        let off = ClusterPolicy { retry: None, outlier_detection: None, circuit_breaker: None, steered: true };
         for cluster in OTHERS {
             assert_eq!(*policy.for_cluster(cluster), off, "{file}: {cluster}");
         }

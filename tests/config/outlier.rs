@@ -264,7 +264,7 @@ fn steering_that_is_refused() {
         ),
         (
             r#"{"clusters": [{"match": "c", "steering": {"explorePercent": 1}}]}"#,
-            "clusters[0].steering: not for single clusters: it stands at the top level, for all of them",
+            r#"clusters[0].steering: only "off" for single clusters: its fields stand at the top level, for all"#,
         ),
         (
             r#"{"role": "guard", "steering": {}}"#,

@@ -3,6 +3,7 @@
 mod busy;
 mod halves;
 mod hangs;
+mod hashed;
 mod outages;
 mod rate;
 mod streams;
@@ -10,7 +11,7 @@ mod streams;
 use crate::alone::Test;
 
 pub fn all() -> Vec<Test> {
-    [halves::TESTS, streams::TESTS].concat()
+    [halves::TESTS, hashed::TESTS, streams::TESTS].concat()
 }
 
 /// Those that are about time.

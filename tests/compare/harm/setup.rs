@@ -184,11 +184,12 @@ impl Setup {
         self.clusters[0]["load_balancing_policy"] = balancer;
     }
 
-    /// Merged over what `decide` is told.
+    /// Merged over what `decide` is told; in a VM of its own, since those that share one share their policy.
     pub fn policy(&mut self, over: &Value) {
         if self.side == Side::Without {
             return;
         }
+        own_vm(&mut self.listeners[0], self.name);
         let value = self.manager().pointer_mut("/http_filters/0/typed_config/config/configuration/value");
         if let Some(Value::String(text)) = value
             && let Ok(mut policy) = serde_json::from_str::<Value>(text)
@@ -209,9 +210,12 @@ impl Setup {
         }
     }
 
-    /// The same by the hash of whose request it is. Under Istio such a route does not avoid the host that failed.
+    /// The same by the hash of whose request it is. Under Istio such a route does not avoid the host that failed; Weir is told to
+    /// steer nothing there, as its documentation says.
     pub fn hash_balancer(&mut self, name: &str, kind: &str) {
         self.balancer(name, kind);
+        let cluster = self.name;
+        self.policy(&json!({"clusters": [{"match": cluster, "steering": "off"}]}));
         self.action(&json!({"hash_policy": [{"header": {"header_name": super::client::USER}}]}));
         if self.side == Side::Without
             && let Some(retry) = self.route()["route"]["retry_policy"].as_object_mut()
@@ -298,6 +302,18 @@ fn bare_balancer(name: &str, kind: &str) -> Value {
         "name": format!("envoy.load_balancing_policies.{name}"),
         "typed_config": {"@type": format!("{family}.{name}.v3.{kind}")},
     }}]})
+}
+
+/// Gives all plugins in it a VM that no other situation has.
+fn own_vm(value: &mut Value, name: &str) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| own_vm(item, name)),
+        Value::Object(fields) => fields.iter_mut().for_each(|(key, field)| match key.as_str() {
+            "vm_id" => *field = json!(format!("weir-{name}")),
+            _ => own_vm(field, name),
+        }),
+        _ => {}
+    }
 }
 
 /// The module that was built, wherever it is.

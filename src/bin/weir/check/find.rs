@@ -21,6 +21,8 @@ pub struct Document {
     pub route_retries: Option<u32>,
     /// Clusters of which clients say what host they want.
     pub open_clusters: Vec<String>,
+    /// Clusters under `override_host` that otherwise spread requests by a hash.
+    pub hashed_clusters: Vec<String>,
     /// Envoy's own outlier detection is set up beside it.
     pub outlier_detection: bool,
     /// All that stands in it, by place, but for a policy alone.
@@ -196,10 +198,13 @@ impl Search {
                     self.hit(&dotted(place, "configuration"), fields.get("configuration"), value, true);
                     return;
                 }
-                if names_hosts(value)
-                    && let Some(name) = fields.get("name").and_then(Value::as_str)
-                {
-                    self.document.open_clusters.push(name.to_owned());
+                if let Some(name) = fields.get("name").and_then(Value::as_str) {
+                    if names_hosts(value) {
+                        self.document.open_clusters.push(name.to_owned());
+                    }
+                    if is_hashed(value) {
+                        self.document.hashed_clusters.push(name.to_owned());
+                    }
                 }
                 self.document.outlier_detection |= ["outlier_detection", "outlierDetection", "passive"]
                     .iter()
@@ -266,6 +271,13 @@ fn names_hosts(value: &Value) -> bool {
     let at = |paths: [&str; 2]| paths.iter().find_map(|path| value.pointer(path));
     let kind = at(kind).and_then(Value::as_str).unwrap_or_default();
     kind.ends_with("dynamic_forward_proxy.v3.ClusterConfig") || at(header).and_then(Value::as_bool) == Some(true)
+}
+
+/// Whether it is a cluster that takes its hosts from a header, and where there is none from a hash.
+fn is_hashed(value: &Value) -> bool {
+    let policy = ["load_balancing_policy", "loadBalancingPolicy"].iter().find_map(|name| value.get(name));
+    let text = policy.map(Value::to_string).unwrap_or_default();
+    text.contains("override_host.v3.") && (text.contains("ring_hash.v3.") || text.contains("maglev.v3."))
 }
 
 /// What is in a plugin's `configuration`: text, or a `Struct`. Envoy hands the module the one or the other.

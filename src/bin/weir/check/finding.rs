@@ -264,6 +264,11 @@ pub static RULES: [Rule; 62] = [
         destinations by header). Its hosts have nothing in common, and who asks for dead ones opens the circuit for all.",
     ),
     warning(
+        "steering-moves-users",
+        "The cluster spreads users by a hash (`ring_hash`, `maglev`) under `override_host`. While a host is out, steering \
+        sends each request to any other, so that users move whose own host is fine.",
+    ),
+    warning(
         "null-is-dropped",
         "`kubectl apply` drops every `null` of an object, so that what it should switch off stays on.",
     ),

@@ -51,6 +51,17 @@ pub fn check(plugin: &Plugin<'_>, policy: &Policy, around: &Around, native: bool
             out.push(Finding::new("requests-choose-hosts", &node, text, todo));
         }
     }
+    for name in &plugin.file.document.hashed_clusters {
+        let cluster = policy.for_cluster(name);
+        if cluster.steered && cluster.outlier_detection.is_some() && policy.steering.is_some() {
+            let text = format!(
+                "cluster {name:?}: it spreads requests by a hash, and while a host is out, steering moves whoever is on \
+                 another one, too"
+            );
+            let todo = "switch steering off for it, in clusters: then only those move whose host is out";
+            out.push(Finding::new("steering-moves-users", &node, text, todo));
+        }
+    }
 }
 
 /// Nulls that Kubernetes does not keep.
