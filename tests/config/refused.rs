@@ -125,7 +125,7 @@ fn unknown_fields() {
         ),
         (
             r#"{"clusters": [{"match": "a", "mode": "shadow"}]}"#,
-            "clusters[0].mode: unknown field; expected one of circuitBreaker, match, outlierDetection, retry"
+            "clusters[0].mode: unknown field; expected one of circuitBreaker, match, outlierDetection, retry, steering"
                 .to_owned(),
         ),
     ];
