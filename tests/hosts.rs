@@ -106,6 +106,7 @@ fn ejection(address: &str, now: Time) -> Ejection {
     Ejection {
         address: address.into(),
         failure: Failure::Reset,
+        unreachable: false,
         ejection_count: 0,
         since: now,
         failed: now,

@@ -25,8 +25,13 @@ fn pick(outliers: &mut Outliers, host: &str, signal: Signal, now: Time) {
     outliers.attempt_ended(&attempt, now);
 }
 
-/// Hosts with these weights, and one more that is out.
+/// Hosts with these weights, and one more that is out, since it refuses.
 fn outliers(seed: u64, weights: &[(&str, u64)], random: &mut Random) -> Outliers {
+    outliers_that_fail(seed, weights, Signal::Refused, random)
+}
+
+/// The same, and why it is out.
+fn outliers_that_fail(seed: u64, weights: &[(&str, u64)], signal: Signal, random: &mut Random) -> Outliers {
     let mut outliers = Outliers::new(OutlierPolicy::default(), WorkerId(seed));
     let total = weights.iter().map(|(_, weight)| weight).sum();
     for _ in 0..5_000 {
@@ -39,7 +44,7 @@ fn outliers(seed: u64, weights: &[(&str, u64)], random: &mut Random) -> Outliers
         pick(&mut outliers, chosen.unwrap().0, Signal::Answered, NOW);
     }
     outliers.route(NOW, true, 2, Percent::default());
-    pick(&mut outliers, "out:1", Signal::Refused, NOW);
+    pick(&mut outliers, "out:1", signal, NOW);
     outliers.exchange(None, NOW);
     outliers.published();
     assert!(outliers.is_ejected("out:1"));
@@ -138,16 +143,26 @@ fn hosts_that_the_balancer_leaves_leave_the_list_and_new_ones_enter() {
 
 #[test]
 fn a_share_is_left_to_the_balancer_but_no_more_than_needed() {
-    let mut random = Random::new(1);
-    let mut outliers = outliers(1, &[("a:1", 1), ("b:1", 1), ("c:1", 1)], &mut random);
     let percent = Percent::from_basis_points(500).unwrap();
-    let mut unsteered = |from: u64, to: u64| {
-        (from..to).filter(|millis| outliers.route(after(*millis), true, 2, percent).is_none()).count()
+    let unsteered = |signal, repeatable: bool, retries| {
+        let mut random = Random::new(1);
+        let mut outliers = outliers_that_fail(1, &[("a:1", 1), ("b:1", 1), ("c:1", 1)], signal, &mut random);
+        let mut count = |from: u64, to: u64| {
+            let routes = (from..to).map(|millis| outliers.route(after(millis), repeatable, retries, percent));
+            routes.filter(Option::is_none).count()
+        };
+        (count(0, 1_000), count(1_000, 5_000), count(5_000, 15_000))
     };
-    let early = unsteered(0, 5_000);
-    assert!((2..=6).contains(&early), "{early}");
-    let late = unsteered(5_000, 15_000);
-    assert!((10..=21).contains(&late), "{late}");
+    let (first, early, late) = unsteered(Signal::Unreachable, true, 2);
+    assert!((2..=6).contains(&(first + early)) && (10..=21).contains(&late), "{first} {early} {late}");
+    // What meets a host that refuses loses next to nothing: from the second second on, each host is picked several times a second.
+    let (first, early, late) = unsteered(Signal::Refused, true, 2);
+    assert!(first <= 3 && (80..=125).contains(&early) && (200..=312).contains(&late), "{first} {early} {late}");
+    // Not where it may be the last attempt, or may not be repeated.
+    let (first, early, late) = unsteered(Signal::Refused, true, 0);
+    assert!(first + early <= 6 && late <= 21, "{first} {early} {late}");
+    let (first, early, late) = unsteered(Signal::Refused, false, 2);
+    assert!(first + early <= 6 && late <= 21, "{first} {early} {late}");
 }
 
 #[test]

@@ -20,8 +20,8 @@ const MOST_MISROUTED: u32 = 20 * MISROUTED;
 /// every other one.
 const MISROUTED: u32 = 4;
 
-/// A hedge helps within as long again as the request waited before.
-const IN_VAIN: u32 = 2;
+/// A hedge helps within half as long again as the request waited before, in halves.
+const IN_VAIN: u32 = 3;
 
 /// What steering did to a request.
 #[derive(Debug, Default)]
@@ -133,7 +133,9 @@ impl Worker {
     /// would not be, either, since such requests take long by nature, or all hosts do.
     fn hedges_are_in_vain(&self, cluster: ClusterId, after: Duration) -> bool {
         let state = self.engine.cluster(cluster);
-        state.is_some_and(|state| self.wall_clock.since(state.waiting.oldest_hedged()) >= after.saturating_mul(IN_VAIN))
+        state.is_some_and(|state| {
+            self.wall_clock.since(state.waiting.oldest_hedged()).saturating_mul(2) >= after.saturating_mul(IN_VAIN)
+        })
     }
 
     /// How many retries a request may have, and whether it may be hedged.

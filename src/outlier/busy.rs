@@ -25,6 +25,9 @@ pub fn is_busy(host: &Host, now: Time) -> bool {
 impl Host {
     /// An attempt on it ended so, and as many more as `weight` says.
     pub(super) fn takes(&mut self, signal: Signal, weight: u32, now: Time) {
+        if !matches!(signal, Signal::Cancelled | Signal::Local) {
+            self.unreachable = signal == Signal::Unreachable;
+        }
         let before = self.pushes.checked_shl(weight.max(1)).unwrap_or(0);
         match signal {
             Signal::Pushback => (self.pushed, self.pushes) = (now, before | 1),

@@ -341,6 +341,7 @@ mod tests {
         state.follow(&Ejection {
             address: "10.0.0.1:80".into(),
             failure: Failure::Refused,
+            unreachable: false,
             ejection_count: 0,
             since: START,
             failed: START,

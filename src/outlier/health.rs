@@ -68,6 +68,7 @@ impl Health {
         Ejection {
             address: address.into(),
             failure,
+            unreachable: false,
             ejection_count: self.ejection_count,
             since: now,
             failed: now,

@@ -31,6 +31,8 @@ pub struct Host {
     pub last_answer: Time,
     /// When the host last answered this worker at all.
     pub answered: Time,
+    /// Whether nothing came back of it when this worker tried to connect last.
+    pub unreachable: bool,
     /// How many requests are pinned to the host because it answered last (see [`crate::steering`]), and are not over yet.
     pub pinned: u8,
     /// When this worker steered the oldest request to the host that is not answered yet; `None` if all are.
@@ -59,6 +61,7 @@ impl Host {
             seen: now,
             last_answer: Time::default(),
             answered: Time::default(),
+            unreachable: false,
             pinned: 0,
             oldest_outstanding: None,
             missed_deadlines: 0,

@@ -6,9 +6,13 @@ use super::downtime::CERTAIN;
 use super::{Outliers, Probe};
 use crate::base::percent::Percent;
 use crate::base::time::Time;
-use crate::outlier::ejection::HostState;
+use crate::outlier::detector::Failure;
+use crate::outlier::ejection::{Ejected, HostState};
 use crate::outlier::host::Host;
 use crate::steering::{Exploration, SUSPICION, is_suspect};
+
+/// A host that refuses for so long is none that crashes and is back at once.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,8 +164,15 @@ impl Outliers {
     }
 
     /// Whether a request should be left to Envoy's balancer, to keep the shares current and to meet new hosts.
-    fn explores(&mut self, Request { repeatable, explore, now, .. }: Request) -> bool {
+    fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request) -> bool {
+        let refuses = |(_, host, ejected): (usize, &Host, &Ejected)| {
+            let ejection = &ejected.ejection;
+            let lasts = now.since(ejection.since) >= SETTLED && ejection.failure == Failure::Refused;
+            lasts && !ejection.unreachable && !host.unreachable
+        };
         let exploration = Exploration {
+            // Its retries cannot all meet such a host.
+            cheap: repeatable && self.ejected < attempts && self.hosts.each_ejected().all(refuses),
             percent: explore,
             hosts: self.hosts.len() as u64,
             ejected: self.ejected as u64,

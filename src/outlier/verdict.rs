@@ -7,7 +7,7 @@ use super::{EndedAttempt, Event, FEW, Outliers};
 use crate::base::time::{Time, nanos_since};
 use crate::outlier::detector::{Failure, Outcome, is_outlier, is_widespread};
 use crate::outlier::ejection::{HostState, Verdict};
-use crate::outlier::shared::Change;
+use crate::outlier::shared::{Change, Ejection};
 use crate::signal::Signal;
 
 /// Where one host hung, others may within this time.
@@ -118,6 +118,7 @@ impl Outliers {
         let policy = self.policy;
         let panic = self.in_panic(now) || self.panic.all_unresponsive.holds(now);
         let enough = if panic { 1 } else { policy.probe_successes };
+        let unreachable = self.hosts.at(place).is_some_and(|host| host.unreachable);
         let Some(state) = self.hosts.ejected_at(place) else { return };
         let failed = matches!(outcome, Outcome::Failed(_));
         self.probe_budget.refund(if failed { 0 } else { state.probe_cost(began) });
@@ -129,7 +130,9 @@ impl Outliers {
         let Some(ejection) = state.ejected().map(|ejected| &ejected.ejection) else { return };
         match verdict {
             Verdict::None => {}
-            Verdict::Extended => self.sharing.pending.push(Change::Extend(ejection.clone())),
+            Verdict::Extended => {
+                self.sharing.pending.push(Change::Extend(Ejection { unreachable, ..ejection.clone() }));
+            }
             Verdict::Unejected => {
                 self.downtime.came_back(ejection.since, ejection.failed, now);
                 self.sharing.pending.push(Change::Uneject(ejection.address.clone()));
@@ -192,6 +195,7 @@ impl Outliers {
         let most = self.policy.max_ejected(self.hosts.known(now));
         if self.ejected < most {
             let ejection = health.eject(&host.address, failure, self.me, &self.policy, now);
+            let ejection = Ejection { unreachable: host.unreachable, ..ejection };
             self.sharing.pending.push(Change::Eject(ejection, most));
         } else if mine {
             // Only the worker whose attempt failed reports it, so that it counts once.

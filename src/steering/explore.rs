@@ -13,8 +13,13 @@ const CURRENT: Duration = Duration::from_secs(5);
 const CHEAP: u64 = 225;
 /// While probes fail all the time, which costs enough, no more requests than this may meet an ejected host.
 const DEAR: u64 = 20;
+/// The same where all ejected hosts refuse, which costs hardly any time, and no budget.
+const REFUSED: u64 = 1_250;
 /// How often each host should be picked by Envoy's balancer.
 const EACH_HOST: Duration = Duration::from_secs(2);
+/// The same where all ejected hosts refuse. A host that Envoy's balancer does not pick any more, since it is drained or fails
+/// health checks, then gets no more after a second or so.
+const EACH_HOST_REFUSED: Duration = Duration::from_millis(75);
 
 /// What decides how many requests explore.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,8 @@ pub struct Exploration {
     pub ejected: u64,
     /// The number of workers that take turns.
     pub workers: u32,
+    /// Whether to meet an ejected host costs next to nothing: all of them refuse, and another one is asked instead.
+    pub cheap: bool,
     /// Whether probes fail all the time.
     pub probes_fail: bool,
 }
@@ -35,7 +42,7 @@ impl Steering {
     /// Whether the next request should be left to Envoy's balancer. One that is not `repeatable` is left only where no other
     /// comes.
     pub fn explores(&mut self, exploration: Exploration, repeatable: bool, now: Time) -> bool {
-        let Exploration { percent, workers, probes_fail, .. } = exploration;
+        let Exploration { percent, workers, cheap, probes_fail, .. } = exploration;
         if !repeatable && self.has_canaries() {
             return false;
         }
@@ -46,17 +53,22 @@ impl Steering {
         }
         let share = match percent.basis_points() {
             0 => 0,
+            share if cheap => (REFUSED * hosts / ejected).max(u64::from(share)),
             share if probes_fail => (DEAR * hosts / ejected).min(u64::from(share)),
             share => (CHEAP * hosts / ejected).max(u64::from(share)),
         };
+        // Whether a host is still picked is soon known, if that is all that is asked.
+        if cheap && share > 0 && self.shares.doubts {
+            return true;
+        }
         if self.random.below(u64::from(Percent::MAX.basis_points())) >= share {
             return false;
         }
         let current = self.active_since.is_some_and(|since| now.since(since) < CURRENT);
-        let pause = nanos(EACH_HOST)
+        let pause = nanos(if cheap { EACH_HOST_REFUSED } else { EACH_HOST })
             .saturating_mul(hosts)
             .saturating_mul(u64::from(workers.max(1)))
-            .saturating_mul(if current { 2 } else { 1 })
+            .saturating_mul(if current && !cheap { 2 } else { 1 })
             .saturating_mul(if repeatable { 1 } else { 4 })
             / (healthy * healthy);
         let explores = nanos_since(self.explored, now) >= pause;

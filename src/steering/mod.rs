@@ -9,7 +9,8 @@
 //! **Shares** (`shares`) are counted in picks, not in seconds: when there are 64 for each host, all are halved. So in calm times
 //! they follow the balancer within a second or so, and in a long ejection, when few requests are left to the balancer, they
 //! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the
-//! balancer has made as many picks without it as would have given it four.
+//! balancer has made as many picks without it as would have given it four, or three where there
+//! are few hosts.
 //!
 //! The share of each host is hardly ever known to better than an eighth. Where hosts differ by no more than chance explains,
 //! all get the same: of 300 equal hosts at 70 percent of their capacity, those that chance had favoured got more than they
@@ -36,7 +37,9 @@
 //! they share what was picked. Such a request may meet an ejected host, which costs it a retry. So where one of many hosts is
 //! ejected there may be more of them, up to nine in 400 that meet it: in a big and quiet cluster, where two seconds are never
 //! enough, Envoy goes on balancing nearly all by itself, and what it drains gets nothing. Where most hosts are ejected there
-//! are fewer, and half as many in the first five seconds, while the shares from calm times are current.
+//! are fewer, and half as many in the first five seconds, while the shares from calm times are current. Where all ejected hosts refuse
+//! connections, and there are few of them, to meet one costs some milliseconds and no budget: then up to one in eight may, so
+//! that a host which the balancer leaves out (drained, or failing health checks) is found out within a second.
 //!
 //! **Unseen hosts** have their share as well. Where a worker knows few of many hosts, lists of those alone would give these the
 //! requests of the others: so as many requests carry no list as Envoy's balancer would send to hosts that are unknown here.

@@ -7,8 +7,13 @@ use crate::outlier::hosts::Hosts;
 
 /// The largest number of picks that are remembered for each host: then all are halved.
 const MEMORY: u64 = 64;
-/// A host has left when it would have been picked this many times, but was not.
-const MISSED: u64 = 4;
+/// A host has left when it would have been picked this many times, but was not, in halves: four times.
+const MISSED: u64 = 8;
+/// The same for a host that has an eighth of the picks or more: three times.
+const MISSED_OF_FEW: u64 = 6;
+/// The same for whether it may have left.
+const DOUBTED: u64 = 3;
+const FEW_HOSTS: u64 = 8;
 /// With this many picks for each host, the shares are known to a quarter or so.
 const ENOUGH: u64 = 16;
 /// With fewer picks than this for each host, there may be hosts that were not seen yet, and the shares are guesses. A worker that
@@ -27,6 +32,8 @@ pub(super) struct Shares {
     squares: u64,
     /// The number of hosts that have just one remembered pick.
     singles: u64,
+    /// Whether some host of few was missed for long enough that it may have left, but not for certain.
+    pub(super) doubts: bool,
     /// The healthy hosts, each with its picks, but for those that were found to be picked no longer.
     pub(super) sampler: WeightedSampler,
     /// The [version](Hosts::version) of the hosts that the sampler holds; 0 if it must be filled anew.
@@ -35,7 +42,7 @@ pub(super) struct Shares {
 
 impl Shares {
     pub(super) const fn new() -> Self {
-        Self { picks: 0, weight: 0, squares: 0, singles: 0, sampler: WeightedSampler::new(), filled: 0 }
+        Self { picks: 0, weight: 0, squares: 0, singles: 0, doubts: false, sampler: WeightedSampler::new(), filled: 0 }
     }
 
     pub(super) const fn picks(&self) -> u64 {
@@ -72,6 +79,8 @@ impl Shares {
         if self.filled == version {
             self.sampler.set(place, sampled(host));
         }
+        let doubted = |host: &Host| sampled(host) > 0 && self.is_picked(host) && self.is_missed(host, DOUBTED);
+        self.doubts = steered && hosts.len() <= FEW_HOSTS as usize && hosts.iter().any(doubted);
     }
 
     /// Adds what another worker knows of the hosts' shares, as if this one had seen it.
@@ -124,12 +133,18 @@ impl Shares {
     }
 
     pub(super) fn is_picked(&self, host: &Host) -> bool {
+        let few = u64::from(host.picks.weight).saturating_mul(FEW_HOSTS) >= self.weight;
+        host.picks.weight > 0 && !self.is_missed(host, if few { MISSED_OF_FEW } else { MISSED })
+    }
+
+    /// Whether a host would have been picked more often than that, in halves, since it was picked last.
+    fn is_missed(&self, host: &Host, halves: u64) -> bool {
         let weight = u64::from(host.picks.weight);
         let missed = self.picks.saturating_sub(host.picks.latest);
         // The host's share is that from before it was missed: the picks since then are in the sum as well, and would make a
         // host with four picks or fewer stay for good.
         let before = self.weight.saturating_sub(missed).max(weight);
-        weight > 0 && missed.saturating_mul(weight) <= MISSED.saturating_mul(before)
+        missed.saturating_mul(2 * weight) > halves.saturating_mul(before)
     }
 
     /// How much of the differences between the hosts' picks is no chance, in 256ths; and the mean of the picks, times 256.

@@ -4,6 +4,7 @@ mod busy;
 mod halves;
 mod hangs;
 mod hashed;
+mod left_out;
 mod outages;
 mod rate;
 mod streams;
@@ -16,7 +17,7 @@ pub fn all() -> Vec<Test> {
 
 /// Those that are about time.
 pub fn timed() -> Vec<Test> {
-    [busy::TESTS, hangs::TIMED, outages::TIMED].concat()
+    [busy::TESTS, hangs::TIMED, left_out::TESTS, outages::TIMED].concat()
 }
 
 /// A route's retry policy that says where retries go, and nothing of what is retried: as docs/install-envoy.md advises it.

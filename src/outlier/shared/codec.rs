@@ -10,6 +10,8 @@ use crate::outlier::detector::{Failure, OutlierPolicy};
 const FORMAT: Format = *b"wre\x03";
 
 const NO_FAILURE: u8 = u8::MAX;
+/// The bit beside the count of ejections.
+const UNREACHABLE: u8 = 128;
 
 impl Ejections {
     /// Replaces what is in `record`: the time of the last cluster-wide failure and the number of the latest evidence, then the
@@ -26,7 +28,7 @@ impl Ejections {
         record.u16(self.ejected.len() as u16);
         for ejection in &self.ejected {
             write_host(&mut record, &ejection.address, Some(ejection.failure));
-            record.u8(ejection.ejection_count);
+            record.u8(ejection.ejection_count | u8::from(ejection.unreachable) * UNREACHABLE);
             let [since, failed, until, due] =
                 [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
             record.u64s([since, failed, until, due, ejection.owner.0]);
@@ -88,13 +90,14 @@ fn read_worker(record: &mut Reader<'_>, now: Time) -> Option<Worker> {
 
 fn read_ejection(record: &mut Reader<'_>, policy: &OutlierPolicy, now: Time) -> Option<Ejection> {
     let (address, failure) = read_host(record)?;
-    let ejection_count = record.u8()?;
+    let count = record.u8()?;
     let [since, failed, until, due, owner] = record.u64s()?;
     let latest = now.saturating_add(policy.max_ejection_time.saturating_add(policy.max_ejection_time / 4));
     Some(Ejection {
         address,
         failure: failure?,
-        ejection_count,
+        unreachable: count >= UNREACHABLE,
+        ejection_count: count % UNREACHABLE,
         since: Time::from_nanos(since).min(now),
         failed: Time::from_nanos(failed).min(now),
         until: Time::from_nanos(until).min(latest),

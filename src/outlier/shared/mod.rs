@@ -46,6 +46,8 @@ pub struct Ejection {
     pub address: Box<str>,
     /// How the host failed last.
     pub failure: Failure,
+    /// Whether nothing came back of it when it was connected to last, so that whoever tries it waits.
+    pub unreachable: bool,
     /// How often the host was ejected before, as far as that still counts (see [`crate::outlier::ejection`]).
     pub ejection_count: u8,
     /// When the host was ejected.

@@ -24,7 +24,7 @@ pub enum Measure {
     Moved(f64),
     /// Requests that reached this replica from this second on.
     Reached(usize, f64),
-    /// Requests of one load that were started more than once.
+    /// Requests of one load that were started once more, while the replica that had them went on.
     Repeated(usize),
     /// What replicas that are always well got less than their fair share of the load, in any two seconds.
     Starved,
@@ -47,6 +47,7 @@ pub struct Record {
     pub outcomes: Vec<Outcome>,
     pub arrivals: Vec<Arrival>,
     pub done: HashMap<u64, u32>,
+    pub deaths: Vec<(usize, Instant)>,
     /// Attempts that got no connection.
     pub unconnected: u64,
     pub unexplained: u64,
@@ -85,12 +86,17 @@ impl Measure {
                 share(record.arrivals.iter().filter(|arrival| arrival.at >= from), |arrival| arrival.host == host)
             }
             Self::Repeated(load) => {
-                let mut arrived = HashMap::<u64, u32>::new();
+                let mut arrived = HashMap::<u64, Vec<Arrival>>::new();
                 for arrival in &record.arrivals {
-                    *arrived.entry(arrival.number).or_default() += 1;
+                    arrived.entry(arrival.number).or_default().push(*arrival);
                 }
+                // Whoever lost what it began with a replica that died begins again.
+                let lost = |first: &Arrival, next: &Arrival| {
+                    record.deaths.iter().any(|(host, at)| *host == first.host && (first.at..=next.at).contains(at))
+                };
+                let twice = |all: &Vec<Arrival>| all.windows(2).any(|two| !lost(&two[0], &two[1]));
                 let of_load = outcomes.filter(|outcome| outcome.load == load);
-                share(of_load, |outcome| arrived.get(&outcome.number).is_some_and(|times| *times > 1))
+                share(of_load, |outcome| arrived.get(&outcome.number).is_some_and(twice))
             }
             Self::Starved => starved(situation, record),
             Self::Attempts => {

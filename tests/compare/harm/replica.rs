@@ -65,6 +65,7 @@ pub enum Mood {
 pub struct Ledger {
     arrivals: Mutex<Vec<Arrival>>,
     done: Mutex<HashMap<u64, u32>>,
+    deaths: Mutex<Vec<(usize, Instant)>>,
 }
 
 /// An attempt that reached a replica.
@@ -85,6 +86,11 @@ impl Ledger {
         self.done.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Which replica died when.
+    pub fn deaths(&self) -> Vec<(usize, Instant)> {
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn arrive(&self, number: u64, host: usize) {
         let arrival = Arrival { at: Instant::now(), number, host };
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
@@ -103,7 +109,7 @@ pub struct Replica {
     pub mood: watch::Sender<Mood>,
     /// Counts orderly ends of all sessions, and deaths.
     pub ends: watch::Sender<u32>,
-    pub deaths: watch::Sender<u32>,
+    deaths: watch::Sender<u32>,
 }
 
 impl Replica {
@@ -117,6 +123,13 @@ impl Replica {
             ends: watch::Sender::new(0),
             deaths: watch::Sender::new(0),
         }
+    }
+
+    /// Drops all that it does.
+    pub fn die(&self) {
+        let now = Instant::now();
+        self.ledger.deaths.lock().unwrap_or_else(PoisonError::into_inner).push((self.number, now));
+        self.deaths.send_modify(|deaths| *deaths += 1);
     }
 
     fn upgrade(&self, on: OnUpgrade, request: &Request<Incoming>) -> Response<Body> {

@@ -188,8 +188,9 @@ impl Stage {
         let (hosts, outcomes) = tokio::join!(script, loads.join_all());
         let hosts = hosts.map_err(|error| anyhow!("{}: {error:#}", situation.name))?;
         drop(hosts);
-        let (arrivals, done) = (ledger.arrivals(), ledger.done());
-        let record = Record { start, outcomes: outcomes.concat(), arrivals, done, unconnected: 0, unexplained: 0 };
+        let (arrivals, done, deaths) = (ledger.arrivals(), ledger.done(), ledger.deaths());
+        let outcomes = outcomes.concat();
+        let record = Record { start, outcomes, arrivals, done, deaths, unconnected: 0, unexplained: 0 };
         let log = directory.path().join("requests.log");
         Ok(Ended { side, situation, record, log, _directory: directory })
     }
@@ -209,7 +210,7 @@ async fn play(
         sleep_until(start + *at + shift).await;
         match act {
             Act::Down(host) => {
-                replicas[*host].deaths.send_modify(|deaths| *deaths += 1);
+                replicas[*host].die();
                 hosts[*host].close().await;
             }
             Act::Up(host) => back(&mut hosts[*host]).await?,

@@ -397,6 +397,20 @@ impl Site {
         })
         .map_err(anyhow::Error::msg)
     }
+
+    /// Tells Envoy that a host has this `health_status`.
+    pub fn update_health(&self, replica: usize, health: &str) -> anyhow::Result<()> {
+        let addresses: Vec<_> = self.replicas.iter().map(|replica| replica.address).collect();
+        let mut endpoints = self.setup.endpoints(&addresses);
+        endpoints["endpoints"][0]["lb_endpoints"][replica]["health_status"] = json!(health);
+        publish(self.directory.path(), "hosts.json", &endpoints)?;
+        let healthy = format!("::{}::health_flags::healthy", addresses[replica]);
+        wait::until(wait::LIMIT, || {
+            let text = self.envoy.admin.get("/clusters").map_err(|error| error.to_string())?;
+            if text.contains(&healthy) { Err(healthy.clone()) } else { Ok(()) }
+        })
+        .map_err(anyhow::Error::msg)
+    }
 }
 
 /// Reads the pipe, as no filter should: nothing else happens on its thread until somebody writes.

@@ -35,8 +35,10 @@ fn stay(name: &str, kind: &str, down: usize, request: &Request) -> Result<()> {
     *fallback = json!({"policies": [{"typed_extension_config": {"name": name, "typed_config": {
         "@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}.v3.{kind}")}}}]});
     cluster["load_assignment"] = json!({"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]});
-    let route =
-        json!({"route": {"retry_policy": super::previous_hosts(), "hash_policy": [{"header": {"header_name": USER}}]}});
+    let mut retries = super::previous_hosts();
+    // The next places of a ring may be those of the same host.
+    retries["host_selection_retry_max_attempts"] = json!(30);
+    let route = json!({"route": {"retry_policy": retries, "hash_policy": [{"header": {"header_name": USER}}]}});
     let policy = json!({"role": "decide", "clusters": [{"match": CLUSTER, "steering": "off"}]});
     let stage = Setup::new(Attach::GUARD, policy).cluster_with(CLUSTER, hosts[0].address, &cluster, &route).start()?;
     let mut connection = Connection::open(stage.address)?;

@@ -33,7 +33,9 @@ pub fn all() -> Vec<Situation> {
         )
         .down(0, 2.0..3.0)
         .down(1, 4.0..5.0)
-        .down(2, 6.0..7.0),
+        .down(2, 6.0..7.0)
+        // Whoever was with one that died begins again.
+        .slow_after(3500),
         Situation::new("all-take-2s", "Every answer takes 2 s.")
             .load(Load::get(20).asks(TAKES, 2000))
             .load(Load::post(10).asks(TAKES, 2000))
