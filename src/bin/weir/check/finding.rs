@@ -215,7 +215,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 62] = [
+pub static RULES: [Rule; 63] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. An Envoy that runs keeps its old \
