@@ -28,7 +28,7 @@ impl Ejections {
         record.u16(self.ejected.len() as u16);
         for ejection in &self.ejected {
             write_host(&mut record, &ejection.address, Some(ejection.failure));
-            record.u8(ejection.ejection_count | u8::from(ejection.unreachable) * UNREACHABLE);
+            record.u8(ejection.ejection_count | (u8::from(ejection.unreachable) * UNREACHABLE));
             let [since, failed, until, due] =
                 [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
             record.u64s([since, failed, until, due, ejection.owner.0]);

@@ -17,7 +17,7 @@ fn ejection(address: &str, owner: WorkerId) -> Ejection {
     Ejection {
         address: address.into(),
         failure: Failure::Reset,
-        unreachable: address.len() % 2 == 0,
+        unreachable: address.len().is_multiple_of(2),
         ejection_count: 3,
         since: NOW,
         failed: NOW,
