@@ -12,7 +12,7 @@ use crate::outlier::host::Host;
 use crate::steering::{Exploration, SUSPICION, is_suspect};
 
 /// A host that refuses for so long is none that crashes and is back at once.
-const SETTLED: Duration = Duration::from_secs(1);
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

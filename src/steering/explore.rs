@@ -19,7 +19,7 @@ const REFUSED: u64 = 1_250;
 const EACH_HOST: Duration = Duration::from_secs(2);
 /// The same where all ejected hosts refuse. A host that Envoy's balancer does not pick any more, since it is drained or fails
 /// health checks, then gets no more after a second or so.
-const EACH_HOST_REFUSED: Duration = Duration::from_millis(75);
+const EACH_HOST_REFUSED: Duration = Duration::from_millis(100);
 
 /// What decides how many requests explore.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ const MISSED: u64 = 8;
 /// The same for a host that has an eighth of the picks or more: three times.
 const MISSED_OF_FEW: u64 = 6;
 /// The same for whether it may have left.
-const DOUBTED: u64 = 3;
+const DOUBTED: u64 = 4;
 const FEW_HOSTS: u64 = 8;
 /// With this many picks for each host, the shares are known to a quarter or so.
 const ENOUGH: u64 = 16;
