@@ -66,6 +66,9 @@ impl Gauge {
 /// How many clusters are remembered: a gauge's name.
 pub const CLUSTERS_KNOWN: &str = "weir_clusters_known";
 
+/// Whether the configuration of a plugin was refused, 0 or 1: a gauge's name.
+pub const CONFIGURATION_REFUSED: &str = "weir_configuration_refused";
+
 /// How many clusters were forgotten to make room for others: a counter's name.
 pub const CLUSTERS_FORGOTTEN: &str = "weir_clusters_forgotten_total";
 

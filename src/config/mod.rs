@@ -4,8 +4,8 @@
 //! how Envoy hands a `Struct` in its own configuration over. No bytes are more than one of them.
 //!
 //! Nothing is rounded, guessed or ignored: an unknown field, a wrong type, a value out of range refuses the whole
-//! configuration, since a policy that silently differs from what its author wrote shows only in an outage. Envoy then
-//! keeps what it had.
+//! configuration, since a policy that silently differs from what its author wrote shows only in an outage. The policy in
+//! force then stays, or there is none and requests pass (`filter/roots.rs`).
 //!
 //! - `role` says which of the three places the module is attached at. The policy belongs to `decide`.
 //! - `retry` is [`RetryPolicy`], `outlierDetection` is [`OutlierPolicy`], `circuitBreaker` is [`BreakerPolicy`] and
@@ -157,21 +157,37 @@ impl Policy {
 ///
 /// One line of printable ASCII: the path, the value given where there is one, and what was expected. Safe to log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(
-    clippy::box_collection,
-    reason = "one word, which a function returns in a register: it saves the module kilobytes"
-)]
-pub struct ConfigError(Box<String>);
+pub struct ConfigError(
+    // One word, which a function returns in a register: it saves the module kilobytes.
+    Box<Mistake>,
+);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mistake {
+    message: String,
+    in_policy: bool,
+}
 
 impl ConfigError {
     fn new(message: String) -> Self {
-        Self(Box::new(message))
+        Self(Box::new(Mistake { message, in_policy: false }))
+    }
+
+    /// Whether the role was understood, [`Role::Decide`], and the mistake is in its policy.
+    #[must_use]
+    pub fn is_in_policy(&self) -> bool {
+        self.0.in_policy
+    }
+
+    fn in_policy(mut self) -> Self {
+        self.0.in_policy = true;
+        self
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.0.message)
     }
 }
 
@@ -211,7 +227,7 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
     let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| (role.name(), role));
     let role = root.field("role").map_or(Ok(Role::Decide), |role| role.word(roles))?;
     if role == Role::Decide {
-        return Ok(Config { role, policy: Some(policy(&root)?), only_failures: false });
+        return Ok(Config { role, policy: Some(policy(&root).map_err(ConfigError::in_policy)?), only_failures: false });
     }
     let known: &[&str] = if role == Role::Watch { &["only", "role"] } else { &["role"] };
     if let Some(field) = root.names().find(|name| !known.contains(name)).and_then(|name| root.field(name)) {

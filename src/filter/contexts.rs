@@ -26,7 +26,8 @@ impl Context for Root {}
 impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         lend(Lent::Nothing);
-        with_vm(|vm| vm.configure(self.0))
+        with_vm(|vm| vm.configure(self.0));
+        true
     }
 
     fn on_tick(&mut self) {

@@ -1,10 +1,11 @@
 //! Roots: one per plugin in a VM, each with its role.
 
 use super::host::Envoy;
-use super::{ContextId, Vm};
+use super::{ContextId, Vm, telemetry};
 use crate::config::{self, Role};
 use crate::engine::worker::Attachments;
 use crate::host::{self as abi, Level};
+use crate::metrics::CONFIGURATION_REFUSED;
 
 /// Ten times a second: how soon a worker writes down what no further event explains.
 const TICK_MILLISECONDS: u32 = 100;
@@ -12,37 +13,45 @@ const TICK_MILLISECONDS: u32 = 100;
 /// A plugin's root context.
 #[derive(Debug, Default)]
 pub(super) struct Root {
-    /// Known once it is configured.
+    /// Known once it is configured; `None` after a mistake, and requests then pass.
     role: Option<Role>,
+    /// Its configuration was not understood.
+    refused: bool,
     /// Of a `watch`: an access-log filter keeps from it what went well.
     only_failures: bool,
 }
 
 impl Vm {
-    /// Takes a plugin's configuration. `false` refuses it, and Envoy then refuses the listener.
-    pub(super) fn configure(&mut self, root: ContextId) -> bool {
+    /// Takes a plugin's configuration.
+    ///
+    /// A mistake in it must not take the service down. Were it refused, a new proxy of Istio would answer 500 to everything, and
+    /// one of Envoy Gateway would take no connection. So the policy in force stays, and where there is none yet, requests pass
+    /// as if Weir were not there. An error line and a gauge say so.
+    pub(super) fn configure(&mut self, root: ContextId) {
         let bytes = abi::plugin_configuration();
-        let config = match config::parse(bytes.as_deref().unwrap_or_default()) {
-            Ok(config) => config,
+        let (configured, policy) = match config::parse(bytes.as_deref().unwrap_or_default()) {
+            Ok(config) => {
+                (Root { role: Some(config.role), refused: false, only_failures: config.only_failures }, config.policy)
+            }
             Err(error) => {
-                abi::log(Level::Error, &format!("weir: configuration refused: {error}"));
-                return false;
+                let stays = error.is_in_policy() && self.has_role(Role::Decide);
+                let then = if stays { "the policy in force stays" } else { "requests pass as if Weir were not there" };
+                abi::log(Level::Error, &format!("weir: configuration refused: {error}; until it is right, {then}"));
+                (Root { role: stays.then_some(Role::Decide), refused: true, only_failures: false }, None)
             }
         };
-        let configured = Root { role: Some(config.role), only_failures: config.only_failures };
         match self.roots.iter_mut().find(|(id, _)| *id == root) {
             Some((_, root)) => *root = configured,
             None => self.roots.push((root, configured)),
         }
         self.attach();
-        if let Some(policy) = config.policy {
+        if let Some(policy) = policy {
             if policy.mode != self.worker.mode() {
                 self.telemetry.leave_mode(&mut self.worker);
             }
             self.worker.configure(policy, &Envoy::of(root));
         }
         abi::set_tick_period(TICK_MILLISECONDS);
-        true
     }
 
     /// A root is gone.
@@ -66,5 +75,6 @@ impl Vm {
             only_failures: self.roots.iter().any(|(_, root)| root.only_failures),
             guard: self.has_role(Role::Guard),
         });
+        telemetry::record(CONFIGURATION_REFUSED, self.roots.iter().any(|(_, root)| root.refused).into());
     }
 }

@@ -293,7 +293,7 @@ const fn decided(mode: Mode) -> (Gauge, Gauge) {
     }
 }
 
-fn record(name: &str, value: u64) {
+pub(super) fn record(name: &str, value: u64) {
     if let Some(metric) = abi::define_metric(MetricKind::Gauge, name) {
         abi::record(metric, value);
     }

@@ -18,32 +18,58 @@ fn an_empty_configuration_is_decide_with_defaults() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_the_reason() {
+fn after_a_mistake_requests_pass_and_the_reason_is_told() {
     let host = Host::new();
     for (configuration, told) in [
-        (&br#"{"retry": {"maxRetries": 11}}"#[..], &["retry.maxRetries", "11", "10"][..]),
-        (br#"{"role": "watch", "retry": {}}"#, &["retry"]),
-        (br#"{"role": "boss"}"#, &["role", "boss"]),
-        (br#"{"#, &[]),
-        (b"\xff\xfe", &[]),
-        (b"[]", &[]),
+        (r#"{"retry": {"maxRetries": 11}}"#, &["retry.maxRetries", "11", "10"][..]),
+        (r#"{"role": "watch", "retry": {}}"#, &["retry"]),
+        (r#"{"role": "boss"}"#, &["role", "boss"]),
+        ("{", &[]),
+        ("[]", &[]),
     ] {
         host.take_logs();
-        assert_eq!(host.try_start(configuration), None, "{}", String::from_utf8_lossy(configuration));
+        let root = host.start(configuration);
         let logs = host.take_logs();
         assert_eq!(logs.len(), 1, "{logs:?}");
         assert_eq!(logs[0].level, 4);
-        assert!(told.iter().all(|part| logs[0].text.contains(part)), "{} lacks some of {told:?}", logs[0].text);
+        let told = told.iter().chain(&["requests pass as if Weir were not there"]);
+        assert!(told.clone().all(|part| logs[0].text.contains(part)), "{} lacks some of {told:?}", logs[0].text);
+        assert_eq!(host.metric("weir_configuration_refused"), 1, "{configuration}");
+        let stream = host.request(root).cluster("passed").begin();
+        assert_eq!(stream.edits(), [], "{configuration}");
+        assert!(stream.response(503, []));
+        stream.end();
+        (0..20).for_each(|_| host.tick(root));
+        host.stop(root);
+        assert_eq!(host.metric("weir_configuration_refused"), 0, "{configuration}");
     }
 }
 
 #[test]
-fn a_refused_configuration_changes_nothing() {
+fn after_a_mistake_the_policy_in_force_stays() {
     let host = Host::new();
-    let root = host.start(r#"{"retry": {"maxRetries": 3}}"#);
-    assert_eq!(host.try_start(br#"{"retry": {"maxRetries": -1}}"#), None);
-    let stream = host.request(root).cluster("kept").begin();
-    assert_eq!(stream.request_header("x-envoy-max-retries").as_deref(), Some("3"));
+    let max_retries = |root| {
+        let stream = host.request(root).cluster("kept").begin();
+        let value = stream.request_header("x-envoy-max-retries");
+        stream.end();
+        value
+    };
+    let right = host.start(r#"{"retry": {"maxRetries": 3}}"#);
+    host.take_logs();
+    let wrong = host.start(r#"{"retry": {"maxRetries": -1}}"#);
+    assert!(host.take_logs()[0].text.contains("the policy in force stays"));
+    assert_eq!(max_retries(right).as_deref(), Some("3"));
+    // Envoy drains the old plugin.
+    host.stop(right);
+    assert_eq!(max_retries(wrong).as_deref(), Some("3"));
+    assert_eq!(host.metric("weir_configuration_refused"), 1);
+    let mended = host.start(r#"{"retry": {"maxRetries": 2}}"#);
+    host.stop(wrong);
+    assert_eq!(max_retries(mended).as_deref(), Some("2"));
+    assert_eq!(host.metric("weir_configuration_refused"), 0);
+    // Of what is no JSON, not even the role is known.
+    let unreadable = host.start("retry: {}");
+    assert_eq!(max_retries(unreadable), None);
 }
 
 #[test]

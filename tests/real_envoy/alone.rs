@@ -26,7 +26,7 @@ pub fn all() -> Vec<Test> {
 /// An Envoy with one listener, one route and one cluster, `upstream`.
 struct Simple {
     /// It ends with this.
-    _envoy: Envoy,
+    envoy: Envoy,
     address: SocketAddr,
 }
 
@@ -36,7 +36,7 @@ impl Simple {
         let listener = listener("simple", address.port(), attach, policy);
         let cluster = bootstrap::cluster("upstream", &[upstream.address]);
         let envoy = Launch::json(bootstrap::bootstrap(&[listener], &[cluster])).start()?;
-        Ok(Self { _envoy: envoy, address })
+        Ok(Self { envoy: envoy, address })
     }
 }
 

@@ -1,6 +1,6 @@
-//! Envoy refuses a configuration that is wrong, and its log says where, what, and what would be right.
+//! A configuration that is wrong takes no service down: requests pass, and Envoy's log says where, what, and what would be right.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::{Simple, Test};
@@ -10,16 +10,16 @@ use crate::support::upstream::{answer, http1};
 
 pub const TESTS: &[Test] = &[
     ("configuration::out_of_range", || {
-        refused(&json!({"retry": {"maxRetries": 11}}), &["retry.maxRetries", "11", "from 0 to 10"])
+        passes(&json!({"retry": {"maxRetries": 11}}), &["retry.maxRetries", "11", "from 0 to 10"])
     }),
     ("configuration::unknown_field", || {
-        refused(&json!({"retry": {"maxRetrys": 1}}), &["retry.maxRetrys", "unknown field", "maxRetries"])
+        passes(&json!({"retry": {"maxRetrys": 1}}), &["retry.maxRetrys", "unknown field", "maxRetries"])
     }),
     ("configuration::wrong_type_in_a_cluster", || {
         let policy = json!({"clusters": [{"match": "*", "retry": {"budget": {"percent": "20"}}}]});
-        refused(&policy, &["clusters[0].retry.budget.percent", "\"20\"", "from 0 to 100"])
+        passes(&policy, &["clusters[0].retry.budget.percent", "\"20\"", "from 0 to 100"])
     }),
-    ("configuration::no_json", || refused(&json!("retry: {}"), &["configuration"])),
+    ("configuration::no_json", || passes(&json!("retry: {}"), &["configuration"])),
     ("configuration::defaults", || {
         let upstream = http1(|_| answer(200, &[], ""));
         let simple = Simple::start(Attach::GUARD, &Value::Null, &upstream)?;
@@ -29,12 +29,18 @@ pub const TESTS: &[Test] = &[
     }),
 ];
 
-/// Envoy does not start with it, and one line of its log holds all of `parts`.
-fn refused(policy: &Value, parts: &[&str]) -> anyhow::Result<()> {
+/// Requests pass, with all roles attached; one line of Envoy's log holds all of `parts`, and a metric says so, too.
+fn passes(policy: &Value, parts: &[&str]) -> anyhow::Result<()> {
     let upstream = http1(|_| answer(200, &[], ""));
-    let Err(error) = Simple::start(Attach::DECIDE, policy, &upstream) else { bail!("Envoy took {policy}") };
-    let log = format!("{error:#}");
+    let simple = Simple::start(Attach::GUARD, policy, &upstream)?;
+    for request in [Request::get("/"), Request::post("/")] {
+        let response = exchange(simple.address, &request)?;
+        ensure!(response.status == 200, "{response:?}");
+    }
+    let log = simple.envoy.log();
     let told = log.lines().any(|line| line.contains("weir") && parts.iter().all(|part| line.contains(part)));
     ensure!(told, "no line of Envoy's log holds {parts:?}:\n{log}");
+    let refused = simple.envoy.admin.stats("weir_configuration_refused")?;
+    ensure!(refused.values().eq([&1]), "{refused:?}");
     Ok(())
 }

@@ -218,8 +218,8 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 pub static RULES: [Rule; 63] = [
     error(
         "invalid-policy",
-        "The module refuses this configuration, in these words. An Envoy that runs keeps its old \
-        listeners; one that starts refuses connections or answers 500.",
+        "The module refuses this configuration, in these words. A policy in force stays; in an Envoy \
+        that starts, requests pass as if Weir were not there.",
     ),
     error(
         "refused-by-envoy",
