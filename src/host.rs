@@ -1,6 +1,6 @@
 //! The host: every call that Weir makes to Envoy, and nothing else.
 //!
-//! The calls are the `proxy-wasm` SDK's, two of them excepted ([`abi`]). The SDK panics on each status that it does not expect,
+//! The calls are the `proxy-wasm` SDK's, four of them excepted ([`abi`]). The SDK panics on each status that it does not expect,
 //! and a panic takes a worker's VM down. So nothing is called here in a way in which Envoy answers with such a status: a header
 //! is asked for only while its map is lent ([`lend`]). What a call returns besides is `None` or `false`, and the request goes on
 //! as if Weir were not there.
@@ -16,6 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 
+use crate::base::time::nanos;
 use crate::engine::host::Lengths;
 
 pub use log::Level;
@@ -60,7 +61,7 @@ pub fn log(level: Level, message: &str) {
 #[must_use]
 pub fn wall_clock() -> Option<u64> {
     let since_epoch = hostcalls::get_current_time().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since_epoch.as_nanos()).ok().filter(|nanos| *nanos > 0)
+    Some(nanos(since_epoch)).filter(|nanos| *nanos > 0)
 }
 
 /// Asks for the timer of the current root context every `period` milliseconds.
@@ -74,20 +75,19 @@ pub fn plugin_configuration() -> Option<Bytes> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten()
 }
 
-/// A property's path, its segments separated by NUL, as the ABI has it: written once, at compile time. (The SDK puts a NUL
-/// between the segments that it is given: here it is given one.)
+/// A property's path, its segments separated by NUL, as the ABI has it: written once, at compile time.
 #[derive(Clone, Copy, Debug)]
 pub struct Path(pub &'static str);
 
 /// Reads a property of the current context.
 #[must_use]
 pub fn property(path: Path) -> Option<Bytes> {
-    hostcalls::get_property(vec![path.0]).ok().flatten()
+    abi::property(path.0)
 }
 
 /// Sets a property of the current stream; the stream's other filters see it. Whether it worked.
 pub fn set_property(path: Path, value: &[u8]) -> bool {
-    hostcalls::set_property(vec![path.0], Some(value)).is_ok()
+    abi::set_property(path.0, value)
 }
 
 /// One of a stream's header maps.

@@ -14,6 +14,8 @@ const OK: u32 = 0;
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, size: usize) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,
@@ -34,11 +36,36 @@ pub(super) fn header_pairs(map: u32) -> Option<Bytes> {
     if unsafe { proxy_get_header_map_pairs(map, &mut data, &mut size) } != OK {
         return None;
     }
-    if data.is_null() || size == 0 {
-        return (size == 0).then(Bytes::new);
+    if size == 0 {
+        return Some(Bytes::new());
     }
-    // SAFETY: the host wrote `size` bytes there, in memory that it got from the SDK's `malloc`: a boxed slice of that size.
-    Some(unsafe { Vec::from_raw_parts(data, size, size) })
+    // SAFETY: the host wrote both.
+    unsafe { taken(data, size) }
+}
+
+/// A property of the current context, by its path with a NUL between the segments; `None` where it has none, or is empty. The SDK
+/// puts a path together for each read, which takes two allocations, and a request takes a handful of reads.
+pub(super) fn property(path: &str) -> Option<Bytes> {
+    let (mut data, mut size) = (null_mut(), 0);
+    // SAFETY: the host reads the path during the call, and writes an address and a size.
+    if unsafe { proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) } != OK || size == 0 {
+        return None;
+    }
+    // SAFETY: the host wrote both.
+    unsafe { taken(data, size) }
+}
+
+/// Sets a property of the current stream, its path as for [`property`], and for the same reason.
+pub(super) fn set_property(path: &str, value: &[u8]) -> bool {
+    // SAFETY: the host reads both during the call.
+    unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) == OK }
+}
+
+/// What the host gave. Safe with what it wrote: `size` bytes, more than none, in memory that it got from the SDK's `malloc`, which is
+/// a boxed slice of that size; or null.
+unsafe fn taken(data: *mut u8, size: usize) -> Option<Bytes> {
+    // SAFETY: as above.
+    (!data.is_null()).then(|| unsafe { Vec::from_raw_parts(data, size, size) })
 }
 
 /// Ends the current stream with a reply of our own. The SDK's `send_http_response` has neither `response.code_details`, by which
