@@ -73,8 +73,7 @@ impl HostCall {
     /// - the rest: another host.
     pub const fn refusals(self) -> &'static [i32] {
         match self {
-            Self::GetHeaderPairs | Self::SendLocalResponse => &status::ALL_BUT_OK,
-            Self::GetProperty => &[status::NOT_FOUND, status::SERIALIZATION_FAILURE, status::INTERNAL_FAILURE],
+            Self::GetHeaderPairs | Self::GetProperty | Self::SetProperty | Self::SendLocalResponse => &status::ALL_BUT_OK,
             Self::GetBuffer | Self::GetHeader | Self::GetSharedData | Self::RecordMetric => &[status::NOT_FOUND],
             Self::IncrementMetric => &[status::NOT_FOUND, status::BAD_ARGUMENT],
             Self::SetEffectiveContext => &[status::BAD_ARGUMENT],
@@ -82,7 +81,6 @@ impl HostCall {
             Self::Log
             | Self::GetCurrentTime
             | Self::SetTickPeriod
-            | Self::SetProperty
             | Self::ReplaceHeader
             | Self::RemoveHeader
             | Self::ContinueStream
