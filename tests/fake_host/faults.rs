@@ -73,7 +73,9 @@ impl HostCall {
     /// - the rest: another host.
     pub const fn refusals(self) -> &'static [i32] {
         match self {
-            Self::GetHeaderPairs | Self::GetProperty | Self::SetProperty | Self::SendLocalResponse => &status::ALL_BUT_OK,
+            Self::GetHeaderPairs | Self::GetProperty | Self::SetProperty | Self::SendLocalResponse => {
+                &status::ALL_BUT_OK
+            }
             Self::GetBuffer | Self::GetHeader | Self::GetSharedData | Self::RecordMetric => &[status::NOT_FOUND],
             Self::IncrementMetric => &[status::NOT_FOUND, status::BAD_ARGUMENT],
             Self::SetEffectiveContext => &[status::BAD_ARGUMENT],
