@@ -127,10 +127,15 @@ impl Worker {
             if now >= request.overdue_again {
                 let again = request.overdue_again > Time::default();
                 request.overdue_again = now.saturating_add(AGAIN);
-                // Once it was sent again, Envoy tells of the host that it was sent to last.
-                if request.overdue.is_none() && now.since(request.arrived) < request.hedge.unwrap_or(Duration::MAX) {
-                    let address = view.host.property_of(stream, Property::UpstreamAddress)?;
-                    request.overdue = address.and_then(|address| Some(std::str::from_utf8(&address).ok()?.into()));
+                let address = view.host.property_of(stream, Property::UpstreamAddress)?;
+                let address = address.as_deref().and_then(|address| std::str::from_utf8(address).ok());
+                // Once it was sent again, Envoy tells of the host that it was sent to last: it waits at the first no more, or not alone.
+                let first = now.since(request.arrived) < request.hedge.unwrap_or(Duration::MAX);
+                if request.overdue.is_none() && first {
+                    request.overdue = address.map(Into::into);
+                } else if request.overdue.as_deref() != address {
+                    request.overdue = None;
+                    continue;
                 }
                 let host = request.overdue.as_deref().unwrap_or_default();
                 told |= outliers.overdue(host, request.arrived, (odd, again), now);

@@ -159,6 +159,9 @@ impl Outliers {
         }
         health.failed(now, self.policy.interval);
         host.oldest_outstanding.get_or_insert(began);
+        if silent {
+            self.latest.alert_until = now.saturating_add(ALERT);
+        }
         if silent || self.sharing.active_workers > 2 {
             let report = Change::ReportFailure(address.into(), Failure::Timeout, host.report(now));
             self.sharing.pending.push(report);
@@ -173,9 +176,6 @@ impl Outliers {
         self.latest.failure = now;
         if failure != Failure::Error {
             self.latest.break_off = now;
-        }
-        if self.hosts.at(place).is_some_and(|host| host.history.failed_in_a_row(Failure::Timeout) > 1) {
-            self.latest.alert_until = now.saturating_add(ALERT);
         }
         if self.healthy_all_fail(now) {
             self.panic_over_failures(now);
