@@ -115,17 +115,18 @@ impl Stage {
         })
     }
 
-    /// Offers a policy that Envoy has to reject, then goes on with the old one. Returns what Envoy logged.
-    pub fn reject_policy(&mut self, policy: Value) -> Result<String> {
-        let before = (self.envoy().log().len(), self.stat("listener_manager.lds.update_rejected"));
+    /// Puts a policy with a mistake in, which leaves the old one in force. Returns what Envoy logged.
+    pub fn mistaken_policy(&mut self, policy: Value) -> Result<String> {
+        let before = self.envoy().log().len();
         let old = std::mem::replace(&mut self.setup.policy, policy);
         self.publish()?;
         self.setup.policy = old;
-        self.wait_for("the update is rejected", |stage| {
-            let rejected = stage.stat("listener_manager.lds.update_rejected");
-            if rejected > before.1 { Ok(()) } else { Err("it was not".to_owned()) }
+        self.wait_for_generation()?;
+        self.wait_for("the mistake is told", |stage| {
+            let told = stage.envoy().log().get(before..).is_some_and(|log| log.contains("the policy in force stays"));
+            if told { Ok(()) } else { Err("it was not".to_owned()) }
         })?;
-        Ok(self.envoy().log().split_off(before.0))
+        Ok(self.envoy().log().split_off(before))
     }
 
     /// Writes the listener for Envoy to find, all at once.

@@ -128,14 +128,9 @@ fn newest_policy_wins() -> anyhow::Result<()> {
     scarce(4, "five retries are allowed, and three of the budget are left")?;
     scarce(1, "nothing is left")?;
 
-    // A wrong one is refused, and says why. The old one stays.
+    // In a wrong one it is told what is wrong. The old one stays.
     site.update(&json!({"retry": {"maxRetries": 99}}))?;
-    wait::until(wait::LIMIT, || match site.stat("listener_manager.lds.update_rejected") {
-        0 => Err(format!("the update was not rejected:\n{}", site.envoy.log_end())),
-        _ => Ok(()),
-    })
-    .map_err(anyhow::Error::msg)?;
-    site.envoy.wait_for_log(&["weir", "retry.maxRetries", "99", "from 0 to 10"])?;
+    site.envoy.wait_for_log(&["weir", "retry.maxRetries", "99", "from 0 to 10", "the policy in force stays"])?;
     let attempts = site.attempts("plenty").map_err(anyhow::Error::msg)?;
     requests += 1;
     ensure!(attempts == 6, "{attempts} attempts after a wrong update");

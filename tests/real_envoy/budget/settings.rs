@@ -122,7 +122,7 @@ fn refused_settings() -> Result<()> {
         (json!({"budget": {"percent": 20, "intervall": "10s"}}), &["retry.budget.intervall", "interval"]),
     ];
     for (retry, parts) in settings {
-        let log = stage.reject_policy(json!({"retry": retry}))?;
+        let log = stage.mistaken_policy(json!({"retry": retry}))?;
         let told = |line: &&str| line.contains("weir") && parts.iter().all(|part| line.contains(part));
         let line = log.lines().find(told);
         ensure!(line.is_some(), "{retry}: no line of Envoy's log holds {parts:?}:\n{log}");
