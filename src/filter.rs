@@ -41,6 +41,12 @@ thread_local! {
     static VM: ManuallyDrop<RefCell<Vm>> = ManuallyDrop::new(RefCell::default());
 }
 
+/// Envoy starts a VM once. Tests start many on one thread, and none shall know what another has seen.
+#[cfg(not(weir_module))]
+fn start_anew() {
+    VM.with(|vm| _ = vm.try_borrow_mut().map(|mut vm| *vm = Vm::default()));
+}
+
 /// Runs a callback on this worker's VM, and tells what happened meanwhile. Should Envoy ever call back while a callback runs,
 /// the inner one does nothing.
 fn with_vm<R: Default>(callback: impl FnOnce(&mut Vm) -> R) -> R {

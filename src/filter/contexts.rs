@@ -15,6 +15,8 @@ use crate::host::{self, Lent, lend};
 
 proxy_wasm::main! {{
     host::start_log();
+    #[cfg(not(weir_module))]
+    super::start_anew();
     proxy_wasm::set_root_context(|id| Box::new(Root(id)));
 }}
 

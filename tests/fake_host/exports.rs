@@ -2,7 +2,6 @@
 //! it is in, since what the module may read depends on both.
 
 use super::state::{Current, Phase, with};
-use std::cell::Cell;
 
 unsafe extern "C" {
     safe fn _initialize();
@@ -18,15 +17,9 @@ unsafe extern "C" {
     safe fn proxy_on_delete(context: u32);
 }
 
-thread_local! {
-    static INITIALIZED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Starts the VM, once for each thread.
+/// Starts the VM, anew where the thread had one.
 pub fn initialize() {
-    if !INITIALIZED.replace(true) {
-        _initialize();
-    }
+    _initialize();
 }
 
 /// `Continue` in the ABI.

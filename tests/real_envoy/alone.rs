@@ -36,7 +36,7 @@ impl Simple {
         let listener = listener("simple", address.port(), attach, policy);
         let cluster = bootstrap::cluster("upstream", &[upstream.address]);
         let envoy = Launch::json(bootstrap::bootstrap(&[listener], &[cluster])).start()?;
-        Ok(Self { envoy: envoy, address })
+        Ok(Self { envoy, address })
     }
 }
 

@@ -52,10 +52,6 @@ impl Site {
         publish(&self.directory, self.address.port(), policy)
     }
 
-    fn stat(&self, name: &str) -> u64 {
-        self.envoy.admin.stats(name).ok().and_then(|stats| stats.get(name).copied()).unwrap_or_default()
-    }
-
     /// How often a request to the cluster reaches its upstream.
     fn attempts(&self, cluster: &str) -> Result<usize, String> {
         let upstream = if cluster == "plenty" { &self.plenty } else { &self.scarce };
