@@ -135,11 +135,12 @@ impl Worker {
                     request.overdue = address.map(Into::into);
                 } else if request.overdue.as_deref() != address {
                     request.overdue = None;
-                    continue;
                 }
-                let host = request.overdue.as_deref().unwrap_or_default();
-                told |= outliers.overdue(host, request.arrived, (odd, again), now);
+                if let Some(host) = request.overdue.as_deref() {
+                    told |= outliers.overdue(host, request.arrived, (odd, again), now);
+                }
             }
+            // It stays, whoever it waits for: as long as it does, it may be one for which hedges are in vain.
             if request.hedge.is_some() && !request.overdue.as_deref().is_some_and(|host| outliers.is_silent(host)) {
                 waiting.oldest_hedged = waiting.oldest_hedged.min(request.arrived);
             }

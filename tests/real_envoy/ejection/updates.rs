@@ -63,9 +63,10 @@ fn module_update() -> anyhow::Result<()> {
     let statuses = site.get("/reloaded", 100)?;
     ensure!(failed(&statuses).is_empty(), "{:?}", failed(&statuses));
     let attempts = site.attempts("/reloaded", 100)?;
-    // One or two are left to Envoy's balancer.
+    // One or two are left to Envoy's balancer, and up to one in eight once the host has refused for two seconds. A new VM that
+    // did not know which one is out would meet it 25 times.
     let met = site.on(0, &attempts);
-    ensure!(met <= 2 + Site::explored(began), "{met} of 100 met the host that was out; {}", site.story());
+    ensure!(met <= 2 + 100 / 8 + Site::explored(began), "{met} of 100 met the host that was out; {}", site.story());
     site.wait_for("hosts_out", 1)?;
     let ejected = site.metric("ejections_total.reason.refused");
     ensure!(ejected == 1, "it was ejected {ejected} times; {}", site.story());
