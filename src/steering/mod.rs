@@ -9,8 +9,7 @@
 //! **Shares** (`shares`) are counted in picks, not in seconds: when there are 64 for each host, all are halved. So in calm times
 //! they follow the balancer within a second or so, and in a long ejection, when few requests are left to the balancer, they
 //! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the
-//! balancer has made as many picks without it as would have given it four, or three where there
-//! are few hosts.
+//! balancer has made as many picks without it as would have given it four.
 //!
 //! The share of each host is hardly ever known to better than an eighth. Where hosts differ by no more than chance explains,
 //! all get the same: of 300 equal hosts at 70 percent of their capacity, those that chance had favoured got more than they

@@ -9,8 +9,6 @@ use crate::outlier::hosts::Hosts;
 const MEMORY: u64 = 64;
 /// A host has left when it would have been picked this many times, but was not, in halves: four times.
 const MISSED: u64 = 8;
-/// The same for a host that has an eighth of the picks or more: three times.
-const MISSED_OF_FEW: u64 = 6;
 /// The same for whether it may have left.
 const DOUBTED: u64 = 4;
 const FEW_HOSTS: u64 = 8;
@@ -133,8 +131,7 @@ impl Shares {
     }
 
     pub(super) fn is_picked(&self, host: &Host) -> bool {
-        let few = u64::from(host.picks.weight).saturating_mul(FEW_HOSTS) >= self.weight;
-        host.picks.weight > 0 && !self.is_missed(host, if few { MISSED_OF_FEW } else { MISSED })
+        host.picks.weight > 0 && !self.is_missed(host, MISSED)
     }
 
     /// Whether a host would have been picked more often than that, in halves, since it was picked last.
