@@ -72,22 +72,17 @@ impl Host {
         }
     }
 
-    /// Attaches the module with a configuration; fails the test if the module refuses it.
+    /// Attaches the module with a configuration. A plugin whose configuration changes is a new root in the same VM: to update one,
+    /// start another, and [`Host::stop`] the old one once it is drained.
     pub fn start(&self, configuration: &str) -> Root {
-        self.try_start(configuration.as_bytes())
-            .unwrap_or_else(|| panic!("refused {configuration}: {:#?}", self.take_logs()))
-    }
-
-    /// Attaches the module with a configuration; `None` if it refuses. A plugin whose configuration changes is a new root
-    /// in the same VM: to update one, start another, and [`Host::stop`] the old one once it is drained.
-    pub fn try_start(&self, configuration: &[u8]) -> Option<Root> {
         let id = with(|state| {
             let id = state.next_id();
-            state.contexts.insert(id, Context::root(id, configuration));
+            state.contexts.insert(id, Context::root(id, configuration.as_bytes()));
             id
         });
         exports::context_create(id, 0);
-        self.configure(Root(id)).then_some(Root(id))
+        assert!(self.configure(Root(id)), "refused, and Envoy then refuses the listener: {configuration}");
+        Root(id)
     }
 
     /// Configures a root again, as Envoy does when two listeners have the same plugin. Whether the module accepts.

@@ -1,6 +1,6 @@
 //! Roots come, are configured, tick and go.
 
-use super::fake_host::{Host, HostCall};
+use super::fake_host::{Host, HostCall, Root};
 use super::{Attached, DECIDE, GUARD, Level, SHADOW, WATCH};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -45,15 +45,18 @@ fn after_a_mistake_requests_pass_and_the_reason_is_told() {
     }
 }
 
+/// How often a request is retried at most, as the role says to Envoy.
+fn max_retries(host: &Host, root: Root) -> Option<String> {
+    let stream = host.request(root).cluster("updated").begin();
+    let value = stream.request_header("x-envoy-max-retries");
+    stream.end();
+    value
+}
+
 #[test]
 fn after_a_mistake_the_policy_in_force_stays() {
     let host = Host::new();
-    let max_retries = |root| {
-        let stream = host.request(root).cluster("kept").begin();
-        let value = stream.request_header("x-envoy-max-retries");
-        stream.end();
-        value
-    };
+    let max_retries = |root| max_retries(&host, root);
     let right = host.start(r#"{"retry": {"maxRetries": 3}}"#);
     host.take_logs();
     let wrong = host.start(r#"{"retry": {"maxRetries": -1}}"#);
@@ -75,12 +78,7 @@ fn after_a_mistake_the_policy_in_force_stays() {
 #[test]
 fn the_newest_policy_wins_for_all_roots() {
     let host = Host::new();
-    let max_retries = |root| {
-        let stream = host.request(root).cluster("live update").begin();
-        let value = stream.request_header("x-envoy-max-retries");
-        stream.end();
-        value
-    };
+    let max_retries = |root| max_retries(&host, root);
     let old = host.start(r#"{"retry": {"maxRetries": 1}}"#);
     assert_eq!(max_retries(old).as_deref(), Some("1"));
     let new = host.start(r#"{"retry": {"maxRetries": 4}}"#);

@@ -116,9 +116,7 @@ fn a_refused_configuration_cannot_forge_a_line() {
             format!("{{\"clusters\": [{{\"match\": {quoted}, \"x\": 1}}]}}"),
             nasty.repeat(2_000),
         ] {
-            if worker.host.try_start(configuration.as_bytes()).is_some() {
-                continue;
-            }
+            worker.host.start(&configuration);
             for line in worker.host.take_logs() {
                 assert!(!line.text.chars().any(char::is_control), "{:?}", line.text);
                 assert!(line.text.len() < 2_000, "{} bytes", line.text.len());
