@@ -15,6 +15,9 @@ use weir::signal::Signal::{self, *};
 #[path = "retry/envoy.rs"]
 mod envoy;
 mod fake_host;
+#[allow(dead_code, reason = "weir replay uses more of it")]
+#[path = "../src/bin/weir/replay/retry_on.rs"]
+mod retry_on;
 
 const PLANS: [Plan; 5] = [Plan::Nothing, Plan::Unprocessed, Plan::Repeatable, Plan::Grpc, Plan::GrpcRepeatable];
 const GRPC_CODES: [GrpcCode; 4] =

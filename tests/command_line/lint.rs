@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Run, weir};
+use super::{Run, asked, weir};
 
 const ISTIO: &[&str] = &["istio/decide.yaml", "istio/attempts.yaml", "istio/proxy-status.yaml", "istio/traffic.yaml"];
 const PULLED: &[&str] = &["istio/wasmplugin.yaml", "istio/attempts.yaml", "istio/traffic.yaml"];
@@ -493,14 +493,8 @@ fn a_running_envoy_is_checked() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     let server = std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let (mut stream, _) = listener.accept().expect("a client");
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a request");
-            request.extend(byte);
-        }
+        use std::io::Write as _;
+        let (mut stream, line) = asked(&listener);
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").expect("a response");
         for part in dump.to_string().as_bytes().chunks(1_000) {
             write!(stream, "{:x}\r\n", part.len()).expect("a chunk");
@@ -508,13 +502,13 @@ fn a_running_envoy_is_checked() {
             stream.write_all(b"\r\n").expect("a chunk");
         }
         stream.write_all(b"0\r\n\r\n").expect("the end");
-        String::from_utf8(request).expect("UTF-8")
+        line
     });
     let run = weir(&["check", "--admin", &format!("http://{address}"), "--strict"], b"");
     assert_eq!(run.status, 3, "{}{}", run.out, run.err);
     assert!(run.out.contains("warning[connect-timeout-long]") && run.out.contains("Retries"), "{}", run.out);
     assert!(run.out.ends_with("1 file: 0 errors, 1 warning, 0 notes\n"), "{}", run.out);
-    assert!(server.join().expect("the server ends").starts_with("GET /config_dump HTTP/1.1\r\n"));
+    assert_eq!(server.join().expect("the server ends"), "GET /config_dump HTTP/1.1");
     let run = weir(&["check", "--admin", &format!("http://{address}")], b"");
     assert!(run.status == 2 && run.err.contains(&address.to_string()), "{}", run.err);
 }

@@ -16,7 +16,8 @@ mod shipped;
 mod support;
 mod top;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 /// What a run of the program came to.
@@ -58,4 +59,17 @@ pub fn weir(arguments: &[&str], input: &[u8]) -> Run {
     writer.join().expect("its input was written");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("weir writes UTF-8");
     Run { status: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// Takes a client in, and what it asks for: the first line of its request.
+pub fn asked(listener: &TcpListener) -> (TcpStream, String) {
+    let (mut stream, _) = listener.accept().expect("a client");
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a request");
+        request.extend(byte);
+    }
+    let request = String::from_utf8(request).expect("UTF-8");
+    (stream, request.lines().next().unwrap_or_default().to_owned())
 }

@@ -1,9 +1,9 @@
 //! `weir top`: the metrics of Envoys, one look after the other.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 
-use super::weir;
+use super::{asked, weir};
 
 /// Answers one request after the other with these texts.
 fn envoy(answers: &'static [&'static str]) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
@@ -12,15 +12,8 @@ fn envoy(answers: &'static [&'static str]) -> (SocketAddr, std::thread::JoinHand
     let server = std::thread::spawn(move || {
         let mut lines = Vec::new();
         for answer in answers {
-            let (mut stream, _) = listener.accept().expect("a client");
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).expect("a request");
-                request.extend(byte);
-            }
-            let request = String::from_utf8(request).expect("UTF-8");
-            lines.push(request.lines().next().unwrap_or_default().to_owned());
+            let (mut stream, line) = asked(&listener);
+            lines.push(line);
             write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
                 .expect("an answer");
         }

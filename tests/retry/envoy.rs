@@ -1,10 +1,12 @@
 //! A model of Envoy's router: which ends of an attempt its retry conditions take in. Whatever headers a plan writes, it
 //! retries what the plan permits, and nothing else.
 
+use super::retry_on::{Broke, RetryOn};
 use super::{GRPC_CODES, PLANS, with_statuses};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::config::{GrpcCode, RetryPolicy};
+use weir::engine::decision::Edits;
 use weir::retry::{Header, Plan, RetryHeaders};
 use weir::signal::Answer;
 use weir::signal::Signal::{self, *};
@@ -27,62 +29,26 @@ enum End {
     Headers(u16, Option<u32>),
 }
 
-/// What the router reads of the headers on a request.
-struct Router<'a> {
-    conditions: Vec<&'a str>,
-    max_retries: u32,
-    status_codes: Vec<u16>,
-    grpc_conditions: Vec<&'a str>,
+/// What the router reads of the headers on a request. These are all the conditions that a plan may name.
+fn router(headers: &[Header]) -> RetryOn {
+    let known = "connect-failure refused-stream reset gateway-error retriable-status-codes retriable-headers";
+    let conditions =
+        headers.iter().filter(|(name, _)| *name == "x-envoy-retry-on").flat_map(|(_, value)| value.split(','));
+    for condition in conditions.filter(|condition| !condition.is_empty()) {
+        assert!(known.split(' ').any(|name| name == condition), "{condition}");
+    }
+    RetryOn::of(&Edits { retry: headers, ..Edits::default() })
 }
 
-impl<'a> Router<'a> {
-    fn new(headers: &'a [Header]) -> Self {
-        let value = |name: &str| headers.iter().find(|(header, _)| *header == name).map_or("", |(_, value)| value);
-        let list = |name| value(name).split(',').filter(|part| !part.is_empty()).collect::<Vec<_>>();
-        let status_codes = list("x-envoy-retriable-status-codes").iter().map(|code| code.parse().unwrap()).collect();
-        let router = Self {
-            conditions: list("x-envoy-retry-on"),
-            max_retries: value("x-envoy-max-retries").parse().unwrap_or(1),
-            status_codes,
-            grpc_conditions: list("x-envoy-retry-grpc-on"),
-        };
-        let known = "connect-failure refused-stream reset gateway-error retriable-status-codes retriable-headers";
-        assert!(router.conditions.iter().all(|condition| known.split(' ').any(|name| name == *condition)));
-        router
-    }
-
-    fn on(&self, condition: &str) -> bool {
-        self.conditions.contains(&condition)
-    }
-
-    fn retries(&self, end: End) -> bool {
-        self.max_retries > 0
-            && match end {
-                End::Overflow => false,
-                End::Headers(status, grpc_status) => {
-                    (self.on("gateway-error") && (502..=504).contains(&status))
-                        || (self.on("retriable-status-codes") && self.status_codes.contains(&status))
-                        || grpc_status.is_some_and(|status| self.retries_grpc(status))
-                }
-                // These conditions take in any reset.
-                _ if self.on("reset") || self.on("gateway-error") => true,
-                End::ConnectFailure => self.on("connect-failure"),
-                End::RefusedStream => self.on("refused-stream"),
-                End::Reset | End::PerTryTimeout => false,
-            }
-    }
-
-    fn retries_grpc(&self, status: u32) -> bool {
-        let condition = match status {
-            1 => "cancelled",
-            4 => "deadline-exceeded",
-            8 => "resource-exhausted",
-            13 => "internal",
-            14 => "unavailable",
-            _ => return false,
-        };
-        self.grpc_conditions.contains(&condition)
-    }
+fn retries(router: &RetryOn, end: End) -> bool {
+    router.most > 0
+        && match end {
+            End::Overflow => false,
+            End::Headers(status, grpc_status) => router.after_response(status, grpc_status, None),
+            End::ConnectFailure => router.after_break(Broke::Connect),
+            End::RefusedStream => router.after_break(Broke::RefusedStream),
+            End::Reset | End::PerTryTimeout => router.after_break(Broke::Other),
+        }
 }
 
 fn policies() -> Vec<RetryPolicy> {
@@ -94,12 +60,12 @@ fn policies() -> Vec<RetryPolicy> {
     policies.flat_map(|policy| [1, 2, 10].map(|max_retries| RetryPolicy { max_retries, ..policy.clone() })).collect()
 }
 
-fn each_plan(mut check: impl FnMut(&RetryPolicy, Plan, &Router<'_>)) {
+fn each_plan(mut check: impl FnMut(&RetryPolicy, Plan, &RetryOn)) {
     for policy in policies() {
         let headers = RetryHeaders::new(&policy);
         for plan in PLANS {
             for guarded in [false, true] {
-                check(&policy, plan, &Router::new(headers.of(plan, guarded)));
+                check(&policy, plan, &router(headers.of(plan, guarded)));
             }
         }
     }
@@ -117,10 +83,10 @@ fn failures_without_an_answer_are_retried_just_where_permitted() {
         for (end, signals) in ends {
             for signal in signals {
                 let permitted = plan.permits(policy, *signal, &Answer::default());
-                assert_eq!(router.retries(end), permitted, "{plan:?}: {end:?}, {signal:?} under {policy:?}");
+                assert_eq!(retries(router, end), permitted, "{plan:?}: {end:?}, {signal:?} under {policy:?}");
             }
         }
-        assert!(!router.retries(End::Overflow));
+        assert!(!retries(router, End::Overflow));
     });
 }
 
@@ -137,7 +103,7 @@ fn answers_are_retried_just_where_permitted() {
             let answer = Answer { status: Some(status), grpc_status, ..Answer::default() };
             let signal = answer.signal().unwrap();
             let permitted = plan.permits(policy, signal, &answer);
-            let retried = router.retries(End::Headers(status, grpc_status));
+            let retried = retries(router, End::Headers(status, grpc_status));
             // A 429 with a gRPC status that is retried: headers cannot say "but not then".
             let guards = signal == Pushback && grpc_status.is_some() && status == 429;
             assert!(retried == permitted || (guards && retried), "{plan:?}: {answer:?}, {signal:?} under {policy:?}");
@@ -158,7 +124,7 @@ fn pushbacks_that_only_guard_can_stop() {
             assert_eq!(pushback.signal(), Some(Pushback));
             assert!(!plan.permits(policy, Pushback, &pushback));
             // The router retries it as it does the plain one, which `guard` recognises by asking for an error's sake.
-            let retried = router.retries(End::Headers(status, grpc_status));
+            let retried = retries(router, End::Headers(status, grpc_status));
             assert_eq!(retried, plan.permits(policy, Error, &pushback), "{plan:?}: {pushback:?} under {policy:?}");
         }
     });
@@ -168,7 +134,7 @@ fn pushbacks_that_only_guard_can_stop() {
 fn as_often_as_the_policy_says() {
     each_plan(|policy, plan, router| {
         let expected = if plan == Plan::Nothing { 0 } else { policy.max_retries };
-        assert_eq!(router.max_retries, expected, "{plan:?}");
+        assert_eq!(router.most, expected, "{plan:?}");
     });
 }
 
@@ -204,8 +170,8 @@ fn the_model_retries_what_envoy_does() {
     ];
     for (retry_on, expected) in table {
         let headers = headers(retry_on, 1);
-        assert_eq!(ends.map(|end| Router::new(&headers).retries(end)), expected, "{retry_on:?}");
+        assert_eq!(ends.map(|end| retries(&router(&headers), end)), expected, "{retry_on:?}");
     }
     let none = headers("reset,gateway-error,connect-failure", 0);
-    assert!(ends.iter().all(|end| !Router::new(&none).retries(*end)));
+    assert!(ends.iter().all(|end| !retries(&router(&none), *end)));
 }

@@ -12,6 +12,7 @@ pub struct RetryOn {
     refused_stream: bool,
     reset: bool,
     gateway_error: bool,
+    retriable_statuses: bool,
     statuses: Vec<u16>,
     grpc: Vec<String>,
     /// A response header that makes any response one to retry.
@@ -48,6 +49,7 @@ impl RetryOn {
                         "refused-stream" => all.refused_stream = true,
                         "reset" => all.reset = true,
                         "gateway-error" => all.gateway_error = true,
+                        "retriable-status-codes" => all.retriable_statuses = true,
                         // These have headers of their own.
                         _ => {}
                     });
@@ -91,7 +93,7 @@ impl RetryOn {
         });
         (mark.is_some() && mark == self.header.as_deref())
             || (self.gateway_error && (502..=504).contains(&status))
-            || self.statuses.contains(&status)
+            || (self.retriable_statuses && self.statuses.contains(&status))
             || grpc.is_some_and(|name| self.grpc.iter().any(|known| known == name))
     }
 }
