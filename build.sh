@@ -763,6 +763,8 @@ write_notes() {
 }
 
 run_demo() {
+    find_version
+    export WEIR_COMMIT=$revision
     build_module
     install_envoy
     run_example demo demo "$@"

@@ -24,7 +24,7 @@ mod story;
 #[path = "demo/table.rs"]
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ use bootstrap::Variant;
 use crash_loops::load::{Failure, Outcome};
 use crash_loops::picture::{self, Band, Column, Mark, Picture};
 use crash_loops::replicas::Ledger;
-use crash_loops::schedule::Timeline;
+use crash_loops::schedule::{Crash, Timeline};
 use crash_loops::weir_log;
 use options::Options;
 use report::Report;
@@ -67,10 +67,14 @@ const LOG: &str = r#"999.900 starting main dispatch loop
 1014.000 wasm log weir: weir: incident state=over pattern=everyone cluster="orders" host="*" hosts=3 known=4 lasted=2.215s look_at="what they share"
 "#;
 
-/// Every tenth request failed, but with Weir every hundredth.
+/// Every tenth request failed, but every twentieth of Envoy tuned by hand, and with Weir every hundredth.
 fn reports(options: &Options) -> Vec<Report> {
     let report = |variant: Variant| {
-        let each = if variant == Variant::Weir { 100 } else { 10 };
+        let each = match variant {
+            Variant::Weir => 100,
+            Variant::Tuned => 20,
+            Variant::NoRetries | Variant::RouteRetries => 10,
+        };
         let outcomes: Vec<Outcome> = (0..options.rate * options.seconds)
             .map(|id| Outcome {
                 id,
@@ -97,7 +101,14 @@ fn reports(options: &Options) -> Vec<Report> {
 fn compose() -> String {
     let options = options();
     let timelines = Timeline::crash_loops(options.seed, REPLICAS, options.length());
-    page::compose(&options, &timelines, "1.40.0", &reports(&options))
+    let made = page::Made {
+        version: "1.2.3".to_owned(),
+        commit: "0123abc".to_owned(),
+        envoy: "1.40.0".to_owned(),
+        at: "2026-01-02 03:04 UTC".to_owned(),
+        machine: "a machine".to_owned(),
+    };
+    page::compose(&options, &timelines, &made, &reports(&options))
 }
 
 /// The page is both HTML and XML, so an XML parser tells whether each element ends where it should.
@@ -153,22 +164,127 @@ fn the_page_needs_nothing_from_elsewhere() {
 #[test]
 fn the_page_shows_the_numbers() {
     let page = compose();
-    assert!(page.contains("50 failed requests instead of 500"));
-    for text in ["no retries", "retry_on: 5xx", "98.9 %", "POSTs processed twice", "./build.sh demo --seconds 20"] {
+    // Not instead of those without retries, but of the best of the others.
+    assert!(page.contains("50 failed requests instead of 250"));
+    assert!(page.contains("The best of the other three is “tuned by hand”: 250 failed"));
+    for text in [
+        "no retries",
+        "retry_on: 5xx",
+        "tuned by hand",
+        "consecutive_5xx 5",
+        "98.9 %",
+        "of 5,000 requests",
+        "POSTs processed twice",
+        "./build.sh demo --seconds 20",
+    ] {
         assert!(page.contains(text), "{text}");
     }
     let document = parse(&page);
     let rows = document.descendants().filter(|node| node.has_tag_name("tr")).count();
     assert_eq!(rows, 1 + table::rows(&reports(&options())).len());
+    let cards =
+        document.descendants().filter(|node| node.attribute("class").is_some_and(|class| class.starts_with("card ")));
+    assert_eq!(cards.count(), Variant::ALL.len());
+}
+
+#[test]
+fn the_page_says_what_made_it() {
+    let page = compose();
+    for text in ["Weir 1.2.3 (commit 0123abc)", "Envoy 1.40.0", "2026-01-02 03:04 UTC", "a machine", "Apache-2.0"] {
+        assert!(page.contains(text), "{text}");
+    }
+    let now = page::Made::now("1.40.0".to_owned());
+    assert!(now.at.starts_with("20") && now.at.ends_with(" UTC") && now.version == env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_page_says_why_weir_lets_a_replica_back_later_than_it_listens() {
+    let crash = Crash { resets_from: millis(3_000), refuses_from: millis(3_200), back_at: millis(3_600) };
+    let timelines: Vec<Timeline> = (0..REPLICAS)
+        .map(|replica| Timeline { crashes: if replica == 1 { vec![crash] } else { Vec::new() } })
+        .collect();
+    let options = options();
+    let page = page::compose(&options, &timelines, &page::Made::now(String::new()), &reports(&options));
+    // By the log, it answers again at 4.1 s.
+    assert!(page.contains("Here that was 0.5 s after the replica listened again, in the median."));
+}
+
+/// What a small screen shows first, and what whoever has no mouse uses.
+#[test]
+fn the_picture_comes_before_the_cards_and_needs_no_mouse() {
+    let page = compose();
+    let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}"));
+    assert!(place("id=\"incident\"") < place("class=\"cards\""));
+    let document = parse(&page);
+    let slider = document.descendants().find(|node| node.attribute("id") == Some("moment")).unwrap();
+    assert_eq!((slider.tag_name().name(), slider.attribute("type")), ("input", Some("range")));
+    assert!(slider.attribute("aria-label").is_some());
+    assert!(page.contains("@media (pointer: coarse)"));
+}
+
+/// WCAG 2.1, 1.4.11: of things to be seen, 3:1; and of text, 1.4.3, 4.5:1.
+#[test]
+fn failures_and_text_stand_out_in_light_and_dark() {
+    let palettes: Vec<BTreeMap<&str, &str>> =
+        crash_loops::svg::PALETTE.split(":root").filter(|part| part.contains("--ground")).map(colours).collect();
+    assert_eq!(palettes.len(), 3, "light, dark by the system, dark by hand");
+    assert_eq!(palettes[1], palettes[2]);
+    for palette in &palettes {
+        let contrast = |one: &str, other: &str| {
+            let (one, other) = (luminance(palette[one]), luminance(palette[other]));
+            (one.max(other) + 0.05) / (one.min(other) + 0.05)
+        };
+        let bands: Vec<&str> = palette
+            .keys()
+            .filter_map(|name| name.strip_suffix("-line"))
+            .filter(|band| palette.contains_key(band))
+            .collect();
+        assert_eq!(bands, ["budget", "istio", "linkerd", "none", "tuned", "usual", "weir"]);
+        for band in bands {
+            assert!(contrast("failed", band) >= 3.0, "failed on {band}: {}", contrast("failed", band));
+            let line = format!("{band}-line");
+            assert!(contrast(&line, "card") >= 3.0, "{line}: {}", contrast(&line, "card"));
+        }
+        for (text, ground) in [("text", "ground"), ("muted", "ground"), ("muted", "card"), ("weir-line", "ground")] {
+            assert!(contrast(text, ground) >= 4.5, "{text} on {ground}: {}", contrast(text, ground));
+        }
+    }
+}
+
+/// `--name: #rrggbb;` by name.
+fn colours(palette: &str) -> BTreeMap<&str, &str> {
+    let colour = |part| str::split_once(part, ": #").map(|(name, value): (&str, &str)| (name.trim(), value.trim()));
+    palette.split(['{', ';', '}']).filter_map(|part| part.trim().strip_prefix("--")).filter_map(colour).collect()
+}
+
+/// Of `rrggbb`, as WCAG defines it.
+fn luminance(colour: &str) -> f64 {
+    let channel = |from: usize| {
+        let value = f64::from(u8::from_str_radix(&colour[from..from + 2], 16).unwrap()) / 255.0;
+        if value <= 0.03928 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+    };
+    0.2126 * channel(0) + 0.7152 * channel(2) + 0.0722 * channel(4)
+}
+
+/// Whatever is drawn has a colour, and one that no other policy has.
+#[test]
+fn each_policy_has_a_colour_of_its_own() {
+    let palette = colours(crash_loops::svg::PALETTE);
+    for class in ["none", "usual", "tuned", "istio", "budget", "linkerd", "weir"] {
+        let named = |what: &str| crash_loops::svg::STYLE.contains(&format!(".picture .{what}.{class} "));
+        assert!(named("answered") && named("curve"), "{class}");
+        let same = palette.iter().filter(|(name, value)| !name.ends_with("-line") && **value == palette[class]).count();
+        assert_eq!(same, 1, "{class}");
+    }
 }
 
 #[test]
 fn what_weir_says_is_shown_and_cannot_break_the_page() {
     let page = compose();
-    assert!(page.contains("<b>replica 1: crash loop</b>") && page.contains("period 6.1 s"));
+    assert!(page.contains("<b>replica 1: crash loop</b>"));
     assert!(page.contains("<b>everyone</b>") && page.contains("lasted 2.2 s"));
-    // Where it is known from when to when, both are told with what lies between.
-    assert!(page.contains("crashes 3 · period 6.1 s · down 2.6 s (2.1 to 3.1)"));
+    // Where bounds are known, both stand there as well.
+    assert!(page.contains("3 crashes · a crash every 6.1 s · down for 2.6 s (2.1 to 3.1 s)"));
     assert!(!page.contains("10.0.0.1"), "an address says nothing to who looks at the page");
     assert!(page.contains("the &quot;limit&quot; &lt;of&gt; memory &amp; more"));
 }

@@ -7,9 +7,9 @@ use super::svg::{Frame, Svg};
 
 /// What is drawn, how it is called there, and the class of its curve.
 const CURVES: [(Policy, &str, &str); 4] = [
-    (Policy::Istio, "Istio's default", "third"),
-    (Policy::Budget, "Envoy retry_budget", "second"),
-    (Policy::Linkerd, "Linkerd", "fourth"),
+    (Policy::Istio, "Istio's default", "istio"),
+    (Policy::Budget, "Envoy retry_budget", "budget"),
+    (Policy::Linkerd, "Linkerd", "linkerd"),
     (Policy::Weir, "Weir", "weir"),
 ];
 

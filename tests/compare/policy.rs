@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::crash_loops::tuned;
 use super::support::bootstrap::Attach;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl Policy {
             Self::RetryOn => "Istio, 5xx and resets",
             Self::Budget => "Envoy retry_budget",
             Self::BudgetInterval => "  with budget_interval",
-            Self::Tuned => "Envoy, tuned by hand",
+            Self::Tuned => tuned::NAME,
             Self::Decide => "Weir, decide alone",
             Self::Weir => "Weir",
             Self::Breaker => "  with its circuit breaker",
@@ -91,13 +92,22 @@ impl Policy {
                 "2 retries on 5xx,reset,connect-failure; budget_percent 20, min_retry_concurrency 3 (Envoy's defaults)"
             }
             Self::BudgetInterval => "the same, and budget_interval 10s",
-            Self::Tuned => {
-                "2 retries on reset,gateway-error after up to 10 ms; retry_budget 20 percent; outlier_detection: \
-                 consecutive_5xx 5, base_ejection_time 5s, max_ejection_percent 50"
-            }
+            Self::Tuned => tuned::EXPLAINED,
             Self::Decide => "circuitBreaker null, else at its defaults, where only an HTTP filter can be attached",
             Self::Weir => "decide, watch and guard; circuitBreaker null, else at their defaults: 20 percent of 10 s",
             Self::Breaker => "the same, with circuitBreaker at its defaults as well",
+        }
+    }
+
+    /// The class of its colour in the picture of the incident.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Istio | Self::Istio123 => "istio",
+            Self::RetryOn => "usual",
+            Self::Budget | Self::BudgetInterval => "budget",
+            Self::Tuned => "tuned",
+            Self::Decide | Self::Weir | Self::Breaker => "weir",
         }
     }
 
@@ -138,7 +148,7 @@ impl Policy {
             Self::Decide | Self::Weir | Self::Breaker => return policy,
             Self::Istio | Self::Istio123 => ISTIO_ON,
             Self::RetryOn | Self::Budget | Self::BudgetInterval => ON_ALL,
-            Self::Tuned => "reset,gateway-error",
+            Self::Tuned => tuned::RETRY_ON,
         };
         policy["retry_on"] = json!(retry_on);
         policy["num_retries"] = json!(2);
@@ -155,7 +165,7 @@ impl Policy {
             "max_retries": u32::MAX,
         });
         if matches!(self, Self::Budget | Self::BudgetInterval | Self::Tuned) {
-            thresholds["retry_budget"] = json!({"budget_percent": {"value": 20}, "min_retry_concurrency": 3});
+            thresholds["retry_budget"] = tuned::retry_budget();
         }
         if self == Self::BudgetInterval {
             thresholds["retry_budget"]["budget_interval"] = json!("10s");

@@ -10,4 +10,5 @@ pub mod replicas;
 pub mod schedule;
 #[path = "../../src/bin/weir/replay/svg.rs"]
 pub mod svg;
+pub mod tuned;
 pub mod weir_log;

@@ -24,7 +24,7 @@ pub struct Picture<'a> {
 /// What the clients of one policy saw.
 pub struct Band {
     pub name: String,
-    /// Its colour: `first` to `fourth`, or `weir`.
+    /// Of its colour, as in the palette.
     pub class: &'static str,
     pub columns: Vec<Column>,
     /// In a few words.
@@ -64,6 +64,19 @@ pub fn columns(outcomes: &[Outcome], length: Duration) -> Vec<Column> {
         }
     }
     columns
+}
+
+/// `1743` as `1,743`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// What differs between a wide picture and a narrow one.

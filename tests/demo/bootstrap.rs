@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 
+use super::crash_loops::tuned;
+
 /// The ports in the file.
 const LISTENER: u16 = 10000;
 const ENDPOINTS: [u16; 4] = [8081, 8082, 8083, 8084];
@@ -24,17 +26,20 @@ pub enum Variant {
     NoRetries,
     /// Envoy, by the retry policy that is in most examples.
     RouteRetries,
+    /// Envoy, with all that it brings along for this, tuned by hand.
+    Tuned,
     /// Envoy, by Weir's leave.
     Weir,
 }
 
 impl Variant {
-    pub const ALL: [Self; 3] = [Self::NoRetries, Self::RouteRetries, Self::Weir];
+    pub const ALL: [Self; 4] = [Self::NoRetries, Self::RouteRetries, Self::Tuned, Self::Weir];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::NoRetries => "no retries",
             Self::RouteRetries => "retry_on: 5xx",
+            Self::Tuned => "tuned by hand",
             Self::Weir => "Weir",
         }
     }
@@ -63,16 +68,26 @@ pub fn compose(
     Ok(match variant {
         Variant::Weir => text,
         Variant::NoRetries => without(&text, &[DECIDE, WATCH, GUARD, RETRIES])?,
-        // Retries go where Weir's go, to be compared with them.
-        Variant::RouteRetries => {
-            let text = without(&text, &[DECIDE, WATCH, GUARD])?;
+        Variant::RouteRetries => retrying(&text, "5xx")?,
+        Variant::Tuned => {
+            let text = retrying(&text, tuned::RETRY_ON)?;
+            let (budget, outliers) = (tuned::retry_budget(), tuned::outlier_detection());
+            let text = replace(&text, "max_retries: 10000\n", &format!("retry_budget: {budget}\n"))?;
             replace(
                 &text,
-                "retry_policy:\n",
-                "retry_policy:\n                    retry_on: 5xx\n                    num_retries: 2\n",
+                "    circuit_breakers:\n",
+                &format!("    outlier_detection: {outliers}\n    circuit_breakers:\n"),
             )?
         }
     })
+}
+
+/// Without Weir, and with two retries of Envoy's own. They go where Weir's go, and when, to be compared with them.
+fn retrying(text: &str, retry_on: &str) -> Result<String> {
+    let text = without(text, &[DECIDE, WATCH, GUARD])?;
+    let policy =
+        format!("retry_policy:\n                    retry_on: {retry_on}\n                    num_retries: 2\n");
+    replace(&text, "retry_policy:\n", &policy)
 }
 
 fn port(number: u16) -> String {

@@ -1,6 +1,6 @@
 //! The incident that Weir exists for, on this machine and in a minute: four replicas that crash-loop, a real Envoy in
-//! front of them running `envoy/envoy.yaml`, and a steady load of GETs and POSTs. Three times the same crashes and the
-//! same requests: without retries, with the retries that everybody configures first, and with Weir.
+//! front of them running `envoy/envoy.yaml`, and a steady load of GETs and POSTs. Four times the same crashes and the
+//! same requests: without retries, with the retries that everybody configures first, with Envoy tuned by hand, and with Weir.
 //!
 //! Fails if Weir did not help, so that CI can run it.
 
@@ -53,9 +53,10 @@ fn run(options: &Options) -> Result<bool> {
         let text = serde_json::to_string_pretty(&report::to_json(options, &reports))?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let page = page::compose(options, &timelines, &envoy, &reports);
+    let page = page::compose(options, &timelines, &page::Made::now(envoy), &reports);
     std::fs::write(&options.html, page).with_context(|| format!("cannot write {}", options.html.display()))?;
-    println!("\nThe same as a page, with what happened when: {}", options.html.display());
+    let place = std::path::absolute(&options.html)?;
+    println!("\nThe same as a page, with what happened when: file://{}", place.display());
     let shortcomings = report::shortcomings(&reports);
     println!("\n{}", table::verdict(&reports, &shortcomings));
     Ok(shortcomings.is_empty())

@@ -10,7 +10,7 @@ Shows what Weir does for clients of four replicas that crash-loop, behind a real
 
 usage: ./build.sh demo [--seconds N] [--rate N] [--seed N] [--json FILE] [--html FILE]
 
-  --seconds N   length of each of the three runs; default 20, at most 600
+  --seconds N   length of each of the four runs; default 20, at most 600
   --rate N      requests per second, whatever becomes of them; default 250, at most 5000
   --seed N      which crashes and which requests; default 1
   --json FILE   write the numbers of the table, and more, to FILE

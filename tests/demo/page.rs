@@ -1,5 +1,5 @@
-//! The demo as a page: what happened when, and the numbers. It needs nothing but itself, and no script but to follow the
-//! pointer and to switch the colours by hand.
+//! The demo as a page: what happened when, and the numbers. It needs nothing but itself, and no script but to read a moment of the
+//! picture and to switch the colours by hand.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::bootstrap::Variant;
 use super::chart::{self, Chart, Curve};
-use super::crash_loops::picture::{self, Band, Picture};
+use super::crash_loops::picture::{self, Band, Mark, Picture, thousands};
 use super::crash_loops::schedule::Timeline;
 use super::crash_loops::svg::{self, escape};
+use super::crash_loops::tuned;
 use super::crash_loops::weir_log::Incident;
 use super::options::Options;
-use super::report::Report;
+use super::report::{Report, with_rival};
 use super::table;
 
 const PAGE: &str = include_str!("page/page.html");
@@ -28,8 +29,9 @@ impl Variant {
     /// The class of its colour.
     fn class(self) -> &'static str {
         match self {
-            Self::NoRetries => "first",
-            Self::RouteRetries => "second",
+            Self::NoRetries => "none",
+            Self::RouteRetries => "usual",
+            Self::Tuned => "tuned",
             Self::Weir => "weir",
         }
     }
@@ -37,13 +39,47 @@ impl Variant {
     fn explained(self) -> &'static str {
         match self {
             Self::NoRetries => "Envoy alone",
-            Self::RouteRetries => "Envoy with the retry policy of many an example, and num_retries: 2",
+            Self::RouteRetries => "Envoy with the retry policy of most examples, and num_retries: 2",
+            Self::Tuned => "Envoy with a retry policy, a retry budget and outlier detection, tuned for crash loops",
             Self::Weir => "Envoy with Weir at its defaults",
         }
     }
 }
 
-pub fn compose(options: &Options, timelines: &[Timeline], envoy: &str, reports: &[Report]) -> String {
+/// What made the page, for whoever gets it from somebody else.
+pub struct Made {
+    pub version: String,
+    /// Empty where it is not known.
+    pub commit: String,
+    pub envoy: String,
+    /// A date and a time of day, in UTC.
+    pub at: String,
+    pub machine: String,
+}
+
+impl Made {
+    /// Here and now. `build.sh` says which commit it is.
+    pub fn now(envoy: String) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: std::env::var("WEIR_COMMIT").unwrap_or_default(),
+            envoy,
+            at: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            machine: format!("{} on {}, {processors} processors", std::env::consts::OS, std::env::consts::ARCH),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let commit = if self.commit.is_empty() { String::new() } else { format!(" (commit {})", self.commit) };
+        format!(
+            "Weir {}{commit}, Envoy {}, {}, {}. Licence: Apache-2.0.",
+            self.version, self.envoy, self.machine, self.at
+        )
+    }
+}
+
+pub fn compose(options: &Options, timelines: &[Timeline], made: &Made, reports: &[Report]) -> String {
     let weir = reports.iter().find(|report| report.variant == Variant::Weir);
     let incidents = weir.map(|report| report.story.incidents.as_slice()).unwrap_or_default();
     let picture = Picture {
@@ -57,7 +93,10 @@ pub fn compose(options: &Options, timelines: &[Timeline], envoy: &str, reports: 
         ("palette", svg::PALETTE.to_owned()),
         ("style", [svg::STYLE, STYLE].concat()),
         ("title", title(reports)),
-        ("setting", setting(options, envoy)),
+        ("result", escape(&result(reports))),
+        ("setting", setting(options, &made.envoy)),
+        ("readmission", escape(&readmission(picture.views, timelines))),
+        ("tuned", escape(tuned::EXPLAINED)),
         ("cards", reports.iter().map(card).collect()),
         (
             "incident",
@@ -67,6 +106,7 @@ pub fn compose(options: &Options, timelines: &[Timeline], envoy: &str, reports: 
         ("incidents", told(incidents)),
         ("table", numbers(reports)),
         ("command", escape(&options.command())),
+        ("made", escape(&made.sentence())),
         ("data", data(&picture).to_string().replace('<', "\\u003c").replace('&', "\\u0026")),
         ("script", SCRIPT.to_owned()),
     ];
@@ -74,25 +114,59 @@ pub fn compose(options: &Options, timelines: &[Timeline], envoy: &str, reports: 
 }
 
 fn title(reports: &[Report]) -> String {
-    let failed = |variant| {
-        let report = reports.iter().find(|report| report.variant == variant);
-        report.map_or(0, |report| report.sent() - report.answered())
-    };
-    let (with, without) = (failed(Variant::Weir), failed(Variant::NoRetries));
-    format!("{} failed requests instead of {}", thousands(with), thousands(without))
+    let failed = |report: &Report| thousands(report.failed());
+    with_rival(reports).map_or_else(String::new, |(weir, rival)| {
+        format!("{} failed requests instead of {}", failed(weir), failed(rival))
+    })
+}
+
+/// What the title says, in a sentence: the best of the others is named, and what it did twice.
+fn result(reports: &[Report]) -> String {
+    with_rival(reports).map_or_else(String::new, |(weir, rival)| {
+        format!(
+            "With Weir, {} of {} requests failed, and {} POSTs were processed twice. The best of the other three is “{}”: {} failed, \
+             and {} POSTs were processed twice.",
+            thousands(weir.failed()),
+            thousands(weir.sent()),
+            thousands(weir.post.repeated),
+            rival.variant.name(),
+            thousands(rival.failed()),
+            thousands(rival.post.repeated),
+        )
+    })
+}
+
+/// Why what Weir does lasts longer than what the replica did.
+fn readmission(views: &[Vec<Mark>], timelines: &[Timeline]) -> String {
+    let mut later: Vec<Duration> = Vec::new();
+    for (marks, timeline) in views.iter().zip(timelines) {
+        for mark in marks {
+            let Mark::Back { at } = mark else { continue };
+            let back = timeline.crashes.iter().rev().map(|crash| crash.back_at).find(|back| back <= at);
+            later.extend(back.map(|back| *at - back));
+        }
+    }
+    later.sort_unstable();
+    let here = later.get(later.len() / 2).map_or_else(String::new, |median| {
+        format!(" Here that was {:.1} s after the replica listened again, in the median.", median.as_secs_f64())
+    });
+    format!(
+        "A blue bar ends later than the dark one above it: Weir learns that a replica is back only from its next probe, and two \
+         probes must be answered before the replica gets its full share again.{here} Clients do not wait meanwhile: other \
+         replicas answer them."
+    )
 }
 
 fn setting(options: &Options, envoy: &str) -> String {
     escape(&format!(
         "Four replicas crash-loop behind Envoy {envoy}: each resets the requests it holds, refuses connections while it \
          restarts, is fine for some seconds, and does it again. Clients send {} requests a second for {} seconds, 70 percent \
-         GET and 30 percent POST. Three runs, with the same crashes and the same requests.",
+         GET and 30 percent POST. Four runs, with the same crashes and the same requests.",
         options.rate, options.seconds
     ))
 }
 
 fn card(report: &Report) -> String {
-    let failed = report.sent() - report.answered();
     let facts = [
         ("GETs answered", table::share(report.get.answered, report.get.sent)),
         ("POSTs answered", table::share(report.post.answered, report.post.sent)),
@@ -105,18 +179,17 @@ fn card(report: &Report) -> String {
         report.variant.class(),
         escape(report.variant.name()),
         escape(report.variant.explained()),
-        thousands(failed),
+        thousands(report.failed()),
         thousands(report.sent()),
     )
 }
 
 fn band(report: &Report) -> Band {
-    let failed = report.sent() - report.answered();
     Band {
         name: report.variant.name().to_owned(),
         class: report.variant.class(),
         columns: report.story.columns.clone(),
-        summary: format!("{} failed", thousands(failed)),
+        summary: format!("{} failed", thousands(report.failed())),
     }
 }
 
@@ -128,8 +201,8 @@ fn description(reports: &[Report], timelines: &[Timeline]) -> String {
             format!(
                 "with {}, {} of {} requests failed",
                 report.variant.name(),
-                report.sent() - report.answered(),
-                report.sent()
+                thousands(report.failed()),
+                thousands(report.sent())
             )
         })
         .collect();
@@ -184,7 +257,7 @@ fn in_widths(widths: &[(&str, u32)], draw: impl Fn(u32, &str) -> String) -> Stri
 /// What Weir recognised; nothing if it recognised nothing.
 fn told(incidents: &[Incident]) -> String {
     let mut items = String::new();
-    // What was told of a host last holds what was told before.
+    // What was reported of a host last holds what was told before.
     let last = |(number, it): &(usize, &Incident)| !incidents[number + 1..].iter().any(|later| later.host == it.host);
     for (_, incident) in incidents.iter().enumerate().filter(last) {
         let pattern = incident.pattern.replace('_', " ");
@@ -203,31 +276,52 @@ fn told(incidents: &[Incident]) -> String {
         return items;
     }
     format!(
-        r#"<section aria-labelledby="told"><h2 id="told">What Weir says about it, in Envoy’s log</h2><p class="readout">The last line about each host. A host that crashes for the third time is in a crash loop: <code>--seconds 40</code> shows it.</p><ul class="told">{items}</ul></section>"#
+        r#"<section aria-labelledby="told"><h2 id="told">What Weir says about it, in Envoy’s log</h2><p class="readout">The last line about each replica, and about all of them. A replica has none where Weir saw too little of its crash. One that crashes for the third time is in a crash loop: <code>--seconds 40</code> shows it.</p><ul class="told">{items}</ul></section>"#
     )
 }
 
-/// What was counted and measured, to be read: `restarts 1 · down 2.6 s (2.1 to 3.1) · reset 3`.
+/// What was counted and measured, to be read: `1 restart · down for 2.6 s (2.1 to 3.1 s) · 3 attempts reset`.
 fn evidence(evidence: &[(String, String)]) -> String {
-    let value = |name: &str| evidence.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    let value = |name: &str| evidence.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let bound = |name: &str| {
         let (of, _) = name.rsplit_once('_').filter(|(_, which)| matches!(*which, "min" | "max"))?;
         value(of)
     };
-    let figure = |text: &str| match text.strip_suffix('s').and_then(|seconds| seconds.parse::<f64>().ok()) {
-        Some(seconds) => (format!("{seconds:.1}"), " s"),
-        None => (text.to_owned(), ""),
-    };
+    let seconds = |text: &str| text.strip_suffix('s').and_then(|seconds| seconds.parse::<f64>().ok());
     let mut facts = Vec::new();
     for (name, text) in evidence.iter().filter(|(name, _)| bound(name).is_none()) {
-        let (number, unit) = figure(text);
-        let mut fact = format!("{} {number}{unit}", name.replace('_', " "));
-        if let (Some(least), Some(most)) = (value(&format!("{name}_min")), value(&format!("{name}_max"))) {
-            let _ = write!(fact, " ({} to {})", figure(least).0, figure(most).0);
+        let Some(length) = seconds(text) else {
+            facts.push(counted(name, text));
+            continue;
+        };
+        let words = match name.as_str() {
+            "down" => "down for",
+            "period" => "a crash every",
+            other => &other.replace('_', " "),
+        };
+        let mut fact = format!("{words} {length:.1} s");
+        let bounds = ["min", "max"].map(|which| value(&format!("{name}_{which}")).and_then(seconds));
+        if let [Some(least), Some(most)] = bounds {
+            let _ = write!(fact, " ({least:.1} to {most:.1} s)");
         }
         facts.push(fact);
     }
     facts.join(" · ")
+}
+
+/// `restarts=1` as `1 restart`; of a name that is not known, both as they are.
+fn counted(name: &str, count: &str) -> String {
+    let (one, many) = match name {
+        "restarts" => ("restart", "restarts"),
+        "crashes" => ("crash", "crashes"),
+        "reset" => ("attempt reset", "attempts reset"),
+        "refused" => ("attempt refused", "attempts refused"),
+        "timeout" => ("attempt timed out", "attempts timed out"),
+        "hosts" => ("host down", "hosts down"),
+        "known" => ("host known", "hosts known"),
+        other => return format!("{} {count}", other.replace('_', " ")),
+    };
+    format!("{count} {}", if count == "1" { one } else { many })
 }
 
 fn numbers(reports: &[Report]) -> String {
@@ -242,7 +336,7 @@ fn numbers(reports: &[Report]) -> String {
     text + "</tbody>"
 }
 
-/// What the script shows under the pointer.
+/// What the script shows of a moment.
 fn data(picture: &Picture<'_>) -> Value {
     let millis = |at: Duration| at.as_millis() as u64;
     let replicas = picture.replicas.iter().map(|timeline| {
@@ -259,16 +353,4 @@ fn data(picture: &Picture<'_>) -> Value {
         "replicas": replicas.collect::<Vec<_>>(),
         "bands": bands.collect::<Vec<_>>(),
     })
-}
-
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -98,6 +98,10 @@ impl Report {
         self.get.answered + self.post.answered
     }
 
+    pub fn failed(&self) -> u64 {
+        self.sent() - self.answered()
+    }
+
     /// Attempts that Envoy made: one for each request, and the retries but those that `guard` stopped.
     pub fn attempts(&self) -> u64 {
         self.sent() + self.envoy.retries - self.weir.vetoes.values().sum::<u64>()
@@ -157,6 +161,13 @@ fn labelled(stats: &Stats, family: &str) -> BTreeMap<String, u64> {
             (cluster == "orders").then(|| (label.to_owned(), *value))
         })
         .collect()
+}
+
+/// Weir's run, and of the others that in which the fewest requests failed.
+pub fn with_rival(reports: &[Report]) -> Option<(&Report, &Report)> {
+    let weir = reports.iter().find(|report| report.variant == Variant::Weir)?;
+    let others = reports.iter().filter(|report| report.variant != Variant::Weir);
+    Some((weir, others.min_by_key(|report| report.failed())?))
 }
 
 /// In which way Weir did not help; empty if it did.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::bootstrap::Variant;
 use super::crash_loops::load::Failure;
+use super::crash_loops::picture::thousands;
 use super::crash_loops::schedule::{Phase, Timeline};
 use super::options::Options;
-use super::report::Report;
+use super::report::{self, Report};
 
 /// Width of the picture of the timelines.
 const LANE: u32 = 64;
@@ -15,10 +16,11 @@ const LANE: u32 = 64;
 pub fn introduction(options: &Options, timelines: &[Timeline], envoy: &str) -> String {
     let mut text = format!(
         "Four replicas crash-loop behind Envoy {envoy}. Clients send {} requests per\n\
-         second, 70 percent GET and 30 percent POST, for {} seconds. Three times the same\n\
+         second, 70 percent GET and 30 percent POST, for {} seconds. Four times the same\n\
          crashes and the same requests (--seed {}):\n\n\
          \x20 no retries     Envoy alone\n\
-         \x20 retry_on: 5xx  Envoy with the retry policy of many an example, num_retries: 2\n\
+         \x20 retry_on: 5xx  Envoy with the retry policy of most examples, num_retries: 2\n\
+         \x20 tuned by hand  Envoy with its retry budget and its outlier detection as well\n\
          \x20 Weir           Envoy with Weir: envoy/envoy.yaml as it is, on other ports\n\n",
         options.rate, options.seconds, options.seed
     );
@@ -45,11 +47,11 @@ pub fn rows(reports: &[Report]) -> Vec<(&'static str, Vec<String>)> {
     vec![
         row("GETs answered", &|report| share(report.get.answered, report.get.sent)),
         row("POSTs answered", &|report| share(report.post.answered, report.post.sent)),
-        row("POSTs processed twice", &|report| report.post.repeated.to_string()),
-        row("GETs processed twice, harmless", &|report| report.get.repeated.to_string()),
+        row("POSTs processed twice", &|report| thousands(report.post.repeated)),
+        row("GETs processed twice, harmless", &|report| thousands(report.get.repeated)),
         row("attempts per request", &|report| format!("{:.2}", report.attempts() as f64 / report.sent().max(1) as f64)),
-        row("  attempts that were refused", &|report| report.envoy.refused.to_string()),
-        row("  attempts that were reset", &|report| report.envoy.resets.to_string()),
+        row("  attempts that were refused", &|report| thousands(report.envoy.refused)),
+        row("  attempts that were reset", &|report| thousands(report.envoy.resets)),
         row("99 % of answers came within", &|report| milliseconds(report.latency(99))),
         row("the slowest answer took", &|report| milliseconds(report.latency(100))),
     ]
@@ -120,16 +122,14 @@ pub fn verdict(reports: &[Report], shortcomings: &[String]) -> String {
     if !shortcomings.is_empty() {
         return format!("Weir did not help: {}.", shortcomings.join("; "));
     }
-    let failed = |variant| {
-        let report = reports.iter().find(|report| report.variant == variant);
-        report.map_or(0, |report| report.sent() - report.answered())
-    };
-    let repeated =
-        |variant| reports.iter().find(|report| report.variant == variant).map_or(0, |report| report.post.repeated);
+    let Some((weir, rival)) = report::with_rival(reports) else { return "There is nothing to compare.".to_owned() };
     format!(
-        "Weir: {} failed requests instead of {}, no POST processed twice instead of {}.",
-        failed(Variant::Weir),
-        failed(Variant::NoRetries),
-        repeated(Variant::RouteRetries),
+        "Weir: {} of {} requests failed, and no POST was processed twice. The best of the others, \"{}\": {} failed, {} POSTs \
+         processed twice.",
+        thousands(weir.failed()),
+        thousands(weir.sent()),
+        rival.variant.name(),
+        thousands(rival.failed()),
+        thousands(rival.post.repeated),
     )
 }

@@ -19,7 +19,7 @@ use super::crash_loops::load::{self, Outcome, Progress};
 use super::crash_loops::picture::{self, Band, Picture};
 use super::crash_loops::replicas::{Ledger, Replica};
 use super::crash_loops::schedule::{Outage, Timeline};
-use super::crash_loops::weir_log;
+use super::crash_loops::{tuned, weir_log};
 use super::finding::Finding;
 use super::policy::Policy;
 use super::proxy::Proxy;
@@ -159,13 +159,13 @@ pub fn run(runtime: &Runtime, setting: &Setting) -> Result<Finding> {
 /// The picture of it.
 fn draw(setting: &Setting, timelines: &[Timeline], trials: &[Trial], measured: &[Measured]) -> String {
     let length = setting.length();
-    let bands = trials.iter().zip(measured).zip(["first", "third", "second", "weir"]).map(|((trial, row), class)| {
+    let bands = trials.iter().zip(measured).map(|(trial, row)| {
         let failed = row.get.whole + row.post.whole - row.get.part - row.post.part;
         Band {
             name: trial.policy.name().to_owned(),
-            class,
+            class: trial.policy.class(),
             columns: picture::columns(&trial.outcomes, length),
-            summary: format!("{failed} failed"),
+            summary: format!("{} failed", picture::thousands(failed)),
         }
     });
     let bands: Vec<Band> = bands.collect();
@@ -221,8 +221,7 @@ async fn everyone(setting: &Setting, timelines: &[Timeline]) -> Result<Vec<Trial
 fn cluster(policy: Policy) -> Value {
     let mut over = match policy {
         Policy::Weir => bootstrap::override_host("x-weir-hosts"),
-        Policy::Tuned => json!({"outlier_detection":
-            {"consecutive_5xx": 5, "base_ejection_time": "5s", "max_ejection_percent": 50}}),
+        Policy::Tuned => json!({"outlier_detection": tuned::outlier_detection()}),
         _ => json!({}),
     };
     over["connect_timeout"] = json!("0.5s");
