@@ -51,7 +51,8 @@ installs it is named; tests that need Prometheus, Helm, Go or a network namespac
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
   WEIR_ENVOY          an Envoy binary to use instead
-  WEIR_SOURCE         where this repository is published; the image's labels say so
+  WEIR_SOURCE         where this repository is published; the image's labels say so, and the chart's alerts lead there
+  WEIR_BOOK           where the book of ./build.sh docs is served; the chart's alerts then lead there
   WEIR_TOOLCHAIN      "debian": compile for WebAssembly with Debian's Rust even where rustup has the target
   VERBOSE             anything: as -v
 END
@@ -637,8 +638,17 @@ lint_chart() {
             --set platform=envoy-gateway,gateway.name=eg,dashboard.enabled=true,alerts.enabled=true
 }
 
-# stage_chart FOLDER: the chart, FOLDER/weir, with the module and the files of envoy/ in it.
-stage_chart() { envoy/helm/stage.sh target/weir.wasm "$version" "$1"; }
+# stage_chart FOLDER: the chart, FOLDER/weir, with the module and the files of envoy/ in it. Its alerts lead to the documentation where
+# it is known where that can be read.
+stage_chart() {
+    local runbooks=""
+    if [[ -n ${WEIR_BOOK:-} ]]; then
+        runbooks=${WEIR_BOOK%/}/docs/alerts.html
+    elif [[ -n ${WEIR_SOURCE:-} && -n $revision ]]; then
+        runbooks=${WEIR_SOURCE%/}/blob/$revision/docs/alerts.md
+    fi
+    envoy/helm/stage.sh target/weir.wasm "$version" "$1" "$runbooks"
+}
 
 build_image() { # [NAME:TAG]
     build_module

@@ -159,7 +159,7 @@ fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
         values["module"]["configMap"] = json!(false);
         values["dashboard"] = json!({"enabled": true, "namespace": "grafana", "labels": {"find": "me"}});
         values["alerts"] =
-            json!({"enabled": true, "labels": {"release": "prom"}, "runbooks": "https://docs.test/weir/"});
+            json!({"enabled": true, "labels": {"release": "prom"}, "runbooks": "https://docs.test/weir/alerts"});
         let rendered = render(&chart, &values);
         let mut without = rendered.clone();
         without.retain(|document| document["kind"] != "ConfigMap" && document["kind"] != "PrometheusRule");
@@ -186,12 +186,28 @@ fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
         assert_eq!(dashboard["data"]["weir.json"], shipped);
         let rule = of_kind(&rendered, "PrometheusRule", "weir").expect("the alerts");
         let shipped = std::fs::read_to_string(envoy.join("prometheus/weir-alerts.yaml")).expect("the shipped ones");
-        let shipped = shipped.replace("https://weir.example", "https://docs.test/weir");
+        let shipped = shipped.replace("https://weir.example/docs/alerts.html", "https://docs.test/weir/alerts");
         assert_eq!(rule["spec"], generate::documents(&shipped)[0]);
+        assert!(shipped.contains("https://docs.test/weir/alerts#weircrashloop"));
         assert_eq!(
             (&rule["metadata"]["labels"], &rule["metadata"]["namespace"]),
             (&json!({"release": "prom"}), &json!("ops"))
         );
+
+        // Where nobody said where the documentation is, no alert leads to a host that does not exist.
+        values["alerts"] = json!({"enabled": true});
+        let rendered = render(&chart, &values);
+        let mut rules = of_kind(&rendered, "PrometheusRule", "weir").expect("the alerts")["spec"].clone();
+        assert!(!rules.to_string().contains("runbook_url"), "{rules}");
+        let mut shipped = generate::documents(&shipped)[0].clone();
+        for spec in [&mut rules, &mut shipped] {
+            for rule in spec["groups"].as_array_mut().unwrap().iter_mut().flat_map(|it| it["rules"].as_array_mut().unwrap()) {
+                if let Some(annotations) = rule["annotations"].as_object_mut() {
+                    annotations.remove("runbook_url");
+                }
+            }
+        }
+        assert_eq!(rules, shipped);
     }
 }
 

@@ -97,7 +97,7 @@ fn every_rule_of_check_has_its_anchor() {
     assert!(ids.len() > 50, "{} rules", ids.len());
 }
 
-/// Where the book is said to be, until somebody serves it.
+/// A host that does not exist: where the book is, each says for himself.
 const BOOK: &str = "https://weir.example/";
 
 #[test]
