@@ -201,7 +201,9 @@ fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
         assert!(!rules.to_string().contains("runbook_url"), "{rules}");
         let mut shipped = generate::documents(&shipped)[0].clone();
         for spec in [&mut rules, &mut shipped] {
-            for rule in spec["groups"].as_array_mut().unwrap().iter_mut().flat_map(|it| it["rules"].as_array_mut().unwrap()) {
+            for rule in
+                spec["groups"].as_array_mut().unwrap().iter_mut().flat_map(|it| it["rules"].as_array_mut().unwrap())
+            {
                 if let Some(annotations) = rule["annotations"].as_object_mut() {
                     annotations.remove("runbook_url");
                 }

@@ -45,7 +45,8 @@ pub fn draw(chart: &Chart<'_>, id: &str, width: u32) -> String {
     }
     if let Some((bound, name)) = chart.bound {
         svg.line("bound", (frame.left, y(bound)), (frame.left + frame.span, y(bound)));
-        svg.text("label end", (frame.left + frame.span - 4.0, y(bound) - 6.0), name);
+        // Where time begins, there are no curves yet that reach so far.
+        svg.text("label", (frame.left + 4.0, y(bound) - 6.0), name);
     }
     for curve in &chart.curves {
         let mut data = String::new();

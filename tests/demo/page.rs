@@ -124,16 +124,24 @@ fn title(reports: &[Report]) -> String {
 fn result(reports: &[Report]) -> String {
     with_rival(reports).map_or_else(String::new, |(weir, rival)| {
         format!(
-            "With Weir, {} of {} requests failed, and {} POSTs were processed twice. The best of the other three is “{}”: {} failed, \
-             and {} POSTs were processed twice.",
+            "With Weir, {} of {} requests failed, and {} processed twice. The best of the other three is “{}”: {} failed, and {} \
+             processed twice.",
             thousands(weir.failed()),
             thousands(weir.sent()),
-            thousands(weir.post.repeated),
+            posts(weir.post.repeated),
             rival.variant.name(),
             thousands(rival.failed()),
-            thousands(rival.post.repeated),
+            posts(rival.post.repeated),
         )
     })
+}
+
+fn posts(count: u64) -> String {
+    match count {
+        0 => "no POST was".to_owned(),
+        1 => "one POST was".to_owned(),
+        many => format!("{} POSTs were", thousands(many)),
+    }
 }
 
 /// Why what Weir does lasts longer than what the replica did.
@@ -147,11 +155,12 @@ fn readmission(views: &[Vec<Mark>], timelines: &[Timeline]) -> String {
         }
     }
     later.sort_unstable();
-    let here = later.get(later.len() / 2).map_or_else(String::new, |median| {
-        format!(" Here that was {:.1} s after the replica listened again, in the median.", median.as_secs_f64())
+    let here = later.get(later.len() / 2).zip(later.last()).map_or_else(String::new, |(median, most)| {
+        let (median, most) = (median.as_secs_f64(), most.as_secs_f64());
+        format!(" Here that was {median:.1} s after the replica listened again in the median, and {most:.1} s at most.")
     });
     format!(
-        "A blue bar ends later than the dark one above it: Weir learns that a replica is back only from its next probe, and two \
+        "A blue bar ends later than the outage above it: Weir learns that a replica is back only from its next probe, and two \
          probes must be answered before the replica gets its full share again.{here} Clients do not wait meanwhile: other \
          replicas answer them."
     )
@@ -175,7 +184,7 @@ fn card(report: &Report) -> String {
     ];
     let facts: String = facts.iter().map(|(what, much)| format!("<div><dt>{what}</dt><dd>{much}</dd></div>")).collect();
     format!(
-        r#"<li class="card {}"><h2>{}</h2><p class="kind">{}</p><p class="big"><strong>{}</strong> of {} requests failed</p><dl>{facts}</dl></li>"#,
+        r#"<li class="card {}"><h2>{}</h2><p class="kind">{}</p><p class="big"><strong>{}</strong> <span class="of">of {} requests</span> failed</p><dl>{facts}</dl></li>"#,
         report.variant.class(),
         escape(report.variant.name()),
         escape(report.variant.explained()),
