@@ -3,11 +3,17 @@
 //! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`). Each test runs in a network namespace of its own,
 //! as a process of its own, so that addresses and ports are those of a real cluster, and nothing else is reached.
 
+mod balancing;
+mod behind;
+mod filters;
 mod mesh;
+mod pods;
+mod proxy;
 // Other suites ask it for more.
 #[allow(dead_code)]
 #[path = "../real_envoy/ejection/replica.rs"]
 mod replica;
+mod services;
 mod situations;
 // Not all of its upstreams are needed here.
 #[allow(unused_imports)]
@@ -26,7 +32,7 @@ const TEST: &str = "WEIR_CONTROL_PLANE_TEST";
 type Test = (&'static str, fn() -> Result<()>);
 
 fn main() -> ExitCode {
-    let tests = situations::TESTS;
+    let tests = [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS].concat();
     if let Ok(name) = std::env::var(TEST) {
         let found = tests.iter().find(|(known, _)| *known == name).context("there is no such test");
         let outcome = found.and_then(|(_, test)| {
@@ -41,7 +47,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(2);
-    let trials = tests.iter().map(|(name, _)| {
+    let trials = tests.into_iter().map(|(name, _)| {
         Trial::test(format!("istiod::{name}"), move || in_namespace(name).map_err(|error| format!("{error:#}").into()))
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()

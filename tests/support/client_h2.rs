@@ -61,8 +61,10 @@ async fn send(address: SocketAddr, request: &Request) -> Result<Sent> {
     let (sender, connection) = h2::client::handshake(stream).await?;
     let connection = tokio::spawn(async move { drop(connection.await) });
     let mut sender = sender.ready().await?;
-    let mut builder = http::Request::builder().method(request.method).uri(format!("http://weir.test{}", request.path));
-    for (name, value) in &request.headers {
+    let host = request.headers.iter().find(|(name, _)| name == "host").map_or("weir.test", |(_, host)| host);
+    let uri = format!("http://{host}{}", request.path);
+    let mut builder = http::Request::builder().method(request.method).uri(uri);
+    for (name, value) in request.headers.iter().filter(|(name, _)| name != "host") {
         builder = builder.header(name, value);
     }
     let (response, mut stream) = sender.send_request(builder.body(())?, request.body.is_empty())?;

@@ -1,12 +1,12 @@
 // istiod's generators over files, without a cluster: what istiod validates, merges and sends, it does here, to any Envoy that asks.
 //
-// Resources come from one file, the objects of Kubernetes from another. It ends with its standard input, so that it does not
-// outlive the test that started it.
+// Resources come from one file, the objects of Kubernetes from another. With each line of its standard input it reads the
+// resources again. It ends with that input, so that it does not outlive the test that started it.
 package main
 
 import (
+	"bufio"
 	"flag"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"istio.io/istio/pilot/pkg/config/kube/crd"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config/mesh"
 	"istio.io/istio/pkg/test"
@@ -25,6 +26,24 @@ func read(path string) string {
 		log.Fatal(err)
 	}
 	return string(text)
+}
+
+// Puts resources into the place of those with the same names. None is taken away.
+func update(server *xds.FakeDiscoveryServer, text string) {
+	resources, _, err := crd.ParseInputs(text)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, resource := range resources {
+		if server.Store().Get(resource.GroupVersionKind, resource.Name, resource.Namespace) == nil {
+			_, err = server.Store().Create(resource)
+		} else {
+			_, err = server.Store().Update(resource)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
 }
 
 func main() {
@@ -53,7 +72,9 @@ func main() {
 			ListenerBuilder:            func() (net.Listener, error) { return net.Listen("tcp", *listen) },
 		})
 		go func() { log.Fatal(http.ListenAndServe(*debug, server.DiscoveryDebug)) }()
-		_, _ = io.Copy(io.Discard, os.Stdin)
+		for input := bufio.NewScanner(os.Stdin); input.Scan(); {
+			update(server, read(*configs))
+		}
 	})
 	if err != nil {
 		log.Fatal(err)
