@@ -38,7 +38,7 @@ const IMPORTS = new Set([
 const ENVOY = "env";
 
 const [linked, panicking, named, shipped] = process.argv.slice(2);
-const module = binaryen.readBinary(readFileSync(linked));
+const module = binaryen.readBinary(withoutPlaces(readFileSync(linked)));
 keepExports(module);
 replaceHelpers(module);
 binaryen.setDebugInfo(true);
@@ -50,6 +50,16 @@ writeFileSync(named, module.emitBinary());
 binaryen.setDebugInfo(false);
 module.runPasses(["strip-debug", "strip-producers", "strip-target-features"]);
 writeFileSync(shipped, module.emitBinary());
+
+/**
+ * The names of source files, which stand in the data for the messages of panics. A panic says nothing, so nothing reads them. What is
+ * zero in the data is not shipped: Binaryen leaves it out.
+ */
+function withoutPlaces(bytes) {
+  const text = bytes.toString("latin1");
+  for (const { 0: name, index } of text.matchAll(/(?<=\0)[\w./+-]+\.rs(?=\0)/g)) bytes.fill(0, index, index + name.length);
+  return bytes;
+}
 
 function keepExports(module) {
   const missing = new Set(EXPORTS);
