@@ -155,7 +155,7 @@ impl Record {
         let mut record = Vec::new();
         let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 1 + 2 * Window::ENCODED_BYTES);
         writer.times([self.opened.unwrap_or_default(), self.closed, self.next]);
-        writer.u64s([self.probes, self.shed]);
+        writer.u64s(&[self.probes, self.shed]);
         writer.u8(u8::from(self.not_processed));
         self.attempts.encode(&mut writer);
         self.broke.encode(&mut writer);

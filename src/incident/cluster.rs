@@ -100,7 +100,7 @@ impl ClusterIncidents {
             return record;
         }
         let mut writer = Writer::new(&mut record, &FORMAT, 64 + 320 * self.hosts.len());
-        writer.u64s(numbers);
+        writer.u64s(&numbers);
         self.hosts.iter().for_each(|host| host.encode(&mut writer));
         record
     }

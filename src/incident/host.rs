@@ -270,14 +270,14 @@ impl HostIncidents {
         let Restarts { least, most, middle_min, middle_max, middle_sum, .. } = self.restarts;
         // Addresses are at most `LONGEST_ADDRESS` long.
         record.text(&self.address);
-        record.u64s([down.since, down.failed, self.episode.up(), down.first_break, first_down, last_down]);
-        record.u64s([self.opened, self.reported]);
-        record.u64s(down.counts);
-        record.u64s([down.idle.count, down.idle.min, down.idle.max, down.timeouts]);
-        record.u64s([count, crashes, resets, refusals, period_min, period_max]);
-        record.u64s([least, most, middle_min, middle_max, middle_sum]);
+        record.u64s(&[down.since, down.failed, self.episode.up(), down.first_break, first_down, last_down]);
+        record.u64s(&[self.opened, self.reported]);
+        record.u64s(&down.counts);
+        record.u64s(&[down.idle.count, down.idle.min, down.idle.max, down.timeouts]);
+        record.u64s(&[count, crashes, resets, refusals, period_min, period_max]);
+        record.u64s(&[least, most, middle_min, middle_max, middle_sum]);
         // The open pattern is written by its number, from 1; 0 is none.
-        record.u64s([self.open.map_or(0, |pattern| pattern as u64 + 1), u64::from(down.is_cluster_wide)]);
+        record.u64s(&[self.open.map_or(0, |pattern| pattern as u64 + 1), u64::from(down.is_cluster_wide)]);
     }
 
     /// Reads what follows the address. The clock may have stepped back: no time is in the future.
@@ -285,11 +285,10 @@ impl HostIncidents {
         let times = record.u64s::<8>()?.map(|time| time.min(now));
         let [since, failed, up, first_break, first_down, last_down, opened, reported] = times;
         let counts = record.u64s()?;
-        let [idle_resets, idle_min, idle_max, timeouts] = record.u64s()?;
-        let [count, crashes, resets, refusals, period_min, period_max] = record.u64s()?;
-        let [least, most, middle_min, middle_max, middle_sum] = record.u64s()?;
-        let [open, is_cluster_wide] = record.u64s()?;
-        let idle = IdleResets { count: idle_resets, min: idle_min, max: idle_max };
+        let numbers: [_; 17] = record.u64s()?;
+        let [idle_resets, min, max, timeouts, count, crashes, resets, refusals, period_min, period_max, ..] = numbers;
+        let [.., least, most, middle_min, middle_max, middle_sum, open, is_cluster_wide] = numbers;
+        let idle = IdleResets { count: idle_resets, min, max };
         let is_cluster_wide = is_cluster_wide > 0;
         let down = Down { since, failed, first_break, counts, idle, timeouts, is_cluster_wide };
         let episode = match (since, up) {

@@ -79,25 +79,21 @@ impl Outliers {
         let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
         self.count_evidence(&found, now);
         let mut shared = found;
-        // Evidence is added and dropped, and never changed, so its number is enough to see whether it is other evidence.
-        let parts = |shared: &Ejections| {
-            let numbers = (shared.all_failed, shared.reported, shared.evidence.len());
-            (numbers, shared.ejected.clone(), shared.workers.clone())
-        };
         // With nothing pending, there is nothing to compare.
-        let before = self.is_pending().then(|| parts(&shared));
+        let before = self.is_pending().then(|| bytes(&shared));
         let (me, applied) = (self.me, &mut self.sharing.applied);
         applied.clear();
-        applied.extend(self.sharing.pending.iter().filter(|change| shared.apply(change, me, now)).filter_map(event));
-        let changed = before.is_some_and(|before| before != parts(&shared));
+        for change in &self.sharing.pending {
+            if shared.apply(change, me, now)
+                && let Some(event) = event(change)
+            {
+                applied.push(event);
+            }
+        }
+        let changed = before.is_some_and(|before| before != bytes(&shared));
         let maintained = shared.maintain(me, self.has_requests(now), now);
         self.adopt(&shared, now);
-        if !changed && !maintained {
-            return None;
-        }
-        let mut record = Vec::new();
-        shared.encode(&mut record);
-        Some(record)
+        (changed || maintained).then(|| bytes(&shared))
     }
 
     /// Counts what other workers saw as if this one had seen it.
@@ -182,6 +178,14 @@ impl Outliers {
         }
         self.steering.set_active(self.ejected > 0, now);
     }
+}
+
+/// The record, as bytes. (There are several callers.)
+#[inline(never)]
+fn bytes(shared: &Ejections) -> Vec<u8> {
+    let mut record = Vec::new();
+    shared.encode(&mut record);
+    record
 }
 
 fn event(change: &Change) -> Option<Event> {
