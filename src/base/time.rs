@@ -51,7 +51,14 @@ impl Time {
 /// A duration in nanoseconds, at most `u64::MAX`. (The standard library's 128 bits cost the module kilobytes.)
 #[must_use]
 pub const fn nanos(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
+    units(duration, 1_000_000_000, duration.subsec_nanos())
+}
+
+/// A duration in units of which a second has so many, and of which `rest` are not whole seconds. (One comparison instead of two
+/// checks for overflow, in each place where a duration is counted.)
+const fn units(duration: Duration, of_second: u64, rest: u32) -> u64 {
+    let seconds = duration.as_secs();
+    if seconds >= u64::MAX / of_second { u64::MAX } else { seconds * of_second + rest as u64 }
 }
 
 /// How many nanoseconds ago a time was; zero if it is yet to come.
@@ -63,7 +70,7 @@ pub const fn nanos_since(time: Time, now: Time) -> u64 {
 /// A duration in whole milliseconds, at most `u64::MAX`.
 #[must_use]
 pub const fn millis(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis() as u64)
+    units(duration, 1_000, duration.subsec_millis())
 }
 
 /// The clock of a worker, which never goes back.

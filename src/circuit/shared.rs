@@ -154,8 +154,8 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::new();
         let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 1 + 2 * Window::ENCODED_BYTES);
-        writer.times([self.opened.unwrap_or_default(), self.closed, self.next]);
-        writer.u64s(&[self.probes, self.shed]);
+        let [opened, closed, next] = [self.opened.unwrap_or_default(), self.closed, self.next].map(Time::as_nanos);
+        writer.u64s(&[opened, closed, next, self.probes, self.shed]);
         writer.u8(u8::from(self.not_processed));
         self.attempts.encode(&mut writer);
         self.broke.encode(&mut writer);
@@ -167,34 +167,27 @@ impl Record {
     #[must_use]
     pub fn decode(record: &[u8], policy: &BreakerPolicy, now: Time) -> Option<Self> {
         let mut record = Reader::new(record, &FORMAT)?;
-        let (opened, closed, next) = (record.time()?, record.time()?, record.time()?);
-        let (probes, shed) = (record.u64()?, record.u64()?);
-        let not_processed = record.u8()? == 1;
-        let (attempts, broke) = (Window::decode(&mut record)?, Window::decode(&mut record)?);
+        let mut circuit = Self::new(policy);
+        let [opened, closed, next, probes, shed] = record.u64s()?;
+        let [opened, closed, next] = [opened, closed, next].map(Time::from_nanos);
+        (circuit.probes, circuit.shed) = (probes, shed);
+        circuit.not_processed = record.u8()? == 1;
+        for window in [&mut circuit.attempts, &mut circuit.broke] {
+            let read = Window::decode(&mut record)?;
+            // What was counted over another interval is of little use.
+            if read.interval() == window.interval() {
+                *window = read;
+                window.advance(now);
+            }
+        }
         if !record.is_empty() {
             return None;
         }
-        let empty = Self::new(policy);
-        let window = |mut window: Window| {
-            // What was counted over another interval is of little use.
-            if window.interval() != empty.attempts.interval() {
-                return empty.attempts.clone();
-            }
-            window.advance(now);
-            window
-        };
         let latest = now.saturating_add(policy.open_time);
-        Some(Self {
-            opened: (opened > Time::default()).then(|| opened.min(now)),
-            closed: closed.min(now),
-            next: next.min(latest),
-            corrected: opened > now || closed > now || next > latest,
-            probes,
-            shed,
-            not_processed,
-            attempts: window(attempts),
-            broke: window(broke),
-        })
+        circuit.opened = (opened > Time::default()).then(|| opened.min(now));
+        (circuit.closed, circuit.next) = (closed.min(now), next.min(latest));
+        circuit.corrected = opened > now || closed > now || next > latest;
+        Some(circuit)
     }
 }
 

@@ -100,11 +100,7 @@ impl Unresolved {
 
 /// Ends those of the attempts of which `signal` says how, in their order. (By reference, since there are several callers.)
 #[inline(never)]
-fn end_those(
-    unresolved: &mut Vec<Unresolved>,
-    signal: &dyn Fn(&Unresolved) -> Option<Signal>,
-    ended: &mut Vec<Ended>,
-) {
+fn end_those(unresolved: &mut Vec<Unresolved>, signal: &dyn Fn(&Unresolved) -> Option<Signal>, ended: &mut Vec<Ended>) {
     let mut place = 0;
     while let Some(attempt) = unresolved.get(place) {
         match signal(attempt) {

@@ -14,8 +14,6 @@ pub const MOST_HOSTS_DOWN: usize = 64;
 pub const RACES: u64 = 3;
 /// Idle times are alike if the longest is at most this many times half the shortest.
 pub const ALIKE: u64 = 3;
-/// A host counts as one of many that are down after this many failures.
-const FAILURES: u64 = 3;
 /// What a record starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wri\x01";
 
@@ -191,20 +189,29 @@ impl ClusterIncidents {
             self.outage = None;
             return event(State::Over, outage);
         }
-        let failing = |host: &&HostIncidents| host.is_down() && host.failures() >= FAILURES;
-        let went_down = self.hosts.iter().filter(failing).filter_map(HostIncidents::down_since);
         let at_once = interval / 10;
-        let last = went_down.clone().max()?;
-        let went_down = went_down.filter(|since| last - since <= at_once);
-        let hosts = went_down.clone().count() as u64;
-        let first = went_down.min().unwrap_or(last);
+        let mut last = None;
+        for host in &self.hosts {
+            last = last.max(host.failing_since());
+        }
+        let last = last?;
+        let (mut hosts, mut first) = (0, last);
+        for host in &self.hosts {
+            if let Some(since) = host.failing_since().filter(|since| last - since <= at_once) {
+                hosts += 1;
+                first = first.min(since);
+            }
+        }
         if hosts < 2 || hosts <= known / 2 || sub(now, last) < at_once {
             return None;
         }
         let outage = Outage { since: now, hosts, within: last - first };
         self.outage = Some(outage);
-        let part = |host: &&mut HostIncidents| host.down_since().is_some_and(|since| since >= first);
-        self.hosts.iter_mut().filter(part).for_each(HostIncidents::set_cluster_wide);
+        for host in &mut self.hosts {
+            if host.down_since() >= Some(first) {
+                host.set_cluster_wide();
+            }
+        }
         event(State::Open, outage)
     }
 

@@ -22,6 +22,8 @@ use crate::base::bytes::{Reader, Writer};
 
 /// What another worker saw is known this much later at most, as a rule.
 pub(super) const LAG: Milliseconds = 200;
+/// A host counts as one of many that are down after this many failures.
+const FAILURES: u64 = 3;
 /// This many refusals, over three intervals, mean that nothing listens.
 pub const REFUSALS: u64 = 5;
 /// This many connect timeouts, over one interval, mean that a host cannot be reached.
@@ -84,9 +86,13 @@ impl HostIncidents {
         self.episode.down().map(|down| down.since)
     }
 
-    /// The number of failures in the current episode.
-    pub(super) fn failures(&self) -> u64 {
-        self.episode.down().map_or(0, Down::failures)
+    /// When the host went down, if it is down and failed often enough to count as one of many that are.
+    #[inline(never)]
+    pub(super) fn failing_since(&self) -> Option<Milliseconds> {
+        match &self.episode {
+            Episode::Down(down) if down.failures() >= FAILURES => Some(down.since),
+            _ => None,
+        }
     }
 
     /// Whether the host is down: it failed, and has not answered since.

@@ -1,6 +1,6 @@
 //! The record of ejections, as bytes.
 
-use super::{Ejection, Ejections, Evidence, MOST_EJECTIONS, MOST_EVIDENCE, WORKER_TIMEOUT, Worker, WorkerId};
+use super::{Ejection, Ejections, Evidence, MOST_EVIDENCE, WORKER_TIMEOUT, Worker, WorkerId};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::address::is_address;
@@ -50,7 +50,9 @@ impl Ejections {
             all.workers.push(read_worker(&mut record, now)?);
         }
         for _ in 0..record.u16()? {
-            all.add(read_ejection(&mut record, policy, now)?)?;
+            if !all.add(read_ejection(&mut record, policy, now)?) {
+                return None;
+            }
         }
         while !record.is_empty() {
             if all.evidence.len() >= MOST_EVIDENCE {
@@ -59,25 +61,6 @@ impl Ejections {
             all.evidence.push(read_evidence(&mut record, now)?);
         }
         Some(all)
-    }
-
-    /// Adds an ejection that was read. `None` if there are too many, or two of one host.
-    fn add(&mut self, ejection: Ejection) -> Option<()> {
-        // They come in the order of their addresses, unless something else than this module wrote them.
-        let place = match self.ejected.last() {
-            Some(last) if last.address >= ejection.address => {
-                self.ejected.partition_point(|other| other.address < ejection.address)
-            }
-            _ => self.ejected.len(),
-        };
-        let twice = self.ejected.get(place).is_some_and(|other| other.address == ejection.address);
-        if twice || self.ejected.len() >= MOST_EJECTIONS {
-            return None;
-        }
-        if place <= self.ejected.len() {
-            self.ejected.insert(place, ejection);
-        }
-        Some(())
     }
 }
 

@@ -178,7 +178,7 @@ impl Ejections {
                 self.ejected.iter_mut().find(mine).map(|ejection| *ejection = extended.clone()).is_some()
             }
             Change::Uneject(address) => {
-                self.ejected.retain(|ejection| ejection.address != *address || ejection.owner != me);
+                self.keep(&|ejection| ejection.address != *address || ejection.owner != me);
                 self.ejected.len() < before
             }
             Change::ProbeNow => {
@@ -202,7 +202,7 @@ impl Ejections {
 
     /// Adds evidence, if there is room and the host is healthy. A pick counts for an ejected host as well.
     fn report(&mut self, address: &str, failure: Option<Failure>, answers: u32, me: WorkerId, now: Time) {
-        self.evidence.retain(|evidence| evidence.is_fresh(now));
+        self.keep_evidence(&|evidence| evidence.is_fresh(now));
         let alike = |evidence: &&Evidence| *evidence.address == *address && evidence.failure.is_some();
         let room = failure.is_none() || self.evidence.iter().filter(alike).count() < MOST_OF_A_HOST;
         let counts = failure.is_none() || self.of(address).is_none();
@@ -215,14 +215,42 @@ impl Ejections {
     }
 
     fn eject(&mut self, ejection: &Ejection, most: usize, me: WorkerId, now: Time) -> bool {
-        let applies = self.of(&ejection.address).is_none() && self.ejected.len() < most.min(MOST_EJECTIONS);
+        let applies = self.ejected.len() < most && self.add(ejection.clone());
         if applies {
-            self.evidence.retain(|evidence| evidence.address != ejection.address);
-            let place = self.ejected.partition_point(|other| other.address < ejection.address);
-            self.ejected.insert(place, ejection.clone());
+            self.keep_evidence(&|evidence| evidence.address != ejection.address);
             self.beat(me, now);
         }
         applies
+    }
+
+    /// Adds an ejection, unless there are too many, or one of the same host. Whether it did.
+    #[inline(never)]
+    fn add(&mut self, ejection: Ejection) -> bool {
+        // Those of a record come in the order of their addresses, unless something else than this module wrote them.
+        let place = match self.ejected.last() {
+            Some(last) if last.address >= ejection.address => {
+                self.ejected.partition_point(|other| other.address < ejection.address)
+            }
+            _ => self.ejected.len(),
+        };
+        let twice = self.ejected.get(place).is_some_and(|other| other.address == ejection.address);
+        let adds = !twice && self.ejected.len() < MOST_EJECTIONS;
+        if adds && place <= self.ejected.len() {
+            self.ejected.insert(place, ejection);
+        }
+        adds
+    }
+
+    /// Drops the other ejections. (By reference, since there are several callers.)
+    #[inline(never)]
+    fn keep(&mut self, keep: &dyn Fn(&Ejection) -> bool) {
+        self.ejected.retain(keep);
+    }
+
+    /// Drops the other evidence.
+    #[inline(never)]
+    fn keep_evidence(&mut self, keep: &dyn Fn(&Evidence) -> bool) {
+        self.evidence.retain(keep);
     }
 
     /// Adds a heartbeat of this worker, if one is due. Whether that changed anything.
@@ -240,7 +268,7 @@ impl Ejections {
     /// ejections of workers that are gone. Whether that changed anything.
     pub fn maintain(&mut self, me: WorkerId, has_requests: bool, now: Time) -> bool {
         let before = (self.ejected.len(), self.workers.len());
-        self.ejected.retain(|ejection| now.since(ejection.until) < ABANDONED);
+        self.keep(&|ejection| now.since(ejection.until) < ABANDONED);
         let in_use = !self.ejected.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
         if !has_requests || !in_use {
             return before.0 != self.ejected.len();
