@@ -101,11 +101,13 @@ impl Unresolved {
 /// Ends those of the attempts of which `signal` says how, in their order. (By reference, since there are several callers.)
 #[inline(never)]
 fn end_those(unresolved: &mut Vec<Unresolved>, signal: &dyn Fn(&Unresolved) -> Option<Signal>, ended: &mut Vec<Ended>) {
-    let mut place = 0;
-    while let Some(attempt) = unresolved.get(place) {
-        match signal(attempt) {
-            Some(signal) => ended.push(unresolved.remove(place).end(signal)),
-            None => place += 1,
+    if unresolved.is_empty() {
+        return;
+    }
+    for attempt in std::mem::take(unresolved) {
+        match signal(&attempt) {
+            Some(signal) => ended.push(attempt.end(signal)),
+            None => unresolved.push(attempt),
         }
     }
 }
