@@ -17,6 +17,12 @@ impl Percent {
         if basis_points <= Self::MAX.0 { Some(Self(basis_points)) } else { None }
     }
 
+    /// As [`Self::from_basis_points`], and the whole above.
+    #[must_use]
+    pub const fn saturating(basis_points: u32) -> Self {
+        if basis_points < Self::MAX.0 { Self(basis_points) } else { Self::MAX }
+    }
+
     /// The percentage in basis points, 0 to 10,000.
     #[must_use]
     pub const fn basis_points(self) -> u32 {

@@ -74,13 +74,7 @@ pub struct BreakerPolicy {
 
 impl Default for BreakerPolicy {
     fn default() -> Self {
-        const PERCENT: Option<Percent> = Percent::from_basis_points(9_000);
-        Self {
-            percent: PERCENT.unwrap_or_default(),
-            min_requests: 50,
-            interval: Duration::from_secs(10),
-            open_time: Duration::from_secs(1),
-        }
+        Self::DEFAULT
     }
 }
 
@@ -105,6 +99,14 @@ const BROKE_OFF: u64 = 20;
 const TIMED_OUT: u64 = 4;
 
 impl BreakerPolicy {
+    /// The policy where nothing is configured.
+    pub const DEFAULT: Self = Self {
+        percent: Percent::saturating(9_000),
+        min_requests: 50,
+        interval: Duration::from_secs(10),
+        open_time: Duration::from_secs(1),
+    };
+
     /// How long after a probe that ended so the next one goes.
     fn pause(&self, signal: Signal) -> Duration {
         let parts = match signal {

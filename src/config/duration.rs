@@ -3,7 +3,6 @@
 //! `^([0-9]{1,5}(h|m|s|ms)){1,4}$`: one to four numbers of up to five digits, each with its unit; no signs, fractions or
 //! spaces. The parts add up, in whatever order.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crate::base::time::millis;
@@ -16,6 +15,11 @@ const MAX_DIGITS: usize = 5;
 /// The duration that `text` says, in whole milliseconds; `None` if it is none.
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {
+    millis_of(text).map(Duration::from_millis)
+}
+
+/// As [`parse`], in milliseconds.
+pub(super) fn millis_of(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut parts = 0;
     let mut total = 0;
@@ -31,7 +35,7 @@ pub fn parse(text: &str) -> Option<Duration> {
         total += number.parse::<u64>().ok()? * millis;
         rest = after;
     }
-    (parts > 0).then_some(Duration::from_millis(total))
+    (parts > 0).then_some(total)
 }
 
 /// `duration` in its shortest form: each unit at most once, the largest first, "0s" for nothing.
@@ -39,15 +43,19 @@ pub fn parse(text: &str) -> Option<Duration> {
 /// What is less than a millisecond is dropped. [`parse`] reads it back, up to 99,999 hours.
 #[must_use]
 pub fn text(duration: Duration) -> String {
-    let mut rest = millis(duration);
+    text_of_millis(millis(duration))
+}
+
+/// As [`text`], of milliseconds.
+pub(super) fn text_of_millis(mut rest: u64) -> String {
     if rest == 0 {
         return "0s".to_owned();
     }
     let mut text = String::new();
     for (unit, millis) in UNITS {
         if let Some(count @ 1..) = rest.checked_div(millis) {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{count}{unit}");
+            text.push_str(&count.to_string());
+            text.push_str(unit);
             rest -= count * millis;
         }
     }

@@ -1,43 +1,63 @@
 //! What a user wrote, as an error message may show it: short, on one line, and unable to forge another.
 
 use super::json::Json;
+use super::table::Field;
 
 /// Longer strings are cut here, in characters.
 const MAX_CHARS: usize = 80;
 
 /// `json` in a few words.
 pub(super) fn excerpt(json: &Json) -> String {
-    match json {
-        Json::Null => "null".to_owned(),
-        Json::Bool(value) => value.to_string(),
-        Json::Integer(value) => value.to_string(),
-        Json::Number(value) => fraction(*value),
-        Json::Text(text) => quote(text),
-        Json::Array(_) => "a list".to_owned(),
-        Json::Object(_) => "an object".to_owned(),
-    }
+    let word = match json {
+        Json::Null => "null",
+        Json::Bool(true) => "true",
+        Json::Bool(false) => "false",
+        Json::Number(value) => return number(*value),
+        Json::Text(text) => return quote(text),
+        Json::Array(_) => "a list",
+        Json::Object(_) => "an object",
+    };
+    word.to_owned()
 }
 
-/// `value`, not whole, with as many decimals as it has, but at most nine. (The standard library does this for all doubles,
-/// and costs the module 20 kB.)
-fn fraction(value: f64) -> String {
-    const DECIMALS: usize = 9;
-    const UNITS: f64 = 1e9;
+/// `value` with as many decimals as it has, but at most nine. (The standard library does this for all doubles, and costs the
+/// module 20 kB.)
+fn number(value: f64) -> String {
+    const UNIT: u32 = 1_000_000_000;
+    // From here on a double has no decimals.
+    const LARGE: f64 = (1_u64 << 53) as f64;
     if value.is_nan() {
         return "NaN".to_owned();
     }
-    if value.abs() >= 1e9 {
+    let size = value.abs();
+    if size >= LARGE {
         return "a number of more than nine digits".to_owned();
     }
-    let sign = if value < 0.0 { "-" } else { "" };
-    let units = value.abs() * UNITS;
-    let exact = units.round() / UNITS == value.abs();
-    let units = if exact { units.round() } else { units } as u64;
-    let (whole, decimals) = (units / 1_000_000_000, units % 1_000_000_000);
-    let digits = format!("{decimals:0DECIMALS$}");
-    let digits = if exact { digits.trim_end_matches('0') } else { &digits };
-    let cut = if exact { "" } else { "..." };
-    format!("{sign}{whole}.{digits}{cut}")
+    let whole = size.trunc();
+    let units = (size - whole) * f64::from(UNIT);
+    let exact = whole + units.round() / f64::from(UNIT) == size;
+    let units = if exact { units.round() } else { units };
+    let mut text = String::from(if value < 0.0 { "-" } else { "" });
+    push_decimal(&mut text, whole as u64, units as u32, UNIT, exact);
+    if !exact {
+        text.push_str("...");
+    }
+    text
+}
+
+/// Writes `whole` and behind it the decimals that `units` is, `unit` of which are 1: a power of ten. Zeros at the end stay only
+/// if the number is not exact.
+pub(super) fn push_decimal(out: &mut String, whole: u64, mut units: u32, mut unit: u32, exact: bool) {
+    out.push_str(&whole.to_string());
+    if units > 0 || !exact {
+        out.push('.');
+    }
+    while units > 0 || (!exact && unit > 1) {
+        unit /= 10;
+        let digit = units.checked_div(unit).unwrap_or_default();
+        units -= digit * unit;
+        out.push(char::from(b'0' + digit as u8));
+    }
 }
 
 /// `text` in quotes, all but printable ASCII escaped, and cut if it is long.
@@ -56,13 +76,13 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// The one of `known` that `name` is probably a misspelling of.
-pub(super) fn similar<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(super) fn similar(name: &str, known: &[Field]) -> Option<&'static str> {
     // The names are short; more than a few edits apart, another name was meant.
     if name.len() > MAX_CHARS {
         return None;
     }
     let edits = |candidate: &&str| edit_distance(name, candidate);
-    known.iter().copied().min_by_key(edits).filter(|best| edits(best) * 3 <= best.len())
+    known.iter().map(|field| field.name).min_by_key(edits).filter(|best| edits(best) * 3 <= best.len())
 }
 
 /// How many bytes must be inserted, removed or replaced to turn `from` into `to` (Levenshtein's distance).

@@ -16,29 +16,30 @@
 //!   switches on again starts from the defaults. `steering` can only be switched off there: users of a cluster that hashes
 //!   stay with their own hosts then.
 
-mod breaker;
 pub mod duration;
 mod excerpt;
 mod glob;
 mod incidents;
 mod json;
-mod outlier;
-mod overlay;
 mod protobuf;
 mod reader;
 mod retry;
+mod settings;
 mod steering;
+mod table;
 
-use std::fmt;
+use std::{fmt, mem};
 
 pub use glob::Glob;
 pub use incidents::IncidentPolicy;
 pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 pub use steering::{SteeringPolicy, Via};
 
+use excerpt::quote;
 use json::Json;
-use overlay::RetrySettings;
-use reader::Reader;
+use reader::push_all;
+use settings::Settings;
+use table::{CLUSTER, GUARD, POLICY, ROLES, WATCH};
 
 use crate::circuit::BreakerPolicy;
 use crate::outlier::detector::OutlierPolicy;
@@ -122,17 +123,21 @@ pub struct ClusterPolicy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            mode: Mode::default(),
-            steering: Some(SteeringPolicy::default()),
-            incidents: Some(IncidentPolicy::default()),
-            everywhere: Settings::default().finish(),
-            overrides: Vec::new(),
-        }
+        Self::new(&Settings::default(), Vec::new())
     }
 }
 
 impl Policy {
+    fn new(settings: &Settings, overrides: Vec<(Glob, ClusterPolicy)>) -> Self {
+        Self {
+            mode: settings.mode(),
+            steering: settings.steering(),
+            incidents: settings.incidents(),
+            everywhere: settings.cluster(true),
+            overrides,
+        }
+    }
+
     /// The policy for `cluster`: the first override whose pattern matches, else the top-level one.
     ///
     /// Tries all patterns; ask once per cluster and keep the answer, not once per request.
@@ -164,13 +169,19 @@ pub struct ConfigError(
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mistake {
-    message: String,
+    /// Where it is, as far as it is known: within which object or list is added from the inside out.
+    path: String,
+    reason: String,
     in_policy: bool,
 }
 
 impl ConfigError {
-    fn new(message: String) -> Self {
-        Self(Box::new(Mistake { message, in_policy: false }))
+    #[cold]
+    #[inline(never)]
+    fn new(reason: &[&str]) -> Self {
+        let mut mistake = Mistake { path: String::new(), reason: String::new(), in_policy: false };
+        push_all(&mut mistake.reason, reason);
+        Self(Box::new(mistake))
     }
 
     /// Whether the role was understood, [`Role::Decide`], and the mistake is in its policy.
@@ -183,11 +194,43 @@ impl ConfigError {
         self.0.in_policy = true;
         self
     }
+
+    /// The path so far is within this field.
+    #[cold]
+    #[inline(never)]
+    fn in_field(self, name: &str) -> Self {
+        let plain = name.len() <= 80 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if plain && !name.is_empty() { self.within(&[name]) } else { self.within(&[&quote(name)]) }
+    }
+
+    /// The path so far is within this place.
+    #[cold]
+    #[inline(never)]
+    fn within(mut self, place: &[&str]) -> Self {
+        let inner = mem::take(&mut self.0.path);
+        push_all(&mut self.0.path, place);
+        let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
+        push_all(&mut self.0.path, &[dot, &inner]);
+        self
+    }
+
+    /// The mistake is in what may be switched off: if it is that value itself, and not in it, this is said, too.
+    #[cold]
+    #[inline(never)]
+    fn of_switch(mut self) -> Self {
+        if self.0.path.is_empty() {
+            self.0.reason.push_str("; \"off\", false or null switch it off");
+        }
+        self
+    }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        let Mistake { path, reason, .. } = &*self.0;
+        f.write_str(if path.is_empty() { "configuration" } else { path })?;
+        f.write_str(": ")?;
+        f.write_str(reason)
     }
 }
 
@@ -199,133 +242,95 @@ impl std::error::Error for ConfigError {}
 /// [`ConfigError`] for the first thing that is wrong: not JSON (with line and column), more than [`MAX_BYTES`], or a field
 /// that is unknown, missing, given twice, of the wrong type or out of range.
 pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
+    let root = json(bytes)?;
+    let role = root.field("role").map_or(Ok(0), |role| role.word(ROLES)).map_err(|error| error.in_field("role"))?;
+    let (role, known) = match role {
+        0 => {
+            let policy = policy(&root).map_err(ConfigError::in_policy)?;
+            return Ok(Config { role: Role::Decide, policy: Some(policy), only_failures: false });
+        }
+        1 => (Role::Watch, WATCH.fields),
+        _ => (Role::Guard, GUARD.fields),
+    };
+    if let Json::Object(fields) = &root
+        && let Some((name, _)) = fields.iter().find(|(name, _)| known.iter().all(|field| field.name != name))
+    {
+        let reason = ["not with role \"", role.name(), "\": the policy belongs to role \"decide\""];
+        return Err(ConfigError::new(&reason).in_field(name));
+    }
+    root.only(known)?;
+    let only = root.field("only");
+    if let Some(only) = only {
+        only.word(&["failures"]).map_err(|error| error.in_field("only"))?;
+    }
+    Ok(Config { role, policy: None, only_failures: only.is_some() })
+}
+
+fn json(bytes: &[u8]) -> Result<Json, ConfigError> {
     if bytes.trim_ascii().is_empty() {
-        return Ok(Config { role: Role::Decide, policy: Some(Policy::default()), only_failures: false });
+        return Ok(Json::Object(Vec::new()));
     }
     if bytes.len() > MAX_BYTES {
-        let length = bytes.len();
-        return Err(ConfigError::new(format!(
-            "configuration: {length} bytes are too many: expected at most {MAX_BYTES}"
-        )));
+        let [length, max] = [bytes.len(), MAX_BYTES].map(|number| number.to_string());
+        return Err(ConfigError::new(&[&length, " bytes are too many: expected at most ", &max]));
     }
     let json = match json::parse(bytes) {
         Ok(json) => json,
-        Err(error) => match protobuf::decode(bytes) {
-            Some(json) => json,
-            // What is neither was most probably meant to be text.
-            None => return Err(ConfigError::new(format!("configuration: not JSON: {error}"))),
-        },
+        // What is neither was most probably meant to be text.
+        Err(error) => protobuf::decode(bytes).ok_or_else(|| ConfigError::new(&["not JSON: ", &format!("{error}")]))?,
     };
-    // Envoy Gateway passes a policy that was given as text on as a string of JSON.
-    let json = match json {
+    match json {
+        // Envoy Gateway passes a policy that was given as text on as a string of JSON.
         Json::Text(text) if text.trim_ascii_start().starts_with('{') => json::parse(text.as_bytes())
-            .map_err(|error| ConfigError::new(format!("configuration: a string that is not JSON: {error}")))?,
-        json => json,
-    };
-    let root = Reader::root(&json);
-
-    let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| (role.name(), role));
-    let role = root.field("role").map_or(Ok(Role::Decide), |role| role.word(roles))?;
-    if role == Role::Decide {
-        return Ok(Config { role, policy: Some(policy(&root).map_err(ConfigError::in_policy)?), only_failures: false });
+            .map_err(|error| ConfigError::new(&["a string that is not JSON: ", &format!("{error}")])),
+        json => Ok(json),
     }
-    let known: &[&str] = if role == Role::Watch { &["only", "role"] } else { &["role"] };
-    if let Some(field) = root.names().find(|name| !known.contains(name)).and_then(|name| root.field(name)) {
-        let role = role.name();
-        return Err(field.error(&format!("not with role \"{role}\": the policy belongs to role \"decide\"")));
-    }
-    root.only(known)?;
-    let only_failures = root.field("only").map_or(Ok(false), |only| only.word([("failures", true)]))?;
-    Ok(Config { role, policy: None, only_failures })
 }
 
-fn policy(root: &Reader<'_>) -> Result<Policy, ConfigError> {
-    root.only(&["circuitBreaker", "clusters", "incidents", "mode", "outlierDetection", "retry", "role", "steering"])?;
-
-    let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
-    let mode = root.field("mode").map_or(Ok(Mode::default()), |mode| mode.word(modes))?;
-    let mut steering = Some(SteeringPolicy::default());
-    section(root, "steering", &mut steering, SteeringPolicy::overlay)?;
-    let mut incidents = Some(IncidentPolicy::default());
-    section(root, "incidents", &mut incidents, IncidentPolicy::overlay)?;
+fn policy(root: &Json) -> Result<Policy, ConfigError> {
     let mut everywhere = Settings::default();
-    everywhere.overlay(root)?;
-
-    let mut overrides: Vec<(Glob, ClusterPolicy)> = Vec::new();
+    everywhere.overlay(&POLICY, root)?;
+    let policy = Policy::new(&everywhere, Vec::new());
+    if let Some(SteeringPolicy { via: Via::StatefulSession, .. }) = policy.steering
+        && root.field("steering").and_then(|steering| steering.field("header")).is_some()
+    {
+        return Err(ConfigError::new(&["not with via \"stateful_session\", which has a header of its own"])
+            .within(&["steering.header"]));
+    }
+    let mut overrides = Vec::new();
     if let Some(clusters) = root.field("clusters") {
-        for entry in clusters.items(MAX_CLUSTERS)? {
-            if let Some(section) = entry.field("incidents") {
-                return Err(section.error("not for single clusters: it stands at the top level, for all of them"));
-            }
-            if let Some(section) = entry.field("steering").and_then(Reader::unless_off) {
-                return Err(
-                    section.error("only \"off\" for single clusters: its fields stand at the top level, for all")
-                );
-            }
-            entry.only(&["circuitBreaker", "match", "outlierDetection", "retry", "steering"])?;
-            let pattern = entry.required("match")?;
-            let glob = Glob::new(pattern.text()?);
-            if glob.as_str().is_empty() {
-                return Err(pattern.expecting("matches nothing", "the name of a cluster, with * for any part of it"));
-            }
-            if overrides.iter().any(|(earlier, _)| *earlier == glob) {
-                return Err(pattern.refuse("stands in an earlier entry, and the first match wins: remove one of them"));
-            }
-            let mut settings = everywhere.clone();
-            settings.overlay(&entry)?;
-            let steered = entry.field("steering").is_none();
-            overrides.push((glob, ClusterPolicy { steered, ..settings.finish() }));
-        }
+        clusters
+            .each(MAX_CLUSTERS, &mut |entry| cluster(&everywhere, entry, &mut overrides))
+            .map_err(|error| error.in_field("clusters"))?;
     }
-    Ok(Policy { mode, steering, incidents, everywhere: everywhere.finish(), overrides })
+    Ok(Policy { overrides, ..policy })
 }
 
-/// What becomes a [`ClusterPolicy`], and can still be overridden; `None` is off.
-#[derive(Clone)]
-struct Settings {
-    retry: Option<RetrySettings>,
-    outlier_detection: Option<OutlierPolicy>,
-    circuit_breaker: Option<BreakerPolicy>,
+/// Reads an entry of `clusters`.
+fn cluster(everywhere: &Settings, entry: &Json, overrides: &mut Vec<(Glob, ClusterPolicy)>) -> Result<(), ConfigError> {
+    let no = |name, why| Err(ConfigError::new(&[why]).in_field(name));
+    if entry.field("incidents").is_some() {
+        return no("incidents", "not for single clusters: it stands at the top level, for all of them");
+    }
+    let steering = entry.field("steering");
+    if steering.is_some_and(|steering| !steering.is_off()) {
+        return no("steering", "only \"off\" for single clusters: its fields stand at the top level, for all");
+    }
+    let mut settings = everywhere.clone();
+    settings.overlay(&CLUSTER, entry)?;
+    let Some(pattern) = entry.field("match") else { return no("match", "missing") };
+    let glob = glob(pattern, overrides).map_err(|error| error.in_field("match"))?;
+    overrides.push((glob, settings.cluster(steering.is_none())));
+    Ok(())
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            retry: Some(RetrySettings::default()),
-            outlier_detection: Some(OutlierPolicy::default()),
-            circuit_breaker: Some(BreakerPolicy::default()),
-        }
+fn glob(pattern: &Json, overrides: &[(Glob, ClusterPolicy)]) -> Result<Glob, ConfigError> {
+    let glob = Glob::new(pattern.text()?);
+    if glob.as_str().is_empty() {
+        return Err(pattern.expecting("matches nothing", "the name of a cluster, with * for any part of it"));
     }
-}
-
-impl Settings {
-    fn overlay(&mut self, object: &Reader<'_>) -> Result<(), ConfigError> {
-        section(object, "retry", &mut self.retry, RetrySettings::overlay)?;
-        section(object, "outlierDetection", &mut self.outlier_detection, outlier::overlay)?;
-        section(object, "circuitBreaker", &mut self.circuit_breaker, breaker::overlay)
+    if overrides.iter().any(|(earlier, _)| *earlier == glob) {
+        return Err(pattern.refuse(&["stands in an earlier entry, and the first match wins: remove one of them"]));
     }
-
-    fn finish(self) -> ClusterPolicy {
-        ClusterPolicy {
-            retry: self.retry.map(RetrySettings::finish),
-            outlier_detection: self.outlier_detection,
-            circuit_breaker: self.circuit_breaker,
-            steered: true,
-        }
-    }
-}
-
-/// Lays the section `name` of `object`, if it has one, over `settings`.
-fn section<T: Default>(
-    object: &Reader<'_>,
-    name: &str,
-    settings: &mut Option<T>,
-    overlay: fn(&mut T, &Reader<'_>) -> Result<(), ConfigError>,
-) -> Result<(), ConfigError> {
-    let Some(section) = object.field(name) else { return Ok(()) };
-    let Some(section) = section.unless_off() else {
-        *settings = None;
-        return Ok(());
-    };
-    overlay(settings.get_or_insert_default(), &section)
+    Ok(glob)
 }

@@ -69,7 +69,7 @@ fn value(mut message: &[u8], depth: u32) -> Option<Json> {
         let field = Field::take(&mut message)?;
         json = Some(match field.tag {
             0x08 => Json::Null,
-            0x11 => Json::number(f64::from_bits(field.number)),
+            0x11 => Json::Number(f64::from_bits(field.number)),
             0x1a => Json::Text(text(field.bytes)?),
             0x20 => Json::Bool(field.number != 0),
             0x2a => Json::Object(object(field.bytes, depth)?),

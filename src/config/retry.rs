@@ -1,9 +1,10 @@
 //! What the `retry` section says: which requests may be retried, how often, and at what cost.
 //!
-//! [`super::overlay`] reads it.
+//! [`super::table`] has names, ranges and defaults.
 
 use std::time::Duration;
 
+use super::settings::Settings;
 use crate::latency::AdaptiveTimeout;
 use crate::retry::budget::BudgetPolicy;
 
@@ -94,16 +95,6 @@ pub enum AlreadyRetried {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self {
-            max_retries: 2,
-            budget: Some(BudgetPolicy::default()),
-            idempotent_methods: names(&["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"]),
-            idempotency_key_headers: names(&["idempotency-key"]),
-            status_codes: vec![502, 503, 504],
-            grpc_status_codes: Vec::new(),
-            per_try_timeout: None,
-            already_retried: AlreadyRetried::Unprocessed,
-        }
+        Settings::default().retry()
     }
 }

@@ -3,11 +3,7 @@
 //! For all clusters alike: it describes how Envoy is set up. The header is one that Envoy reads and that is removed from what
 //! clients send, whichever cluster a request will go to.
 
-use super::ConfigError;
-use super::overlay::header_name;
-use super::reader::{Reader, percent};
 use crate::base::percent::Percent;
-use crate::retry::RETRY_GRPC_ON;
 
 /// How requests are steered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,42 +29,7 @@ pub enum Via {
     StatefulSession,
 }
 
-impl Default for SteeringPolicy {
-    fn default() -> Self {
-        Self { via: Via::OverrideHost, header: "x-weir-hosts".to_owned(), explore_percent: percent(500) }
-    }
-}
-
 impl SteeringPolicy {
-    /// Replaces what `section` (not off) says otherwise.
-    pub(super) fn overlay(&mut self, section: &Reader<'_>) -> Result<(), ConfigError> {
-        let mut known: &[&str] = &["explorePercent", "header", "via"];
-        if let Some(via) = section.field("via") {
-            match via.text()? {
-                "override_host" => {}
-                "stateful_session" => {
-                    (self.via, self.header) = (Via::StatefulSession, RETRY_GRPC_ON.to_owned());
-                    known = &["explorePercent", "via"];
-                }
-                _ => return Err(via.expecting("is unknown", "override_host or stateful_session")),
-            }
-        }
-        section.only(known)?;
-        if let Some(header) = section.field("header") {
-            let name = header_name(&header)?;
-            // Weir removes it from requests and overwrites it: it must not be one that means something to anybody else.
-            let taken = ["x-envoy-", "x-forwarded-", "x-request-id"];
-            if !name.starts_with("x-") || taken.iter().any(|taken| name.starts_with(taken)) {
-                return Err(header.expecting(
-                    "is no header for hosts",
-                    "one that begins with x-, and not with x-envoy-, x-forwarded- or x-request-id",
-                ));
-            }
-            self.header = name;
-        }
-        section.set_percent("explorePercent", 0, &mut self.explore_percent)
-    }
-
     /// The header, where nobody but Weir has business setting it. That of a session is Envoy's own, and means something else too.
     #[must_use]
     pub fn own_header(&self) -> &str {

@@ -46,32 +46,34 @@ pub struct Detector {
 }
 
 impl Detector {
+    /// A detector that is off: no host fails so often among the attempts that are remembered.
+    pub const OFF: Self = Self { count: u32::MAX, percent: Percent::MAX };
+
     const fn new(count: u32, basis_points: u32) -> Self {
-        let percent = match Percent::from_basis_points(basis_points) {
-            Some(percent) => percent,
-            None => Percent::MAX,
-        };
-        Self { count, percent }
+        Self { count, percent: Percent::saturating(basis_points) }
     }
 }
 
 impl Default for OutlierPolicy {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(10),
-            refused: Detector::new(1, 0),
-            reset: Detector::new(2, 1_000),
-            timeout: Detector::new(5, 3_000),
-            error: Detector::new(5, 5_000),
-            base_ejection_time: Duration::from_millis(250),
-            max_ejection_time: Duration::from_secs(30),
-            max_ejection_percent: Percent::MAX,
-            probe_successes: 2,
-        }
+        Self::DEFAULT
     }
 }
 
 impl OutlierPolicy {
+    /// The policy where nothing is configured.
+    pub const DEFAULT: Self = Self {
+        interval: Duration::from_secs(10),
+        refused: Detector::new(1, 0),
+        reset: Detector::new(2, 1_000),
+        timeout: Detector::new(5, 3_000),
+        error: Detector::new(5, 5_000),
+        base_ejection_time: Duration::from_millis(250),
+        max_ejection_time: Duration::from_secs(30),
+        max_ejection_percent: Percent::MAX,
+        probe_successes: 2,
+    };
+
     pub(super) const fn detector(&self, failure: Failure) -> Detector {
         match failure {
             Failure::Refused => self.refused,

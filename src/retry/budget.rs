@@ -73,20 +73,18 @@ pub struct MinRetryRate {
     pub interval: Duration,
 }
 
-impl Default for BudgetPolicy {
-    fn default() -> Self {
-        const PERCENT: Option<Percent> = Percent::from_basis_points(2_000);
-        Self {
-            percent: PERCENT.unwrap_or_default(),
-            interval: Duration::from_secs(10),
-            min_retry_rate: MinRetryRate::default(),
-        }
-    }
+impl BudgetPolicy {
+    /// The policy where nothing is configured.
+    pub const DEFAULT: Self = Self {
+        percent: Percent::saturating(2_000),
+        interval: Duration::from_secs(10),
+        min_retry_rate: MinRetryRate { count: 10, interval: Duration::from_secs(1) },
+    };
 }
 
-impl Default for MinRetryRate {
+impl Default for BudgetPolicy {
     fn default() -> Self {
-        Self { count: 10, interval: Duration::from_secs(1) }
+        Self::DEFAULT
     }
 }
 

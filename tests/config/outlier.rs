@@ -91,7 +91,7 @@ fn every_field() {
     assert_eq!(same.base_ejection_time, same.max_ejection_time);
     let given = steering(r#"{"header": "X-Hosts", "explorePercent": 0}"#);
     let expected =
-        SteeringPolicy { header: "x-hosts".to_owned(), explore_percent: percent(0), ..SteeringPolicy::default() };
+        SteeringPolicy { header: "x-hosts".to_owned(), explore_percent: percent(0), ..steering("{}").unwrap() };
     assert_eq!(given, Some(expected));
     let session = steering(r#"{"via": "stateful_session"}"#).unwrap();
     assert_eq!((session.via, &*session.header), (Via::StatefulSession, "x-envoy-retry-grpc-on"));
@@ -243,11 +243,11 @@ fn steering_that_is_refused() {
         ),
         (
             r#"{"steering": {"via": "stateful_session", "header": "x-hosts"}}"#,
-            "steering.header: unknown field; expected one of explorePercent, via",
+            r#"steering.header: not with via "stateful_session", which has a header of its own"#,
         ),
         (
             r#"{"steering": {"via": "session"}}"#,
-            r#"steering.via: "session" is unknown: expected override_host or stateful_session"#,
+            r#"steering.via: "session" is unknown: expected "override_host" or "stateful_session""#,
         ),
         (r#"{"steering": {"header": null}}"#, "steering.header: null is not a string: expected one in quotes"),
         (
