@@ -51,16 +51,6 @@ binaryen.setDebugInfo(false);
 module.runPasses(["strip-debug", "strip-producers", "strip-target-features"]);
 writeFileSync(shipped, module.emitBinary());
 
-/**
- * The names of source files, which stand in the data for the messages of panics. A panic says nothing, so nothing reads them. What is
- * zero in the data is not shipped: Binaryen leaves it out.
- */
-function withoutPlaces(bytes) {
-  const text = bytes.toString("latin1");
-  for (const { 0: name, index } of text.matchAll(/(?<=\0)[\w./+-]+\.rs(?=\0)/g)) bytes.fill(0, index, index + name.length);
-  return bytes;
-}
-
 function keepExports(module) {
   const missing = new Set(EXPORTS);
   const names = Array.from({ length: module.getNumExports() }, (_, index) =>
@@ -95,6 +85,61 @@ function trapPanics(module) {
   for (const { name, module: from, params, results } of functions(module)) {
     if (!from && (PANIC.test(name) || DEBUG.test(name))) replace(module, name, params, results);
   }
+}
+
+/**
+ * Every call that can panic hands over where it stands: a file's name, its length, line and column. Panics trap (see
+ * `trapPanics`), so nobody reads that. Zeros take its place, which Binaryen leaves out of a module's data: 4 kB.
+ */
+function withoutPlaces(wasm) {
+  const segments = dataSegments(wasm);
+  const at = (address, length) => {
+    const segment = segments.find(({ start, bytes }) => address >= start && address + length <= start + bytes.length);
+    return segment?.bytes.subarray(address - segment.start, address - segment.start + length);
+  };
+  const found = [];
+  for (const { bytes } of segments) {
+    for (let offset = 0; offset + 16 <= bytes.length; offset += 4) {
+      const [name, length, line, column] = [0, 4, 8, 12].map((field) => bytes.readUInt32LE(offset + field));
+      if (length < 4 || length > 200 || line === 0 || column === 0) continue;
+      const file = at(name, length);
+      if (file && /^[\x21-\x7e]+\.rs$/.test(file.toString("latin1"))) found.push(bytes.subarray(offset, offset + 16), file);
+    }
+  }
+  for (const place of found) place.fill(0);
+  return wasm;
+}
+
+/** The module's data as linked: where in memory each segment starts, and its bytes, which are those of `wasm`. */
+function dataSegments(wasm) {
+  let position = 8;
+  const number = () => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = wasm[position++];
+      value |= (byte & 0x7f) << shift;
+      if (byte < 0x80) return value >>> 0;
+    }
+  };
+  const segments = [];
+  while (position < wasm.length) {
+    const section = wasm[position++];
+    const length = number();
+    const end = position + length;
+    if (section === 11) {
+      for (let count = number(); count > 0; count--) {
+        // The linker makes them active, in the first memory, at `i32.const START end`.
+        if (number() !== 0 || wasm[position++] !== 0x41) fail("the linker wrote data in a way that is not known here");
+        const start = number();
+        position++;
+        const size = number();
+        segments.push({ start, bytes: wasm.subarray(position, position + size) });
+        position += size;
+      }
+    }
+    position = end;
+  }
+  return segments;
 }
 
 function functions(module) {
