@@ -220,7 +220,7 @@ impl Worker {
         let incidents = self.engine.incident_interval().is_some();
         let Some(cluster) = self.engine.cluster_mut(attempt.cluster) else { return };
         cluster.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(*signal, attempt.began, now));
-        cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, now));
+        cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, self.requests.len(), now));
         let Some(host) = &attempt.host else { return };
         if incidents {
             cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);
