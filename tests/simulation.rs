@@ -18,6 +18,8 @@ mod fleet;
 mod fleets;
 #[path = "simulation/invariants.rs"]
 mod invariants;
+#[path = "simulation/outages.rs"]
+mod outages;
 #[path = "simulation/replica.rs"]
 mod replica;
 #[path = "simulation/report.rs"]
@@ -48,6 +50,7 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         workers: 2,
         proxies: 1,
         rate: 250,
+        evenly: false,
         gets: 70,
         lasts: Duration::from_secs(lasts),
         policy: OutlierPolicy::default(),

@@ -30,15 +30,16 @@
 //!
 //! **Probes** are requests like any other, with their retries. What is let through would have been shed, so to try costs its
 //! client nothing, but for the time that it takes; and the sooner an upstream that is back is found, the fewer requests fail for
-//! nothing. So the first probe goes a [fortieth](NOT_PROCESSED) of `open_time` after the circuit opened, and the next one as long
-//! after one that was not processed, since a refused connection costs next to nothing. After one that broke off, which the upstream
+//! nothing. So the first probe goes an [eightieth](NOT_PROCESSED) of `open_time` after the circuit opened, or at once if what broke
+//! last was not processed; and the next one as long after one that was not processed, since a refused connection costs next to nothing. After one that broke off, which the upstream
 //! may have worked on, it goes after a [twentieth](BROKE_OFF), and after one that timed out, for which a client waited in vain, after
 //! a [quarter](TIMED_OUT). One that does not end holds up the next for `open_time`, counted from when it began: where hosts hang,
 //! their whole timeout would be longer, and so none is lost with its worker. And one that hangs tells as soon as it is answered.
 //!
 //! One that says nothing, because its client left, gives its slot back. A request that may be repeated whatever happens is taken at
 //! once; any other waits for a tenth of `open_time`, so that where there are both, nobody pays for a probe twice, unless the latest
-//! probe was not processed: then none pays for it. What counts is whether response headers of the upstream came.
+//! probe was not processed, or, before the first one, the latest attempt that broke: then none pays for it. What counts is whether
+//! response headers of the upstream came.
 //!
 //! **All workers** share one [record](shared::Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
 //! second and not written: each worker keeps what it counted until there is trouble. What an attempt says that began before
@@ -92,11 +93,16 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 /// One that may not be repeated waits for others at most this long: where there are no others, nobody else finds out.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The next probe goes after so many parts of `open_time`, if the latest was not processed, or there was none yet;
-const NOT_PROCESSED: u64 = 40;
+const NOT_PROCESSED: u64 = 80;
 /// or so many, if it broke off;
 const BROKE_OFF: u64 = 20;
 /// or so many, if it timed out.
 const TIMED_OUT: u64 = 4;
+
+/// Whether what ended so cost nobody anything.
+const fn is_not_processed(signal: Signal) -> bool {
+    matches!(signal, Signal::Refused | Signal::Unreachable)
+}
 
 impl BreakerPolicy {
     /// The policy where nothing is configured.
@@ -193,6 +199,8 @@ pub struct Circuit {
     /// What ended here and is not in the record.
     attempts: Window,
     broke: Window,
+    /// Whether the latest that broke was not processed.
+    not_processed: bool,
     /// What was shed here and is not in the record.
     shed: u64,
     /// The record as last seen.
@@ -211,6 +219,7 @@ impl Circuit {
             policy,
             attempts: Window::new(policy.interval),
             broke: Window::new(policy.interval),
+            not_processed: false,
             shed: 0,
             view: Record::new(&policy),
             draft: None,
@@ -286,6 +295,9 @@ impl Circuit {
         }
         self.attempts.add(now, 1);
         self.broke.add(now, broke);
+        if broke > 0 {
+            self.not_processed = is_not_processed(signal);
+        }
     }
 
     /// Whether to exchange on this tick: there were requests, there is trouble, or it is open.
@@ -343,7 +355,7 @@ impl Circuit {
                 told = !self.attempts.is_empty();
                 shared.merge(&self.attempts, &self.broke, now);
                 if wish == (Wish::Exchange { answering: false }) {
-                    event = shared.judge(&self.policy, now);
+                    event = shared.judge(&self.policy, self.not_processed, now);
                 }
             }
             event

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{BreakerPolicy, Event, SETTLE};
+use super::{BreakerPolicy, Event, SETTLE, is_not_processed};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};
@@ -74,8 +74,8 @@ impl Record {
         self.broke.merge(broke, Edge::Start, now);
     }
 
-    /// Opens if what was counted says so.
-    pub fn judge(&mut self, policy: &BreakerPolicy, now: Time) -> Option<Event> {
+    /// Opens if what was counted says so; `not_processed` says it of the latest attempt that broke.
+    pub fn judge(&mut self, policy: &BreakerPolicy, not_processed: bool, now: Time) -> Option<Event> {
         self.attempts.advance(now);
         self.broke.advance(now);
         let settled = Time::from_nanos(now.as_nanos().saturating_sub(nanos(SETTLE)));
@@ -96,8 +96,8 @@ impl Record {
             return None;
         }
         let within = (self.attempts.interval() / crate::base::window::SLOTS as u32).saturating_mul(length);
-        let next = now.saturating_add(policy.pause(Signal::Refused));
-        *self = Self { opened: Some(now), closed: self.closed, next, ..Self::new(policy) };
+        let next = if not_processed { now } else { now.saturating_add(policy.pause(Signal::Refused)) };
+        *self = Self { opened: Some(now), closed: self.closed, next, not_processed, ..Self::new(policy) };
         Some(Event::Opened { broke, attempts, within })
     }
 
@@ -120,7 +120,7 @@ impl Record {
         let last = self.is_of(ticket) && self.probes == ticket.number;
         if last {
             self.next = self.next.min(now.saturating_add(policy.pause(signal)));
-            self.not_processed = matches!(signal, Signal::Refused | Signal::Unreachable);
+            self.not_processed = is_not_processed(signal);
         }
         last
     }

@@ -126,13 +126,13 @@ impl Outliers {
     }
 
     /// The hosts by how long ago any worker tried them: so the first one that is back is soon found, whatever the turns that
-    /// Envoy's balancer takes in each worker.
+    /// Envoy's balancer takes in each worker. A request that may not be retried has its turn as well.
     fn in_turn(&self, attempts: usize, now: Time) -> Option<Route> {
         let tried = |host: &Host| {
             let listed = host.is_known(now) && self.steering.is_picked(host);
             listed.then(|| host.seen.as_nanos())
         };
-        let list = self.hosts.lowest(attempts, &tried);
+        let list = self.hosts.lowest(attempts.max(2), &tried);
         (list.len() > 1).then(|| Route { hosts: list.join(","), probe: None })
     }
 

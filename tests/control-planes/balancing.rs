@@ -50,6 +50,10 @@ pub const TESTS: &[Test] = &[
             balance(setup, json!({"consistentHash": {"httpHeaderName": "x-user"}}))
         })
     }),
+    ("consistent_hash_two_zones", || {
+        // Retries stay in the zone, so the outlier detection behind Weir must find out as soon as without it, with fewer of them.
+        no_worse(|setup| balance(setup, json!({"consistentHash": {"httpHeaderName": "x-user"}})))
+    }),
     ("retry_budget", || {
         one_pod_down(|setup| {
             setup.find("DestinationRule", "orders")?["spec"]["trafficPolicy"]["retryBudget"] =

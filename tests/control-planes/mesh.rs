@@ -292,10 +292,11 @@ pub struct Destination<'a> {
 }
 
 impl Destination<'_> {
-    /// The statuses of so many requests.
+    /// The statuses of so many requests, of ten users in turn.
     pub fn send(&self, request: &Request, count: usize) -> Result<Vec<u16>> {
         let request = request.clone().header("host", self.host);
-        (0..count).map(|_| Ok(exchange(self.address, &request)?.status)).collect()
+        let of = |user: usize| request.clone().header("x-user", &(user % 10).to_string());
+        (0..count).map(|number| Ok(exchange(self.address, &of(number))?.status)).collect()
     }
 
     /// How many of so many GETs and POSTs are not answered with 200.

@@ -65,7 +65,7 @@ fn opened_for_a_reason(circuits: &Circuits, policy: &BreakerPolicy) -> u64 {
     opened
 }
 
-/// At most one probe in each fortieth of `open_time`; and what it says that it shed is what was shed, but for what a worker had not written
+/// At most one probe in each eightieth of `open_time`; and what it says that it shed is what was shed, but for what a worker had not written
 /// down when it closed.
 fn counted(circuits: &Circuits, policy: &BreakerPolicy) {
     let mut since = None;
@@ -73,10 +73,11 @@ fn counted(circuits: &Circuits, policy: &BreakerPolicy) {
     let mut probes = 0;
     for (at, event) in &circuits.events {
         match event {
-            Some(Event::Opened { .. }) => (since, probed, probes) = (Some(*at), Some(*at), 0),
+            Some(Event::Opened { .. }) => (since, probed, probes) = (Some(*at), None, 0),
             Some(Event::Probing(_)) | None => {
-                let last = probed.replace(*at).expect("it is open");
-                assert!(*at - last >= policy.open_time / 40, "probes at {last:?} and {at:?}");
+                assert!(since.is_some(), "it is not open");
+                let soon = probed.replace(*at).is_some_and(|last| *at - last < policy.open_time / 80);
+                assert!(!soon, "a probe too soon, at {at:?}");
                 probes += 1;
             }
             Some(Event::Closed { shed, probes: told, .. }) => {

@@ -72,6 +72,8 @@ pub struct Report {
     pub failed: [[u64; 5]; 2],
     /// Attempts on replicas that were down, while one was fine: where they came from.
     pub spent_on: [u64; Spent::ALL.len()],
+    /// When clients were answered well.
+    pub served: Vec<Duration>,
     bad_attempts: Vec<Vec<Duration>>,
     answers: Vec<Vec<Duration>>,
     pub ejected_at: Vec<Vec<Duration>>,
@@ -145,6 +147,9 @@ impl Report {
 
     pub fn request(&mut self, get: bool, fine: usize, answered: bool, host: usize, probe: bool, at: Duration) {
         self.all.0 += 1;
+        if answered {
+            self.served.push(at);
+        }
         if answered && !probe {
             self.answers[host].push(at);
         }

@@ -36,6 +36,8 @@ pub struct Setup {
     pub workers: usize,
     /// Requests per second.
     pub rate: u64,
+    /// Whether they come at even intervals, and not by chance.
+    pub evenly: bool,
     /// Percent.
     pub gets: u64,
     pub lasts: Duration,
@@ -188,7 +190,7 @@ impl World {
 
     fn arrives(&mut self) {
         let gap = 2_000_000 / self.setup.rate.max(1);
-        let gap = self.micros(0, gap.max(1));
+        let gap = if self.setup.evenly { Duration::from_micros(gap / 2) } else { self.micros(0, gap.max(1)) };
         self.queue(gap, What::Arrives);
         let mut worker = self.random.below(self.setup.workers as u64) as usize;
         if self.is_gone(worker) {

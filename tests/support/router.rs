@@ -156,7 +156,7 @@ fn ends(signal: Signal) -> (End, End) {
         }
         Signal::Timeout => both(Flags::TIMEOUT, 504, "upstream_per_try_timeout"),
         // A reply of `guard`.
-        _ => (end(none, None, ""), end(none, Some(503), "")),
+        _ => (end(none, None, ""), end(none, Some(503), "weir_retry_budget_exhausted")),
     }
 }
 

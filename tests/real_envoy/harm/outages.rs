@@ -18,6 +18,9 @@ pub const TIMED: &[Test] = &[
     ("harm::outages::one_replica_20_a_second", || outages(Level::Guard, 1, 20, &Request::get("/"), &LENGTHS)),
     ("harm::outages::decide::one_replica", || outages(Level::Decide, 1, 100, &Request::get("/"), &LENGTHS)),
     ("harm::outages::three_replicas_100_a_second", || outages(Level::Guard, 3, 100, &Request::get("/"), &LENGTHS)),
+    ("harm::outages::four_replicas_20_a_second", || {
+        outages(Level::Guard, 4, 20, &Request::get("/"), &[LENGTHS, LENGTHS].concat())
+    }),
 ];
 
 /// How long all hosts are away, in milliseconds. Circuits open one to two seconds after everything began to fail.
@@ -86,7 +89,10 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
         site.story()
     );
     println!("{told}");
-    ensure!(median <= Duration::from_millis(100) && worst <= WORST, "{told}");
+    // Each request is one attempt, or hardly more: in half of the outages the first host that is back is met before all others were
+    // tried once more, and one in fifty is luckier or less so by half a round.
+    let round = Duration::from_secs(1) * hosts as u32 / per_second;
+    ensure!(median <= Duration::from_millis(100).max(round * 3 / 4) && worst <= WORST, "{told}");
     // Where several hosts are away, the first of them that is back must be met, too.
     let more = if hosts == 1 { 1.02 } else { 1.05 };
     ensure!(
