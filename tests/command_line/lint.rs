@@ -92,7 +92,8 @@ fn ids(findings: &[Value]) -> BTreeSet<&str> {
 
 #[test]
 fn nothing_is_found_in_what_is_shipped() {
-    for files in [ISTIO, PULLED, GATEWAY, SERVED, ENVOY, &["compose/envoy.yaml"]] {
+    let variants: [&[&str]; 3] = [&["istio/gateway.yaml"], &["istio/gateway-api.yaml"], &["istio/waypoint.yaml"]];
+    for files in [ISTIO, PULLED, GATEWAY, SERVED, ENVOY, &["compose/envoy.yaml"]].into_iter().chain(variants) {
         let folder = folder(files, "", "", "");
         let run = check(folder.path(), &["--strict"]);
         assert_eq!(run.status, 0, "{files:?}: {}{}", run.out, run.err);
@@ -273,6 +274,51 @@ fn rules_of_istio() {
     std::fs::write(path, text).expect("it is written");
     let run = check(folder.path(), &["--format", "json"]);
     assert_eq!(ids(&findings(&run)), BTreeSet::from(["no-selector", "selectors-differ"]), "{}", run.out);
+}
+
+/// Somebody else's EnvoyFilter for the same proxies, that adds an upstream filter.
+fn upstream_filter(priority: i32, codec: bool) -> String {
+    let codec = if codec {
+        "
+          - name: envoy.filters.http.upstream_codec
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+    } else {
+        ""
+    };
+    format!(
+        "---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {{ name: somebody, namespace: shop }}
+spec:
+  workloadSelector: {{ labels: {{ app: storefront }} }}
+  priority: {priority}
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: {{ context: SIDECAR_OUTBOUND }}
+    patch:
+      operation: MERGE
+      value:
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          upstream_http_filters:
+          - name: somebody
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation{codec}
+"
+    )
+}
+
+/// The lists of all EnvoyFilters for the same proxies are joined, by priority, and the codec belongs at the end of the whole.
+#[test]
+fn one_codec_for_several_filters() {
+    let [before, twice, after] = [upstream_filter(50, false), upstream_filter(50, true), upstream_filter(120, false)];
+    try_cases(&[
+        (ISTIO, "istio/decide.yaml", "", &before, &[]),
+        (ISTIO, "istio/decide.yaml", "", &twice, &["codec-twice"]),
+        (ISTIO, "istio/decide.yaml", "", &after, &["codec-missing"]),
+    ]);
 }
 
 #[test]

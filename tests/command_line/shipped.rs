@@ -4,13 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir::config::{self, ClusterPolicy, Policy};
 
 use super::weir;
 
 /// Those with a policy, and the clusters that they are for.
-const POLICIES: [(&str, &[&str]); 5] = [
+const POLICIES: [(&str, &[&str]); 8] = [
+    ("istio/gateway.yaml", SERVICE),
+    ("istio/gateway-api.yaml", SERVICE),
+    ("istio/waypoint.yaml", &["inbound-vip|8080|http|orders.shop.svc.cluster.local"]),
     ("istio/decide.yaml", SERVICE),
     ("istio/wasmplugin.yaml", SERVICE),
     ("istio/trafficextension.yaml", SERVICE),
@@ -116,6 +119,63 @@ fn no_tool_changes_a_policy_by_dropping_nulls() {
         }
         let apply = |documents: Vec<Value>| documents.iter().find_map(policy);
         assert_eq!(apply(documents.iter().map(pruned).collect()), apply(documents), "{}", file.display());
+    }
+}
+
+/// The files for gateways and waypoints have the filters of `decide.yaml` and `attempts.yaml`, for other proxies.
+#[test]
+fn the_variants_say_what_the_files_for_sidecars_say() {
+    let filters = |file: &str| -> Vec<Value> {
+        let all = documents(&shipped(file));
+        all.into_iter().filter(|document| document["kind"] == "EnvoyFilter").collect()
+    };
+    let sidecars = [filters("istio/decide.yaml"), filters("istio/attempts.yaml")].concat();
+    let target = |name: &str| json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": name}]);
+    for (file, namespace, kind, context, selector) in [
+        ("istio/gateway.yaml", "istio-system", "gateway", "GATEWAY", json!({"istio": "ingressgateway"})),
+        ("istio/gateway-api.yaml", "shop", "gateway", "GATEWAY", target("shop")),
+        ("istio/waypoint.yaml", "shop", "waypoint", "SIDECAR_INBOUND", target("waypoint")),
+    ] {
+        let mut wanted = sidecars.clone();
+        for filter in &mut wanted {
+            let name = filter["metadata"]["name"].as_str().unwrap().replace("weir-", &format!("weir-{kind}-"));
+            filter["metadata"] = json!({"name": name, "namespace": namespace});
+            let spec = filter["spec"].as_object_mut().unwrap();
+            spec.remove("workloadSelector");
+            if selector.is_array() {
+                spec.insert("targetRefs".to_owned(), selector.clone());
+            } else {
+                spec.insert("workloadSelector".to_owned(), json!({"labels": selector}));
+            }
+            for patch in spec["configPatches"].as_array_mut().unwrap() {
+                patch["match"]["context"] = json!(context);
+                if kind == "waypoint" {
+                    patch["match"]["listener"]["name"] = json!("main_internal");
+                }
+            }
+        }
+        let patches = wanted[1]["spec"]["configPatches"].as_array_mut().unwrap();
+        let host = patches.pop().unwrap();
+        if kind == "gateway" {
+            let mut host = host;
+            host["match"]["routeConfiguration"]["vhost"]["name"] = json!("shop.example.com:80");
+            patches.push(host);
+        } else {
+            // The session stands in the service's own filter chain, in place of the virtual host.
+            let session = &mut patches[1];
+            session["match"]["listener"]["filterChain"]["name"] =
+                json!("inbound-vip|8080|http|orders.shop.svc.cluster.local");
+            let filter = session["patch"]["value"].as_object_mut().unwrap();
+            filter.remove("disabled");
+            let on = &host["patch"]["value"]["typed_per_filter_config"]["weir.session"]["stateful_session"];
+            filter["typed_config"]["session_state"] = on["session_state"].clone();
+        }
+        let mut wanted = json!(wanted).to_string();
+        if kind == "waypoint" {
+            wanted = wanted.replace("outbound|*|orders", "inbound-vip|*|orders");
+        }
+        let wanted: Value = serde_json::from_str(&wanted).unwrap();
+        assert_eq!(json!(filters(file)), wanted, "{file}");
     }
 }
 

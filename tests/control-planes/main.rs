@@ -3,9 +3,11 @@
 //! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`). Each test runs in a network namespace of its own,
 //! as a process of its own, so that addresses and ports are those of a real cluster, and nothing else is reached.
 
+mod ambient;
 mod balancing;
 mod behind;
 mod filters;
+mod gateways;
 mod mesh;
 mod pods;
 mod proxy;
@@ -19,6 +21,7 @@ mod situations;
 #[allow(unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;
+mod ztunnel;
 
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -32,7 +35,8 @@ const TEST: &str = "WEIR_CONTROL_PLANE_TEST";
 type Test = (&'static str, fn() -> Result<()>);
 
 fn main() -> ExitCode {
-    let tests = [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS].concat();
+    let tests =
+        [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
     if let Ok(name) = std::env::var(TEST) {
         let found = tests.iter().find(|(known, _)| *known == name).context("there is no such test");
         let outcome = found.and_then(|(_, test)| {

@@ -17,6 +17,7 @@ use crate::support::admin::Admin;
 use crate::support::client::{Request, exchange};
 use crate::support::envoy::{self, Envoy};
 use crate::support::wait;
+use crate::ztunnel::Ambient;
 
 /// Where the shipped resources expect the module in a proxy.
 pub const MODULE: &str = "/etc/istio/custom-bootstrap/weir.wasm";
@@ -36,6 +37,8 @@ pub struct Setup {
     pub pods: Vec<SocketAddr>,
     /// Those that speak HTTP/2 alone.
     pub http2_pods: Vec<SocketAddr>,
+    /// Of an ambient mesh: certificates, and what stands in the place of ztunnel.
+    pub ambient: Option<Ambient>,
 }
 
 impl Setup {
@@ -48,6 +51,7 @@ impl Setup {
             proxies: vec![Proxy::client(1, 11)],
             pods: vec![pod(21, PORT), pod(22, PORT)],
             http2_pods: Vec::new(),
+            ambient: None,
         })
     }
 
@@ -185,8 +189,9 @@ impl Setup {
         };
         let pods = self.pods.iter().map(listen).collect::<Result<_>>()?;
         let http2_pods = self.http2_pods.iter().map(|address| Http2Pod::at(*address)).collect::<Result<_>>()?;
+        let ztunnel = self.ambient.as_ref().map(Ambient::start).transpose()?;
         let envoys = self.proxies.iter().map(Proxy::start).collect::<Result<_>>()?;
-        Ok(Mesh { envoys, pods, http2_pods, istiod, setup: self })
+        Ok(Mesh { envoys, pods, http2_pods, _ztunnel: ztunnel, istiod, setup: self })
     }
 }
 
@@ -208,8 +213,8 @@ fn program() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/control-planes/istiod")
 }
 
-/// Kinds that come from Kubernetes' own registry of services.
-const OBJECTS: [&str; 4] = ["Namespace", "Service", "EndpointSlice", "Pod"];
+/// Kinds that come from Kubernetes' own registry of services, beside those of the Gateway API.
+const OBJECTS: [&str; 5] = ["Namespace", "Service", "EndpointSlice", "Pod", "ConfigMap"];
 
 struct Istiod {
     child: Child,
@@ -237,6 +242,7 @@ impl Istiod {
             .env("PILOT_ENABLE_METADATA_EXCHANGE", "false")
             .env("PILOT_DISABLE_MX_ALPN", "true")
             .envs(setup.environment.iter().copied())
+            .args(setup.ambient.iter().flat_map(Ambient::arguments))
             // A line there has it read the resources again. It ends with this pipe.
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
@@ -267,7 +273,10 @@ impl Istiod {
 
 fn write(directory: &Path, resources: &[Value]) -> Result<()> {
     let module = std::path::absolute(envoy::module())?;
-    let is_object = |resource: &&Value| OBJECTS.iter().any(|kind| resource["kind"] == *kind);
+    let is_object = |resource: &&Value| {
+        OBJECTS.iter().any(|kind| resource["kind"] == *kind)
+            || resource["apiVersion"].as_str().is_some_and(|version| version.starts_with("gateway.networking.k8s.io"))
+    };
     let (objects, configs): (Vec<&Value>, Vec<&Value>) = resources.iter().partition(is_object);
     for (name, resources) in [("objects.yaml", objects), ("configs.yaml", configs)] {
         let texts: Vec<String> = resources.iter().map(ToString::to_string).collect();
@@ -318,6 +327,7 @@ pub struct Mesh {
     pub envoys: Vec<Envoy>,
     pub pods: Vec<Replica>,
     pub http2_pods: Vec<Http2Pod>,
+    _ztunnel: Option<Envoy>,
     istiod: Istiod,
     pub setup: Setup,
 }

@@ -7,12 +7,15 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// Left out is `trafficextension.yaml`, of which no package has a schema yet; `mesh` compares it with `wasmplugin.yaml`.
-const RESOURCES: [&str; 12] = [
+const RESOURCES: [&str; 15] = [
     "istio/wasmplugin.yaml",
     "istio/decide.yaml",
     "istio/attempts.yaml",
     "istio/proxy-status.yaml",
     "istio/traffic.yaml",
+    "istio/gateway.yaml",
+    "istio/gateway-api.yaml",
+    "istio/waypoint.yaml",
     "gateway/gateway.yaml",
     "gateway/envoyextensionpolicy.yaml",
     "gateway/envoyproxy.yaml",

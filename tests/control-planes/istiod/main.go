@@ -52,6 +52,8 @@ func main() {
 	meshConfig := flag.String("mesh", "", "a file with a MeshConfig")
 	listen := flag.String("listen", "127.0.0.1:15010", "where Envoys ask, without TLS")
 	debug := flag.String("debug", "127.0.0.1:15014", "where /debug/syncz tells what was refused")
+	listenSecrets := flag.String("secrets", "127.0.0.1:15031", "where Envoys ask for certificates")
+	certificates := flag.String("certificates", "", "a folder with ca.crt, proxy.crt and proxy.key")
 	flag.Parse()
 
 	settings, err := mesh.ApplyMeshConfigDefaults(read(*meshConfig))
@@ -72,6 +74,9 @@ func main() {
 			ListenerBuilder:            func() (net.Listener, error) { return net.Listen("tcp", *listen) },
 		})
 		go func() { log.Fatal(http.ListenAndServe(*debug, server.DiscoveryDebug)) }()
+		if *certificates != "" {
+			go serveSecrets(*listenSecrets, *certificates)
+		}
 		for input := bufio.NewScanner(os.Stdin); input.Scan(); {
 			update(server, read(*configs))
 		}

@@ -53,42 +53,49 @@ fn refused(objects: &[Node<'_>], out: &mut Vec<Finding>) {
 
 /// The router's upstream filters, in whatever they stand.
 fn routers(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
-    for object in objects.iter().filter(|object| object.kind() == "Router") {
-        let filters = object.items("upstream_http_filters");
-        if let Some(last) = filters.last()
-            && last.at("typed_config").is_none_or(|config| config.kind() != "UpstreamCodec")
-        {
-            let text = "upstream_http_filters does not end with the upstream codec: Envoy refuses the listener";
-            out.push(Finding::new("codec-missing", last, text, "add envoy.filters.http.upstream_codec at its end"));
-        }
-    }
     let filters = setup.kind("EnvoyFilter");
     let with: Vec<(&Node<'_>, Node<'_>)> = filters
         .iter()
         .flat_map(|filter| filter.objects().into_iter().map(move |object| (filter, object)))
         .filter_map(|(filter, object)| Some((filter, object.get("upstream_http_filters")?)))
         .collect();
-    for (position, (filter, list)) in with.iter().enumerate() {
-        let earlier = with.iter().take(position).find(|(other, earlier)| {
-            other.namespace() == filter.namespace()
-                && selector(other) == selector(filter)
-                && earlier.place.is_empty() == list.place.is_empty()
-                && (other.file.name != filter.file.name || other.place != filter.place)
+    let ends = |list: &Node<'_>| {
+        let items = list.items("");
+        items.last().and_then(|last| last.at("typed_config")).is_some_and(|config| config.kind() == "UpstreamCodec")
+    };
+    // Those that Istio joins, which is so only if they are for the same proxies.
+    let joined = |one: &(&Node<'_>, Node<'_>), other: &(&Node<'_>, Node<'_>)| {
+        one.0.namespace() == other.0.namespace()
+            && selector(one.0) == selector(other.0)
+            && one.1.place.is_empty() == other.1.place.is_empty()
+            && (one.0.file.name != other.0.file.name || one.0.place != other.0.place)
+    };
+    let priority = |filter: &Node<'_>| filter.number("spec.priority").unwrap_or(0.0);
+    for object in objects.iter().filter(|object| object.kind() == "Router") {
+        let Some(list) = object.get("upstream_http_filters") else { continue };
+        let Some(last) = list.items("").into_iter().last().filter(|_| !ends(&list)) else { continue };
+        // The list of an EnvoyFilter that comes later ends this one as well.
+        let own = with.iter().find(|(_, own)| std::ptr::eq(own.value, list.value));
+        let ended = own.is_some_and(|own| {
+            with.iter().any(|other| joined(own, other) && ends(&other.1) && priority(other.0) > priority(own.0))
         });
-        if let Some((other, _)) = earlier {
+        if !ended {
+            let text = "upstream_http_filters does not end with the upstream codec: Envoy refuses the listener";
+            out.push(Finding::new("codec-missing", &last, text, "add envoy.filters.http.upstream_codec at its end"));
+        }
+    }
+    for (position, one) in with.iter().enumerate().filter(|(_, one)| ends(&one.1)) {
+        if let Some((other, _)) = with.iter().take(position).find(|other| ends(&other.1) && joined(other, one)) {
             let text = format!("EnvoyFilter {:?} adds upstream_http_filters to the same router", other.name());
-            out.push(Finding::new(
-                "codec-twice",
-                list,
-                text,
-                "put both lists into one EnvoyFilter, with one codec at the end",
-            ));
+            let todo = "leave the codec out of the one with the lower priority, or put both lists into one EnvoyFilter";
+            out.push(Finding::new("codec-twice", &one.1, text, todo));
         }
     }
 }
 
+/// The labels or targets that say which proxies an EnvoyFilter is for.
 fn selector<'a>(node: &Node<'a>) -> Option<&'a Value> {
-    node.at("spec.workload_selector.labels").map(|labels| labels.value)
+    node.at("spec.workload_selector.labels").or_else(|| node.at("spec.target_refs")).map(|part| part.value)
 }
 
 /// Where Weir's plugins are, together.

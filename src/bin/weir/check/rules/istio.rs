@@ -67,7 +67,8 @@ impl<'a> Patch<'a> {
         let on = |object: &Node<'_>| object.get("session_state").is_some();
         self.part == Part::Session
             && self.node.objects().iter().any(on)
-            && (host.is_empty() || host.split(':').next() == Some(service))
+            // Those of a gateway are named after its own hosts.
+            && (host.is_empty() || self.context() == "GATEWAY" || host.split(':').next() == Some(service))
     }
 }
 
