@@ -1,5 +1,7 @@
 //! Role `decide`, a request arrives: whether it is sent, where to, and what may be retried.
 
+use std::time::Duration;
+
 use super::admission::Admission;
 use super::breaker::Passage;
 use super::correlate::ClusterId;
@@ -11,8 +13,11 @@ use super::route::Steering;
 use super::view::{Phase, View, is_grpc, parse_u32};
 use super::worker::Worker;
 use crate::config::{SteeringPolicy, Via};
-use crate::retry::{self, CONTROL_HEADERS, Header};
+use crate::retry::{self, CONTROL_HEADERS, Header, Plan};
 use crate::steering::session::envelope;
+
+/// After a failure, `guard` sees first attempts for so long.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What a request's headers say, in one pass.
 #[derive(Debug)]
@@ -113,6 +118,8 @@ impl Worker {
         let admission = self.engine.admit(cluster, &request, self.attached.guard, now, self.wall_clock);
         self.report(cluster, What::Forwarded(admission.class));
         let Steering { route, list, hedge } = self.steer(cluster, admission.plan, circuit_probe.is_some(), view);
+        let probes = circuit_probe.is_some() || route.is_probe();
+        let quiet = hedge.is_none() && !probes && self.is_quiet(cluster, &admission);
         let failures_before = self.visibility(cluster).failures();
         self.requests.insert(
             stream.0,
@@ -150,7 +157,22 @@ impl Worker {
             hedge,
             hosts: list.and_then(|list| self.steering_value(list, retry)),
             tag: self.attached.guard,
+            quiet: quiet && !uses_retriable_header,
         })
+    }
+
+    /// Whether `guard` has nothing to say about the first attempt of a request: should it fail, it may be repeated, nothing of its
+    /// response has to be looked at, and its retry is paid when it is sent. So it is as long as nothing fails in the cluster,
+    /// which `watch` has to tell, and the budget has something left.
+    fn is_quiet(&mut self, cluster: ClusterId, admission: &Admission) -> bool {
+        let now = self.wall_clock;
+        let told = self.visibility(cluster).sees_failures();
+        let Some(state) = self.engine.cluster_mut(cluster) else { return false };
+        told && admission.plan == Some(Plan::Repeatable)
+            && admission.per_attempt
+            && admission.held.is_none()
+            && now.is_later(QUIET, state.failed)
+            && state.account.as_mut().is_none_or(|account| account.affords(now))
     }
 
     /// The host did not answer a request that was to be shed: it goes on as it is, and nothing more is said about it.

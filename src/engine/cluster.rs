@@ -3,6 +3,7 @@
 use super::route::Misrouted;
 use super::sampling::Sampler;
 use super::waiting::Waiting;
+use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::incident::Incidents;
 use crate::latency::Latency;
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub(super) is_balanced: bool,
     /// Its requests that are not answered yet.
     pub(super) waiting: Waiting,
+    /// When an attempt failed or was pushed back last.
+    pub(super) failed: Time,
     pub(super) last_used: u64,
 }
 
@@ -169,6 +172,7 @@ impl Cluster {
             misrouted: Misrouted::default(),
             is_balanced: false,
             waiting: Waiting::default(),
+            failed: Time::default(),
             last_used,
         }
     }

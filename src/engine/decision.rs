@@ -45,6 +45,8 @@ pub struct Edits<'w> {
     /// Whether the stream is to be tagged with its own id, so that `guard` finds the request of an attempt:
     /// [`Property::Request`](crate::engine::host::Property::Request).
     pub tag: bool,
+    /// Whether `guard` has nothing to say about the first attempt: the tag tells, so that Envoy need not ask.
+    pub quiet: bool,
 }
 
 impl Edits<'_> {

@@ -81,7 +81,7 @@ pub enum Property {
     BackendLatency,
     /// `xds.listener_direction`: known to Envoy 1.37 or later, for what came through a listener.
     ListenerDirection,
-    /// The [`StreamId`] with which the request was tagged, four bytes, little-endian: see
+    /// The [`StreamId`] with which the request was tagged, four bytes, little-endian, and whether it is calm: see
     /// [`Edits::tag`](crate::engine::decision::Edits::tag).
     Request,
 }

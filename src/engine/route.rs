@@ -33,6 +33,11 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// Whether its first attempt probes an ejected host.
+    pub(super) const fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
     /// Whether the request bears a list of hosts.
     pub(super) fn is_steered(&self) -> bool {
         !self.hosts.is_empty()

@@ -27,6 +27,7 @@ use crate::config::{Mode, Policy, Via};
 use crate::contexts::Contexts;
 use crate::outlier::shared::WorkerId;
 use crate::retry::reservations::Account;
+use crate::signal::Signal;
 
 /// Which of the roles are attached beside `decide`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -219,6 +220,9 @@ impl Worker {
         let now = self.wall_clock;
         let incidents = self.engine.incident_interval().is_some();
         let Some(cluster) = self.engine.cluster_mut(attempt.cluster) else { return };
+        if signal.is_failure() || *signal == Signal::Pushback {
+            cluster.failed = now;
+        }
         cluster.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(*signal, attempt.began, now));
         cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, self.requests.len(), now));
         let Some(host) = &attempt.host else { return };

@@ -53,7 +53,7 @@ fn run(options: &Options) -> Result<bool> {
         println!("\n{}", calls::run()?);
     }
     if options.parts.contains(&Part::Cost) || options.parts.contains(&Part::Latency) {
-        let mut bench = Bench::start(&Filter::ALL, |launch| launch)?;
+        let mut bench = Bench::start(&Filter::all(), |launch| launch)?;
         bench.warm_up()?;
         if options.parts.contains(&Part::Cost) {
             for shape in Shape::ALL {

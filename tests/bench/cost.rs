@@ -153,21 +153,23 @@ impl Measured {
             self.rounds
         );
         text.push_str(
-            "| | µs | added | times what the empty filter adds | requests/s | one of four hosts out: added |\n",
+            "| | µs | added | times the floor | times what the empty filter adds | requests/s | one of four hosts out: added |\n",
         );
-        text.push_str("|---|---|---|---|---|---|\n");
-        for filter in Filter::ALL {
-            let (mut added, mut ratio, mut out) = ("-".to_owned(), "-".to_owned(), "-".to_owned());
+        text.push_str("|---|---|---|---|---|---|---|\n");
+        for filter in Filter::all() {
+            let (mut added, mut ratio, mut floor, mut out) =
+                ("-".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned());
             if filter != Filter::None {
                 added = self.estimate(|rounds| self.added(filter, false, rounds)).to_string();
                 ratio = self.ratio((filter, false), (Filter::Empty, false)).text(2);
+                floor = self.ratio((filter, false), (Filter::Floor(""), false)).text(2);
             }
             if filter.is_measured_out() && !self.shape.large {
                 out = self.estimate(|rounds| self.added(filter, true, rounds)).to_string();
             }
             let throughput = median(self.series(filter, false).throughput.clone());
             let (title, cpu) = (filter.title(), cpu(filter, false).value);
-            text.push_str(&format!("| {title} | {cpu:.1} | {added} | {ratio} | {throughput:.0} | {out} |\n"));
+            text.push_str(&format!("| {title} | {cpu:.1} | {added} | {floor} | {ratio} | {throughput:.0} | {out} |\n"));
         }
         text
     }
@@ -213,12 +215,26 @@ impl Measured {
             lines.push_str(&format!("  {what}: {value:.2} ({low:.2} to {high:.2}){verdict}\n"));
         };
         let floor = Filter::Floor("");
-        line("decide / the floor".to_owned(), self.ratio((decide, false), (floor, false)), f64::INFINITY);
+        let quiet = Filter::Quiet;
+        for (filter, limit) in [(decide, 2.0), (watch, 1.9), (guard, f64::INFINITY), (quiet, 2.2)] {
+            line(format!("{} / the floor", filter.title()), self.ratio((filter, false), (floor, false)), limit);
+        }
+        for (filter, before) in [
+            (decide, Filter::Before(&Filter::Decide)),
+            (watch, Filter::Before(&Filter::Watch)),
+            (guard, Filter::Before(&Filter::Guard)),
+            (quiet, Filter::Before(&Filter::Guard)),
+        ] {
+            if self.variants.iter().any(|variant| variant.filter == before) {
+                let ratio = self.ratio((filter, false), (before, false));
+                line(format!("{} / {}", filter.title(), before.title()), ratio, f64::INFINITY);
+            }
+        }
         line("the floor / empty".to_owned(), self.ratio((floor, false), (Filter::Empty, false)), f64::INFINITY);
         line("decide / Lua".to_owned(), self.ratio((decide, false), (Filter::Lua, false)), 1.0);
         line("decide, watch / empty".to_owned(), self.ratio((watch, false), (Filter::Empty, false)), 2.0);
         line("decide, watch, guard / empty".to_owned(), self.ratio((guard, false), (Filter::Empty, false)), 3.5);
-        for filter in [decide, watch, guard] {
+        for filter in [decide, watch, guard, quiet] {
             let cost = |out, rounds: &[usize]| median_at(&self.series(filter, out).cpu, rounds);
             let whole = self.estimate(|rounds| cost(true, rounds) / cost(false, rounds));
             line(format!("{}, one host out / calm, whole request", filter.title()), whole, 1.3);

@@ -24,12 +24,16 @@ pub enum Filter {
     /// `watch` behind an access-log filter that passes failures only.
     Watch,
     Guard,
+    /// The same with `guard` behind its matcher, as it is shipped: calm first attempts pass it by.
+    Quiet,
     /// `watch` with no filter.
     WatchAll,
+    /// One of Weir's with another module, to compare: `WEIR_BENCH_MODULE`.
+    Before(&'static Self),
 }
 
 impl Filter {
-    pub const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::None,
         Self::Native,
         Self::Empty,
@@ -38,8 +42,17 @@ impl Filter {
         Self::Decide,
         Self::Watch,
         Self::Guard,
+        Self::Quiet,
         Self::WatchAll,
     ];
+
+    /// All, and Weir's once more with the other module, where there is one.
+    pub fn all() -> Vec<Self> {
+        const BEFORE: [Filter; 3] =
+            [Filter::Before(&Filter::Decide), Filter::Before(&Filter::Watch), Filter::Before(&Filter::Guard)];
+        let before = if Modules::from_environment().before.is_some() { &BEFORE[..] } else { &[] };
+        [&Self::ALL, before].concat()
+    }
 
     /// The floor, and what each of Weir's host calls adds to it.
     pub const STEPS: [Self; 11] = [
@@ -58,6 +71,9 @@ impl Filter {
 
     pub fn title(self) -> &'static str {
         match self {
+            Self::Before(Self::Decide) => "the other module: decide",
+            Self::Before(Self::Watch) => "the other module: decide, watch (failures)",
+            Self::Before(_) => "the other module: decide, watch (failures), guard",
             Self::None => "no filter",
             Self::Native => "Envoy's retry policy, retry_budget, outlier_detection",
             Self::Empty => "an empty filter (Rust SDK)",
@@ -74,6 +90,7 @@ impl Filter {
             Self::Decide => "Weir: decide",
             Self::Watch => "Weir: decide, watch (failures)",
             Self::Guard => "Weir: decide, watch (failures), guard",
+            Self::Quiet => "the same, guard behind its matcher",
             Self::WatchAll => "Weir: decide, watch (everything)",
         }
     }
@@ -89,7 +106,11 @@ impl Filter {
             Self::Decide => "decide",
             Self::Watch => "watch",
             Self::Guard => "guard",
+            Self::Quiet => "quiet",
             Self::WatchAll => "watch-all",
+            Self::Before(Self::Decide) => "decide-before",
+            Self::Before(Self::Watch) => "watch-before",
+            Self::Before(_) => "guard-before",
         }
     }
 
@@ -97,18 +118,19 @@ impl Filter {
         match self {
             Self::Decide => Attach::DECIDE,
             Self::Watch | Self::WatchAll => Attach::WATCH,
-            Self::Guard => Attach::GUARD,
+            Self::Guard | Self::Quiet => Attach::GUARD,
+            Self::Before(filter) => filter.attach(),
             _ => Attach::NOWHERE,
         }
     }
 
     pub const fn is_weir(self) -> bool {
-        matches!(self, Self::Decide | Self::Watch | Self::Guard | Self::WatchAll)
+        matches!(self, Self::Decide | Self::Watch | Self::Guard | Self::Quiet | Self::WatchAll | Self::Before(_))
     }
 
     /// Whether it is measured with a host out, too.
     pub const fn is_measured_out(self) -> bool {
-        matches!(self, Self::Native | Self::Decide | Self::Watch | Self::Guard)
+        matches!(self, Self::Native | Self::Decide | Self::Watch | Self::Guard | Self::Quiet)
     }
 }
 
@@ -193,12 +215,23 @@ fn listener(variant: &Variant, modules: &Modules) -> Value {
         logs: None,
         manager: json!({"use_remote_address": true}),
     });
-    if matches!(variant.filter, Filter::Watch | Filter::Guard)
+    let failures = Filter::Before(&Filter::Watch);
+    let guards = matches!(variant.filter, Filter::Guard | Filter::Quiet | Filter::Before(Filter::Guard));
+    if (guards || matches!(variant.filter, Filter::Watch) || variant.filter == failures)
         && let Some(Value::Array(filters)) =
             listener.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters")
         && let Some(router) = filters.last_mut()
     {
         router["typed_config"]["upstream_log"] = json!([bootstrap::watch_log(true)]);
+        if variant.filter == Filter::Quiet
+            && let Some(Value::Array(list)) = router.pointer_mut("/typed_config/upstream_http_filters")
+        {
+            let guard = list.remove(0);
+            list.splice(..0, bootstrap::quiet_guard(&guard));
+        }
+    }
+    if let (Filter::Before(_), Some(before)) = (variant.filter, &modules.before) {
+        set_module(&mut listener, before);
     }
     // Each variant has a VM of its own, and so knows nothing of the others' trouble.
     set_vm_id(&mut listener, &format!("weir-{name}"));
@@ -261,6 +294,18 @@ fn set_vm_id(value: &mut Value, id: &str) {
     }
 }
 
+fn set_module(value: &mut Value, module: &Path) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == "filename" { *value = json!(module) } else { set_module(value, module) }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| set_module(item, module)),
+        _ => {}
+    }
+}
+
 fn cluster(variant: &Variant, http2: bool, hosts: &[SocketAddr]) -> Value {
     let mut cluster = bootstrap::cluster(&cluster_name(&variant.name(), http2), hosts);
     if http2 {
@@ -310,6 +355,8 @@ pub fn dead() -> SocketAddr {
 pub struct Modules {
     pub empty: PathBuf,
     pub floor: PathBuf,
+    /// Another build of Weir's, if it is to be compared.
+    pub before: Option<PathBuf>,
 }
 
 impl Modules {
@@ -318,6 +365,7 @@ impl Modules {
         Self {
             empty: module("WEIR_EMPTY_FILTER", "target/empty-filter.wasm"),
             floor: module("WEIR_FLOOR_FILTER", "target/floor-filter.wasm"),
+            before: std::env::var_os("WEIR_BENCH_MODULE").map(PathBuf::from),
         }
     }
 }

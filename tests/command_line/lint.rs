@@ -439,13 +439,15 @@ fn rules_of_envoy() {
     fn case<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
         (ENVOY, "envoy.yaml", from, to, wanted)
     }
-    let predicate = "                    retry_host_predicate:\n                    - name: envoy.retry_host_predicates.previous_hosts\n                      typed_config:\n                        \"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate\n";
+    let predicate = "          retry_host_predicate:\n          - name: envoy.retry_host_predicates.previous_hosts\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate\n";
     let header = "                override_host_sources:\n                - header: x-weir-hosts\n";
     let header = header
         .replace("                override", "            override")
         .replace("                - h", "            - h");
     let fault = "          - name: envoy.filters.http.router\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router\n              # The";
     let with_fault = ["          - name: fault\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault }\n", fault].concat();
+    let action = "                  timeout: 15s\n";
+    let with_conditions = [action, "                  retry_policy: { retry_on: 5xx }\n"].concat();
     try_cases(&[
         case("        max_retries: 10000\n", "", &["max-retries-low"]),
         case("        max_retries: 10000\n", "        retry_budget: {}\n", &["native-retry-budget"]),
@@ -474,21 +476,60 @@ fn rules_of_envoy() {
         // Which Envoy ignores beside the load balancing policy.
         case("    type: STATIC\n", "    type: STATIC\n    lb_policy: LEAST_REQUEST\n", &[]),
         case(predicate, "", &["retry-same-host"]),
-        case(
-            "                    retry_back_off:",
-            "                    retry_on: 5xx\n                    retry_back_off:",
-            &["route-retry-on"],
-        ),
+        case("          retry_back_off:", "          retry_on: 5xx\n          retry_back_off:", &["route-retry-on"]),
+        // A route's conditions count for nothing beside the cluster's own policy, and count where it has none.
+        case(action, &with_conditions, &[]),
+        case("        explicit_http_config: { http_protocol_options: {} }\n", "", &["protocol-missing"]),
         case(fault, &with_fault, &["filter-after-decide"]),
         case("\"maxRetries\": 2,", "\"maxRetries\": 5,", &["many-retries"]),
         case("\"mode\": \"enforce\"", "\"mode\": \"shadow\"", &["shadow-mode"]),
         case("\"maxRetries\": 2,", "\"maxRetries\": 99,", &["invalid-policy", "no-decide", "steering-header-open"]),
     ]);
-    // Without guard and without the mutation the header goes on.
-    let folder =
-        folder(&["compose/envoy.yaml"], "compose/envoy.yaml", "'{ \"role\": \"guard\" }'", "'{ \"role\": \"watch\" }'");
-    let run = check(folder.path(), &["--format", "json"]);
-    assert_eq!(ids(&findings(&run)), BTreeSet::from(["steering-header-leaks"]), "{}", run.out);
+    // As it is for Envoy 1.36: the route's policy is the one that counts, and a newer Envoy has a better place for it.
+    let text = shipped("envoy.yaml");
+    let (before, part) = text.split_once("    # >>> weir: where retries go\n").expect("the part");
+    let after = part.split_once("    # <<< weir\n").expect("its end").1;
+    let route = |policy: &str| [before, after].concat().replace(action, &[action, policy].concat());
+    let predicate = "{ retry_host_predicate: [{ name: a, typed_config: { \"@type\": a.PreviousHostsPredicate } }] }";
+    for (policy, wanted) in [
+        (format!("                  retry_policy: {predicate}\n"), &["own-retry-policy"][..]),
+        ("                  retry_policy: { num_retries: 2 }\n".to_owned(), &["own-retry-policy", "retry-same-host"]),
+        (with_conditions.replace(action, ""), &["own-retry-policy", "retry-same-host", "route-retry-on"]),
+    ] {
+        let run = weir(&["check", "-", "--format", "json"], route(&policy).as_bytes());
+        assert_eq!(ids(&findings(&run)), wanted.iter().copied().collect(), "{policy}: {}", run.out);
+    }
+    // Behind its matcher guard does not see every attempt, so that it takes a mutation to keep the header from upstreams.
+    let remove = "                    - remove: x-weir-hosts\n";
+    let other = "                    - remove: x-other\n";
+    let exact = "{ exact: \"1\" }";
+    let tag = "key: wasm.weir_request";
+    let count = "include_request_attempt_count: true";
+    let hedged = [action, "                  hedge_policy: { hedge_on_per_try_timeout: true }\n"].concat();
+    let mark = "{ key: x-envoy-ratelimited, value: \"true\" }";
+    try_cases(&[
+        case(remove, other, &["steering-header-leaks"]),
+        case(exact, "{ exact: \"1\", ignore_case: true }", &[]),
+        case(tag, "key: wasm.other", &["guard-passed-by"]),
+        case(count, "include_request_attempt_count: false", &["attempt-count-missing"]),
+        case("suppress_envoy_headers: false", "suppress_envoy_headers: true", &["attempt-count-missing"]),
+        case(action, &hedged, &["hedges-unseen"]),
+        case(mark, "{ key: x-other, value: \"true\" }", &["pushback-unseen"]),
+    ]);
+    // In the form without a matcher none of that matters, and guard removes the header.
+    let mut plain: serde_yaml_ng::Value = serde_yaml_ng::from_str(&shipped("envoy.yaml")).expect("it is YAML");
+    plain.apply_merge().expect("it merges");
+    let mut plain: Value = serde_yaml_ng::from_value(plain).expect("it is JSON");
+    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    let filters = format!("{manager}/http_filters/1/typed_config/upstream_http_filters");
+    let filters = plain.pointer_mut(&filters).and_then(Value::as_array_mut).expect("the list");
+    let guard = filters[0]["typed_config"]["extension_config"].take();
+    *filters = vec![guard, filters.last().expect("the codec").clone()];
+    let host = plain.pointer_mut(&format!("{manager}/route_config/virtual_hosts/0")).expect("the virtual host");
+    host["include_request_attempt_count"] = json!(false);
+    host["routes"][0]["route"]["hedge_policy"] = json!({"hedge_on_per_try_timeout": true});
+    let run = weir(&["check", "-", "--format", "json", "--strict"], plain.to_string().as_bytes());
+    assert_eq!((run.status, ids(&findings(&run))), (0, BTreeSet::new()), "{}", run.out);
     let folder = self::folder(
         &["compose/envoy.yaml"],
         "compose/envoy.yaml",
@@ -525,6 +566,17 @@ fn a_running_envoy_is_checked() {
     let run = weir(&["check", "-", "--format", "json"], dump.to_string().as_bytes());
     assert_eq!((run.status, ids(&findings(&run))), (1, BTreeSet::from(["refused-by-envoy"])), "{}", run.out);
     assert!(run.out.contains("no such filter"), "{}", run.out);
+    let cluster = dump["configs"][1]["static_clusters"][0]["cluster"].as_object_mut().expect("a cluster");
+    let options = cluster.remove("typed_extension_protocol_options").expect("its options");
+    for (minor, wanted) in [(36, BTreeSet::new()), (37, BTreeSet::from(["own-retry-policy"]))] {
+        let version = json!({"user_agent_build_version": {"version": {"major_number": 1, "minor_number": minor}}});
+        dump["configs"][0]["bootstrap"]["node"] = version;
+        let run = weir(&["check", "-", "--format", "json"], dump.to_string().as_bytes());
+        let found = findings(&run);
+        let own = ids(&found).into_iter().filter(|id| *id == "own-retry-policy").collect::<BTreeSet<_>>();
+        assert_eq!(own, wanted, "1.{minor}: {}", run.out);
+    }
+    dump["configs"][1]["static_clusters"][0]["cluster"]["typed_extension_protocol_options"] = options;
     dump["configs"][1]["static_clusters"][0]["cluster"]["connect_timeout"] = json!("5s");
     dump["configs"][2]["dynamic_listeners"][0]["error_state"] = Value::Null;
     // Defaults are left out.

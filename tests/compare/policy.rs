@@ -131,8 +131,8 @@ impl Policy {
         }
     }
 
-    /// The route's `retry_policy`. All retries go to another host, as Istio has it. Weir's route is that of `envoy/envoy.yaml`, and
-    /// who tunes Envoy by hand has retries wait no longer.
+    /// The route's `retry_policy`. All retries go to another host, as Istio has it. Weir's is the one that `envoy/envoy.yaml` has
+    /// in the cluster, and who tunes Envoy by hand has retries wait no longer.
     pub fn retry_policy(self) -> Value {
         let previous_hosts = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
         let mut policy = json!({

@@ -85,9 +85,8 @@ pub fn compose(
 /// Without Weir, and with two retries of Envoy's own. They go where Weir's go, and when, to be compared with them.
 fn retrying(text: &str, retry_on: &str) -> Result<String> {
     let text = without(text, &[DECIDE, WATCH, GUARD])?;
-    let policy =
-        format!("retry_policy:\n                    retry_on: {retry_on}\n                    num_retries: 2\n");
-    replace(&text, "retry_policy:\n", &policy)
+    let policy = format!("        retry_policy:\n          retry_on: {retry_on}\n          num_retries: 2\n");
+    replace(&text, "        retry_policy:\n", &policy)
 }
 
 fn port(number: u16) -> String {

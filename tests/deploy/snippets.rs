@@ -67,24 +67,38 @@ fn run(filters: &Value, cluster_parts: &[&Value], route_part: &Value, announced:
     Ok(())
 }
 
+/// Where retries go, as parts of a route and of a cluster: from Envoy 1.37 on in the cluster, before that in the route.
+fn retries(blocks: &[Value]) -> Result<(Value, Value)> {
+    let in_cluster = block(blocks, "typed_extension_protocol_options", "", true)?;
+    let in_route = block(blocks, "retry_policy", "", true)?;
+    let own = in_cluster.to_string();
+    ensure!(own.contains(&in_route["retry_policy"].to_string()), "the two places have different policies: {own}");
+    let version = envoy::version()?;
+    let old = version.starts_with("1.36.");
+    Ok(if old { (in_route, Value::Null) } else { (Value::Null, in_cluster) })
+}
+
 #[test]
 fn decide_alone_runs_as_documented() -> Result<()> {
     let blocks = blocks(INSTALL)?;
     let filters = block(&blocks, "http_filters", "upstream_log", false)?;
-    let (retries, limits) = (block(&blocks, "retry_policy", "", true)?, block(&blocks, "circuit_breakers", "", true)?);
-    run(&filters, &[&limits], &retries, "roles decide;")
+    let ((route, own), limits) = (retries(&blocks)?, block(&blocks, "circuit_breakers", "", true)?);
+    run(&filters, &[&limits, &own], &route, "roles decide;")
 }
 
 #[test]
 fn all_three_roles_run_as_documented() -> Result<()> {
     let blocks = blocks(INSTALL)?;
     let filters = block(&blocks, "http_filters", "upstream_log", true)?;
-    let (retries, limits) = (block(&blocks, "retry_policy", "", true)?, block(&blocks, "circuit_breakers", "", true)?);
+    let ((route, own), limits) = (retries(&blocks)?, block(&blocks, "circuit_breakers", "", true)?);
     let steering = block(&blocks, "load_balancing_policy", "", true)?;
     let shipped = crate::yaml("envoy.yaml")?;
-    let policy = &shipped["static_resources"]["clusters"][0]["load_balancing_policy"];
+    let cluster = &shipped["static_resources"]["clusters"][0];
+    let policy = &cluster["load_balancing_policy"];
     ensure!(steering["load_balancing_policy"] == *policy, "the policy of {INSTALL} differs from envoy.yaml's");
-    run(&filters, &[&limits, &steering], &retries, "roles decide, watch, guard")
+    let options = &block(&blocks, "typed_extension_protocol_options", "", true)?["typed_extension_protocol_options"];
+    ensure!(*options == cluster["typed_extension_protocol_options"], "the retry policy of {INSTALL} differs");
+    run(&filters, &[&limits, &own, &steering], &route, "roles decide, watch, guard")
 }
 
 /// With `watch` in its place behind an access-log filter.
@@ -92,7 +106,7 @@ fn all_three_roles_run_as_documented() -> Result<()> {
 fn what_went_well_is_kept_from_watch_as_documented() -> Result<()> {
     let all = blocks(INSTALL)?;
     let mut filters = block(&all, "http_filters", "upstream_log", true)?;
-    let (retries, limits) = (block(&all, "retry_policy", "", true)?, block(&all, "circuit_breakers", "", true)?);
+    let ((route, own), limits) = (retries(&all)?, block(&all, "circuit_breakers", "", true)?);
     let failures = block(&all, "upstream_log", "failures", true)?;
     let logs = filters.pointer_mut("/http_filters/1/typed_config/upstream_log").context("the router's upstream_log")?;
     let config = logs[0]["typed_config"]["config"].clone();
@@ -100,5 +114,5 @@ fn what_went_well_is_kept_from_watch_as_documented() -> Result<()> {
     for same in ["failure_policy", "vm_config"] {
         logs[0]["typed_config"]["config"][same] = config[same].clone();
     }
-    run(&filters, &[&limits], &retries, "roles decide, watch")
+    run(&filters, &[&limits, &own], &route, "roles decide, watch")
 }

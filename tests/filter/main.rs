@@ -24,6 +24,7 @@ mod order;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "../property/mod.rs"]
 mod property;
+mod quiet;
 #[cfg(not(target_arch = "wasm32"))]
 mod same;
 mod signals;

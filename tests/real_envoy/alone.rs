@@ -3,6 +3,7 @@
 mod configuration;
 mod crowd;
 mod metrics;
+mod own_policy;
 mod shadow;
 mod update;
 mod verdicts;
@@ -20,7 +21,16 @@ use crate::support::upstream::Upstream;
 pub type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 pub fn all() -> Vec<Test> {
-    [configuration::TESTS, crowd::TESTS, metrics::TESTS, shadow::TESTS, update::TESTS, verdicts::TESTS].concat()
+    [
+        configuration::TESTS,
+        crowd::TESTS,
+        metrics::TESTS,
+        own_policy::TESTS,
+        shadow::TESTS,
+        update::TESTS,
+        verdicts::TESTS,
+    ]
+    .concat()
 }
 
 /// An Envoy with one listener, one route and one cluster, `upstream`.

@@ -173,8 +173,22 @@ impl Setup {
         }
     }
 
-    /// Weir where only an HTTP filter can be attached, and no cluster changed.
+    /// Envoy's `HttpProtocolOptions` of the first cluster, where it has them.
+    fn protocol_options(&mut self) -> Option<&mut Value> {
+        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        self.clusters[0].get_mut("typed_extension_protocol_options")?.get_mut(options)
+    }
+
+    /// Weir where only an HTTP filter can be attached, and no cluster changed: what the cluster's own retry policy says stands
+    /// in the route then.
     pub fn decide_alone(&mut self) {
+        let own = self.protocol_options().map(|options| options["retry_policy"].take());
+        if let Some(own) = own {
+            merge(&mut self.route()["route"], &json!({"retry_policy": own}));
+        }
+        if let Some(cluster) = self.clusters[0].as_object_mut() {
+            cluster.remove("typed_extension_protocol_options");
+        }
         let Some(filters) = self.manager()["http_filters"].as_array_mut() else { return };
         if let Some(router) = filters.last_mut().and_then(|router| router["typed_config"].as_object_mut()) {
             router.remove("upstream_log");
@@ -225,6 +239,9 @@ impl Setup {
     }
 
     pub fn http2(&mut self) {
+        if let Some(config) = self.protocol_options().and_then(|options| options.get_mut("explicit_http_config")) {
+            *config = json!({});
+        }
         self.cluster(&bootstrap::http2());
     }
 

@@ -215,7 +215,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 63] = [
+pub static RULES: [Rule; 69] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. A policy in force stays; in an Envoy \
@@ -360,6 +360,15 @@ pub static RULES: [Rule; 63] = [
         processed.",
     ),
     warning("retries-off", "With `attempts: 0` Istio takes away the rule that a retry goes to another host."),
+    note(
+        "own-retry-policy",
+        "From Envoy 1.37 on a cluster may have a retry policy of its own, in its `HttpProtocolOptions`. It takes the place of \
+        those of the routes: without `retry_on`, nothing is retried but what Weir asks for, also with `decide` alone.",
+    ),
+    error(
+        "protocol-missing",
+        "Envoy refuses a cluster whose `HttpProtocolOptions` have a `retry_policy` and do not say which protocol to speak.",
+    ),
     warning(
         "retry-same-host",
         "Nothing keeps a retry from the host that just failed: the predicate `previous_hosts` is \
@@ -430,6 +439,25 @@ pub static RULES: [Rule; 63] = [
         "wrong-target",
         "Envoy Gateway does not apply this policy: it stands in another namespace than its target, or its \
         target is a Gateway where Gateways are merged.",
+    ),
+    warning(
+        "guard-passed-by",
+        "The matcher around `guard` skips first attempts that `decide` did not call calm: unsafe retries of routes, hedges and \
+        denials are not stopped as they should be.",
+    ),
+    warning(
+        "attempt-count-missing",
+        "Around `guard` stands a matcher that asks for `x-envoy-attempt-count`. Without Envoy's own, `guard` sees what it need \
+        not, or a client's header decides what it sees.",
+    ),
+    warning(
+        "hedges-unseen",
+        "Hedges of a route's `hedge_policy`, where a matcher keeps first attempts from `guard`: a hedge that the budget denies \
+        ends the request, though the first attempt may still be answered.",
+    ),
+    warning(
+        "pushback-unseen",
+        "A matcher keeps calm first attempts from `guard`, and no filter beside it ends the retries of a host that pushes back.",
     ),
     warning(
         "access-log-replaced",

@@ -22,9 +22,16 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
         return;
     }
     chains(setup, &own, out);
-    let routed = routes(setup, &own, out);
-    for cluster in own.iter().filter(|object| is_cluster(object)) {
+    quiet_guard(setup, &own, out);
+    let clusters: Vec<&Node<'_>> = own.iter().filter(|object| is_cluster(object)).collect();
+    let policies = clusters.iter().filter_map(|cluster| Some((cluster.text("name"), retry_policy(cluster)?))).collect();
+    let routed = routes(setup, &own, &policies, out);
+    let knows = knows_own_policy(&own);
+    for cluster in clusters {
         of_cluster(setup, &own, cluster, &routed, out);
+        if routed.contains(cluster.text("name")) {
+            own_policy(setup, cluster, policies.get(cluster.text("name")), knows, out);
+        }
     }
 }
 
@@ -33,6 +40,116 @@ fn is_cluster(object: &Node<'_>) -> bool {
     // A dump leaves out what is the default, such as the type STATIC.
     let kinds = ["type", "cluster_type", "load_assignment", "connect_timeout"];
     has("name") && kinds.into_iter().any(has) && !has("typed_config") && !has("filter_chains")
+}
+
+/// `guard` behind a matcher, so that calm first attempts pass it by: what the rest of the configuration has to say then.
+fn quiet_guard(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
+    let is_around = |object: &Node<'_>| {
+        let mut guards = setup.of_role(Role::Guard).filter(|guard| std::ptr::eq(guard.file, object.file));
+        guards.any(|guard| guard.place.strip_prefix(&object.place).is_some_and(|rest| rest.starts_with('.')))
+    };
+    let mut matched =
+        objects.iter().filter(|object| object.get("xds_matcher").is_some() && is_around(object)).peekable();
+    let Some(first) = matched.peek().copied() else { return };
+    for matcher in matched {
+        let knows = matcher.get("xds_matcher").is_some_and(|tree| tree.mentions(TAG));
+        if !knows {
+            let text = "the matcher keeps attempts from guard that decide did not call calm";
+            let todo = format!("match the filter state {TAG} with the suffix calm, beside x-envoy-attempt-count");
+            out.push(Finding::new("guard-passed-by", matcher, text, todo));
+        }
+    }
+    for host in objects.iter().filter(|object| object.get("domains").is_some() && object.get("routes").is_some()) {
+        if host.get("include_request_attempt_count").is_none_or(|flag| flag.value != true) {
+            let text = format!("virtual host {:?} does not tell which attempt it is", host.text("name"));
+            let todo = "set include_request_attempt_count: true";
+            out.push(Finding::new("attempt-count-missing", host, text, todo));
+        }
+    }
+    for router in objects.iter().filter(|object| object.kind() == "Router") {
+        if let Some(flag) = router.get("suppress_envoy_headers").filter(|flag| flag.value == true) {
+            let text = "suppress_envoy_headers takes x-envoy-attempt-count away";
+            out.push(Finding::new("attempt-count-missing", &flag, text, "leave suppress_envoy_headers out"));
+        }
+    }
+    for route in objects.iter().filter(|object| object.get("hedge_policy").is_some()) {
+        let text = "requests are hedged by a hedge_policy, and guard does not see their first attempts";
+        let todo = "leave hedge_policy out, or attach guard without a matcher";
+        out.push(Finding::new("hedges-unseen", route, text, todo));
+    }
+    let marks = |object: &&Node<'_>| {
+        object.get("xds_matcher").is_some() && !is_around(object) && object.mentions("x-envoy-ratelimited")
+    };
+    if !objects.iter().any(|object| marks(&object)) {
+        let text = "nothing ends the retries where a host pushes back on a calm first attempt";
+        let todo = "add the filter weir.pushback of envoy/envoy.yaml behind guard";
+        out.push(Finding::new("pushback-unseen", first, text, todo));
+    }
+}
+
+/// Whether each attempt passes `guard`, so that it takes the steering header away.
+fn guard_sees_all(setup: &Setup<'_>, objects: &[Node<'_>]) -> bool {
+    setup.of_role(Role::Guard).any(|guard| {
+        !objects.iter().any(|object| {
+            object.get("xds_matcher").is_some()
+                && std::ptr::eq(guard.file, object.file)
+                && guard.place.strip_prefix(&object.place).is_some_and(|rest| rest.starts_with('.'))
+        })
+    })
+}
+
+/// The filter state in which `decide` says which request it is, and whether its first attempt is calm.
+const TAG: &str = "wasm.weir_request";
+
+/// The cluster's own retry policy, which takes the place of its routes' from Envoy 1.37 on.
+fn retry_policy<'a>(cluster: &Node<'a>) -> Option<Node<'a>> {
+    let options = cluster.get("typed_extension_protocol_options")?;
+    options.objects().iter().find(|object| object.kind() == "HttpProtocolOptions")?.get("retry_policy")
+}
+
+/// Whether a cluster may have a retry policy of its own; a running Envoy says which version it is.
+fn knows_own_policy(objects: &[Node<'_>]) -> bool {
+    let version = objects.iter().find_map(|object| object.at("user_agent_build_version.version"));
+    let number = |version: &Node<'_>, name| version.number(name).unwrap_or_default();
+    version.is_none_or(|version| (number(&version, "major_number"), number(&version, "minor_number")) >= (1.0, 37.0))
+}
+
+/// Says where retries to a cluster may go, and that nothing but Weir may ask for them.
+fn own_policy(setup: &Setup<'_>, cluster: &Node<'_>, own: Option<&Node<'_>>, knows: bool, out: &mut Vec<Finding>) {
+    let name = cluster.text("name");
+    if setup.plugins.is_empty() || !setup.retries(name) {
+        return;
+    }
+    let Some(policy) = own else {
+        if knows {
+            let text = format!(
+                "cluster {name:?} has no retry policy of its own: what its routes say is added to what Weir asks for"
+            );
+            let todo = "from Envoy 1.37 on, move the route's retry_policy, without retry_on, into the cluster's HttpProtocolOptions";
+            out.push(Finding::new("own-retry-policy", cluster, text, todo));
+        }
+        return;
+    };
+    if !policy.mentions("PreviousHosts") {
+        out.push(same_host(name, policy, "cluster"));
+    }
+    let protocols = ["explicit_http_config", "use_downstream_protocol_config", "auto_config"];
+    let options = cluster.objects().into_iter().find(|object| object.kind() == "HttpProtocolOptions");
+    if let Some(options) = options.filter(|options| protocols.iter().all(|protocol| options.get(protocol).is_none())) {
+        let text =
+            format!("cluster {name:?}: Envoy refuses HttpProtocolOptions that do not say which protocol to speak");
+        let todo = "add explicit_http_config: { http_protocol_options: {} }, or http2_protocol_options for HTTP/2";
+        out.push(Finding::new("protocol-missing", &options, text, todo));
+    }
+}
+
+fn same_host(cluster: &str, node: &Node<'_>, whose: &str) -> Finding {
+    let text = format!("a retry to cluster {cluster:?} may meet the very host that just failed");
+    let todo = format!(
+        "add the predicate envoy.retry_host_predicates.previous_hosts and host_selection_retry_max_attempts: 5 to the \
+         {whose}'s retry_policy"
+    );
+    Finding::new("retry-same-host", node, text, todo)
 }
 
 /// Updates that the running Envoy refused.
@@ -238,8 +355,13 @@ fn chains(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
     }
 }
 
-/// Routes, and which clusters they go to.
-fn routes(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) -> HashSet<String> {
+/// Routes, and which clusters they go to. What a route says of retries matters where its cluster has no policy of its own.
+fn routes(
+    setup: &Setup<'_>,
+    objects: &[Node<'_>],
+    own: &HashMap<&str, Node<'_>>,
+    out: &mut Vec<Finding>,
+) -> HashSet<String> {
     let mut routed = HashSet::new();
     for host in objects.iter().filter(|object| object.get("domains").is_some() && object.get("routes").is_some()) {
         for route in host.items("routes").iter().filter_map(|route| route.get("route")) {
@@ -247,9 +369,8 @@ fn routes(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) -> Ha
             let names = weighted.iter().map(|cluster| cluster.text("name")).chain([route.text("cluster")]);
             let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
             routed.extend(names.iter().map(|name| (*name).to_owned()));
-            let Some(name) = names.iter().find(|name| !setup.plugins.is_empty() && setup.retries(name)) else {
-                continue;
-            };
+            let by_route = |name: &&&str| !setup.plugins.is_empty() && setup.retries(name) && !own.contains_key(**name);
+            let Some(name) = names.iter().find(by_route) else { continue };
             let policy = route.get("retry_policy").or_else(|| host.get("retry_policy"));
             let conditions = policy.as_ref().map(|policy| policy.text("retry_on")).unwrap_or_default();
             if more_than_unsent(conditions)
@@ -259,10 +380,7 @@ fn routes(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) -> Ha
             }
             let elsewhere = policy.as_ref().is_some_and(|policy| policy.mentions("PreviousHosts"));
             if !elsewhere {
-                let text = format!("a retry to cluster {name:?} may meet the very host that just failed");
-                let todo = "add the predicate envoy.retry_host_predicates.previous_hosts and host_selection_retry_max_attempts: \
-                            5 to the route's retry_policy";
-                out.push(Finding::new("retry-same-host", policy.as_ref().unwrap_or(&route), text, todo));
+                out.push(same_host(name, policy.as_ref().unwrap_or(&route), "route"));
             }
         }
     }
@@ -285,7 +403,7 @@ fn of_cluster(
             let todo = "attach decide with this steering header, or remove the header from what clients send";
             out.push(Finding::new("steering-header-open", source, text, todo));
         }
-        let hidden = setup.of_role(Role::Guard).next().is_some()
+        let hidden = guard_sees_all(setup, objects)
             || *header == "x-envoy-retry-grpc-on"
             || objects.iter().any(|object| object.text("remove").eq_ignore_ascii_case(header));
         if removed && !hidden {
