@@ -118,8 +118,7 @@ impl Worker {
         let admission = self.engine.admit(cluster, &request, self.attached.guard, now, self.wall_clock);
         self.report(cluster, What::Forwarded(admission.class));
         let Steering { route, list, hedge } = self.steer(cluster, admission.plan, circuit_probe.is_some(), view);
-        let probes = circuit_probe.is_some() || route.is_probe();
-        let quiet = hedge.is_none() && !probes && self.is_quiet(cluster, &admission);
+        let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, &admission);
         let failures_before = self.visibility(cluster).failures();
         self.requests.insert(
             stream.0,

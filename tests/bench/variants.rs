@@ -118,7 +118,8 @@ impl Filter {
         match self {
             Self::Decide => Attach::DECIDE,
             Self::Watch | Self::WatchAll => Attach::WATCH,
-            Self::Guard | Self::Quiet => Attach::GUARD,
+            Self::Guard => Attach::GUARD,
+            Self::Quiet => Attach::QUIET,
             Self::Before(filter) => filter.attach(),
             _ => Attach::NOWHERE,
         }
@@ -223,12 +224,6 @@ fn listener(variant: &Variant, modules: &Modules) -> Value {
         && let Some(router) = filters.last_mut()
     {
         router["typed_config"]["upstream_log"] = json!([bootstrap::watch_log(true)]);
-        if variant.filter == Filter::Quiet
-            && let Some(Value::Array(list)) = router.pointer_mut("/typed_config/upstream_http_filters")
-        {
-            let guard = list.remove(0);
-            list.splice(..0, bootstrap::quiet_guard(&guard));
-        }
     }
     if let (Filter::Before(_), Some(before)) = (variant.filter, &modules.before) {
         set_module(&mut listener, before);

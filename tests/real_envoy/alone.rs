@@ -4,6 +4,7 @@ mod configuration;
 mod crowd;
 mod metrics;
 mod own_policy;
+mod quiet;
 mod shadow;
 mod update;
 mod verdicts;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Test> {
         crowd::TESTS,
         metrics::TESTS,
         own_policy::TESTS,
+        quiet::TESTS,
         shadow::TESTS,
         update::TESTS,
         verdicts::TESTS,

@@ -13,13 +13,16 @@ pub struct Attach {
     pub decide: bool,
     pub watch: bool,
     pub guard: bool,
+    /// Calm first attempts pass `guard` by; so they do in all trials where `WEIR_TEST_GUARD` is `quiet`.
+    pub quiet: bool,
 }
 
 impl Attach {
-    pub const NOWHERE: Self = Self { decide: false, watch: false, guard: false };
-    pub const DECIDE: Self = Self { decide: true, watch: false, guard: false };
-    pub const WATCH: Self = Self { decide: true, watch: true, guard: false };
-    pub const GUARD: Self = Self { decide: true, watch: true, guard: true };
+    pub const NOWHERE: Self = Self { decide: false, watch: false, guard: false, quiet: false };
+    pub const DECIDE: Self = Self { decide: true, watch: false, guard: false, quiet: false };
+    pub const WATCH: Self = Self { decide: true, watch: true, guard: false, quiet: false };
+    pub const GUARD: Self = Self { decide: true, watch: true, guard: true, quiet: false };
+    pub const QUIET: Self = Self { quiet: true, ..Self::GUARD };
 }
 
 /// A listener with one virtual host.
@@ -133,11 +136,16 @@ pub fn quiet_guard(guard: &Value) -> Vec<Value> {
     let on = |predicate: Value, action: Value| json!({"matcher_list": {"matchers": [{"predicate": predicate, "on_match": {"action": action}}]}});
     let skip = json!({"name": "skip", "typed_config":
         {"@type": format!("{family}.extensions.filters.common.matcher.action.v3.SkipFilter")}});
+    let full = json!({"safe_regex": {"google_re2": {}, "regex": r"(?:.*,)?[^,]*; *error=connection_limit_reached(?:;[^,]*)?"}});
     let pushed_back = json!({"or_matcher": {"predicate": [
         single("status", response(":status"), json!({"exact": "429"})),
         all(vec![
             single("status", response(":status"), json!({"exact": "503"})),
-            single("later", response("retry-after"), there()),
+            json!({"or_matcher": {"predicate": [
+                single("later", response("retry-after"), there()),
+                // The nearest proxy says that it is full.
+                single("cause", response("proxy-status"), full),
+            ]}}),
         ]),
         single("overloaded", response("x-envoy-overloaded"), there()),
     ]}});
@@ -175,7 +183,7 @@ pub fn is_quiet() -> bool {
 }
 
 pub fn listener(listener: Listener<'_>) -> Value {
-    let Attach { decide, watch, guard } = listener.attach;
+    let Attach { decide, watch, guard, quiet } = listener.attach;
     let filter = |role: &str, configuration: &Value| {
         json!({
             "name": format!("weir_{role}"),
@@ -203,7 +211,7 @@ pub fn listener(listener: Listener<'_>) -> Value {
         let guard = filter("guard", &json!({"role": "guard"}));
         let codec = json!({"name": "codec", "typed_config":
             {"@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}});
-        let filters = if is_quiet() { quiet_guard(&guard) } else { vec![guard] };
+        let filters = if quiet || is_quiet() { quiet_guard(&guard) } else { vec![guard] };
         router["upstream_http_filters"] = [filters, vec![codec]].concat().into();
     }
     let mut http_filters = Vec::new();

@@ -86,7 +86,7 @@ fn exact(workers: u32) -> Result<()> {
 /// `guard` needs no `watch` for it.
 fn without_watch() -> Result<()> {
     let upstream = obedient();
-    let attach = Attach { decide: true, watch: false, guard: true };
+    let attach = Attach { watch: false, ..Attach::GUARD };
     let setup = Setup::new(attach, json!({"retry": share(20.0, 0)}));
     let stage = setup.cluster("orders", upstream.address).start()?;
     let mut client = stage.connect()?;
