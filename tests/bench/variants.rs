@@ -33,7 +33,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    const ALL: [Self; 10] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::Native,
         Self::Empty,
