@@ -8,6 +8,7 @@
 mod apply;
 mod contexts;
 mod host;
+mod log_limit;
 mod roots;
 mod startup;
 mod telemetry;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use property::{Digits, for_all};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
+use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
+use weir::retry::news::News;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -8,7 +8,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::bytes::{Reader, Writer};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate, News};
+use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
+use weir::retry::news::News;
 use weir::retry::outage::Trouble;
 use weir::retry::reservations::Account;
 

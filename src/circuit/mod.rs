@@ -30,16 +30,14 @@
 //!
 //! **Probes** are requests like any other, with their retries. What is let through would have been shed, so to try costs its
 //! client nothing, but for the time that it takes; and the sooner an upstream that is back is found, the fewer requests fail for
-//! nothing. So the first probe goes an [eightieth](NOT_PROCESSED) of `open_time` after the circuit opened, or at once if what broke
-//! last was not processed; and the next one as long after one that was not processed, since a refused connection costs next to nothing. After one that broke off, which the upstream
-//! may have worked on, it goes after a [twentieth](BROKE_OFF), and after one that timed out, for which a client waited in vain, after
-//! a [quarter](TIMED_OUT). One that does not end holds up the next for `open_time`, counted from when it began: where hosts hang,
-//! their whole timeout would be longer, and so none is lost with its worker. And one that hangs tells as soon as it is answered.
+//! nothing. What the end of a probe means for the circuit, and when the first probe goes and the next, is a table in `probe`.
+//! A probe that does not end holds up the next for `open_time`, counted from when it
+//! began: where hosts hang, their whole timeout would be longer, and so none is lost with its worker. A probe that hangs is
+//! told as soon as it is answered.
 //!
-//! One that says nothing, because its client left, gives its slot back. A request that may be repeated whatever happens is taken at
-//! once; any other waits for a tenth of `open_time`, so that where there are both, nobody pays for a probe twice, unless the latest
-//! probe was not processed, or, before the first one, the latest attempt that broke: then none pays for it. What counts is whether
-//! response headers of the upstream came.
+//! A request that may be repeated whatever happens is taken as a probe at once; any other waits for a tenth of `open_time`, so
+//! that where there are both, nobody pays for a probe twice, unless the latest probe was not processed, or, before the
+//! first one, the latest attempt that broke: then none pays for it. What counts is whether response headers of the upstream came.
 //!
 //! **All workers** share one [record](shared::Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
 //! second and not written: each worker keeps what it counted until there is trouble. What an attempt says that began before
@@ -48,36 +46,20 @@
 //! **Requests that are shed** never reach the retry budget: they can need no retry, and as a part of what retries may be a
 //! share of, they would buy a herd of retries for the moment in which the circuit closes.
 
+mod policy;
+mod probe;
 pub mod shared;
 
 use std::time::Duration;
 
+pub use policy::BreakerPolicy;
 pub use shared::{Record, Ticket};
 
-use crate::base::percent::Percent;
-use crate::base::time::{Time, nanos};
+use probe::is_not_processed;
+
+use crate::base::time::Time;
 use crate::base::window::{SLOTS, Window};
 use crate::signal::Signal;
-
-/// When a cluster's circuit opens, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BreakerPolicy {
-    /// Opens if at least this share of the attempts broke, 1 to 100. Default: 90.
-    pub percent: Percent,
-    /// Of at least so many, 1 to 1,000,000. Default: 50.
-    pub min_requests: u32,
-    /// Within at most this time, 1 s to 1 h. Default: 10 s.
-    pub interval: Duration,
-    /// How long a probe that does not end holds up the next, 100 ms to 1 h; after one that fails, the next goes after a part of
-    /// it. Default: 1 s.
-    pub open_time: Duration,
-}
-
-impl Default for BreakerPolicy {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
 
 /// For so long after a slot, workers may still add to it: each writes ten times a second.
 pub const SETTLE: Duration = Duration::from_millis(250);
@@ -92,38 +74,6 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
 /// One that may not be repeated waits for others at most this long: where there are no others, nobody else finds out.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// The next probe goes after so many parts of `open_time`, if the latest was not processed, or there was none yet;
-const NOT_PROCESSED: u64 = 80;
-/// or so many, if it broke off;
-const BROKE_OFF: u64 = 20;
-/// or so many, if it timed out.
-const TIMED_OUT: u64 = 4;
-
-/// Whether what ended so cost nobody anything.
-const fn is_not_processed(signal: Signal) -> bool {
-    matches!(signal, Signal::Refused | Signal::Unreachable)
-}
-
-impl BreakerPolicy {
-    /// The policy where nothing is configured.
-    pub const DEFAULT: Self = Self {
-        percent: Percent::saturating(9_000),
-        min_requests: 50,
-        interval: Duration::from_secs(10),
-        open_time: Duration::from_secs(1),
-    };
-
-    /// How long after a probe that ended so the next one goes.
-    fn pause(&self, signal: Signal) -> Duration {
-        let parts = match signal {
-            Signal::Refused | Signal::Unreachable => NOT_PROCESSED,
-            Signal::Reset | Signal::Truncated => BROKE_OFF,
-            _ => TIMED_OUT,
-        };
-        Duration::from_nanos(nanos(self.open_time) / parts)
-    }
-}
-
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -151,18 +101,6 @@ pub enum Wish {
     Fail(Ticket, Signal),
     /// A probe said nothing.
     GiveBack(Ticket),
-}
-
-impl Wish {
-    /// What a probe wants of the record once its last attempt ended so, as far as is known.
-    #[must_use]
-    pub const fn of_probe(ticket: Ticket, last_attempt: Option<Signal>) -> Self {
-        match last_attempt {
-            Some(Signal::Answered | Signal::Error | Signal::Pushback | Signal::Closed) => Self::Close(ticket),
-            Some(Signal::Cancelled | Signal::Local) | None => Self::GiveBack(ticket),
-            Some(signal) => Self::Fail(ticket, signal),
-        }
-    }
 }
 
 /// What came of it.

@@ -9,7 +9,8 @@
 
 use std::time::Duration;
 
-use super::{BreakerPolicy, Event, SETTLE, is_not_processed};
+use super::probe::is_not_processed;
+use super::{BreakerPolicy, Event, SETTLE};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};

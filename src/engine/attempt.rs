@@ -1,8 +1,7 @@
-//! Role `guard`: every attempt before it is sent, and its response headers. The last word on a retry.
+//! Role `guard`: every attempt before it is sent. The last word on a retry.
 
 use super::cluster::Charging;
-use super::correlate::ClusterId;
-use super::decision::{AttemptDecision, Later, RATE_LIMITED, Reply, ResponseDecision, Then, Verdict};
+use super::decision::{AttemptDecision, Later, Reply, Then, Verdict};
 use super::event::{Veto, What};
 use super::host::{Host, Property, StreamId};
 use super::request::{Managed, Request};
@@ -11,18 +10,16 @@ use super::worker::Worker;
 use crate::config::SteeringPolicy;
 use crate::retry::budget::Charge;
 use crate::retry::reason::Reason;
-use crate::retry::{NOT_SENT, Plan};
-use crate::signal::proxy_status;
 use crate::signal::{Answer, Signal};
 
 /// An attempt that `guard` sees.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
     /// Which attempt of its request, from 1.
-    number: u64,
+    pub(super) number: u64,
     /// Its request, where that was read.
     request: Option<StreamId>,
-    state: State,
+    pub(super) state: State,
 }
 
 /// ```text
@@ -38,7 +35,7 @@ pub(super) struct Attempt {
 ///   it may not be sent
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// It was sent.
     #[default]
     Running,
@@ -53,7 +50,7 @@ enum State {
 
 /// Why an attempt is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(super) enum Refusal {
     /// The route's own policy repeats what may have been processed.
     Unsafe,
     /// The budget does not pay for it.
@@ -211,7 +208,7 @@ impl Worker {
     }
 
     /// Asks the budget for a retry, and reports what it says. `unprocessed`: of an attempt that was not processed.
-    fn charge_retry<H: Host>(&mut self, managed: &Managed, unprocessed: bool, view: &View<'_, H>) -> Charge {
+    pub(super) fn charge_retry<H: Host>(&mut self, managed: &Managed, unprocessed: bool, view: &View<'_, H>) -> Charge {
         let now = self.now(view);
         let account = self.account(managed.cluster);
         let free = unprocessed && account.is_some_and(|account| account.try_unprocessed(managed.asker.again, now));
@@ -268,109 +265,10 @@ impl Worker {
         Some(if paid { Then::Send } else { Then::Reply(why.reply(request.grpc)) })
     }
 
-    /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
-    /// ends the retries, and the client gets it as it is.
-    pub fn on_attempt_response<H: Host>(
-        &mut self,
-        stream: StreamId,
-        host: &H,
-        end_of_stream: bool,
-    ) -> ResponseDecision {
-        let view = &View::new(host, Phase::Headers);
-        self.last_attempt = None;
-        if self.attempts.get(stream.0).is_none() {
-            self.attempts.insert(stream.0, Attempt::default());
-        }
-        let number = self.attempts.get_mut(stream.0).map_or(0, |attempt| {
-            if attempt.state == State::Running {
-                attempt.state = State::Answered;
-            }
-            attempt.number
-        });
-        // Nobody but `guard` has business setting it; Envoy would retry even a success.
-        let remove = self.uses_retriable_header.then_some(NOT_SENT);
-        let decision = self.attempt_answered(number, end_of_stream, view).unwrap_or_default();
-        let decision = ResponseDecision { remove, ..decision };
-        if self.enforces() { decision } else { decision.in_shadow() }
-    }
-
-    fn attempt_answered<H: Host>(
-        &mut self,
-        number: u64,
-        end_of_stream: bool,
-        view: &View<'_, H>,
-    ) -> Option<ResponseDecision> {
-        let answer = view.refusal(end_of_stream)?;
-        let signal = answer.signal()?;
-        let managed = self.managed(tagged(view.host)?)?;
-        let policy = self.engine.retry_policy(managed.cluster)?;
-        let most = managed.reservation.map_or(policy.max_retries, |reservation| reservation.granted);
-        let retries_left = number <= u64::from(most);
-        let by_status = managed.plan.permits(policy, Signal::Error, &answer);
-        let marked = view.response_header(RATE_LIMITED).is_some();
-        let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
-        let elsewhere =
-            signal == Signal::Pushback && managed.plan.repeats() && retries_left && self.others_take(managed.cluster);
-        if signal == Signal::Pushback && !elsewhere {
-            if by_status && retries_left {
-                self.report(managed.cluster, What::Vetoed(Veto::Pushback));
-            }
-            self.give_reason(managed.id, Reason::Pushback);
-            // Not to be retried by any hop above either, so the client sees the mark.
-            return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
-        }
-        let not_sent = signal == Signal::Error && !by_status && managed.plan != Plan::Nothing && was_not_sent(view);
-        if not_sent
-            && !retries_left
-            && let Some(request) = self.requests.get_mut(managed.id.0)
-        {
-            request.last_not_sent = true;
-        }
-        let is_retried = by_status || elsewhere || (not_sent && retries_left);
-        if !is_retried {
-            // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
-            // to be retried by any hop above, either.
-            return (!marked && self.enforces()).then(|| {
-                if !not_sent {
-                    self.strip_from_response(managed.id, RATE_LIMITED);
-                }
-                mark
-            });
-        }
-        // In shadow mode, the retry is charged when it happens.
-        if !retries_left || marked || !self.enforces() {
-            return None;
-        }
-        if self.charge_retry(&managed, not_sent, view) == Charge::Denied {
-            self.give_reason(managed.id, Reason::Budget);
-            return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..mark });
-        }
-        if let Some(request) = self.requests.get_mut(managed.id.0) {
-            request.retries.pay_ahead();
-        }
-        // Envoy has no other word for it.
-        (!by_status).then(|| {
-            self.strip_from_response(managed.id, NOT_SENT);
-            ResponseDecision { mark: Some(NOT_SENT), ..ResponseDecision::default() }
-        })
-    }
-
-    /// Whether hosts other than the one that pushes back take requests.
-    fn others_take(&self, cluster: ClusterId) -> bool {
-        let outliers = self.engine.cluster(cluster).and_then(|cluster| cluster.outliers.as_ref());
-        outliers.is_some_and(|outliers| outliers.others_take(self.wall_clock))
-    }
-
     /// Why a request is not retried.
-    fn give_reason(&mut self, request: StreamId, reason: Reason) {
+    pub(super) fn give_reason(&mut self, request: StreamId, reason: Reason) {
         if let Some(request) = self.requests.get_mut(request.0) {
             request.reason = Some(reason);
-        }
-    }
-
-    fn strip_from_response(&mut self, request: StreamId, header: &'static str) {
-        if let Some(request) = self.requests.get_mut(request.0) {
-            request.strip_response_header = Some(header);
         }
     }
 
@@ -383,24 +281,16 @@ impl Worker {
 
     /// What `decide` said about a request; `None` for requests that `decide` does not see, mirrored ones among them, and where
     /// it has no say.
-    fn managed(&self, id: StreamId) -> Option<Managed> {
+    pub(super) fn managed(&self, id: StreamId) -> Option<Managed> {
         self.requests.get(id.0)?.managed(id)
     }
 }
 
 /// The request that the current attempt belongs to.
-fn tagged<H: Host>(host: &H) -> Option<StreamId> {
+pub(super) fn tagged<H: Host>(host: &H) -> Option<StreamId> {
     host.property(Property::Request).and_then(|tag| read_tag(&tag))
 }
 
 fn read_tag(tag: &[u8]) -> Option<StreamId> {
     tag.first_chunk().map(|id| StreamId(u32::from_le_bytes(*id)))
-}
-
-/// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so
-/// without a doubt: see [`proxy_status`] on what Envoy states, and why its `proxy-status` alone is not enough.
-fn was_not_sent<H: Host>(view: &View<'_, H>) -> bool {
-    proxy_status::signal(view.proxy_status()) == Some(Signal::Refused)
-        && view.response_header("x-envoy-attempt-count").is_some_and(|count| &*count == b"1")
-        && view.response_header("x-envoy-upstream-service-time").is_none()
 }

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`worker`] | all that one worker knows; the timer; the end of an attempt |
 //! | `arrival`, `response`, `end` | role `decide`: a request arrives, is answered, ends |
-//! | `attempt` | role `guard`: an attempt is sent, is answered, ends |
+//! | `attempt`, `attempt_response` | role `guard`: an attempt is sent, is answered, ends |
 //! | `log` | role `watch`: an attempt's log entry |
 //! | `streams` | responses that go on speak for their hosts |
 //! | `waiting` | requests that are overdue speak against theirs |
@@ -25,6 +25,7 @@
 pub mod admission;
 mod arrival;
 mod attempt;
+mod attempt_response;
 mod breaker;
 pub mod cluster;
 pub mod clusters;

@@ -1,6 +1,7 @@
 //! What happened, told: counters, gauges and lines of Envoy's log.
 
 use super::host::update;
+use super::log_limit::LogLimit;
 use crate::base::random::hash;
 use crate::base::text::printable;
 use crate::base::time::millis;
@@ -15,10 +16,6 @@ use crate::incident::{self, Pattern, State};
 use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, incidents};
 use crate::outlier;
 
-/// The lines of a log about hosts are bounded: how many there are is up to the upstreams, and a log that is flooded hides the
-/// rest. So many lines in a second, from each worker. What is left out is counted, and metrics have it.
-const LINES: u32 = 20;
-const SECOND: u64 = 1_000_000_000;
 /// Which series of single hosts were made: hashes of their names.
 const HOST_SERIES: &str = "weir/host-series";
 /// There are never more of them, since Envoy forgets none.
@@ -47,14 +44,6 @@ struct Series {
     open: bool,
 }
 
-/// What was written in the current second of the host's clock.
-#[derive(Debug, Default)]
-struct LogLimit {
-    second: u64,
-    written: u32,
-    left_out: u32,
-}
-
 /// A cluster, while something is told about it.
 struct About<'a> {
     id: ClusterId,
@@ -66,7 +55,7 @@ impl Telemetry {
     /// Tells all that happened since the last time.
     pub(super) fn tell(&mut self, worker: &mut Worker) {
         while let Some(Event { cluster: id, what }) = worker.poll_event() {
-            self.log.turn(worker.last_time().as_nanos() / SECOND);
+            self.log.turn(worker.last_time());
             if let Some(name) = worker.cluster_name(id) {
                 self.tell_of(&About { id, name, mode: worker.mode() }, &what);
             }
@@ -222,7 +211,7 @@ impl Telemetry {
 
     /// On each tick: what concerns no single cluster, where it is another than when it was last told.
     pub(super) fn tell_totals(&mut self, worker: &Worker) {
-        self.log.turn(worker.last_time().as_nanos() / SECOND);
+        self.log.turn(worker.last_time());
         let counts = worker.cluster_counts();
         let (known, forgotten) = std::mem::replace(&mut self.clusters, counts);
         if known != counts.0 {
@@ -260,30 +249,6 @@ impl Series {
 
 const MISROUTED: &str = "requests do not go where they are steered, so ejections are advisory: it lacks \
                          override_host, or its routes lack stateful_session";
-
-impl LogLimit {
-    /// Begins a new second if there is one, and says how many lines the one before left out.
-    fn turn(&mut self, second: u64) {
-        if self.second == second {
-            return;
-        }
-        let left_out = std::mem::replace(self, Self { second, ..Self::default() }).left_out;
-        if left_out > 0 {
-            let count = left_out.to_string();
-            abi::log(Level::Warn, &["weir: ", &count, " more lines in one second were left out"].concat());
-        }
-    }
-
-    /// Writes a line that names what upstreams are called, unless there were too many.
-    fn write(&mut self, level: Level, line: &str) {
-        if self.written >= LINES {
-            self.left_out = self.left_out.saturating_add(1);
-            return;
-        }
-        self.written += 1;
-        abi::log(level, line);
-    }
-}
 
 /// The gauges of what is decided have names of their own in shadow mode.
 const fn decided(mode: Mode) -> (Gauge, Gauge) {

@@ -4,7 +4,6 @@ use super::event::{Event, State};
 use super::host::{Context, HostIncidents, Settled};
 use super::pattern::Pattern;
 use super::{Milliseconds, Note, add, sub, times};
-use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::Time;
 use crate::outlier::address::is_address;
 
@@ -14,40 +13,37 @@ pub const MOST_HOSTS_DOWN: usize = 64;
 pub const RACES: u64 = 3;
 /// Idle times are alike if the longest is at most this many times half the shortest.
 pub const ALIKE: u64 = 3;
-/// What a record starts with: a name, and the version of what follows.
-const FORMAT: Format = *b"wri\x01";
-
 /// The record. Times are milliseconds since the epoch; 0 is none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClusterIncidents {
-    hosts: Vec<HostIncidents>,
-    outage: Option<Outage>,
-    race: Race,
+    pub(super) hosts: Vec<HostIncidents>,
+    pub(super) outage: Option<Outage>,
+    pub(super) race: Race,
 }
 
 /// Most hosts are down.
 #[derive(Clone, Copy, Debug)]
-struct Outage {
-    since: Milliseconds,
+pub(super) struct Outage {
+    pub(super) since: Milliseconds,
     /// How many hosts went down.
-    hosts: u64,
+    pub(super) hosts: u64,
     /// How far apart they went down.
-    within: Milliseconds,
+    pub(super) within: Milliseconds,
 }
 
 /// Requests on idle connections race with the server, which closes these.
 #[derive(Clone, Copy, Debug, Default)]
-struct Race {
+pub(super) struct Race {
     /// The number of moments at which idle connections were reset.
-    moments: u64,
+    pub(super) moments: u64,
     /// The latest such moment.
-    latest: Milliseconds,
+    pub(super) latest: Milliseconds,
     /// The shortest idle time.
-    idle_min: Milliseconds,
+    pub(super) idle_min: Milliseconds,
     /// The longest idle time.
-    idle_max: Milliseconds,
+    pub(super) idle_max: Milliseconds,
     /// When the race was reported; 0 if it was not.
-    reported: Milliseconds,
+    pub(super) reported: Milliseconds,
 }
 
 impl Race {
@@ -88,41 +84,6 @@ impl Race {
 }
 
 impl ClusterIncidents {
-    /// The record as bytes; none if there is nothing to remember.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut record = Vec::new();
-        let (outage, race) = (self.outage, &self.race);
-        let Outage { since, hosts, within } = outage.unwrap_or(Outage { since: 0, hosts: 0, within: 0 });
-        let numbers = [since, race.latest, race.reported, hosts, within, race.moments, race.idle_min, race.idle_max];
-        if self.hosts.is_empty() && numbers == [0; 8] {
-            return record;
-        }
-        let mut writer = Writer::new(&mut record, &FORMAT, 64 + 320 * self.hosts.len());
-        writer.u64s(&numbers);
-        self.hosts.iter().for_each(|host| host.encode(&mut writer));
-        record
-    }
-
-    /// Reads a record, brought back to what is possible now. `None` if it is no such record, or one of another version: then
-    /// there is nothing to remember.
-    pub(super) fn decode(record: &[u8], now: Milliseconds) -> Option<Self> {
-        let mut record = Reader::new(record, &FORMAT)?;
-        let [since, latest, reported] = record.u64s()?.map(|time: Milliseconds| time.min(now));
-        let [hosts, within, moments, idle_min, idle_max] = record.u64s()?;
-        let outage = (since > 0).then_some(Outage { since, hosts, within });
-        let race = Race { moments, latest, idle_min, idle_max, reported };
-        let mut shared = Self { hosts: Vec::new(), outage, race };
-        while !record.is_empty() {
-            let address = record.text().filter(|address| is_address(address))?;
-            let host = HostIncidents::decode(address, &mut record, now)?;
-            if shared.hosts.len() >= MOST_HOSTS_DOWN {
-                return None;
-            }
-            shared.hosts.push(host);
-        }
-        Some(shared)
-    }
-
     /// Adds what a worker noted.
     pub(super) fn note(&mut self, note: &Note) {
         let known = self.hosts.iter().position(|host| host.address == note.host);

@@ -18,7 +18,6 @@ use super::event::{Event, State};
 use super::pattern::Pattern;
 use super::restarts::{CRASHES, Restarts};
 use super::{Milliseconds, add, sub, times};
-use crate::base::bytes::{Reader, Writer};
 
 /// What another worker saw is known this much later at most, as a rule.
 pub(super) const LAG: Milliseconds = 200;
@@ -36,14 +35,14 @@ pub const TIMEOUTS: u64 = 3;
 pub(super) struct HostIncidents {
     /// The address and port.
     pub(super) address: Box<str>,
-    episode: Episode,
-    restarts: Restarts,
+    pub(super) episode: Episode,
+    pub(super) restarts: Restarts,
     /// The pattern of the incident that is open.
-    open: Option<Pattern>,
+    pub(super) open: Option<Pattern>,
     /// When the latest incident opened.
-    opened: Milliseconds,
+    pub(super) opened: Milliseconds,
     /// When something was last reported of the host.
-    reported: Milliseconds,
+    pub(super) reported: Milliseconds,
 }
 
 /// How an episode ended.
@@ -266,59 +265,6 @@ impl HostIncidents {
         let [reset, refused, connect_timeout, timeout] = kinds;
         let lasted_down = sub(up.max(down.failed), down.since);
         Event::new(state, pattern, host, &[reset, refused, connect_timeout, timeout, lasted_down, lasted])
-    }
-
-    /// Writes the address, then the times, then the other numbers.
-    pub(super) fn encode(&self, record: &mut Writer<'_>) {
-        let down = self.episode.down().copied().unwrap_or_default();
-        let Restarts { count, crashes, resets, refusals, .. } = self.restarts;
-        let Restarts { first_down, last_down, period_min, period_max, .. } = self.restarts;
-        let Restarts { least, most, middle_min, middle_max, middle_sum, .. } = self.restarts;
-        // Addresses are at most `LONGEST_ADDRESS` long.
-        record.text(&self.address);
-        record.u64s(&[down.since, down.failed, self.episode.up(), down.first_break, first_down, last_down]);
-        record.u64s(&[self.opened, self.reported]);
-        record.u64s(&down.counts);
-        record.u64s(&[down.idle.count, down.idle.min, down.idle.max, down.timeouts]);
-        record.u64s(&[count, crashes, resets, refusals, period_min, period_max]);
-        record.u64s(&[least, most, middle_min, middle_max, middle_sum]);
-        // The open pattern is written by its number, from 1; 0 is none.
-        record.u64s(&[self.open.map_or(0, |pattern| pattern as u64 + 1), u64::from(down.is_cluster_wide)]);
-    }
-
-    /// Reads what follows the address. The clock may have stepped back: no time is in the future.
-    pub(super) fn decode(address: &str, record: &mut Reader<'_>, now: Milliseconds) -> Option<Self> {
-        let times = record.u64s::<8>()?.map(|time| time.min(now));
-        let [since, failed, up, first_break, first_down, last_down, opened, reported] = times;
-        let counts = record.u64s()?;
-        let numbers: [_; 17] = record.u64s()?;
-        let [idle_resets, min, max, timeouts, count, crashes, resets, refusals, period_min, period_max, ..] = numbers;
-        let [.., least, most, middle_min, middle_max, middle_sum, open, is_cluster_wide] = numbers;
-        let idle = IdleResets { count: idle_resets, min, max };
-        let is_cluster_wide = is_cluster_wide > 0;
-        let down = Down { since, failed, first_break, counts, idle, timeouts, is_cluster_wide };
-        let episode = match (since, up) {
-            (0, _) => Episode::None,
-            (_, 0) => Episode::Down(down),
-            (_, up) => Episode::Back(down, up),
-        };
-        let restarts = Restarts {
-            count,
-            crashes,
-            resets,
-            refusals,
-            first_down,
-            last_down,
-            period_min,
-            period_max,
-            least,
-            most,
-            middle_min,
-            middle_max,
-            middle_sum,
-        };
-        let open = usize::try_from(open.wrapping_sub(1)).ok().and_then(|number| Pattern::ALL.get(number).copied());
-        Some(Self { address: address.into(), episode, restarts, open, opened, reported })
     }
 }
 

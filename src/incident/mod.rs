@@ -24,6 +24,7 @@ mod episode;
 mod event;
 mod host;
 mod pattern;
+mod record;
 mod restarts;
 
 use crate::base::time::Time;

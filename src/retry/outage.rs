@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::base::bytes::{Reader, Writer};
 use crate::base::time::{Time, nanos};
-use crate::retry::budget::TOGETHER;
+use crate::retry::news::TOGETHER;
 
 /// After so long without failures, all is well.
 const QUIET: Duration = Duration::from_secs(1);

@@ -1,0 +1,122 @@
+//! Role `guard`, an attempt is answered: whether Envoy may retry the response, and who pays for that.
+
+use super::attempt::{Attempt, State, tagged};
+use super::correlate::ClusterId;
+use super::decision::{RATE_LIMITED, ResponseDecision, Verdict};
+use super::event::{Veto, What};
+use super::host::{Host, StreamId};
+use super::view::{Phase, View};
+use super::worker::Worker;
+use crate::retry::budget::Charge;
+use crate::retry::reason::Reason;
+use crate::retry::{NOT_SENT, Plan};
+use crate::signal::{Signal, proxy_status};
+
+impl Worker {
+    /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
+    /// ends the retries, and the client gets it as it is.
+    pub fn on_attempt_response<H: Host>(
+        &mut self,
+        stream: StreamId,
+        host: &H,
+        end_of_stream: bool,
+    ) -> ResponseDecision {
+        let view = &View::new(host, Phase::Headers);
+        self.last_attempt = None;
+        if self.attempts.get(stream.0).is_none() {
+            self.attempts.insert(stream.0, Attempt::default());
+        }
+        let number = self.attempts.get_mut(stream.0).map_or(0, |attempt| {
+            if attempt.state == State::Running {
+                attempt.state = State::Answered;
+            }
+            attempt.number
+        });
+        // Nobody but `guard` has business setting it; Envoy would retry even a success.
+        let remove = self.uses_retriable_header.then_some(NOT_SENT);
+        let decision = self.attempt_answered(number, end_of_stream, view).unwrap_or_default();
+        let decision = ResponseDecision { remove, ..decision };
+        if self.enforces() { decision } else { decision.in_shadow() }
+    }
+
+    fn attempt_answered<H: Host>(
+        &mut self,
+        number: u64,
+        end_of_stream: bool,
+        view: &View<'_, H>,
+    ) -> Option<ResponseDecision> {
+        let answer = view.refusal(end_of_stream)?;
+        let signal = answer.signal()?;
+        let managed = self.managed(tagged(view.host)?)?;
+        let policy = self.engine.retry_policy(managed.cluster)?;
+        let most = managed.reservation.map_or(policy.max_retries, |reservation| reservation.granted);
+        let retries_left = number <= u64::from(most);
+        let by_status = managed.plan.permits(policy, Signal::Error, &answer);
+        let marked = view.response_header(RATE_LIMITED).is_some();
+        let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
+        let elsewhere =
+            signal == Signal::Pushback && managed.plan.repeats() && retries_left && self.others_take(managed.cluster);
+        if signal == Signal::Pushback && !elsewhere {
+            if by_status && retries_left {
+                self.report(managed.cluster, What::Vetoed(Veto::Pushback));
+            }
+            self.give_reason(managed.id, Reason::Pushback);
+            // Not to be retried by any hop above either, so the client sees the mark.
+            return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
+        }
+        let not_sent = signal == Signal::Error && !by_status && managed.plan != Plan::Nothing && was_not_sent(view);
+        if not_sent
+            && !retries_left
+            && let Some(request) = self.requests.get_mut(managed.id.0)
+        {
+            request.last_not_sent = true;
+        }
+        let is_retried = by_status || elsewhere || (not_sent && retries_left);
+        if !is_retried {
+            // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
+            // to be retried by any hop above, either.
+            return (!marked && self.enforces()).then(|| {
+                if !not_sent {
+                    self.strip_from_response(managed.id, RATE_LIMITED);
+                }
+                mark
+            });
+        }
+        // In shadow mode, the retry is charged when it happens.
+        if !retries_left || marked || !self.enforces() {
+            return None;
+        }
+        if self.charge_retry(&managed, not_sent, view) == Charge::Denied {
+            self.give_reason(managed.id, Reason::Budget);
+            return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..mark });
+        }
+        if let Some(request) = self.requests.get_mut(managed.id.0) {
+            request.retries.pay_ahead();
+        }
+        // Envoy has no other word for it.
+        (!by_status).then(|| {
+            self.strip_from_response(managed.id, NOT_SENT);
+            ResponseDecision { mark: Some(NOT_SENT), ..ResponseDecision::default() }
+        })
+    }
+
+    /// Whether hosts other than the one that pushes back take requests.
+    fn others_take(&self, cluster: ClusterId) -> bool {
+        let outliers = self.engine.cluster(cluster).and_then(|cluster| cluster.outliers.as_ref());
+        outliers.is_some_and(|outliers| outliers.others_take(self.wall_clock))
+    }
+
+    fn strip_from_response(&mut self, request: StreamId, header: &'static str) {
+        if let Some(request) = self.requests.get_mut(request.0) {
+            request.strip_response_header = Some(header);
+        }
+    }
+}
+
+/// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so
+/// without a doubt: see [`proxy_status`] on what Envoy states, and why its `proxy-status` alone is not enough.
+fn was_not_sent<H: Host>(view: &View<'_, H>) -> bool {
+    proxy_status::signal(view.proxy_status()) == Some(Signal::Refused)
+        && view.response_header("x-envoy-attempt-count").is_some_and(|count| &*count == b"1")
+        && view.response_header("x-envoy-upstream-service-time").is_none()
+}
