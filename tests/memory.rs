@@ -2,20 +2,18 @@
 //! Node. The allocator counts what the module's, dlmalloc, would take; `cargo test --test memory -- --nocapture` prints the table.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::time::Duration;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::engine::Engine;
+use weir::engine::event::What;
+use weir::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Record, Stranded, StreamId, Update};
+use weir::engine::worker::{Attachments, Worker};
 use weir::outlier::hosts::MOST_HOSTS;
-use weir::outlier::shared::WorkerId;
-use weir::outlier::{EndedAttempt, Outliers};
-use weir::retry::reservations::Account;
-use weir::signal::Signal;
 
 // The crate links only with a host beside it.
 mod fake_host;
@@ -35,9 +33,14 @@ struct Counting;
 thread_local! {
     static NOW: Cell<isize> = const { Cell::new(0) };
     static MOST: Cell<isize> = const { Cell::new(0) };
+    /// Whether it is the proxy that allocates, and not the worker.
+    static OUTSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 fn count(bytes: isize) {
+    if OUTSIDE.try_with(Cell::get).unwrap_or(true) {
+        return;
+    }
     // While a thread ends, nothing counts any more.
     _ = NOW.try_with(|now| {
         now.set(now.get() + bytes);
@@ -82,56 +85,159 @@ fn address(host: usize) -> String {
     format!("100.100.{}.{}:30000", 100 + host / 100, 100 + host % 100)
 }
 
-fn ended(outliers: &mut Outliers, host: usize, signal: Signal, now: Time) {
-    let host = address(host);
-    let attempt = EndedAttempt { host: Some(&host), signal, began: now, weight: 1, picked: true };
-    outliers.attempt_ended(&attempt, now);
+/// The proxy that a worker runs in. What it keeps does not count as the worker's.
+struct Proxy {
+    now: Cell<Time>,
+    cluster: Cell<usize>,
+    /// Where the current attempt was sent, if anywhere, and whether it was refused there.
+    attempt: Cell<(Option<usize>, bool)>,
+    records: RefCell<HashMap<(Record, String), Vec<u8>>>,
 }
 
-/// A worker that used so many clusters, each with so many hosts, a part of which then fails (in percent). It reads and writes
-/// its records as the filter does.
-fn worker(clusters: usize, hosts: usize, failing: usize) -> Engine {
-    let policy = weir::config::parse(br#"{ "role": "decide", "mode": "enforce" }"#).unwrap().policy.unwrap();
-    let mut engine = Engine::new(policy);
-    for number in 0..clusters {
-        let id = engine.cluster_id(&format!("outbound|8080||service-{number}.namespace.svc.cluster.local"));
-        let policy = engine.outlier_policy(id).unwrap();
-        let cluster = engine.cluster_mut(id).unwrap();
-        let mut now = START;
-        let mut record = None;
-        for request in 0..100 {
-            now = START.saturating_add(Duration::from_millis(100 * request));
-            let account: &mut Account = cluster.account.as_mut().unwrap();
-            account.arrive(now);
-            record = Some(account.publish(record.as_deref(), now));
-            account.published();
-        }
-        let outliers = cluster.outliers.get_or_insert_with(|| Outliers::new(policy, WorkerId(1)));
-        (0..hosts).for_each(|host| ended(outliers, host, Signal::Answered, now));
-        let mut record = None;
-        for host in 0..hosts.min(MOST_HOSTS) * failing / 100 {
-            outliers.requested(now);
-            ended(outliers, hosts - 1 - host, Signal::Refused, now);
-            record = outliers.exchange(record.as_deref(), now).or(record);
-            outliers.published();
-            outliers.take_events();
-            outliers.route(now, true, 2, Percent::default());
+fn outside<T>(what: impl FnOnce() -> T) -> T {
+    OUTSIDE.set(true);
+    let result = what();
+    OUTSIDE.set(false);
+    result
+}
+
+impl Host for Proxy {
+    type Bytes = Vec<u8>;
+
+    fn now(&self) -> Option<Time> {
+        Some(self.now.get())
+    }
+
+    fn property(&self, property: Property) -> Option<Vec<u8>> {
+        let number = |number: u64| Some(number.to_le_bytes().to_vec());
+        let (host, refused) = self.attempt.get();
+        match property {
+            Property::Cluster => {
+                Some(format!("outbound|8080||service-{}.namespace.svc.cluster.local", self.cluster.get()).into_bytes())
+            }
+            Property::UpstreamAddress => host.map(|host| address(host).into_bytes()),
+            // UF: no connection to the upstream.
+            Property::Flags => number(if refused { 1 << 5 } else { 0 }),
+            Property::FailureReason if refused => Some(b"Connection refused".to_vec()),
+            Property::Code if !refused => number(200),
+            Property::AttemptCount => number(1),
+            Property::Duration | Property::BackendLatency => number(0),
+            _ => None,
         }
     }
-    engine.changed_host_counts();
-    engine
+
+    fn property_of(&self, _: StreamId, _: Property) -> Result<Option<Vec<u8>>, Stranded> {
+        Ok(None)
+    }
+
+    fn header(&self, _: HeaderMap, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn each_header(&self, _: Lengths, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        visit(b":method", b"GET");
+    }
+
+    fn update(&self, key: &Key<'_>, change: &mut Change<'_>) -> Update {
+        let place = outside(|| (key.record, key.cluster.to_owned()));
+        let changed = change(self.records.borrow().get(&place).map(Vec::as_slice));
+        outside(|| match &changed {
+            Some(changed) => _ = self.records.borrow_mut().insert(place, changed.clone()),
+            None => drop(place),
+        });
+        Update::Done
+    }
+
+    fn put(&self, key: &Key<'_>, value: &[u8]) {
+        self.update(key, &mut |_| Some(value.to_vec()));
+    }
+}
+
+/// A worker of `decide` and `watch`, and what it said of its hosts last: how many are ejected, and how many remembered.
+struct Running {
+    worker: Worker,
+    streams: u32,
+    hosts: (usize, usize),
+}
+
+impl Running {
+    fn attempt(&mut self, proxy: &Proxy, host: Option<usize>, refused: bool) {
+        proxy.attempt.set((host, refused));
+        self.worker.on_attempt_log(proxy);
+        self.poll();
+    }
+
+    /// A request that is answered by its only attempt.
+    fn request(&mut self, proxy: &Proxy, host: Option<usize>) {
+        self.streams += 1;
+        let stream = StreamId(self.streams);
+        self.worker.on_request_headers(stream, proxy);
+        self.attempt(proxy, host, false);
+        self.worker.on_response_headers(stream, proxy, true);
+        self.worker.on_request_end(stream, proxy);
+        self.worker.on_request_done(stream);
+        self.poll();
+    }
+
+    fn tick(&mut self, proxy: &Proxy) {
+        self.worker.on_tick(proxy);
+        self.poll();
+    }
+
+    fn poll(&mut self) {
+        while let Some(event) = self.worker.poll_event() {
+            if let What::HostsCounted { ejected, remembered, .. } = event.what {
+                self.hosts = (ejected, remembered);
+            }
+        }
+    }
+}
+
+/// A worker that used so many clusters, each with so many hosts, a part of which then fails (in percent).
+fn worker(proxy: &Proxy, clusters: usize, hosts: usize, failing: usize) -> Running {
+    let mut running = Running { worker: Worker::default(), streams: 0, hosts: (0, 0) };
+    running.worker.attach(Attachments { watch: true, ..Attachments::default() });
+    let policy = weir::config::parse(br#"{ "role": "decide", "mode": "enforce" }"#).unwrap().policy.unwrap();
+    running.worker.configure(policy, proxy);
+    for request in 0..100 {
+        proxy.now.set(START.saturating_add(Duration::from_millis(100 * request)));
+        for cluster in 0..clusters {
+            proxy.cluster.set(cluster);
+            running.request(proxy, None);
+        }
+        running.tick(proxy);
+    }
+    for cluster in 0..clusters {
+        proxy.cluster.set(cluster);
+        // While all is calm, a sample of the answers is read.
+        (0..hosts).for_each(|host| (0..150).for_each(|_| running.attempt(proxy, Some(host), false)));
+        for host in 0..hosts.min(MOST_HOSTS) * failing / 100 {
+            running.attempt(proxy, Some(hosts - 1 - host), true);
+            running.request(proxy, Some(0));
+        }
+    }
+    running.tick(proxy);
+    running
+}
+
+fn proxy() -> Proxy {
+    Proxy {
+        now: Cell::new(START),
+        cluster: Cell::new(0),
+        attempt: Cell::new((None, false)),
+        records: RefCell::default(),
+    }
 }
 
 #[test]
 fn a_thousand_hosts_take_less_than_a_mebibyte() {
     for hosts in [1, 100, 1_000, 10_000] {
         for failing in [0, 50] {
-            let (mut engine, bytes, most) = allocated(|| worker(1, hosts, failing));
+            let proxy = proxy();
+            let (running, bytes, most) = allocated(|| worker(&proxy, 1, hosts, failing));
             show(&format!("1 cluster, {hosts} hosts, {failing} percent of them out"), bytes, most);
-            let id = engine.cluster_id("outbound|8080||service-0.namespace.svc.cluster.local");
-            let outliers = engine.cluster(id).unwrap().outliers.as_ref().unwrap();
-            assert_eq!(outliers.remembered(), hosts.min(MOST_HOSTS));
-            assert_eq!(outliers.ejected(), hosts.min(MOST_HOSTS) * failing / 100);
+            let remembered = hosts.min(MOST_HOSTS);
+            assert_eq!(running.hosts, (remembered * failing / 100, remembered));
             assert!(most <= MIB, "{hosts} hosts, {failing} percent out: {most} bytes");
         }
     }
@@ -141,7 +247,8 @@ fn a_thousand_hosts_take_less_than_a_mebibyte() {
 fn a_thousand_clusters_with_ten_hosts_each_take_less_than_eight_mebibytes() {
     for clusters in [1, 100, 1_000] {
         for hosts in [0, 10] {
-            let (_engine, bytes, most) = allocated(|| worker(clusters, hosts, 0));
+            let proxy = proxy();
+            let (_running, bytes, most) = allocated(|| worker(&proxy, clusters, hosts, 0));
             show(&format!("{clusters} clusters, {hosts} hosts each"), bytes, most);
             assert!(most <= 8 * MIB, "{clusters} clusters of {hosts} hosts: {most} bytes");
         }

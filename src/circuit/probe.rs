@@ -18,11 +18,11 @@ use super::{BreakerPolicy, Ticket, Wish};
 use crate::base::time::nanos;
 use crate::signal::Signal;
 
-/// The next probe goes after so many parts of `open_time`, if the latest was not processed, or there was none yet;
+/// After a probe that was not processed, or after the circuit opened, the next probe goes after this part of `open_time`.
 const NOT_PROCESSED: u64 = 80;
-/// or so many, if it broke off;
+/// After a probe that broke off, the next one goes after this part of `open_time`.
 const BROKE_OFF: u64 = 20;
-/// or so many, if it timed out.
+/// After a probe that timed out, the next one goes after this part of `open_time`.
 const TIMED_OUT: u64 = 4;
 
 impl Wish {

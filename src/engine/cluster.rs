@@ -14,25 +14,25 @@ use crate::retry::reservations::Account;
 #[derive(Debug)]
 pub struct Cluster {
     /// The name, as Envoy's configuration has it.
-    pub name: Box<str>,
+    pub(super) name: Box<str>,
     /// Which of the engine's policies; they are shared, since thousands of clusters may have the same.
-    pub policy: usize,
+    pub(super) policy: usize,
     /// Which of this cluster's attempts `watch` sees.
-    pub visibility: Visibility,
+    pub(super) visibility: Visibility,
     /// When retries at this cluster are charged.
-    pub charging: Charging,
+    pub(super) charging: Charging,
     /// The retry budget, where there is one.
-    pub account: Option<Account>,
+    pub(super) account: Option<Account>,
     /// How long attempts take, where an adaptive timeout depends on it.
-    pub latency: Option<Latency>,
+    pub(super) latency: Option<Latency>,
     /// Its hosts, where outlier detection is on: from the first request on.
-    pub outliers: Option<Outliers>,
+    pub(super) outliers: Option<Outliers>,
     /// Its circuit, where there is a breaker.
-    pub circuit: Option<Box<Circuit>>,
+    pub(super) circuit: Option<Box<Circuit>>,
     /// What happened to its hosts.
-    pub incidents: Incidents,
+    pub(super) incidents: Incidents,
     /// Whether its circuit was open when that was last reported.
-    pub reported_open: bool,
+    pub(super) reported_open: bool,
     /// How many hosts were ejected and how many were remembered when that was last reported.
     pub(super) reported_hosts: (usize, usize),
     /// Whether it was reported how many retries are left.

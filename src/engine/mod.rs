@@ -22,13 +22,13 @@
 //!
 //! Decisions are values, and so is what happened. Nothing here calls out but through [`host::Host`].
 
-pub mod admission;
+mod admission;
 mod arrival;
 mod attempt;
 mod attempt_response;
 mod breaker;
-pub mod cluster;
-pub mod clusters;
+mod cluster;
+mod clusters;
 pub mod correlate;
 pub mod decision;
 mod end;
@@ -41,9 +41,13 @@ mod route;
 mod sampling;
 mod streams;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod view;
 mod waiting;
 pub mod worker;
+
+pub use clusters::{LONGEST_NAME, MOST_CLUSTERS};
 
 use std::time::Duration;
 
@@ -73,12 +77,12 @@ struct Retry {
 
 /// One worker's engine.
 #[derive(Debug)]
-pub struct Engine {
+struct Engine {
     policy: Policy,
     retries: Vec<Option<Retry>>,
     clusters: Clusters,
     /// Attempts that ended and are not yet understood.
-    pub attempts: Attempts,
+    attempts: Attempts,
 }
 
 impl Default for Engine {

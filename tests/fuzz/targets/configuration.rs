@@ -2,8 +2,9 @@
 
 use weir::base::time::Time;
 use weir::config::{Config, parse};
-use weir::engine::Engine;
-use weir::retry::Request;
+use weir::engine::decision::RequestDecision;
+use weir::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Stranded, StreamId, Update};
+use weir::engine::worker::Worker;
 
 /// Whatever bytes.
 pub fn json(data: &[u8]) {
@@ -45,16 +46,63 @@ fn check(data: &[u8]) {
         }
         // What is accepted works.
         Ok(Config { policy: Some(policy), .. }) => {
-            let mut engine = Engine::new(policy.clone());
-            let now = Time::from_nanos(1_800_000_000_000_000_000);
-            for cluster in ["orders", "", "outbound|80||orders.default.svc.cluster.local"] {
-                let cluster = engine.cluster_id(cluster);
-                let request = Request { method: b"GET", grpc: false, idempotency_key: false, attempt: 1 };
-                let admission = engine.admit(cluster, &request, true, now, now);
-                assert!(engine.retry_headers(cluster, &admission).len() < 10);
+            let (mut worker, mut site) = (Worker::default(), Site { cluster: "" });
+            worker.configure(policy.clone(), &site);
+            let clusters = ["orders", "", "outbound|80||orders.default.svc.cluster.local"];
+            for (stream, cluster) in (1..).map(StreamId).zip(clusters) {
+                site.cluster = cluster;
+                if let RequestDecision::Forward(edits) = worker.on_request_headers(stream, &site) {
+                    assert!(edits.retry.len() < 10);
+                }
+                worker.on_response_headers(stream, &site, true);
+                worker.on_request_end(stream, &site);
+                worker.on_request_done(stream);
             }
-            engine.reconfigure(policy, now);
+            worker.on_tick(&site);
+            worker.configure(policy, &site);
         }
         Ok(_) => {}
     }
+}
+
+/// A proxy with GETs for one cluster after the other, all answered by one host. It keeps no records.
+struct Site {
+    cluster: &'static str,
+}
+
+impl Host for Site {
+    type Bytes = Vec<u8>;
+
+    fn now(&self) -> Option<Time> {
+        Some(Time::from_nanos(1_800_000_000_000_000_000))
+    }
+
+    fn property(&self, property: Property) -> Option<Vec<u8>> {
+        match property {
+            Property::Cluster => Some(self.cluster.into()),
+            Property::UpstreamAddress => Some(b"10.0.0.1:80".to_vec()),
+            Property::Code => Some(200_u64.to_le_bytes().to_vec()),
+            Property::AttemptCount => Some(1_u64.to_le_bytes().to_vec()),
+            _ => None,
+        }
+    }
+
+    fn property_of(&self, _: StreamId, _: Property) -> Result<Option<Vec<u8>>, Stranded> {
+        Ok(None)
+    }
+
+    fn header(&self, _: HeaderMap, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn each_header(&self, _: Lengths, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        visit(b":method", b"GET");
+    }
+
+    fn update(&self, _: &Key<'_>, change: &mut Change<'_>) -> Update {
+        change(None);
+        Update::Done
+    }
+
+    fn put(&self, _: &Key<'_>, _: &[u8]) {}
 }

@@ -17,11 +17,11 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use weir::config::Policy;
-use weir::engine::clusters::{LONGEST_NAME, MOST_CLUSTERS};
 use weir::engine::decision::RequestDecision;
 use weir::engine::event::What;
 use weir::engine::host::StreamId;
 use weir::engine::worker::{Attachments, Worker};
+use weir::engine::{LONGEST_NAME, MOST_CLUSTERS};
 use weir::incident::{self, Pattern, State};
 use weir::signal::Signal;
 

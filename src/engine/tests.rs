@@ -2,24 +2,21 @@
 
 use std::time::Duration;
 
+use super::Engine;
+use super::cluster::{Charging, Visibility};
+use super::clusters::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
+use super::correlate::ClusterId;
+use crate::base::percent::Percent;
+use crate::base::time::Time;
+use crate::config::{Config, Mode, Policy, parse};
+use crate::outlier::detector::OutlierPolicy;
+use crate::outlier::shared::WorkerId;
+use crate::outlier::{EndedAttempt, Outliers};
+use crate::retry::{Class, Plan, Request};
+use crate::signal::Signal;
 use property::{Digits, for_all};
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::base::percent::Percent;
-use weir::base::time::Time;
-use weir::config::{Config, Mode, Policy, parse};
-use weir::engine::Engine;
-use weir::engine::cluster::{Charging, Visibility};
-use weir::engine::clusters::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
-use weir::engine::correlate::ClusterId;
-use weir::outlier::detector::OutlierPolicy;
-use weir::outlier::shared::WorkerId;
-use weir::outlier::{EndedAttempt, Outliers};
-use weir::retry::{Class, Plan, Request};
-use weir::signal::Signal;
 
-// The crate links only with a host beside it.
-mod fake_host;
+#[path = "../../tests/property/mod.rs"]
 mod property;
 
 /// Some moment in 2026.
