@@ -321,6 +321,44 @@ fn one_codec_for_several_filters() {
     ]);
 }
 
+/// What selects nothing, or finds nothing, says nothing where it runs.
+#[test]
+fn what_finds_nothing_in_istio() {
+    let service = |more: &str, port: u16| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: orders, namespace: shop }}\nspec:\n  {more}\n  ports: [{{ port: {port} }}]\n"
+        )
+    };
+    let deployment = |app: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: {app}, namespace: shop }}\nspec: {{ template: {{ metadata: {{ labels: {{ app: {app} }} }} }} }}\n"
+        )
+    };
+    let entry = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: { name: o, namespace: shop }\nspec: { hosts: [orders.shop.svc.cluster.local], resolution: NONE }\n";
+    let (known, unknown, headless) =
+        (service("type: ClusterIP", 8080), service("type: ClusterIP", 8081), service("clusterIP: None", 8080));
+    let (clients, others) = (deployment("storefront"), deployment("reports"));
+    let pool = "    connectionPool:\n";
+    let passthrough = format!("    loadBalancer: {{ simple: PASSTHROUGH }}\n{pool}");
+    let gateway: &[&str] = &["istio/gateway.yaml"];
+    try_cases(&[
+        (ISTIO, "istio/traffic.yaml", "", &known, &[]),
+        (ISTIO, "istio/traffic.yaml", "", &unknown, &["patch-finds-nothing"]),
+        (
+            gateway,
+            "istio/gateway.yaml",
+            "name: \"shop.example.com:80\"",
+            "name: \"cart.example.com:80\"",
+            &["patch-finds-nothing"],
+        ),
+        (ISTIO, "istio/traffic.yaml", "", &clients, &[]),
+        (ISTIO, "istio/traffic.yaml", "", &others, &["selects-nothing"]),
+        (ISTIO, "istio/traffic.yaml", "", &headless, &["not-steered"]),
+        (ISTIO, "istio/traffic.yaml", pool, &passthrough, &["not-steered"]),
+        (ISTIO, "istio/traffic.yaml", "", entry, &["not-steered"]),
+    ]);
+}
+
 #[test]
 fn rules_of_sessions_in_istio() {
     try_cases(&[

@@ -215,7 +215,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 69] = [
+pub static RULES: [Rule; 72] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. A policy in force stays; in an Envoy \
@@ -411,6 +411,20 @@ pub static RULES: [Rule; 69] = [
         "no-selector",
         "A resource in the root namespace without a selector reaches all proxies of the mesh. A pod \
         without the module's file loses all its listeners.",
+    ),
+    warning(
+        "patch-finds-nothing",
+        "A patch names a virtual host that is not there: a port that the Service does not have, or a host of \
+        no route. Nothing is steered.",
+    ),
+    warning(
+        "selects-nothing",
+        "A resource of Weir selects labels that no pod has, of the Deployments that are given: nothing happens.",
+    ),
+    warning(
+        "not-steered",
+        "A service whose requests go to addresses that clients chose (headless, `PASSTHROUGH`, a ServiceEntry \
+        without a list of hosts): Weir judges its hosts and steers none of its requests.",
     ),
     warning("client-mode-at-waypoint", "At a waypoint, `match.mode: CLIENT` never matches: the plugin does nothing."),
     warning(

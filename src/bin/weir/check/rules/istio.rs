@@ -18,6 +18,7 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
     pulled(setup, out);
     steering(setup, &patches, out);
     services(setup, &patches, out);
+    nothing_found(setup, &patches, out);
     setup.kind("DestinationRule").iter().for_each(|rule| destination_rule(setup, rule, &patches, out));
     setup.kind("VirtualService").iter().for_each(|service| virtual_service(setup, service, out));
 }
@@ -363,6 +364,89 @@ fn services(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
             out.push(Finding::new("override-host-refused", &service, text, "leave the CLUSTER patch for it out"));
         }
     }
+}
+
+/// Patches, and selectors, for which there is nothing in the files that are given.
+fn nothing_found(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
+    for patch in patches.iter().filter(|patch| patch.part == Part::Session) {
+        let name = patch.node.text("match.route_configuration.vhost.name");
+        let Some((host, port)) = name.rsplit_once(':') else { continue };
+        let unknown = if patch.context() == "GATEWAY" {
+            let routes: Vec<Node<'_>> = outside(setup);
+            // A route without hosts is for those of the listener.
+            let any = routes.iter().any(|route| hosts(route).is_empty());
+            let known = routes.iter().any(|route| hosts(route).contains(&host));
+            (!routes.is_empty() && !any && !known).then(|| format!("no route of a gateway is for the host {host:?}"))
+        } else {
+            let services = setup.kind("Service");
+            let service = services.iter().find(|service| full(service.name(), service.namespace()) == host);
+            service
+                .filter(|service| {
+                    let ports = service.items("spec.ports");
+                    !ports.is_empty()
+                        && !ports.iter().any(|own| own.number("port").is_some_and(|own| own.to_string() == port))
+                })
+                .map(|_| format!("the Service {host:?} has no port {port}"))
+        };
+        if let Some(unknown) = unknown {
+            let text = format!("the patch of the virtual host {name:?} finds nothing: {unknown}");
+            out.push(Finding::new("patch-finds-nothing", &patch.node, text, "name the virtual host HOST:PORT"));
+        }
+    }
+    let mut told: Vec<&Value> = Vec::new();
+    for patch in patches {
+        let (namespace, labels, _) = selects(&patch.filter);
+        let Some(Value::Object(labels)) = labels.filter(|_| namespace != "istio-system") else { continue };
+        let deployments = setup.kind("Deployment");
+        let mut own = deployments.iter().filter(|deployment| deployment.namespace() == namespace).peekable();
+        let fits = |deployment: &Node<'_>| {
+            let pods = deployment.at("spec.template.metadata.labels");
+            pods.is_some_and(|pods| labels.iter().all(|(name, value)| pods.value.get(name) == Some(value)))
+        };
+        if own.peek().is_some() && !own.any(fits) && !told_of(&patch.filter, &told) {
+            told.push(patch.filter.value);
+            let text = format!("EnvoyFilter {:?} selects the pods of no Deployment that is given", patch.filter.name());
+            out.push(Finding::new("selects-nothing", &patch.filter, text, "select labels of the pods' template"));
+        }
+    }
+    let session = |host: &str| patches.iter().any(|patch| patch.context() != "GATEWAY" && patch.has_session_for(host));
+    let mut unsteered = |node: &Node<'_>, host: &str, why: &str| {
+        if session(host) {
+            let text = format!("{host:?} {why}: its hosts are judged, and requests are not steered");
+            let todo = "leave it out of the policy, or set an outlierDetection in its DestinationRule";
+            out.push(Finding::new("not-steered", node, text, todo));
+        }
+    };
+    for service in setup.kind("Service") {
+        if service.text("spec.cluster_ip") == "None" || service.text("spec.clusterIP") == "None" {
+            unsteered(&service, &full(service.name(), service.namespace()), "is headless");
+        }
+    }
+    for rule in setup.kind("DestinationRule") {
+        if rule.text("spec.traffic_policy.load_balancer.simple") == "PASSTHROUGH" {
+            unsteered(&rule, &full(rule.text("spec.host"), rule.namespace()), "is balanced by PASSTHROUGH");
+        }
+    }
+    for entry in setup.kind("ServiceEntry") {
+        if matches!(entry.text("spec.resolution"), "NONE" | "DYNAMIC_DNS" | "") {
+            for host in entry.items("spec.hosts").iter().filter_map(|host| host.value.as_str()) {
+                unsteered(&entry, host, "is no list of hosts");
+            }
+        }
+    }
+}
+
+/// The routes of gateways.
+fn outside<'a>(setup: &Setup<'a>) -> Vec<Node<'a>> {
+    let services =
+        setup.kind("VirtualService").into_iter().filter(|service| !service.items("spec.gateways").is_empty());
+    services.chain(setup.kind("HTTPRoute")).collect()
+}
+
+/// The hosts of a VirtualService or an HTTPRoute.
+fn hosts<'a>(route: &Node<'a>) -> Vec<&'a str> {
+    let hosts = route.items("spec.hosts").into_iter().chain(route.items("spec.hostnames"));
+    hosts.filter_map(|host| host.value.as_str()).collect()
 }
 
 fn is_patched(patches: &[Patch<'_>], host: &str) -> bool {
