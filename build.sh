@@ -27,7 +27,7 @@ Usage: ./build.sh [-v] [COMMAND]
   test --envoy VERSION[,VERSION...] [NAME]
                   run the tests against real Envoys of these versions
   test control-planes
-                  run the resources for Istio under istiod's own generators, which it builds with Go once
+                  run the resources under istiod's own generators and Envoy Gateway, which it builds with Go once
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
   soak [MINUTES [CONNECTIONS]]
                   half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
@@ -471,8 +471,8 @@ install_node_runner() {
     export NODE_PATH=$PWD/tests/node # where `require("env")` finds env.js
 }
 
-# A test says with `with_prometheus_` or `with_helm_` in its name that it needs Prometheus or Helm, and with `istiod::` that it needs what
-# `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left out, and named at the end.
+# A test says with `with_prometheus_` or `with_helm_` in its name that it needs Prometheus or Helm, and with `istiod::` or
+# `envoy_gateway::` that it needs what `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left out, and named at the end.
 skip=() left_out=() helps=()
 
 # Helm has no package in Debian; Go builds it, for this tree alone.
@@ -496,13 +496,17 @@ provide_for() {
     if [[ $names == *with_helm_* ]] && ! provide_helm; then
         leave_out with_helm_ "helm is missing, and Go cannot build it; install it as https://helm.sh/docs/intro/install says"
     fi
-    if [[ $names == *istiod::* ]] && ! build_control_planes; then leave_out istiod:: "$help"; fi
+    if [[ $names == *istiod::* || $names == *envoy_gateway::* ]] && ! build_control_planes; then
+        leave_out istiod:: "$help"
+        leave_out envoy_gateway:: "$help"
+    fi
 }
 
 # leave_out PART WHY: those of `names` that contain it.
 leave_out() {
     local test
-    skip+=(--skip "$1") helps+=("$2")
+    skip+=(--skip "$1")
+    if [[ ${helps[*]-} != *"$2"* ]]; then helps+=("$2"); fi
     while read -r test; do left_out+=("$test"); done < <(sed -n "s/^\\(.*$1.*\\): test\$/\\1/p" <<<"$names" | sort -u)
 }
 
@@ -521,9 +525,12 @@ build_control_planes() {
         help="no network namespace can be made; be root, or let users make some: sysctl kernel.unprivileged_userns_clone=1"
         return 1
     fi
-    say "Building istiod's generators (the first time some minutes)"
+    say "Building istiod's generators and Envoy Gateway (the first time some minutes)"
     # The module asks for a newer Go than many machines have; Go downloads that by itself, where it is not told to stay local.
     (cd tests/control-planes && GOTOOLCHAIN=auto go build -o ../../target/control-planes/istiod ./istiod) || die "they do not compile, see above"
+    # A module of its own: the two pin other versions of the same libraries.
+    (cd tests/control-planes/envoy-gateway && GOTOOLCHAIN=auto go build -ldflags="-s -w" -o ../../../target/control-planes/envoy-gateway \
+        github.com/envoyproxy/gateway/cmd/envoy-gateway) || die "Envoy Gateway does not compile, see above"
 }
 
 run_tests() { # NAME...
@@ -588,7 +595,7 @@ test_control_planes() {
     build_module
     install_envoy
     cargo test --test control_planes || die "some tests FAILED; each is named above"
-    say "All tests passed under istiod's generators."
+    say "All tests passed under istiod's generators and Envoy Gateway."
 }
 
 test_compose() {

@@ -76,8 +76,8 @@ fn settings() -> Vec<(Value, Vec<&'static str>)> {
     let orders = json!([{"name": "orders", "namespace": "shop", "port": 8080}]);
     let two =
         json!([{"name": "carts", "namespace": "web", "port": 80}, {"name": "shop", "namespace": "auth", "port": 9090}]);
-    let routes = json!([{"name": "carts", "namespace": "web", "rules": 2}, {"name": "orders", "namespace": "users"}]);
-    let listeners = json!([{"protocol": "http", "port": 8080}, {"protocol": "https", "port": 443}, {"protocol": "https", "port": 444, "name": "tls"}]);
+    let routes = json!([{"name": "carts", "namespace": "web"}, {"name": "orders", "namespace": "users"}]);
+    let listeners = json!([{"protocol": "http", "port": 8080}, {"protocol": "https", "port": 443}, {"protocol": "http3", "port": 443}, {"protocol": "https", "port": 444, "name": "tls"}]);
     let image = "oci://registry.example.com/weir:7";
     vec![
         (
@@ -107,8 +107,8 @@ fn settings() -> Vec<(Value, Vec<&'static str>)> {
         (
             json!({"platform": "envoy-gateway", "mode": "shadow", "services": routes,
                 "gateway": {"name": "public", "namespace": "edge", "listeners": listeners}}),
-            "envoy-gateway --route web/carts:2 --route users/orders --gateway edge/public --shadow \
-             --listener http:8080 --listener https:443 --listener https:444:tls"
+            "envoy-gateway --route web/carts --route users/orders --gateway edge/public --shadow \
+             --listener http:8080 --listener https:443 --listener http3:443 --listener https:444:tls"
                 .split_whitespace()
                 .collect(),
         ),

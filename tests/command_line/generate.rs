@@ -105,7 +105,7 @@ fn ones_own_services_are_all_in_it() {
         let run = with(&[
             "envoy-gateway",
             "--route",
-            "web/carts:2",
+            "web/carts",
             "--route",
             "web/users",
             "--gateway",
@@ -114,13 +114,15 @@ fn ones_own_services_are_all_in_it() {
             "http:8080",
             "--listener",
             "https:443:tls",
+            "--listener",
+            "http3:443:tls",
         ]);
         for text in [
-            "httproute/web/carts/rule/0",
-            "httproute/web/carts/rule/1",
-            "httproute/web/users/rule/0",
+            "httproute/web/carts/rule/*",
+            "httproute/web/users/rule/*",
             "tcp-8080",
             "tcp-443",
+            "udp-443",
             "http-8080",
             "edge/public/tls",
             "name: public",
@@ -128,10 +130,7 @@ fn ones_own_services_are_all_in_it() {
             assert!(run.out.contains(text), "{text}: {}", run.out);
         }
         let kinds: Vec<Value> = documents(&run.out).iter().map(|document| document["kind"].clone()).collect();
-        assert_eq!(
-            kinds,
-            ["EnvoyPatchPolicy", "EnvoyProxy", "BackendTrafficPolicy", "BackendTrafficPolicy", "ClientTrafficPolicy"]
-        );
+        assert_eq!(kinds, ["EnvoyPatchPolicy", "EnvoyProxy", "BackendTrafficPolicy", "BackendTrafficPolicy"]);
 
         let run = with(&[
             "envoy",
@@ -160,5 +159,6 @@ fn what_is_no_name_is_refused() {
         assert!(run.status == 2 && run.err.contains("orders.shop:8080"), "{service}: {}", run.err);
     }
     assert_eq!(weir(&["generate", "envoy-gateway", "--route", "orders", "--gateway", "eg"], b"").status, 2);
+    assert_eq!(weir(&["generate", "envoy-gateway", "--route", "shop/orders:2", "--gateway", "eg"], b"").status, 2);
     assert_eq!(weir(&["generate", "envoy", "--service", "orders=host"], b"").status, 2);
 }

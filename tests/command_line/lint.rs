@@ -13,6 +13,13 @@ const PULLED: &[&str] = &["istio/wasmplugin.yaml", "istio/attempts.yaml", "istio
 const OVERRIDE: &[&str] = &["istio/decide-override.yaml", "istio/cluster.yaml", "istio/traffic.yaml"];
 const GATEWAY: &[&str] =
     &["gateway/envoypatchpolicy.yaml", "gateway/envoyproxy.yaml", "gateway/traffic.yaml", "gateway/gateway.yaml"];
+/// The same with steering by patches of clusters.
+const GATEWAY_OVERRIDE: &[&str] = &[
+    "gateway/envoypatchpolicy-override.yaml",
+    "gateway/envoyproxy.yaml",
+    "gateway/traffic-override.yaml",
+    "gateway/gateway.yaml",
+];
 const SERVED: &[&str] = &["gateway/envoyextensionpolicy.yaml", "gateway/gateway.yaml"];
 const ENVOY: &[&str] = &["envoy.yaml"];
 
@@ -42,8 +49,48 @@ spec:
                 fallback_policy: {}
 ";
 
+/// A patch of the one rule's cluster.
+const RULE: &str = "  - type: type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: httproute/shop/orders/rule/0
+    operation:
+      op: replace
+      path: /load_balancing_policy
+      value:
+        policies:
+        - typed_extension_config:
+            name: envoy.load_balancing_policies.override_host
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost
+              override_host_sources:
+              - header: x-weir-hosts
+              fallback_policy:
+                policies:
+                - typed_extension_config:
+                    name: envoy.load_balancing_policies.round_robin
+                    typed_config:
+                      '@type': type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin
+                      locality_lb_config: { locality_weighted_lb_config: {} }
+";
+/// What keeps clients from sending the header.
+const EARLY: &str = "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: ClientTrafficPolicy
+metadata: { name: eg, namespace: shop }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: eg }]
+  headers:
+    earlyRequestHeaders:
+      remove: [x-weir-hosts]
+";
+
 fn shipped(file: &str) -> String {
     match file {
+        "gateway/envoypatchpolicy-override.yaml" => {
+            let line = "                  \"steering\": { \"via\": \"stateful_session\" },\n";
+            let shipped = without(&shipped("gateway/envoypatchpolicy.yaml"), line);
+            return [shipped.as_str(), RULE].concat();
+        }
+        "gateway/traffic-override.yaml" => return [shipped("gateway/traffic.yaml").as_str(), EARLY].concat(),
         "istio/cluster.yaml" => return CLUSTER.to_owned(),
         "istio/decide-override.yaml" => {
             let line = "                  \"steering\": { \"via\": \"stateful_session\" },\n";
@@ -93,13 +140,15 @@ fn ids(findings: &[Value]) -> BTreeSet<&str> {
 #[test]
 fn nothing_is_found_in_what_is_shipped() {
     let variants: [&[&str]; 3] = [&["istio/gateway.yaml"], &["istio/gateway-api.yaml"], &["istio/waypoint.yaml"]];
-    for files in [ISTIO, PULLED, GATEWAY, SERVED, ENVOY, &["compose/envoy.yaml"]].into_iter().chain(variants) {
+    for files in
+        [ISTIO, PULLED, GATEWAY, GATEWAY_OVERRIDE, SERVED, ENVOY, &["compose/envoy.yaml"]].into_iter().chain(variants)
+    {
         let folder = folder(files, "", "", "");
         let run = check(folder.path(), &["--strict"]);
         assert_eq!(run.status, 0, "{files:?}: {}{}", run.out, run.err);
         assert!(run.out.contains("0 errors, 0 warnings, 0 notes") || !run.out.contains("Findings"), "{}", run.out);
         for file in files {
-            let run = weir(&["check", "--strict", "--format", "json", &format!("envoy/{file}")], b"");
+            let run = weir(&["check", "--strict", "--format", "json", "-"], shipped(file).as_bytes());
             assert_eq!((run.status, ids(&findings(&run))), (0, BTreeSet::new()), "{file}");
         }
     }
@@ -404,30 +453,47 @@ fn rules_of_envoy_gateway() {
     let https = "  - { name: https, protocol: HTTPS, port: 443 }\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute";
     let route = "    backendRefs: [{ name: orders, port: 8080 }]";
     let two = "    backendRefs: [{ name: orders, port: 8080, weight: 95 }, { name: canary, port: 8080, weight: 5 }]";
-    let locality = "                      # As Envoy Gateway has it: backends of one rule keep their weights.\n                      locality_lb_config: { locality_weighted_lb_config: {} }\n";
+    let locality = "                      locality_lb_config: { locality_weighted_lb_config: {} }\n";
+    let two_rules = "    backendRefs: [{ name: orders, port: 8080 }]\n  - backendRefs: [{ name: b, port: 1 }]";
+    let filtered = "    backendRefs: [{ name: orders, port: 8080, filters: [{ type: URLRewrite }] }]";
+    let modified = "    filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { remove: [x-weir-hosts] } }]\n    backendRefs: [{ name: orders, port: 8080 }]";
     fn gateway<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
         (GATEWAY, "gateway/gateway.yaml", from, to, wanted)
+    }
+    fn by_override<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
+        (GATEWAY_OVERRIDE, "gateway/gateway.yaml", from, to, wanted)
     }
     fn traffic<'a>(from: &'a str, to: &'a str, wanted: &'a [&'a str]) -> Case<'a> {
         (GATEWAY, "gateway/traffic.yaml", from, to, wanted)
     }
     try_cases(&[
         gateway("---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute", https, &["listener-without-weir"]),
-        gateway(
-            route,
-            "    backendRefs: [{ name: orders, port: 8080 }]\n  - backendRefs: [{ name: b, port: 1 }]",
-            &["rule-without-steering"],
-        ),
+        gateway(route, two_rules, &[]),
+        by_override(route, two_rules, &["rule-without-steering"]),
         gateway(route, two, &[]),
+        by_override(route, two, &[]),
+        gateway(route, filtered, &[]),
+        by_override(route, filtered, &["cluster-renamed"]),
+        gateway(route, modified, &[]),
+        by_override(route, modified, &["steering-header-modified"]),
         gateway(
             route,
-            "    backendRefs: [{ name: orders, port: 8080, filters: [{ type: URLRewrite }] }]",
-            &["cluster-renamed"],
+            "    sessionPersistence: { type: Cookie }\n    backendRefs: [{ name: orders, port: 8080 }]",
+            &["steering-moves-users"],
         ),
-        gateway(
-            route,
-            "    filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { remove: [x-weir-hosts] } }]\n    backendRefs: [{ name: orders, port: 8080 }]",
-            &["steering-header-modified"],
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "filters.http.stateful_session.v3.StatefulSession",
+            "filters.http.fault.v3.HTTPFault",
+            &["no-session"],
+        ),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "                  \"steering\": { \"via\": \"stateful_session\" },\n",
+            "",
+            &["no-override-host"],
         ),
         gateway(
             route,
@@ -446,7 +512,13 @@ fn rules_of_envoy_gateway() {
         ),
         traffic("connectTimeout: 500ms", "connectTimeout: 10s", &["connect-timeout-long"]),
         traffic("type: RoundRobin", "type: LeastRequest", &["least-request"]),
-        traffic("remove: [x-weir-hosts]", "remove: [x-other]", &["header-not-removed-early"]),
+        (
+            GATEWAY_OVERRIDE,
+            "gateway/traffic-override.yaml",
+            "remove: [x-weir-hosts]",
+            "remove: [x-other]",
+            &["header-not-removed-early"],
+        ),
         traffic("  retry:\n", "  admissionControl: {}\n  retry:\n", &["guard-bypassed"]),
         traffic(
             "  retry:\n",
@@ -462,9 +534,17 @@ fn rules_of_envoy_gateway() {
             &["no-override-host"],
         ),
     ]);
+    // HTTP/3 beside HTTPS, and patches for HTTPS alone.
+    let http3 = "---\n{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: ClientTrafficPolicy, metadata: {name: eg, namespace: shop}, spec: {http3: {}}}\n";
+    let with_http3 = folder(GATEWAY, "gateway/gateway.yaml", "protocol: HTTP,", "protocol: HTTPS,");
+    let path = with_http3.path().join("more.yaml");
+    std::fs::write(path, http3).expect("it is written");
+    let run = check(with_http3.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["listener-without-weir"]), "{}", run.out);
+    assert!(run.out.contains("udp-80"), "{}", run.out);
     // A canary whose balancer does not heed weights.
-    let folder = folder(GATEWAY, "gateway/gateway.yaml", route, two);
-    let path = folder.path().join("gateway-envoypatchpolicy.yaml");
+    let folder = folder(GATEWAY_OVERRIDE, "gateway/gateway.yaml", route, two);
+    let path = folder.path().join("gateway-envoypatchpolicy-override.yaml");
     let text = std::fs::read_to_string(&path).expect("it is there");
     assert!(text.contains(locality));
     std::fs::write(path, text.replace(locality, "")).expect("it is written");

@@ -17,7 +17,7 @@ const POLICIES: [(&str, &[&str]); 8] = [
     ("istio/decide.yaml", SERVICE),
     ("istio/wasmplugin.yaml", SERVICE),
     ("istio/trafficextension.yaml", SERVICE),
-    ("gateway/envoypatchpolicy.yaml", &["httproute/shop/orders/rule/0"]),
+    ("gateway/envoypatchpolicy.yaml", &["httproute/shop/orders/rule/0", "httproute/shop/orders/rule/1"]),
     ("gateway/envoyextensionpolicy.yaml", &["httproute/shop/orders/rule/0", "httproute/shop/orders/rule/1"]),
 ];
 /// The service's cluster, and that of a subset.

@@ -1,16 +1,20 @@
-//! The shipped resources under a real control plane: what istiod makes of them, in a real Envoy, with requests.
+//! The shipped resources under a real control plane: what istiod and Envoy Gateway make of them, in a real Envoy, with requests.
 //!
-//! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`). Each test runs in a network namespace of its own,
-//! as a process of its own, so that addresses and ports are those of a real cluster, and nothing else is reached.
+//! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`) and Envoy Gateway. Each test runs in a network
+//! namespace of its own, as a process of its own, so that addresses and ports are those of a real cluster, and nothing else is reached.
 
 mod ambient;
 mod balancing;
 mod behind;
+mod envoy_gateway;
 mod filters;
 mod gateways;
+mod host_mode;
 mod mesh;
+mod pod;
 mod pods;
 mod proxy;
+mod registry;
 // Other suites ask it for more.
 #[allow(dead_code)]
 #[path = "../real_envoy/ejection/replica.rs"]
@@ -35,10 +39,14 @@ const TEST: &str = "WEIR_CONTROL_PLANE_TEST";
 type Test = (&'static str, fn() -> Result<()>);
 
 fn main() -> ExitCode {
-    let tests =
+    let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
+    let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec())];
+    let tests = tests
+        .iter()
+        .flat_map(|(plane, tests)| tests.iter().map(move |(name, test)| (format!("{plane}::{name}"), test)));
     if let Ok(name) = std::env::var(TEST) {
-        let found = tests.iter().find(|(known, _)| *known == name).context("there is no such test");
+        let found = tests.clone().find(|(known, _)| *known == name).context("there is no such test");
         let outcome = found.and_then(|(_, test)| {
             ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "the loopback device");
             test()
@@ -51,8 +59,8 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(2);
-    let trials = tests.into_iter().map(|(name, _)| {
-        Trial::test(format!("istiod::{name}"), move || in_namespace(name).map_err(|error| format!("{error:#}").into()))
+    let trials = tests.map(|(name, _)| {
+        Trial::test(name.clone(), move || in_namespace(&name).map_err(|error| format!("{error:#}").into()))
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

@@ -35,6 +35,15 @@ fn every_documented_metric_has_the_documented_labels_and_no_others() -> Result<(
     Ok(())
 }
 
+#[test]
+fn envoy_gateway_gives_metrics_the_labels_of_the_plain_envoy() -> Result<()> {
+    let proxy = crate::yaml("gateway/envoyproxy.yaml")?;
+    let patches = proxy["spec"]["bootstrap"]["jsonPatches"].as_array().context("no jsonPatches")?;
+    let labels: serde_json::Value = patches.iter().map(|patch| patch["value"].clone()).collect();
+    ensure!(labels == crate::yaml("envoy.yaml")?["stats_config"]["stats_tags"], "they differ: {labels:#}");
+    Ok(())
+}
+
 /// The rows of the page's tables: `| `weir_a_total`, `weir_b` (a gauge) | `weir_label`: … | … |`.
 fn documented() -> Result<Labels> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"))?;

@@ -1,5 +1,5 @@
 //! What is in `envoy/` beside the bootstrap, each tried with the real thing: the dashboard's queries and the alert rules in
-//! a real Prometheus that scrapes a real Envoy; what Istio and Envoy Gateway would make of their resources in a real Envoy.
+//! a real Prometheus that scrapes a real Envoy; what Istio would make of its resources in a real Envoy.
 
 // Not all of its upstreams are needed here.
 #[allow(unused_imports)]
@@ -7,7 +7,6 @@
 mod support;
 
 mod compose;
-mod gateway;
 mod image;
 mod incident;
 mod labels;

@@ -9,7 +9,6 @@ does it: what names the service is repeated for each of one's own, be it a docum
 {{- range $word, $mark := dict
     `1 orders\.shop\.svc\.cluster\.local:8080` "@host@:@port@"
     `2 orders\.shop\.svc\.cluster\.local` "@host@"
-    `2 httproute/shop/orders/rule/0` "@cluster@"
     `3 app: storefront` "@label@"
     `3 orders` "@name@"
     `3 shop` "@namespace@"
@@ -36,7 +35,7 @@ does it: what names the service is repeated for each of one's own, be it a docum
 {{- define "weir.repeat" -}}
 {{- $text := index . 0 -}}
 {{- $made := list -}}
-{{- if regexMatch `@(name|host|cluster)@` $text -}}
+{{- if regexMatch `@(name|host)@` $text -}}
 {{- range index . 1 -}}{{- $made = append $made (include "weir.put" (list $text .)) -}}{{- end -}}
 {{- else -}}
 {{- $made = list (include "weir.put" (list $text (index . 2))) -}}
@@ -62,7 +61,10 @@ does it: what names the service is repeated for each of one's own, be it a docum
 {{- end -}}
 {{- range $text := $texts -}}
 {{- if regexMatch `@(listener|routes)@` $text -}}
-{{- range $listeners -}}{{- $items = append $items (include "weir.put" (list $text .) | fromYaml) -}}{{- end -}}
+{{- range $listeners -}}
+{{- $item := include "weir.put" (list $text .) | fromYaml -}}
+{{- if not (has $item $items) -}}{{- $items = append $items $item -}}{{- end -}}
+{{- end -}}
 {{- else -}}
 {{- $items = append $items (fromYaml $text) -}}
 {{- end -}}

@@ -60,14 +60,15 @@ struct Istio {
 
 #[derive(clap::Args)]
 struct Gateway {
-    /// An HTTPRoute, and how many rules it has (1); may be given several times
-    #[arg(long, value_name = "NAMESPACE/NAME[:RULES]", required = true, value_parser = route)]
+    /// An HTTPRoute; may be given several times
+    #[arg(long, value_name = "NAMESPACE/NAME", required = true, value_parser = route)]
     route: Vec<Route>,
     /// The Gateway, and its namespace, if that is not the first route's
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     gateway: String,
-    /// A listener of the Gateway: its protocol, port and, for HTTPS, its name (https); may be given several times
-    #[arg(long, value_name = "http|https:PORT[:NAME]", default_value = "http:80", value_parser = listener)]
+    /// A listener of the Gateway: its protocol, port and, for HTTPS, its name (https); may be given several times. With HTTP/3, a
+    /// listener for HTTPS is one more, http3
+    #[arg(long, value_name = "http|https|http3:PORT[:NAME]", default_value = "http:80", value_parser = listener)]
     listener: Vec<Listener>,
     /// Only decide and count, and change nothing
     #[arg(long)]
@@ -98,14 +99,20 @@ struct Service {
 struct Route {
     namespace: String,
     name: String,
-    rules: u32,
 }
 
 #[derive(Clone, Debug)]
 struct Listener {
-    secure: bool,
+    protocol: Protocol,
     port: u16,
     name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Https,
+    Http3,
 }
 
 /// A name of Kubernetes: RFC 1123.
@@ -137,27 +144,25 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 fn route(text: &str) -> Result<Route, String> {
-    let wrong = || format!("{text:?} is not NAMESPACE/NAME or NAMESPACE/NAME:RULES, such as shop/orders:2");
-    let (path, rules) = match text.split_once(':') {
-        Some((path, rules)) => (path, rules.parse().ok().filter(|rules| (1..=100).contains(rules)).ok_or_else(wrong)?),
-        None => (text, 1),
-    };
-    let (namespace, name) =
-        path.split_once('/').filter(|(namespace, name)| is_name(namespace) && is_name(name)).ok_or_else(wrong)?;
-    Ok(Route { namespace: namespace.to_owned(), name: name.to_owned(), rules })
+    let (namespace, name) = text
+        .split_once('/')
+        .filter(|(namespace, name)| is_name(namespace) && is_name(name))
+        .ok_or_else(|| format!("{text:?} is not NAMESPACE/NAME, such as shop/orders"))?;
+    Ok(Route { namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 fn listener(text: &str) -> Result<Listener, String> {
     let wrong = || format!("{text:?} is not http:PORT or https:PORT:NAME, such as http:80");
     let mut parts = text.split(':');
-    let secure = match parts.next() {
-        Some("http") => false,
-        Some("https") => true,
+    let protocol = match parts.next() {
+        Some("http") => Protocol::Http,
+        Some("https") => Protocol::Https,
+        Some("http3") => Protocol::Http3,
         _ => return Err(wrong()),
     };
     let port = parts.next().and_then(|port| port.parse().ok()).ok_or_else(wrong)?;
-    let name = parts.next().unwrap_or(if secure { "https" } else { "http" }).to_owned();
-    Ok(Listener { secure, port, name })
+    let name = parts.next().unwrap_or(if protocol == Protocol::Http { "http" } else { "https" }).to_owned();
+    Ok(Listener { protocol, port, name })
 }
 
 fn hosts(text: &str) -> Result<(String, Vec<(String, u16)>), String> {
@@ -265,11 +270,8 @@ impl Gateway {
         let each: Vec<Names> = self
             .route
             .iter()
-            .flat_map(|route| (0..route.rules).map(move |rule| (route, rule)))
-            .map(|(route, rule)| {
-                let cluster = format!("httproute/{}/{}/rule/{rule}", route.namespace, route.name);
+            .map(|route| {
                 Names::new([
-                    ("httproute/shop/orders/rule/0", cluster),
                     ("orders", route.name.clone()),
                     ("shop", route.namespace.clone()),
                     ("eg", gateway.to_owned()),
@@ -280,12 +282,13 @@ impl Gateway {
             .listener
             .iter()
             .map(|listener| {
-                let routes = if listener.secure {
-                    format!("{namespace}/{gateway}/{}", listener.name)
-                } else {
-                    format!("http-{}", listener.port)
+                let port = listener.port;
+                let routes = match listener.protocol {
+                    Protocol::Http => format!("http-{port}"),
+                    Protocol::Https | Protocol::Http3 => format!("{namespace}/{gateway}/{}", listener.name),
                 };
-                Names::new([("tcp-80", format!("tcp-{}", listener.port)), ("http-80", routes)])
+                let transport = if listener.protocol == Protocol::Http3 { "udp" } else { "tcp" };
+                Names::new([("tcp-80", format!("{transport}-{port}")), ("http-80", routes)])
             })
             .collect();
         let mut all = Vec::new();

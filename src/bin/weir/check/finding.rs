@@ -265,8 +265,8 @@ pub static RULES: [Rule; 72] = [
     ),
     warning(
         "steering-moves-users",
-        "The cluster spreads users by a hash (`ring_hash`, `maglev`) under `override_host`. While a host is out, steering \
-        sends each request to any other, so that users move whose own host is fine.",
+        "The cluster spreads users by a hash (`ring_hash`, `maglev`) under `override_host`, or a route keeps their sessions. \
+        While a host is out, steering sends each request to any other, so that users move whose own host is fine.",
     ),
     warning(
         "null-is-dropped",

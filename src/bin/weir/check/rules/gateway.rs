@@ -28,6 +28,7 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
     }
     listeners(setup, &ours, out);
     let steering = Steering::of(setup, &ours);
+    sessions(setup, &ours, &steering, out);
     for route in setup.kind("HTTPRoute") {
         http_route(setup, &route, &steering, out);
     }
@@ -118,6 +119,7 @@ fn target(setup: &Setup<'_>, policy: &Node<'_>, out: &mut Vec<Finding>) {
 /// Listeners that no patch gives Weir.
 fn listeners(setup: &Setup<'_>, ours: &[&Node<'_>], out: &mut Vec<Finding>) {
     let decides = |patch: &Node<'_>| setup.of_role(Role::Decide).any(|plugin| is_in(plugin, patch));
+    let http3 = setup.kind("ClientTrafficPolicy").iter().any(|policy| policy.at("spec.http3").is_some());
     for gateway in setup.kind("Gateway") {
         let of_it = ours.iter().filter(|policy| {
             targets(policy)
@@ -134,20 +136,60 @@ fn listeners(setup: &Setup<'_>, ours: &[&Node<'_>], out: &mut Vec<Finding>) {
                 continue;
             }
             let port = listener.number("port").unwrap_or_default();
-            let name = format!("tcp-{port}");
             let old = format!("{}/{}/{}", gateway.namespace(), gateway.name(), listener.text("name"));
-            if !patches.iter().any(|patch| patch.text("name") == name || patch.text("name") == old) {
+            let mut names = vec![(format!("tcp-{port}"), old.clone(), "")];
+            if http3 && listener.text("protocol") == "HTTPS" {
+                names.push((format!("udp-{port}"), format!("{old}-quic"), ", for HTTP/3"));
+            }
+            for (name, old, what) in names {
+                if patches.iter().any(|patch| patch.text("name") == name || patch.text("name") == old) {
+                    continue;
+                }
                 let text = format!(
-                    "no patch puts Weir into listener {:?} of Gateway {:?}",
+                    "no patch puts Weir into listener {:?} of Gateway {:?}{what}",
                     listener.text("name"),
                     gateway.name()
                 );
-                out.push(Finding::new(
-                    "listener-without-weir",
-                    &listener,
-                    text,
-                    format!("add the listener's patches again, with name: {name}"),
-                ));
+                let todo = format!("add the listener's patches again, with name: {name}");
+                out.push(Finding::new("listener-without-weir", &listener, text, todo));
+            }
+        }
+    }
+}
+
+/// Listeners whose requests are steered by a session, and have none, or have it too early.
+fn sessions(setup: &Setup<'_>, ours: &[&Node<'_>], steering: &Steering<'_>, out: &mut Vec<Finding>) {
+    for policy in ours {
+        let patches = policy.items("spec.json_patches");
+        for (position, patch) in patches.iter().enumerate() {
+            let own = setup.policies().find(|(plugin, policy)| policy.steering.is_some() && is_in(plugin, patch));
+            let Some((plugin, own)) = own else { continue };
+            if let Some(header) = plugin.steers_by() {
+                let judged = own.clusters().any(|cluster| cluster.outlier_detection.is_some());
+                if setup.whole && judged && !steering.sources.iter().any(|(_, source)| *source == header) {
+                    let text = "the policy steers, and no cluster reads its header";
+                    let todo = "set steering.via: stateful_session, and add the patch of weir.session, as in \
+                                envoypatchpolicy.yaml";
+                    out.push(Finding::new("no-override-host", patch, text, todo));
+                }
+                continue;
+            }
+            let listener = patch.text("name");
+            let is_session = |other: &Node<'_>| {
+                other.text("name") == listener
+                    && other.objects().iter().any(|object| object.kind() == "StatefulSession")
+            };
+            let (before, after) = patches.split_at(position);
+            if after.iter().any(is_session) {
+                continue;
+            }
+            if let Some(session) = before.iter().find(|other| is_session(other)) {
+                let text = "stateful_session is put before the router first, and decide after it";
+                out.push(Finding::new("session-before-decide", session, text, "put this patch after that of decide"));
+            } else {
+                let text = format!("the policy steers by stateful_session, and no patch puts that into {listener:?}");
+                let todo = "add the patch of weir.session, as in envoypatchpolicy.yaml";
+                out.push(Finding::new("no-session", patch, text, todo));
             }
         }
     }
@@ -170,14 +212,26 @@ fn http_route(setup: &Setup<'_>, route: &Node<'_>, steering: &Steering<'_>, out:
         if !setup.acts_on(&cluster) {
             continue;
         }
-        for backend in backends.iter().filter(|backend| !backend.items("filters").is_empty()) {
-            let text = format!("filters of a backendRef: this rule's clusters are called {cluster}/backend/0, /1, …");
-            out.push(Finding::new(
-                "cluster-renamed",
-                backend,
-                text,
-                "move the filters to the rule, or name these clusters",
-            ));
+        let renamed = format!("{cluster}/backend/0");
+        if let Some(backend) = backends.iter().find(|backend| !backend.items("filters").is_empty())
+            && (!setup.acts_on(&renamed) || steering.covers(route, &cluster) && !steering.covers(route, &renamed))
+        {
+            let text = format!("filters of a backendRef: this rule's clusters are called {renamed}, …");
+            let todo = "move the filters to the rule, or name these clusters";
+            out.push(Finding::new("cluster-renamed", backend, text, todo));
+        }
+        let moved = |session: &Node<'_>| {
+            let steers = |(plugin, policy): (&Plugin<'_>, &weir::config::Policy)| {
+                let own = policy.for_cluster(&cluster);
+                plugin.by_session() && own.steered && own.outlier_detection.is_some()
+            };
+            !session.value.is_null() && setup.policies().any(steers)
+        };
+        if let Some(session) = rule.get("session_persistence").filter(moved) {
+            let text =
+                "while a host is out, steering sends users elsewhere whose own host is fine, and they stay there";
+            let todo = format!("give {cluster:?} an entry of its own in clusters, with steering: \"off\"");
+            out.push(Finding::new("steering-moves-users", &session, text, todo));
         }
         let weighted = backends.len() > 1;
         if weighted
@@ -214,9 +268,13 @@ fn http_route(setup: &Setup<'_>, route: &Node<'_>, steering: &Steering<'_>, out:
             }
         }
     }
+    // Its mere presence switches it on, but not for routes with a traffic policy of their own.
+    let own =
+        setup.kind("BackendTrafficPolicy").iter().flat_map(targets).any(|target| target.text("name") == route.name());
     let merged =
-        setup.roots().into_iter().find_map(|root| root.at("spec.merge_backends").filter(|flag| flag.value == true));
-    if let (Some(node), true) = (merged, any) {
+        setup.kind("EnvoyProxy").into_iter().find_map(|proxy| proxy.at("spec.merge_backends")).filter(|_| !own);
+    let named = !setup.plugins.is_empty() && setup.acts_on(&format!("{prefix}0"));
+    if let Some(node) = merged.filter(|_| any || named) {
         let text = "with mergeBackends clusters are called service/NAMESPACE/NAME/PORT/http";
         out.push(Finding::new("cluster-renamed", &node, text, "name these clusters in patches and patterns"));
     }
@@ -356,7 +414,7 @@ fn bypass(setup: &Setup<'_>, out: &mut Vec<Finding>) {
         setup.kind("HTTPRouteFilter").into_iter().filter_map(|filter| filter.at("spec.credential_injection"));
     for node in admission.chain(credentials) {
         let text = "the cluster gets HTTP filters of its own, in place of the router's: guard is not among them";
-        let todo = "do without it for routes that Weir steers, or leave out the patch of their cluster";
+        let todo = "do without it for routes that Weir acts on, or mind that retries are not counted as they begin";
         out.push(Finding::new("guard-bypassed", &node, text, todo));
     }
 }

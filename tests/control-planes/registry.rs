@@ -1,0 +1,76 @@
+//! A registry with one image in it: the module, as `./build.sh image` packs it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::support::{envoy, runtime};
+
+/// What it answers, by the end of the path, and of what type that is.
+type Content = HashMap<String, (String, Bytes)>;
+
+/// Serves the image at this address, whatever it is called there.
+pub fn serve(address: SocketAddr) -> Result<()> {
+    let content = Arc::new(content()?);
+    let listener = runtime().block_on(TcpListener::bind(address))?;
+    runtime().spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let content = Arc::clone(&content);
+            let answer = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let end = request.uri().path().rsplit('/').next().unwrap_or_default();
+                let found = content.get(end).map(|(kind, bytes)| (kind.clone(), bytes.clone()));
+                async move {
+                    let response = http::Response::builder();
+                    let response = match found {
+                        Some((kind, bytes)) => response.header("content-type", kind).body(Full::new(bytes)),
+                        None => response.status(404).body(Full::default()),
+                    };
+                    Ok::<_, Infallible>(response.unwrap_or_default())
+                }
+            });
+            tokio::spawn(async move {
+                drop(Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await);
+            });
+        }
+    });
+    Ok(())
+}
+
+fn content() -> Result<Content> {
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("image.tar");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/image/build.py");
+    let run = |command: &mut Command| -> Result<()> {
+        let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    run(Command::new("python3").arg(script).arg(envoy::module()).arg(&image).arg("registry.test/weir:0.1.0"))?;
+    run(Command::new("tar").arg("-C").arg(folder.path()).arg("-xf").arg(&image))?;
+    let index: Value = serde_json::from_slice(&std::fs::read(folder.path().join("index.json"))?)?;
+    let manifest = &index["manifests"][0];
+    let mut content = Content::from([(String::new(), ("application/json".to_owned(), Bytes::from_static(b"{}")))]);
+    for blob in std::fs::read_dir(folder.path().join("blobs/sha256"))? {
+        let blob = blob?;
+        let (digest, bytes) = (format!("sha256:{}", blob.file_name().display()), std::fs::read(blob.path())?);
+        content.insert(digest, ("application/octet-stream".to_owned(), bytes.into()));
+    }
+    let digest = manifest["digest"].as_str().context("no digest")?.to_owned();
+    let bytes = content.get(&digest).context("no manifest")?.1.clone();
+    let kind = manifest["mediaType"].as_str().context("no type")?.to_owned();
+    content.insert("0.1.0".to_owned(), (kind.clone(), bytes.clone()));
+    content.insert(digest, (kind, bytes));
+    Ok(content)
+}
