@@ -107,6 +107,7 @@ fn the_defaults_are_the_documented_ones() {
         }),
         idempotent_methods: ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"].map(String::from).to_vec(),
         idempotency_key_headers: vec!["idempotency-key".to_owned()],
+        not_processed_headers: vec![],
         status_codes: vec![502, 503, 504],
         grpc_status_codes: vec![],
         per_try_timeout: None,
@@ -196,6 +197,7 @@ fn every_field_of_retry() {
     let given = retry(
         r#"{"maxRetries": 0, "budget": {"percent": 12.5, "interval": "1m"}, "minRetryRate": {"count": 3, "interval": "1m"},
             "idempotentMethods": ["GET", "PROPFIND", "GET", "get"], "idempotencyKeyHeaders": ["X-Key", "x-key", "Other"],
+            "notProcessedHeaders": ["X-Shed", "x-shed"],
             "statusCodes": [599, 400, 503, 400], "grpcStatusCodes": ["unavailable", "cancelled", "unavailable"],
             "perTryTimeout": "1m30s", "alreadyRetried": "any"}"#,
     );
@@ -208,6 +210,7 @@ fn every_field_of_retry() {
         }),
         idempotent_methods: ["GET", "PROPFIND", "get"].map(String::from).to_vec(),
         idempotency_key_headers: ["x-key", "other"].map(String::from).to_vec(),
+        not_processed_headers: vec!["x-shed".to_owned()],
         status_codes: vec![400, 503, 599],
         grpc_status_codes: vec![GrpcCode::Cancelled, GrpcCode::Unavailable],
         per_try_timeout: Some(PerTryTimeout::Fixed(millis(90_000))),

@@ -214,6 +214,24 @@ fn headers_where_there_is_a_guard() {
     }
 }
 
+/// What an upstream says is looked for by Envoy itself, unless there is a guard, and then by that under every plan.
+#[test]
+fn headers_where_upstreams_say_what_they_did_not_process() {
+    let stated = ["x-shed", "x-other"].map(String::from).to_vec();
+    let policy = RetryPolicy { not_processed_headers: stated, ..RetryPolicy::default() };
+    let (headers, without) = (RetryHeaders::new(&policy), RetryHeaders::new(&RetryPolicy::default()));
+    for plan in PLANS {
+        for (guarded, names) in [(false, "x-shed,x-other"), (true, weir::retry::NOT_SENT)] {
+            let mut expected = without.of(plan, false).to_vec();
+            if plan != Plan::Nothing {
+                expected[0].1.push_str(",retriable-headers");
+                expected.push((weir::retry::RETRIABLE_HEADER_NAMES, names.to_owned()));
+            }
+            assert_eq!(headers.of(plan, guarded), expected, "{plan:?} {guarded}");
+        }
+    }
+}
+
 #[test]
 fn headers_of_other_policies() {
     let by_code = [RESET, ",retriable-status-codes"].concat();

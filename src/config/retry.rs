@@ -21,6 +21,8 @@ pub struct RetryPolicy {
     /// Headers, in lower case, whose presence makes any method idempotent: the upstream recognises a repetition. Default:
     /// `idempotency-key` (draft-ietf-httpapi-idempotency-key-header).
     pub idempotency_key_headers: Vec<String>,
+    /// Response headers, in lower case, by whose presence an error says that the upstream did not process the request. Default: none.
+    pub not_processed_headers: Vec<String>,
     /// Response statuses that are retried where the method allows it: 400 to 599 without 429, ascending, each once.
     /// Default: 502, 503, 504.
     pub status_codes: Vec<u16>,

@@ -171,6 +171,7 @@ impl Settings {
             }),
             idempotent_methods: self.names(Names::IdempotentMethods),
             idempotency_key_headers: self.names(Names::IdempotencyKeyHeaders),
+            not_processed_headers: self.names(Names::NotProcessedHeaders),
             status_codes: self.statuses.clone(),
             grpc_status_codes: self.grpc_codes.iter().filter_map(grpc_code).collect(),
             per_try_timeout: match self.get(Number::PerTryTimeout) {

@@ -151,10 +151,11 @@ pub(super) const NUMBERS: usize = Number::Via as usize + 1;
 pub(super) enum Names {
     IdempotencyKeyHeaders,
     IdempotentMethods,
+    NotProcessedHeaders,
 }
 
 /// How many [`Names`] there are.
-pub(super) const NAMES: usize = Names::IdempotentMethods as usize + 1;
+pub(super) const NAMES: usize = Names::NotProcessedHeaders as usize + 1;
 
 /// Durations, in milliseconds.
 const SECOND: u32 = 1_000;
@@ -205,6 +206,7 @@ static RETRY: Section = Section {
         // 0 is fine with any budget: it switches retries off in an incident, without touching the rest.
         Field::whole("maxRetries", Number::MaxRetries, 0, 10, 2),
         Field::section("minRetryRate", Number::MinRetryRate, &MIN_RETRY_RATE),
+        Field { name: "notProcessedHeaders", kind: Kind::Names(Names::NotProcessedHeaders, Token::Header, &[]) },
         Field { name: "perTryTimeout", kind: Kind::SectionOrTime(Number::PerTryTimeout, &PER_TRY_TIMEOUT) },
         Field { name: "statusCodes", kind: Kind::Statuses },
     ],

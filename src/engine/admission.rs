@@ -64,10 +64,12 @@ impl Engine {
         let Some(Some(retry)) = self.retries.get(cluster.policy) else { return Admission::OFF };
         let plan = Plan::of(&retry.policy, request);
         let per_attempt = cluster.charging.is_per_attempt(guard);
+        // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
+        let spares = per_attempt || retry.policy.not_processed_headers.is_empty();
         let mut spared = false;
         let held = cluster.account.as_mut().and_then(|account| {
             account.arrive(wall_clock);
-            if plan == Plan::Unprocessed && account.spares_unprocessed(wall_clock) {
+            if plan == Plan::Unprocessed && spares && account.spares_unprocessed(wall_clock) {
                 return None;
             }
             // In shadow mode `guard` sees the retries that are not begun otherwise.
@@ -76,7 +78,7 @@ impl Engine {
             // Of interest only where the budget has too little left. While attempts fail, all retries in place of what was not
             // processed are more than one in place of whatever failed.
             let scarce = held == 0 || held < retry.policy.max_retries && account.fails(wall_clock);
-            spared = scarce && account.spares_unprocessed(wall_clock);
+            spared = scarce && spares && account.spares_unprocessed(wall_clock);
             if spared {
                 account.release(held);
             }

@@ -54,8 +54,11 @@ impl Worker {
         let by_status = managed.plan.permits(policy, Signal::Error, &answer);
         let marked = view.response_header(RATE_LIMITED).is_some();
         let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
-        let elsewhere =
-            signal == Signal::Pushback && managed.plan.repeats() && retries_left && self.others_take(managed.cluster);
+        let stated = managed.plan != Plan::Nothing && view.not_processed(policy);
+        let elsewhere = signal == Signal::Pushback
+            && (managed.plan.repeats() || stated)
+            && retries_left
+            && self.others_take(managed.cluster);
         if signal == Signal::Pushback && !elsewhere {
             if by_status && retries_left {
                 self.report(managed.cluster, What::Vetoed(Veto::Pushback));
@@ -64,7 +67,8 @@ impl Worker {
             // Not to be retried by any hop above either, so the client sees the mark.
             return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
         }
-        let not_sent = signal == Signal::Error && !by_status && managed.plan != Plan::Nothing && was_not_sent(view);
+        let unsent = signal == Signal::Error && managed.plan != Plan::Nothing && was_not_sent(view);
+        let not_sent = !by_status && !elsewhere && (stated || unsent);
         if not_sent
             && !retries_left
             && let Some(request) = self.requests.get_mut(managed.id.0)
@@ -86,7 +90,7 @@ impl Worker {
         if !retries_left || marked || !self.enforces() {
             return None;
         }
-        if self.charge_retry(&managed, not_sent, view) == Charge::Denied {
+        if self.charge_retry(&managed, !by_status && unsent, view) == Charge::Denied {
             self.give_reason(managed.id, Reason::Budget);
             return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..mark });
         }

@@ -140,8 +140,10 @@ impl Worker {
         let signal = view.request_end(answer).last_attempt()?;
         let now = self.now(view);
         let policy = self.engine.retry_policy(cluster)?;
-        let again =
-            not_sent || (!matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &answer));
+        let stated = answer.is_error() && plan != Plan::Nothing && view.not_processed(policy);
+        let again = not_sent
+            || stated
+            || (!matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &answer));
         if let Some(account) = self.account(cluster) {
             if signal.is_failure() && (again || retries > 0) {
                 account.failed(retries > 0, now);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::host::{HeaderMap, Host, Property};
 use crate::base::time::Time;
+use crate::config::RetryPolicy;
 use crate::signal::{self, proxy_status};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
 
@@ -134,6 +135,12 @@ impl<'h, H: Host> View<'h, H> {
     /// Whether the proxy that made a response says that its upstream takes no more connections.
     pub(super) fn limit_reached(&self) -> bool {
         self.status() >= Some(500) && proxy_status::signal(self.proxy_status()) == Some(Signal::Pushback)
+    }
+
+    /// Whether an error says, by a header of the policy's choice, that the upstream did not process the request.
+    #[inline(never)]
+    pub(super) fn not_processed(&self, policy: &RetryPolicy) -> bool {
+        policy.not_processed_headers.iter().any(|name| self.response_header(name).is_some())
     }
 
     /// A header of the response.

@@ -231,9 +231,11 @@ impl Headers {
         let max_retries = (MAX_RETRIES, policy.max_retries.to_string());
         let with = |mut conditions: String, by_status: bool, more: Vec<Option<Header>>| {
             let mut names = None;
-            if guarded && (busy || !by_status) {
+            let stated = &policy.not_processed_headers;
+            if !stated.is_empty() || (guarded && (busy || !by_status)) {
                 conditions.push_str(",retriable-headers");
-                names = Some((RETRIABLE_HEADER_NAMES, NOT_SENT.to_owned()));
+                let name = if guarded { NOT_SENT.to_owned() } else { stated.join(",") };
+                names = Some((RETRIABLE_HEADER_NAMES, name));
             }
             let mut headers = vec![(RETRY_ON, conditions), max_retries.clone()];
             headers.extend(more.into_iter().chain([names]).flatten());

@@ -120,6 +120,12 @@ pub fn is_stream(status: Option<u16>, connect: bool, content_type: &[u8], lasted
 }
 
 impl Answer<'_> {
+    /// Whether it is an error of HTTP or gRPC, whosever fault.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.status >= Some(400) || self.grpc_status.unwrap_or_default() != 0
+    }
+
     /// What the answer means; `None` when there was none.
     #[must_use]
     pub fn signal(&self) -> Option<Signal> {

@@ -96,7 +96,7 @@ fn too_much() {
 #[test]
 fn unknown_fields() {
     let of_retry = "expected one of alreadyRetried, budget, grpcStatusCodes, idempotencyKeyHeaders, idempotentMethods, \
-                    maxRetries, minRetryRate, perTryTimeout, statusCodes";
+                    maxRetries, minRetryRate, notProcessedHeaders, perTryTimeout, statusCodes";
     let top = "unknown field; expected one of circuitBreaker, clusters, incidents, mode, outlierDetection, retry, role, steering";
     let table = [
         (
@@ -353,6 +353,10 @@ fn names_of_methods_and_headers() {
         (
             r#"{"idempotencyKeyHeaders": ["é\r\nx"]}"#,
             format!(r#"{header}: "\u{{e9}}\u{{d}}\u{{a}}x" is not the name of a header field: {tokens}"#),
+        ),
+        (
+            r#"{"notProcessedHeaders": ["x-shed", "x shed"]}"#,
+            format!(r#"retry.notProcessedHeaders[1]: "x shed" is not the name of a header field: {tokens}"#),
         ),
         (
             r#"{"idempotencyKeyHeaders": [":path"]}"#,

@@ -283,3 +283,112 @@ fn a_veto_explains_only_the_next_log_entry() {
     at.attempt_log(&End::of_attempt(&other, 1).flags(UC));
     assert_eq!(attempts(&at.host, cluster), of([("reset", 2)]));
 }
+
+const STATED: &str = r#"{"retry": {"notProcessedHeaders": ["X-Not-Processed", "x-shed"]}}"#;
+const NAMES: &str = "x-envoy-retriable-header-names";
+const RATE_LIMITED: &str = "x-envoy-ratelimited";
+
+#[test]
+fn what_an_upstream_says_it_did_not_process_goes_elsewhere() {
+    let at = Attached::with(Level::Guard, STATED);
+    for (cluster, method, status) in
+        [("shed POST", "POST", 503), ("shed PATCH", "PATCH", 404), ("shed GET", "GET", 500), ("shed PUT", "PUT", 409)]
+    {
+        let request = at.host.request(at.decide).cluster(cluster).method(method).begin();
+        assert_eq!(
+            request.request_header(NAMES).as_deref(),
+            Some(MARK),
+            "Envoy retries what guard marks, and that only"
+        );
+        for number in 1..=2 {
+            let attempt = send(&at, &request, number);
+            assert!(attempt.continued());
+            assert!(attempt.response(status, [("x-shed", "")]));
+            assert_eq!(attempt.response_header(MARK).as_deref(), Some("true"), "{cluster} {number}");
+            assert_eq!(attempt.response_header(RATE_LIMITED), None);
+            attempt.end();
+            at.attempt_log(&End::of_attempt(&request, number).code(status).header("x-shed", ""));
+        }
+        // The last one is not retried, nor by a hop above.
+        let third = send(&at, &request, 3);
+        assert!(third.response(status, [("x-not-processed", "1")]));
+        assert_eq!(third.response_header(MARK), None);
+        assert_eq!(third.response_header(RATE_LIMITED).as_deref(), Some("true"));
+        assert!(request.response(status, [("x-not-processed", "1"), (RATE_LIMITED, "true")]));
+        assert_eq!(request.response_header(RATE_LIMITED).as_deref(), Some("true"), "{cluster}");
+        assert_eq!(counts(&at.host, "retries", "verdict", cluster), of([("granted", 2)]), "{cluster}");
+    }
+}
+
+#[test]
+fn what_is_said_of_no_error_or_by_no_header_of_the_policy_is_nothing() {
+    let at = Attached::with(Level::Guard, STATED);
+    let refused: [(u32, &[(&str, &str)]); 6] = [
+        (200, &[("x-shed", "1")]),
+        (304, &[("x-shed", "1")]),
+        (503, &[]),
+        (503, &[("x-shedding", "1")]),
+        // What a hop behind has retried is not retried here.
+        (503, &[("x-shed", "1"), (RATE_LIMITED, "true")]),
+        // No other host is known to take requests.
+        (429, &[("x-shed", "1")]),
+    ];
+    for (status, headers) in refused {
+        let request = at.host.request(at.decide).cluster("not stated").method("POST").begin();
+        let attempt = send(&at, &request, 1);
+        assert!(attempt.response(status, headers.iter().copied()));
+        assert_eq!(attempt.response_header(MARK), None, "{status} {headers:?}");
+    }
+    let at = Attached::new(Level::Guard);
+    let request = at.host.request(at.decide).cluster("stated by default").method("POST").begin();
+    let attempt = send(&at, &request, 1);
+    assert!(attempt.response(503, [("x-shed", "1")]));
+    assert_eq!(attempt.response_header(MARK), None);
+}
+
+/// A service that sheds everywhere gets no more requests for it than the budget pays for.
+#[test]
+fn the_budget_pays_for_what_was_not_processed_by_an_upstreams_word() {
+    let retry = r#""budget": {"percent": 0}, "minRetryRate": {"count": 1, "interval": "10s"}, "notProcessedHeaders": ["x-shed"]"#;
+    let at = Attached::with(Level::Guard, &format!(r#"{{"retry": {{{retry}}}}}"#));
+    let cluster = "stated and poor";
+    let mut marked = 0;
+    for number in 0..20 {
+        // Answers in between: what was never sent would be retried for nothing.
+        let request = at.host.request(at.decide).cluster(cluster).method("POST").begin();
+        assert!(send(&at, &request, 1).response(200, []));
+        request.response(200, []);
+        request.end_with(&End::new().code(200));
+        let request = at.host.request(at.decide).cluster(cluster).method("POST").begin();
+        let attempt = send(&at, &request, 1);
+        assert!(attempt.response(503, [("x-shed", "1")]));
+        marked += u32::from(attempt.response_header(MARK).is_some());
+        let denied = attempt.response_header(RATE_LIMITED).is_some();
+        assert_eq!(denied, number > 0, "{number}");
+    }
+    assert_eq!(marked, 1);
+    assert_eq!(counts(&at.host, "retries", "verdict", cluster), of([("denied", 19), ("granted", 1)]));
+}
+
+/// There Envoy looks for the headers itself.
+#[test]
+fn without_guard_envoy_is_told_the_names() {
+    for level in [Level::Decide, Level::Watch] {
+        let at = Attached::with(level, STATED);
+        for method in ["POST", "GET"] {
+            let request = at.host.request(at.decide).cluster("unguarded, stated").method(method).begin();
+            assert_eq!(request.request_header(NAMES).as_deref(), Some("x-not-processed,x-shed"), "{level:?} {method}");
+            let conditions = request.request_header("x-envoy-retry-on").unwrap();
+            assert!(conditions.ends_with(",retriable-headers"), "{conditions}");
+        }
+        // Without a retry that is paid for, Envoy is not to have one.
+        let poor = r#"{"retry": {"budget": {"percent": 0}, "minRetryRate": "off", "notProcessedHeaders": ["x-shed"]}}"#;
+        let at = Attached::with(level, poor);
+        let first = at.host.request(at.decide).cluster("stated, unguarded and poor").method("GET").begin();
+        first.response(200, []);
+        first.end_with(&End::new().code(200));
+        let request = at.host.request(at.decide).cluster("stated, unguarded and poor").method("POST").begin();
+        assert_eq!(request.request_header("x-envoy-max-retries").as_deref(), Some("0"), "{level:?}");
+        assert_eq!(request.request_header(NAMES), None, "{level:?}");
+    }
+}

@@ -155,6 +155,7 @@ fn policy() -> serde_json::Value {
             {"match": "pertry-*", "retry": {"perTryTimeout": "1500ms"}},
             {"match": "codes-*", "retry": {"statusCodes": [500, 418]}},
             {"match": "unavailable-*", "retry": {"grpcStatusCodes": ["unavailable"]}},
+            {"match": "stated-*", "retry": {"notProcessedHeaders": ["x-not-processed"]}},
             {"match": "any-*", "retry": {"alreadyRetried": "any"}},
             {"match": "none-*", "retry": {"alreadyRetried": "none"}},
         ],

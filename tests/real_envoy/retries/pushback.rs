@@ -1,6 +1,6 @@
 //! An upstream that says "not now" is not asked again.
 
-use super::always;
+use super::{always, at_first};
 use crate::case::{Case, Outcome, route_retries};
 use crate::level::Level;
 use crate::support::client::Request;
@@ -42,6 +42,28 @@ pub fn cases() -> Vec<Case> {
             .upstream(always(answer(503, &[("retry-after", "1")], "")))
             .visit(|scene| scene.exchange(&Request::post(&scene.case.path())).map(drop))
             .then(Outcome::new("-/503", "-/503", "pushback").seen(&[1])),
+        // It says so itself, by a header of the policy's: then another host may be asked, and here the same one is.
+        Case::under("stated", "not_processed_post")
+            .upstream(at_first(answer(503, &[("x-not-processed", "1")], "")))
+            .visit(|scene| {
+                let response = scene.exchange(&Request::post(&scene.case.path()))?;
+                anyhow::ensure!(response.status == 200, "{response:?}");
+                anyhow::ensure!(response.header("x-weir-not-sent").is_none(), "{response:?}");
+                Ok(())
+            })
+            .then(Outcome::new("-/503 -/200", "-/200", "error answered").alone("answered").seen(&[2])),
+        Case::under("stated", "not_processed_always")
+            .upstream(always(answer(404, &[("x-not-processed", "")], "")))
+            .visit(|scene| {
+                let response = scene.exchange(&Request::post(&scene.case.path()))?;
+                anyhow::ensure!(response.header("x-envoy-ratelimited") == Some("true"), "{response:?}");
+                Ok(())
+            })
+            .then(Outcome::new("-/404*3", "-/404", "answered*3").alone("answered").seen(&[3])),
+        Case::under("stated", "not_processed_unstated")
+            .upstream(always(answer(503, &[("x-processed", "1")], "")))
+            .visit(|scene| scene.exchange(&Request::post(&scene.case.path())).map(drop))
+            .then(Outcome::new("-/503", "-/503", "error").seen(&[1])),
         // By itself, this header does not keep Envoy from retrying.
         Case::under("default", "pushback_overloaded")
             .upstream(always(answer(503, &[("x-envoy-overloaded", "true")], "")))

@@ -129,6 +129,14 @@ fn retries(out: &mut String, policy: &RetryPolicy, roles: Roles) {
     if !roles.guard && policy.status_codes.contains(&503) {
         paragraph(out, 0, "Without guard, a 503 with retry-after is no pushback: it is retried as any other 503.");
     }
+    if !policy.not_processed_headers.is_empty() {
+        let headers = either(&policy.not_processed_headers);
+        paragraph(
+            out,
+            0,
+            &format!("An error with {headers} was not processed: any request goes elsewhere, within the budget."),
+        );
+    }
     let keys = &policy.idempotency_key_headers;
     let key = if keys.is_empty() { String::new() } else { format!(", or with {}", either(keys)) };
     paragraph(out, 2, &format!("* {}{key}", either(&policy.idempotent_methods)));
