@@ -24,7 +24,7 @@ pub enum Filter {
     /// `watch` behind an access-log filter that passes failures only.
     Watch,
     Guard,
-    /// The same with `guard` behind its matcher, as it is shipped: calm first attempts pass it by.
+    /// The same with `guard` behind its matcher, as in envoy/calm.yaml: calm first attempts pass it by.
     Quiet,
     /// `watch` with no filter.
     WatchAll,

@@ -140,8 +140,9 @@ fn ids(findings: &[Value]) -> BTreeSet<&str> {
 #[test]
 fn nothing_is_found_in_what_is_shipped() {
     let variants: [&[&str]; 3] = [&["istio/gateway.yaml"], &["istio/gateway-api.yaml"], &["istio/waypoint.yaml"]];
-    for files in
-        [ISTIO, PULLED, GATEWAY, GATEWAY_OVERRIDE, SERVED, ENVOY, &["compose/envoy.yaml"]].into_iter().chain(variants)
+    for files in [ISTIO, PULLED, GATEWAY, GATEWAY_OVERRIDE, SERVED, ENVOY, &["calm.yaml"], &["compose/envoy.yaml"]]
+        .into_iter()
+        .chain(variants)
     {
         let folder = folder(files, "", "", "");
         let run = check(folder.path(), &["--strict"]);
@@ -618,6 +619,7 @@ fn rules_of_envoy() {
         assert_eq!(ids(&findings(&run)), wanted.iter().copied().collect(), "{policy}: {}", run.out);
     }
     // Behind its matcher guard does not see every attempt, so that it takes a mutation to keep the header from upstreams.
+    let calm = |from, to, wanted| -> Case<'_> { (&["calm.yaml"], "calm.yaml", from, to, wanted) };
     let remove = "                    - remove: x-weir-hosts\n";
     let other = "                    - remove: x-other\n";
     let exact = "{ exact: \"1\" }";
@@ -626,16 +628,16 @@ fn rules_of_envoy() {
     let hedged = [action, "                  hedge_policy: { hedge_on_per_try_timeout: true }\n"].concat();
     let mark = "{ key: x-envoy-ratelimited, value: \"true\" }";
     try_cases(&[
-        case(remove, other, &["steering-header-leaks"]),
-        case(exact, "{ exact: \"1\", ignore_case: true }", &[]),
-        case(tag, "key: wasm.other", &["guard-passed-by"]),
-        case(count, "include_request_attempt_count: false", &["attempt-count-missing"]),
-        case("suppress_envoy_headers: false", "suppress_envoy_headers: true", &["attempt-count-missing"]),
-        case(action, &hedged, &["hedges-unseen"]),
-        case(mark, "{ key: x-other, value: \"true\" }", &["pushback-unseen"]),
+        calm(remove, other, &["steering-header-leaks"]),
+        calm(exact, "{ exact: \"1\", ignore_case: true }", &[]),
+        calm(tag, "key: wasm.other", &["guard-passed-by"]),
+        calm(count, "include_request_attempt_count: false", &["attempt-count-missing"]),
+        calm("suppress_envoy_headers: false", "suppress_envoy_headers: true", &["attempt-count-missing"]),
+        calm(action, &hedged, &["hedges-unseen"]),
+        calm(mark, "{ key: x-other, value: \"true\" }", &["pushback-unseen"]),
     ]);
     // In the form without a matcher none of that matters, and guard removes the header.
-    let mut plain: serde_yaml_ng::Value = serde_yaml_ng::from_str(&shipped("envoy.yaml")).expect("it is YAML");
+    let mut plain: serde_yaml_ng::Value = serde_yaml_ng::from_str(&shipped("calm.yaml")).expect("it is YAML");
     plain.apply_merge().expect("it merges");
     let mut plain: Value = serde_yaml_ng::from_value(plain).expect("it is JSON");
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
@@ -648,6 +650,11 @@ fn rules_of_envoy() {
     host["routes"][0]["route"]["hedge_policy"] = json!({"hedge_on_per_try_timeout": true});
     let run = weir(&["check", "-", "--format", "json", "--strict"], plain.to_string().as_bytes());
     assert_eq!((run.status, ids(&findings(&run))), (0, BTreeSet::new()), "{}", run.out);
+    // Without guard and without the mutation the header goes on.
+    let folder =
+        folder(&["compose/envoy.yaml"], "compose/envoy.yaml", "'{ \"role\": \"guard\" }'", "'{ \"role\": \"watch\" }'");
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["steering-header-leaks"]), "{}", run.out);
     let folder = self::folder(
         &["compose/envoy.yaml"],
         "compose/envoy.yaml",

@@ -182,7 +182,7 @@ fn the_variants_say_what_the_files_for_sidecars_say() {
 #[test]
 fn weir_check_has_no_warning() {
     let folder = shipped("");
-    let bootstraps = ["envoy.yaml", "compose/envoy.yaml"].map(|file| folder.join(file));
+    let bootstraps = ["envoy.yaml", "calm.yaml", "compose/envoy.yaml"].map(|file| folder.join(file));
     for file in resources().iter().chain(&bootstraps) {
         let run = weir(&["check", file.to_str().unwrap()], b"");
         let policies = !run.err.contains("no Wasm plugin");

@@ -82,7 +82,7 @@ fn quiet_guard(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) 
     };
     if !objects.iter().any(|object| marks(&object)) {
         let text = "nothing ends the retries where a host pushes back on a calm first attempt";
-        let todo = "add the filter weir.pushback of envoy/envoy.yaml behind guard";
+        let todo = "add the filter weir.pushback of envoy/calm.yaml behind guard";
         out.push(Finding::new("pushback-unseen", first, text, todo));
     }
 }
