@@ -16,8 +16,12 @@ mod fake_host;
 mod fleet;
 #[path = "simulation/fleets.rs"]
 mod fleets;
+#[path = "simulation/hangs.rs"]
+mod hangs;
 #[path = "simulation/invariants.rs"]
 mod invariants;
+#[path = "simulation/left_out.rs"]
+mod left_out;
 #[path = "simulation/outages.rs"]
 mod outages;
 #[path = "simulation/replica.rs"]
@@ -52,6 +56,8 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         rate: 250,
         evenly: false,
         gets: 70,
+        slow: 0,
+        drained: None,
         lasts: Duration::from_secs(lasts),
         policy: OutlierPolicy::default(),
         explore: Percent::from_basis_points(500).unwrap(),

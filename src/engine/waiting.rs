@@ -7,7 +7,7 @@
 //! between is no outlier, and neither is one among many that are slow.
 //!
 //! What takes long by nature is overdue, too, now and then. The wait is long enough for all but some three percent; and where more
-//! than one in four thousand is overdue and answered in the end, a single one does not make a host suspect.
+//! than one in four thousand is overdue and answered in the end, a single one does not make a host suspect: two must be overdue there.
 //!
 //! While nothing is overdue, this asks the host for nothing: requests stand in a queue, and those that were answered leave it.
 
@@ -136,11 +136,19 @@ impl Worker {
                 } else if request.overdue.as_deref() != address {
                     request.overdue = None;
                 }
-                if let Some(host) = request.overdue.as_deref() {
-                    told |= outliers.overdue(host, request.arrived, (odd, again), now);
+                // Where some take long by nature, one alone says nothing, though its host may have answered no other meanwhile: a
+                // host of few requests has none at times.
+                let (arrived, host) = (request.arrived, request.overdue.clone());
+                let same_host = |other: &StreamId| {
+                    self.requests.get(other.0).is_some_and(|other| other.waits && other.overdue == host)
+                };
+                let enough = waiting.natural < RARE || waiting.late.iter().any(same_host);
+                if let Some(host) = &host {
+                    told |= outliers.overdue(host, arrived, (odd, again, enough), now);
                 }
             }
             // It stays, whoever it waits for: as long as it does, it may be one for which hedges are in vain.
+            let Some(request) = self.requests.get(stream.0) else { continue };
             if request.hedge.is_some() && !request.overdue.as_deref().is_some_and(|host| outliers.is_silent(host)) {
                 waiting.oldest_hedged = waiting.oldest_hedged.min(request.arrived);
             }

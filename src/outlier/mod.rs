@@ -143,6 +143,8 @@ pub struct Outliers {
     probe_budget: ProbeBudget,
     /// The number of the latest probe.
     probes: u64,
+    /// How many requests came while all hosts were down.
+    turns: u8,
     downtime: Downtime,
 }
 
@@ -201,6 +203,7 @@ impl Outliers {
             panic: Panic::new(),
             probe_budget: ProbeBudget::new(),
             probes: 0,
+            turns: 0,
             downtime: Downtime::new(),
         }
     }

@@ -126,10 +126,16 @@ impl Outliers {
     }
 
     /// The hosts by how long ago any worker tried them: so the first one that is back is soon found, whatever the turns that
-    /// Envoy's balancer takes in each worker. A request that may not be retried has its turn as well.
-    fn in_turn(&self, attempts: usize, now: Time) -> Option<Route> {
+    /// Envoy's balancer takes in each worker. A request that may not be retried has its turn as well. One in eight is left to the
+    /// balancer, which may have other hosts by now: those of a lower priority.
+    fn in_turn(&mut self, attempts: usize, now: Time) -> Option<Route> {
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(8) {
+            return None;
+        }
         let tried = |host: &Host| {
-            let listed = host.is_known(now) && self.steering.is_picked(host);
+            // The balancer is asked too seldom to tell who left.
+            let listed = host.is_known(now) && host.picks.weight > 0;
             listed.then(|| host.seen.as_nanos())
         };
         let list = self.hosts.lowest(attempts.max(2), &tried);

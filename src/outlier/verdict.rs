@@ -146,15 +146,15 @@ impl Outliers {
 
     /// An attempt that began then is not answered, though later ones are, and counts as a timeout of its host as long as that is so.
     /// `odd`: hardly any are, so this one alone makes the host suspect. `again`: this was told of it before, and it counts if the host
-    /// answered nothing since. As [`attempt_ended`](Self::attempt_ended).
-    pub fn overdue(&mut self, address: &str, began: Time, (odd, again): (bool, bool), now: Time) -> bool {
+    /// answered nothing since. `enough`: it is not alone, or need not be another. As [`attempt_ended`](Self::attempt_ended).
+    pub fn overdue(&mut self, address: &str, began: Time, (odd, again, enough): (bool, bool, bool), now: Time) -> bool {
         let Some(place) = self.hosts.seen(address, now) else { return false };
         let Some(host) = self.hosts.at_mut(place) else { return false };
         let HostState::Healthy(health) = &mut host.state else { return false };
         self.latest.overdue = now;
         let silent = host.history.failed_in_a_row(Failure::Timeout) > 0;
         let counts = silent || if again { host.answered < began } else { odd };
-        if !counts || !health.concerns(began) {
+        if !counts || !enough || !health.concerns(began) {
             return false;
         }
         health.failed(now, self.policy.interval);

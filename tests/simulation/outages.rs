@@ -35,8 +35,9 @@ impl Outages {
         let setup = setup(seed, 0, (0..hosts).map(replica).collect());
         let (lasts, breaker) = (later + Duration::from_secs(1), Some(BreakerPolicy::default()));
         let report = World::run(Setup { rate, evenly: true, gets, lasts, breaker, ..setup });
-        let answered = report.served.iter().find(|at| **at >= back).expect("somebody is answered");
-        self.found.push(*answered - back);
+        let over = report.each.iter().filter_map(|each| each.over);
+        let answered = over.filter(|(at, answered)| *answered && *at >= back).map(|(at, _)| at).min();
+        self.found.push(answered.expect("somebody is answered") - back);
         let shed: usize = report.circuits.iter().map(|circuits| circuits.shed.len()).sum();
         self.requests += report.all.0 - report.requests + shed as u64;
         self.attempts += report.all.1 - report.attempts;
@@ -61,7 +62,9 @@ fn an_outage_ends_with_the_first_host_that_is_back() {
             "{hosts} hosts, {rate}/s, {gets} percent GET: median {median:.0?}, worst {worst:.0?}, {attempts:.2}"
         );
         println!("{told}");
-        assert!(median <= MEDIAN && worst <= WORST, "{told}");
+        // Where a round of all hosts takes as long as that, half of it or all of it, and what is left to the balancer.
+        let round = Duration::from_secs(1) * hosts as u32 / rate as u32;
+        assert!(median <= MEDIAN.max(round * 7 / 10) && worst <= WORST.max(round * 7 / 5), "{told}");
         // A fifth, and what calmer times left for the requests that the outage finds on their way.
         assert!(attempts <= 1.25, "{told}");
     }

@@ -43,6 +43,26 @@ impl Spent {
         [Self::Unknowable, Self::Evidence, Self::Stale, Self::Probe, Self::Explored, Self::Listed, Self::Readmitted];
 }
 
+/// A request that was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Each {
+    pub get: bool,
+    /// Whether it takes long, wherever it is sent.
+    pub slow: bool,
+    pub arrived: Duration,
+    /// How often a replica that was fine began it.
+    pub started: u32,
+    /// When the client had its answer, and whether it was a good one.
+    pub over: Option<(Duration, bool)>,
+}
+
+impl Each {
+    /// Whether it was answered well within this time.
+    pub fn is_answered(&self, within: Duration) -> bool {
+        self.over.is_some_and(|(at, answered)| answered && at - self.arrived <= within)
+    }
+}
+
 /// Counts of one run, or of several added up.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -72,8 +92,10 @@ pub struct Report {
     pub failed: [[u64; 5]; 2],
     /// Attempts on replicas that were down, while one was fine: where they came from.
     pub spent_on: [u64; Spent::ALL.len()],
-    /// When clients were answered well.
-    pub served: Vec<Duration>,
+    /// Each request that was sent.
+    pub each: Vec<Each>,
+    /// By host: when attempts were sent to it.
+    pub sent: Vec<Vec<Duration>>,
     bad_attempts: Vec<Vec<Duration>>,
     answers: Vec<Vec<Duration>>,
     pub ejected_at: Vec<Vec<Duration>>,
@@ -93,7 +115,8 @@ impl Report {
         Self {
             bad_attempts: each.clone(),
             answers: each.clone(),
-            ejected_at: each,
+            ejected_at: each.clone(),
+            sent: each,
             absences: vec![vec![Vec::new(); replicas]; proxies],
             failures: vec![vec![Vec::new(); replicas]; proxies],
             spent: vec![Default::default(); proxies],
@@ -147,9 +170,6 @@ impl Report {
 
     pub fn request(&mut self, get: bool, fine: usize, answered: bool, host: usize, probe: bool, at: Duration) {
         self.all.0 += 1;
-        if answered {
-            self.served.push(at);
-        }
         if answered && !probe {
             self.answers[host].push(at);
         }

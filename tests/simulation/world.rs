@@ -24,7 +24,7 @@ use weir::outlier::shared::Ejections;
 use weir::signal::Signal;
 
 use super::replica::{Replica, State};
-use super::report::{Report, Spent};
+use super::report::{Each, Report, Spent};
 use super::router::{CLUSTER, Envoy, Next, Over, Sent, address, index, workers_begin_after};
 use super::sim_host::Records;
 
@@ -40,6 +40,10 @@ pub struct Setup {
     pub evenly: bool,
     /// Percent.
     pub gets: u64,
+    /// So many percent take [`SLOW`], whatever replica they meet.
+    pub slow: u64,
+    /// From then on, Envoy's balancer leaves this replica out, which answers all the same.
+    pub drained: Option<(Duration, usize)>,
     pub lasts: Duration,
     pub policy: OutlierPolicy,
     pub explore: Percent,
@@ -60,6 +64,8 @@ pub struct Setup {
 /// Where the clock starts.
 const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
 const TICK: Duration = Duration::from_millis(100);
+/// What takes long by nature takes this.
+pub const SLOW: Duration = Duration::from_millis(1_500);
 
 impl Setup {
     /// The same as the module's configuration.
@@ -93,6 +99,8 @@ struct Request {
     fine: usize,
     /// Whether its first attempt is a probe of a host that is out.
     probe: bool,
+    /// Its place in what is told of each.
+    place: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,7 +221,10 @@ impl World {
         distinct.dedup();
         assert_eq!(distinct.len(), all, "a list names a host twice");
         let fine = self.setup.replicas.iter().filter(|replica| replica.state(elapsed) == State::Fine).count();
-        self.requests.insert((worker, id), Request { get, fine, probe });
+        let place = self.report.each.len();
+        let slow = self.setup.slow > 0 && self.random.below(100) < self.setup.slow;
+        self.report.each.push(Each { get, slow, arrived: elapsed, started: 0, over: None });
+        self.requests.insert((worker, id), Request { get, fine, probe, place });
         self.go_on(worker);
     }
 
@@ -232,12 +243,15 @@ impl World {
     }
 
     fn call<R>(&mut self, worker: usize, call: impl FnOnce(&mut Envoy, &mut dyn FnMut(&[usize]) -> usize) -> R) -> R {
-        let (random, hosts, avoids) = (&mut self.random, self.setup.replicas.len() as u64, self.setup.avoids_previous);
+        let elapsed = self.elapsed();
+        let (random, avoids) = (&mut self.random, self.setup.avoids_previous);
+        let drained = self.setup.drained.filter(|(from, _)| elapsed >= *from).map(|(_, host)| host);
+        let hosts: Vec<_> = (0..self.setup.replicas.len()).filter(|host| Some(*host) != drained).collect();
         call(&mut self.workers[worker], &mut |tried| {
-            let mut any = random.below(hosts) as usize;
+            let mut any = hosts[random.below(hosts.len() as u64) as usize];
             for _ in 0..5 {
                 if avoids && tried.contains(&any) {
-                    any = random.below(hosts) as usize;
+                    any = hosts[random.below(hosts.len() as u64) as usize];
                 }
             }
             any
@@ -267,7 +281,7 @@ impl World {
     fn sent(&mut self, worker: usize, sent: Sent) {
         let (now, elapsed, host) = (self.now, self.elapsed(), sent.host);
         let Some(request) = self.requests.get(&(worker, sent.request)) else { return };
-        let (served, probe) = (request.fine > 0, request.probe && sent.number == 1);
+        let (served, probe, place) = (request.fine > 0, request.probe && sent.number == 1, request.place);
         let state = self.setup.replicas[host].state(elapsed);
         self.report.attempt(host, served, probe, state, elapsed);
         if state != State::Fine && served {
@@ -281,6 +295,10 @@ impl World {
             self.report.dead(host, from, out, probe, sent.listed);
         }
         let takes = self.micros(2_000, 8_000);
+        self.report.sent[host].push(elapsed);
+        let each = &mut self.report.each[place];
+        each.started += u32::from(state == State::Fine);
+        let takes = if each.slow { SLOW } else { takes };
         let (takes, signal) = match state {
             State::Fine => match self.setup.replicas[host].breaks_within(elapsed, takes) {
                 Some(after) => {
@@ -302,8 +320,9 @@ impl World {
     }
 
     fn over(&mut self, worker: usize, over: Over) {
-        let Some(Request { get, fine, probe }) = self.requests.remove(&(worker, over.request)) else { return };
+        let Some(Request { get, fine, probe, place }) = self.requests.remove(&(worker, over.request)) else { return };
         let (answered, elapsed) = (over.signal == Signal::Answered, self.elapsed());
+        self.report.each[place].over = Some((elapsed, answered));
         self.report.request(get, fine, answered, over.host, over.attempts == 1 && probe, elapsed);
     }
 

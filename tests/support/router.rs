@@ -191,6 +191,7 @@ impl Envoy {
             self.host.forget(attempt);
         }
         for (request, _) in std::mem::take(&mut self.requests) {
+            self.host.forget(request);
             self.worker.on_request_done(request);
         }
     }
@@ -245,6 +246,9 @@ impl Envoy {
         let mut facts = self.attempt_facts(id, number);
         facts.set(Property::UpstreamAddress, address(host));
         self.host.keep(attempt, &facts);
+        let mut waits_at = Facts::default();
+        waits_at.set(Property::UpstreamAddress, address(host));
+        self.host.keep(id, &waits_at);
         let then = self.host.lend(&mut facts, || self.worker.on_attempt_headers(attempt, &self.host).then);
         let sent = Attempt { request: id, host, number, began: now, late: false, retried: false };
         self.attempts.insert(attempt, sent);
@@ -426,6 +430,7 @@ impl Envoy {
 
     fn over(&mut self, id: StreamId, host: usize, end: (Signal, Option<End>), now: Time) {
         let Some(mut request) = self.requests.remove(&id) else { return };
+        self.host.forget(id);
         let signal = end.0;
         request.facts.set(Property::UpstreamAddress, address(host));
         self.request_ends(id, &mut request.facts, request.arrived, now, end);

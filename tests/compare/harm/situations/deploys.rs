@@ -111,21 +111,21 @@ pub fn all() -> Vec<Situation> {
             })
             .measure(Measure::Reached(3, 2.0)),
         Situation::new("canary-cluster", "A route sends one request in ten to a canary's cluster, where all is 500.")
-            .load(Load::get(50))
+            // Each tenth, and not one in ten by chance: both sides have as many.
+            .load(Load::get(45))
+            .load(Load::get(5).asks("x-canary", 1))
             .mood(3, Mood::Says(500, None), 1.0..20.0)
             .setup(|setup| {
-                let name = setup.name;
+                let canary_name = format!("{}--canary", setup.name);
                 let mut canary = setup.clusters[0].clone();
-                canary["name"] = json!(format!("{name}--canary"));
+                canary["name"] = json!(canary_name);
                 canary["load_assignment"] = setup.assignment(vec![(3, "")]);
                 setup.clusters[0]["load_assignment"] = setup.assignment(vec![(0, ""), (1, ""), (2, "")]);
                 setup.clusters.push(canary);
-                if let Some(action) = setup.route()["route"].as_object_mut() {
-                    action.remove("cluster");
-                }
-                setup.action(&json!({"weighted_clusters": {"clusters": [
-                    {"name": name, "weight": 90}, {"name": format!("{name}--canary"), "weight": 10},
-                ]}}));
+                setup.first_route(&json!({
+                    "match": {"prefix": "/", "headers": [{"name": "x-canary", "present_match": true}]},
+                    "route": {"cluster": canary_name},
+                }));
                 Ok(())
             }),
     ]
