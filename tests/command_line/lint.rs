@@ -200,6 +200,18 @@ fn rules_of_istio() {
         (ISTIO, "istio/decide.yaml", "context: SIDECAR_OUTBOUND", "context: GATEWAY", &["contexts-differ"]),
         (ISTIO, "istio/decide.yaml", "app: storefront", "app: store", &["selectors-differ"]),
         (ISTIO, "istio/decide.yaml", "namespace: shop", "namespace: cart", &["selectors-differ"]),
+        (ISTIO, "istio/decide.yaml", "operation: INSERT_BEFORE", "operation: INSERT_AFTER", &["behind-router"]),
+        (ISTIO, "istio/decide.yaml", "runtime.v8", "runtime.v9", &["roles-apart", "runtime-unknown"]),
+        (
+            ISTIO,
+            "istio/attempts.yaml",
+            r#"{ "role": "watch" }"#,
+            r#"{ "role": "guard" }"#,
+            &["guard-without-watch", "role-misplaced"],
+        ),
+        // What a plugin would be that cannot be read is not said to be missing.
+        (ISTIO, "istio/decide.yaml", "\"role\": \"decide\"", "\"role\": \"decied\"", &["invalid-policy"]),
+        (OVERRIDE, "istio/decide-override.yaml", "\"match\"", "\"macth\"", &["invalid-policy"]),
         (
             ISTIO,
             "istio/attempts.yaml",
@@ -414,6 +426,13 @@ fn rules_of_sessions_in_istio() {
     try_cases(&[
         (ISTIO, "istio/decide.yaml", "orders.shop", "carts.shop", &["no-session"]),
         (ISTIO, "istio/attempts.yaml", "cluster.local:8080", "cluster.example:8080", &["no-session"]),
+        (
+            ISTIO,
+            "istio/attempts.yaml",
+            "header: { name: x-envoy-retry-grpc-on }",
+            "header: { name: x-other }",
+            &["no-session"],
+        ),
         (ISTIO, "istio/attempts.yaml", "priority: 110", "priority: 100", &["session-before-decide"]),
         (
             ISTIO,
@@ -503,6 +522,35 @@ fn rules_of_envoy_gateway() {
         ),
         (GATEWAY, "gateway/envoypatchpolicy.yaml", "  namespace: shop", "  namespace: other", &["wrong-target"]),
         (GATEWAY, "gateway/envoypatchpolicy.yaml", "/upstream_log/-", "/upstream_log", &["access-log-replaced"]),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "    name: tcp-80\n    operation:\n      op: add\n      jsonPath: \"$..http_filters[?(@.name=='envoy.filters.http.router')]\"\n",
+            "    name: tcp-8080\n    operation:\n      op: add\n      jsonPath: \"$..http_filters[?(@.name=='envoy.filters.http.router')]\"\n",
+            &["listener-without-weir", "listeners-differ"],
+        ),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "    name: httproute/shop/orders/rule/0",
+            "    name: httproute/shop/order/rule/0",
+            &["no-override-host"],
+        ),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            r#"{ "role": "guard" }"#,
+            r#"{ "role": "watch" }"#,
+            &["role-misplaced"],
+        ),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "\"role\": \"decide\"",
+            "\"rolle\": \"decide\"",
+            &["invalid-policy"],
+        ),
+        (GATEWAY, "gateway/envoyproxy.yaml", "mountPath: /etc/weir", "mountPath: /etc/wasm", &["module-not-mounted"]),
         (GATEWAY, "gateway/envoyproxy.yaml", "  logging:", "  mergeGateways: true\n  logging:", &["wrong-target"]),
         traffic("triggers: [connect-failure, refused-stream]", "triggers: [gateway-error]", &["route-retry-on"]),
         traffic("maxParallelRetries: 10000", "maxParallelRetries: 10", &["max-retries-low"]),
@@ -602,7 +650,7 @@ fn rules_of_envoy() {
         case(fault, &with_fault, &["filter-after-decide"]),
         case("\"maxRetries\": 2,", "\"maxRetries\": 5,", &["many-retries"]),
         case("\"mode\": \"enforce\"", "\"mode\": \"shadow\"", &["shadow-mode"]),
-        case("\"maxRetries\": 2,", "\"maxRetries\": 99,", &["invalid-policy", "no-decide", "steering-header-open"]),
+        case("\"maxRetries\": 2,", "\"maxRetries\": 99,", &["invalid-policy", "steering-header-open"]),
     ]);
     // As it is for Envoy 1.36: the route's policy is the one that counts, and a newer Envoy has a better place for it.
     let text = shipped("envoy.yaml");

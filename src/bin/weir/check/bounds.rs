@@ -108,7 +108,7 @@ fn one(out: &mut String, cluster: &ClusterPolicy, mode: Mode, around: &Around, r
         paragraph(
             out,
             2,
-            "* One and the same failure each time. What was retried here, or denied by the budget, bears x-envoy-ratelimited, \
+            "* One and the same failure each time. What was retried here, or denied by the budget, carries x-envoy-ratelimited, \
              and no Envoy retries that; what was not retried here, it may.",
         );
     }

@@ -47,7 +47,7 @@ pub fn policy(out: &mut String, policy: &Policy, raw: &Value, roles: Roles, rate
             out,
             0,
             &format!(
-                "While a host is out, requests bear {} in {}; {} of them at most are left to Envoy's balancer. {} reads this \
+                "While a host is out, requests carry {} in {}; {} of them at most are left to Envoy's balancer. {} reads this \
                  header.",
                 if steering.via == Via::OverrideHost { "a list of other hosts" } else { "another host" },
                 steering.header,

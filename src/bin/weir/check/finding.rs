@@ -215,7 +215,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 72] = [
+pub static RULES: [Rule; 77] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. A policy in force stays; in an Envoy \
@@ -296,6 +296,12 @@ pub static RULES: [Rule; 72] = [
         "A filter between `decide` and the router may answer by itself: `decide` then takes its \
         answer for the upstream's.",
     ),
+    warning(
+        "role-misplaced",
+        "`decide` belongs into `http_filters`, `watch` into the router's `upstream_log`, `guard` into its \
+        `upstream_http_filters`. Elsewhere a role does nothing of what it is for.",
+    ),
+    error("runtime-unknown", "Envoy has no WebAssembly runtime of this name, and refuses what stands around it."),
     error(
         "codec-missing",
         "The list `upstream_http_filters` must end with the upstream codec: Envoy refuses the listener \
@@ -312,7 +318,7 @@ pub static RULES: [Rule; 72] = [
         "The policy steers requests past hosts that are out, and this cluster does not read the \
         header that says where to.",
     ),
-    warning("no-session", "The policy steers by `stateful_session`, and no such filter reads its header."),
+    warning("no-session", "The policy steers by `stateful_session`, and no such filter reads the very header."),
     warning(
         "session-before-decide",
         "The filter `stateful_session` must come after `decide`: else it reads its header before Weir sets it.",
@@ -401,6 +407,7 @@ pub static RULES: [Rule; 72] = [
         "A patch without `context` also reaches gateways and inbound listeners, where Weir does \
         not belong.",
     ),
+    error("behind-router", "A filter behind the router: Envoy refuses the listener."),
     warning("contexts-differ", "Patches that belong together are for different contexts: in each, a part is missing."),
     warning(
         "selectors-differ",
@@ -438,6 +445,12 @@ pub static RULES: [Rule; 72] = [
         "A listener of the Gateway has no patch: requests there pass without Weir, and its \
         clients choose their host where a cluster reads the steering header.",
     ),
+    warning(
+        "listeners-differ",
+        "The patches of Weir name different listeners. Envoy Gateway applies those that find theirs, so that a \
+        listener has a part of Weir.",
+    ),
+    error("module-not-mounted", "The module's file is in no folder that the proxies have: Envoy refuses the listener."),
     warning(
         "rule-without-steering",
         "A rule of the route has a cluster of its own, and no patch: its hosts are judged, and \

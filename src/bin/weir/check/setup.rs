@@ -249,7 +249,8 @@ impl<'a> Setup<'a> {
             }
         }
         let documents: Vec<Node<'_>> = files.iter().flat_map(roots).collect();
-        let whole = documents.len() > 1 || documents.iter().any(|root| !is_resource(root));
+        // Of a plugin that cannot be read, nobody knows what it would have been there for.
+        let whole = refused.is_empty() && (documents.len() > 1 || documents.iter().any(|root| !is_resource(root)));
         (Self { files, plugins, whole }, refused)
     }
 

@@ -249,7 +249,15 @@ fn plugins(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
         let around = plugin.place.strip_suffix("configuration").map(|place| place.trim_end_matches('.'));
         let around = around.and_then(|place| by_place.get(&(plugin.file.name.as_str(), place)));
         let Some(around) = around else { continue };
+        misplaced(plugin, &by_place, out);
         if let Some(machine) = around.get("vm_config") {
+            let runtime = machine.text("runtime").strip_prefix("envoy.wasm.runtime.");
+            if let Some(field) =
+                machine.get("runtime").filter(|_| !matches!(runtime, Some("v8" | "wamr" | "wasmtime" | "null")))
+            {
+                let text = format!("{} is no runtime of Envoy's: it refuses the plugin", field.value);
+                out.push(Finding::new("runtime-unknown", &field, text, "write envoy.wasm.runtime.v8"));
+            }
             machines.push((machine, plugin));
         }
         let policy = around.text("failure_policy");
@@ -286,6 +294,31 @@ fn plugins(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
             );
             out.push(Finding::new("roles-apart", machine, text, format!("give all roles the same vm_config.{name}")));
         }
+    }
+}
+
+/// A role where another belongs: what it is told there is not what it is for.
+fn misplaced(plugin: &Plugin<'_>, by_place: &HashMap<(&str, &str), &Node<'_>>, out: &mut Vec<Finding>) {
+    let around = plugin.place.strip_suffix(".config.configuration");
+    let Some(around) = around.and_then(|place| by_place.get(&(plugin.file.name.as_str(), place))) else { return };
+    // A patch of Envoy Gateway's says in its path which list it adds to.
+    let patch = around.place.find("jsonPatches[").and_then(|start| {
+        let end = around.place.get(start..)?.find(']')? + start + 1;
+        by_place.get(&(plugin.file.name.as_str(), around.place.get(..end)?))
+    });
+    let upstream = around.place.contains("pstream_http_filters")
+        || around.place.contains("upstreamHttpFilters")
+        || patch.is_some_and(|patch| patch.text("operation.path").contains("upstream_http_filters"));
+    let (place, fits) = match around.kind() {
+        "WasmAccessLog" => ("an access logger", Role::Watch),
+        "Wasm" if upstream => ("upstream_http_filters", Role::Guard),
+        "Wasm" => ("http_filters", Role::Decide),
+        _ => return,
+    };
+    if plugin.config.role != fits {
+        let text = format!("role {} stands in {place}, where only {} works", plugin.config.role.name(), fits.name());
+        let node = Node { file: plugin.file, place: plugin.place.clone(), value: &Value::Null };
+        out.push(Finding::new("role-misplaced", &node, text, format!("give it the role {}, or move it", fits.name())));
     }
 }
 
@@ -344,10 +377,15 @@ fn chains(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
                 out.push(Finding::new("session-before-decide", session, text, "put it between decide and the router"));
             }
             if plugin.by_session()
-                && policy.steering.is_some()
-                && !objects.iter().any(|object| matches!(object.kind(), "StatefulSession" | "StatefulSessionPerRoute"))
+                && let Some(steering) = &policy.steering
+                && !objects.iter().any(|object| {
+                    object.kind() == "EnvelopeSessionState" && object.text("header.name") == steering.header.as_str()
+                })
             {
-                let text = "the policy steers by stateful_session, and there is no such filter";
+                let text = format!(
+                    "the policy steers by stateful_session, and there is no such filter with the header {}",
+                    steering.header
+                );
                 let todo = "add envoy.filters.http.stateful_session between decide and the router, as in the guide";
                 out.push(Finding::new("no-session", manager, text, todo));
             }

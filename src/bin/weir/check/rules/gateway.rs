@@ -3,6 +3,7 @@
 use serde_json::Value;
 use weir::config::Role;
 
+use super::super::explain::patterns;
 use super::super::finding::Finding;
 use super::super::setup::{Node, Plugin, Setup};
 use super::{FEW_RETRIES, LONG_CONNECT, more_than_unsent, override_headers};
@@ -27,8 +28,11 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
         }
     }
     listeners(setup, &ours, out);
+    roles(setup, &ours, out);
+    mounted(setup, &ours, out);
     let steering = Steering::of(setup, &ours);
     sessions(setup, &ours, &steering, out);
+    steered(setup, &steering, out);
     for route in setup.kind("HTTPRoute") {
         http_route(setup, &route, &steering, out);
     }
@@ -190,6 +194,78 @@ fn sessions(setup: &Setup<'_>, ours: &[&Node<'_>], steering: &Steering<'_>, out:
                 let text = format!("the policy steers by stateful_session, and no patch puts that into {listener:?}");
                 let todo = "add the patch of weir.session, as in envoypatchpolicy.yaml";
                 out.push(Finding::new("no-session", patch, text, todo));
+            }
+        }
+    }
+}
+
+/// Listeners that have some of the roles: Envoy Gateway applies each patch by itself, also where another finds nothing.
+fn roles(setup: &Setup<'_>, ours: &[&Node<'_>], out: &mut Vec<Finding>) {
+    let of = |role: Role| -> Vec<Node<'_>> {
+        let patches = ours.iter().flat_map(|policy| policy.items("spec.json_patches"));
+        let ours = |patch: &Node<'_>| {
+            patch.text("type").ends_with(".Listener") && setup.of_role(role).any(|plugin| is_in(plugin, patch))
+        };
+        patches.filter(ours).collect()
+    };
+    let all = [Role::Decide, Role::Watch, Role::Guard].map(|role| (role, of(role)));
+    for (role, patches) in &all {
+        for (other, others) in all.iter().filter(|(other, others)| other != role && !others.is_empty()) {
+            let lacks = patches.iter().find(|patch| !others.iter().any(|one| one.text("name") == patch.text("name")));
+            if let Some(patch) = lacks {
+                let text = format!(
+                    "listener {:?} gets role {}, and no patch gives it {}, as {:?} has it",
+                    patch.text("name"),
+                    role.name(),
+                    other.name(),
+                    others.first().map(|patch| patch.text("name")).unwrap_or_default()
+                );
+                out.push(Finding::new("listeners-differ", patch, text, "give each listener the same patches"));
+            }
+        }
+    }
+}
+
+/// The module's file must be where the proxies look for it.
+fn mounted(setup: &Setup<'_>, ours: &[&Node<'_>], out: &mut Vec<Finding>) {
+    let proxies = setup.kind("EnvoyProxy");
+    let mounts: Vec<(Node<'_>, &str)> = proxies
+        .iter()
+        .flat_map(Node::objects)
+        .flat_map(|object| object.items("volume_mounts"))
+        .map(|mount| (mount.clone(), mount.text("mount_path").trim_end_matches('/')))
+        .collect();
+    let Some((mount, _)) = mounts.first() else { return };
+    let files = ours.iter().flat_map(|policy| policy.objects()).filter_map(|object| object.at("code.local.filename"));
+    let missing = files.filter(|file| {
+        let name = file.value.as_str().unwrap_or_default();
+        !mounts.iter().any(|(_, path)| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
+    });
+    for file in missing.take(1) {
+        let text = format!("{} is in no folder that EnvoyProxy mounts: Envoy refuses the listener", file.value);
+        let todo = format!("mount the module there, or name the file below {}", mount.text("mount_path"));
+        out.push(Finding::new("module-not-mounted", &file, text, todo));
+    }
+}
+
+/// Clusters that the policy names and nothing steers.
+fn steered(setup: &Setup<'_>, steering: &Steering<'_>, out: &mut Vec<Finding>) {
+    if steering.clusters.is_empty() {
+        return;
+    }
+    for (plugin, policy) in setup.policies() {
+        let Some(root) = plugin.root.as_ref().filter(|root| root.text("kind") == "EnvoyPatchPolicy") else { continue };
+        let entries = patterns(&plugin.raw);
+        for (pattern, cluster) in entries.iter().zip(policy.clusters()) {
+            let named = pattern.starts_with("httproute/") || pattern.starts_with("grpcroute/");
+            let all = steering.routes.iter().any(|name| name.is_empty() || pattern.split('/').nth(2) == Some(name));
+            let patched = all || steering.clusters.iter().any(|(name, _)| name == pattern);
+            let judged = policy.steering.is_some() && cluster.outlier_detection.is_some();
+            if named && judged && !patched && !pattern.contains('*') && !plugin.by_session() {
+                let node = Node { file: plugin.file, place: plugin.place.clone(), value: root.value };
+                let text = format!("no patch gives the cluster {pattern:?} the policy override_host");
+                let todo = "add its patch, as in envoypatchpolicy.yaml, or write the name that the patch has";
+                out.push(Finding::new("no-override-host", &node, text, todo));
             }
         }
     }

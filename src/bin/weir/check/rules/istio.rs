@@ -62,10 +62,10 @@ impl<'a> Patch<'a> {
         self.node.text("match.cluster.service")
     }
 
-    /// Whether it switches sessions on for the routes to a service.
-    fn has_session_for(&self, service: &str) -> bool {
+    /// Whether it switches sessions by this header on for the routes to a service.
+    fn has_session_for(&self, service: &str, header: &str) -> bool {
         let host = self.node.text("match.route_configuration.vhost.name");
-        let on = |object: &Node<'_>| object.get("session_state").is_some();
+        let on = |object: &Node<'_>| object.kind() == "EnvelopeSessionState" && object.text("header.name") == header;
         self.part == Part::Session
             && self.node.objects().iter().any(on)
             // Those of a gateway are named after its own hosts.
@@ -125,6 +125,12 @@ fn patched(patches: &[Patch<'_>], out: &mut Vec<Finding>) {
             let text = "sessions are switched on for all routes, also those to addresses that clients chose";
             let todo = "name the virtual host, such as orders.shop.svc.cluster.local:8080, in match.routeConfiguration.vhost.name";
             out.push(Finding::new("session-on-all-routes", &patch.node, text, todo));
+        }
+        if patch.node.text("patch.operation") == "INSERT_AFTER"
+            && patch.node.text("match.listener.filter_chain.filter.sub_filter.name") == "envoy.filters.http.router"
+        {
+            let text = "the patch puts a filter behind the router, which must be the last: Envoy refuses the listener";
+            out.push(Finding::new("behind-router", &patch.node, text, "write operation: INSERT_BEFORE"));
         }
         if patch.context() == "ANY" {
             let text = "the patch has no match.context: it reaches gateways and inbound listeners, too";
@@ -321,9 +327,11 @@ fn steering(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
             }
             let node = Node { file: plugin.file, place: plugin.place.clone(), value: root.value };
             if plugin.by_session() {
-                if session.is_none() || !patches.iter().any(|patch| patch.has_session_for(service)) {
+                let header = policy.steering.as_ref().map_or("", |steering| steering.header.as_str());
+                if session.is_none() || !patches.iter().any(|patch| patch.has_session_for(service, header)) {
                     let text = format!(
-                        "the policy steers {service:?} by stateful_session, and no EnvoyFilter switches it on there"
+                        "the policy steers {service:?} by stateful_session, and no EnvoyFilter switches it on there, with the \
+                         header {header}"
                     );
                     let todo = "add the HTTP filter, and the patch of the service's virtual host, as in attempts.yaml";
                     out.push(Finding::new("no-session", &node, text, todo));
