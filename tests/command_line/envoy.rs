@@ -153,7 +153,7 @@ fn number(value: &Value) -> u64 {
 }
 
 #[test]
-fn an_incident_without_retries_is_told_as_the_replicas_know_it() {
+fn with_envoy_an_incident_without_retries_is_told_as_the_replicas_know_it() {
     let incident = incident(&Value::Null);
     assert!(incident.failures() > 0, "there was an incident");
     let cluster = incident.report(&incident.both());
@@ -205,7 +205,7 @@ fn an_incident_without_retries_is_told_as_the_replicas_know_it() {
 }
 
 #[test]
-fn retries_that_a_route_made_are_judged() {
+fn with_envoy_retries_that_a_route_made_are_judged() {
     let incident = incident(&json!({"retry_on": "5xx", "num_retries": 2}));
     let cluster = incident.report(&incident.both());
     assert_eq!(number(&cluster["requests"]), RATE * SECONDS);
@@ -240,7 +240,7 @@ fn retries_that_a_route_made_are_judged() {
 
 /// Where a pushback stands, in headers or in trailers, it is read as the module reads it.
 #[test]
-fn a_pushback_of_grpc_is_logged_and_read() {
+fn with_envoy_a_pushback_of_grpc_is_logged_and_read() {
     let upstream = http2(|seen| match seen.path.as_str() {
         "/headers" => Reply::grpc_trailers_only(14).header("grpc-retry-pushback-ms", "-1"),
         "/trailers" => Reply::grpc(14).trailer("grpc-retry-pushback-ms", "-1"),
