@@ -392,8 +392,16 @@ install_postlink() {
 
 # postlink LINKED PANICKING NAMED SHIPPED: makes of what was linked the module that Envoy loads, and its twins with names.
 postlink() {
+    # Twelve characters, for the start-up line.
+    local commit=not-from-git
+    find_version
+    case $revision in
+        "") ;;
+        *-changed) commit=${revision:0:7}-edit ;;
+        *) commit=${revision:0:12} ;;
+    esac
     cp postlink/postlink.mjs postlink/exports.txt "$postlink_folder/" # it looks for Binaryen beside itself
-    node "$postlink_folder/postlink.mjs" "$@" || die "the module does not fit Envoy; target/weir.wasm is left as it was"
+    node "$postlink_folder/postlink.mjs" "$1" "$commit" "${@:2}" || die "the module does not fit Envoy; target/weir.wasm is left as it was"
 }
 
 # ---- Envoy ----

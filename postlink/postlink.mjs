@@ -1,9 +1,9 @@
-// What happens to the module after it is linked: `node postlink.mjs LINKED PANICKING NAMED SHIPPED`.
+// What happens to the module after it is linked: `node postlink.mjs LINKED COMMIT PANICKING NAMED SHIPPED`.
 //
 // The linker keeps every function that a library exports. This keeps the callbacks that Weir needs, so that Envoy makes no
 // others (a streamed body costs nothing), removes what nothing reaches any more, and lets Binaryen make the rest smaller.
 // PANICKING is the module before panics are made to trap, from which tests/module tells where it can. NAMED and SHIPPED are one
-// module, with and without the names of its functions.
+// module, with and without the names of its functions. COMMIT, of twelve characters, is put in for the mark of src/filter/startup.rs.
 import { readFileSync, writeFileSync } from "node:fs";
 import binaryen from "binaryen";
 
@@ -37,8 +37,8 @@ const IMPORTS = new Set([
 /** The only module that Envoy offers. */
 const ENVOY = "env";
 
-const [linked, panicking, named, shipped] = process.argv.slice(2);
-const module = binaryen.readBinary(withoutPlaces(readFileSync(linked)));
+const [linked, commit, panicking, named, shipped] = process.argv.slice(2);
+const module = binaryen.readBinary(withCommit(readFileSync(linked)));
 keepExports(module);
 replaceHelpers(module);
 binaryen.setDebugInfo(true);
@@ -50,6 +50,17 @@ writeFileSync(named, module.emitBinary());
 binaryen.setDebugInfo(false);
 module.runPasses(["strip-debug", "strip-producers", "strip-target-features"]);
 writeFileSync(shipped, module.emitBinary());
+
+/** Done here and not by the compiler, so that a commit that changes no code compiles nothing. */
+function withCommit(bytes) {
+  const mark = "@weir-commit";
+  const at = bytes.indexOf(mark);
+  if (at < 0 || bytes.includes(mark, at + 1) || commit.length !== mark.length) {
+    throw new Error(`the mark ${mark} is not there once, or ${commit} is not as long`);
+  }
+  bytes.write(commit, at, "latin1");
+  return bytes;
+}
 
 function keepExports(module) {
   const missing = new Set(EXPORTS);

@@ -2,9 +2,16 @@
 
 use super::Vm;
 use super::host::update;
+use super::telemetry::record;
 use crate::config::{Mode, Role, Via};
 use crate::engine::host::Update;
 use crate::host::{self as abi, Level};
+
+/// Which build this is. `postlink/postlink.mjs` puts the commit in the place of the mark.
+#[cfg(weir_module)]
+const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit @weir-commit)");
+#[cfg(not(weir_module))]
+const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 /// The line last written is kept here, so that one VM writes it for all of them.
 const KEY: &str = "weir/startup";
@@ -16,18 +23,23 @@ const SETTLED_TICKS: u32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Line {
     text: String,
+    /// The name of the gauge that says the same.
+    info: String,
     ticks: u32,
     done: bool,
 }
 
 impl Vm {
-    /// Writes the line, once per set of roles and mode.
+    /// Writes the line, once per set of roles and mode, and sets the gauge `weir_info`.
     pub(super) fn announce(&mut self) {
         let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| self.has_role(role));
-        let text = line(roles, self.worker.mode(), self.worker.steers_via());
+        let (text, info) = line(roles, self.worker.mode(), self.worker.steers_via());
         let line = &mut self.startup;
         if line.text != text {
-            *line = Line { text, ..Line::default() };
+            if line.done {
+                record(&line.info, 0);
+            }
+            *line = Line { text, info, ..Line::default() };
         }
         if line.done {
             return;
@@ -38,6 +50,7 @@ impl Vm {
             return;
         }
         line.done = true;
+        record(&line.info, 1);
         let text = line.text.as_bytes();
         let mut differs = false;
         let update = update(KEY, &mut |known| {
@@ -50,7 +63,9 @@ impl Vm {
     }
 }
 
-fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: Option<Via>) -> String {
+/// The line, and the name of the gauge, `weir_info.version.0.1.0.mode.enforce.roles.decide_watch_guard`: labels are in names, see
+/// [`crate::metrics`].
+fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: Option<Via>) -> (String, String) {
     let mut roles = Vec::new();
     roles.extend(decide.then_some("decide"));
     roles.extend(watch.then_some("watch"));
@@ -63,26 +78,17 @@ fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: Option<Via>) ->
     let retries = match (decide, guard, mode) {
         (false, ..) => "left to the routes (attach role decide)",
         (_, _, Mode::Shadow) => "decided and counted, not carried out (mode shadow)",
-        (_, true, _) => {
-            "safe by method and signal, each charged to the budget; pushback and unsafe ones of the routes' own are stopped"
-        }
-        (_, false, _) => {
-            "safe by method and signal, on permission (attach role guard to charge each, and to stop the routes' own)"
-        }
+        (_, true, _) => "only safe ones, each charged to the budget, the routes' own too",
+        (_, false, _) => "only safe ones, on permission (attach role guard to charge each, the routes' own too)",
     };
     let hosts = match (decide, steering) {
         (false, _) => "left to Envoy (attach role decide)",
-        (true, None) => "judged and reported, not steered around (steering is off)",
-        (true, Some(Via::OverrideHost)) => {
-            "steered around while they are out, in clusters with the policy override_host"
-        }
-        (true, Some(Via::StatefulSession)) => {
-            "steered around while they are out, on routes with the filter stateful_session"
-        }
+        (true, None) => "reported, not steered around (steering is off)",
+        (true, Some(Via::OverrideHost)) => "steered around while out, where clusters have override_host",
+        (true, Some(Via::StatefulSession)) => "steered around while out, where routes have stateful_session",
     };
-    format!(
-        "weir {}: roles {}; signals {signals}; retries {retries}; hosts {hosts}",
-        env!("CARGO_PKG_VERSION"),
-        roles.join(", ")
-    )
+    let mode = if mode == Mode::Shadow { "shadow" } else { "enforce" };
+    let info = [concat!("weir_info.version.", env!("CARGO_PKG_VERSION"), ".mode."), mode, ".roles.", &roles.join("_")];
+    let roles = roles.join(", ");
+    (format!("weir {BUILD}: roles {roles}; signals {signals}; retries {retries}; hosts {hosts}"), info.concat())
 }

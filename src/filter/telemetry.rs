@@ -140,7 +140,7 @@ impl Telemetry {
             circuit::Event::Opened { broke, attempts, within } => {
                 let line = format!(
                     "circuit open: {broke} of {attempts} attempts within {} ms were refused, broke off or timed out; one request \
-                     each {every} ms goes on, and more where they fail at once",
+                     each {every} ms goes on",
                     millis(within),
                 );
                 self.log_of(Level::Warn, cluster, &line);
@@ -204,9 +204,10 @@ impl Telemetry {
         }
     }
 
-    /// Writes `weir: cluster <name>: <line>`, unless there were too many.
+    /// Writes `weir: cluster <name>: <line>`, unless there were too many. In shadow mode it says that nothing of it was done.
     fn log_of(&mut self, level: Level, cluster: &About<'_>, line: &str) {
-        self.log.write(level, &["weir: cluster ", &printable(cluster.name), ": ", line].concat());
+        let done = if cluster.mode == Mode::Shadow { ": would be (mode shadow): " } else { ": " };
+        self.log.write(level, &["weir: cluster ", &printable(cluster.name), done, line].concat());
     }
 
     /// On each tick: what concerns no single cluster, where it is another than when it was last told.

@@ -133,6 +133,11 @@ fn the_dashboard_suits_a_fleet() -> Result<()> {
     for (number, row) in rows.iter().enumerate() {
         ensure!(row["collapsed"] == (number >= 2), "row {}", row["title"]);
     }
+    let annotation = board["annotations"]["list"][0]["expr"].as_str().context("no annotation")?;
+    ensure!(
+        annotation.contains("(weir_incidents_open{namespace=~\"$namespace\",instance=~\"$instance\","),
+        "{annotation}"
+    );
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         ensure!(panel["fieldConfig"]["defaults"]["noValue"].is_string(), "{} has no noValue", panel["title"]);
         for target in panel["targets"].as_array().into_iter().flatten() {
@@ -140,6 +145,15 @@ fn the_dashboard_suits_a_fleet() -> Result<()> {
             for selector in query.split('{').skip(1) {
                 let chosen = "namespace=~\"$namespace\",instance=~\"$instance\",";
                 ensure!(selector.starts_with(chosen), "{}: {query}", panel["title"]);
+            }
+            // Two hundred clusters are no two hundred curves.
+            let many = query.contains("by (weir_cluster") || query.contains("by (envoy_cluster");
+            if panel["type"] == "timeseries" && many {
+                ensure!(
+                    query.starts_with("topk(20, ") || query.starts_with("bottomk(20, "),
+                    "{}: {query}",
+                    panel["title"]
+                );
             }
         }
     }
