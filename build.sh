@@ -29,6 +29,7 @@ Usage: ./build.sh [-v] [COMMAND]
   test control-planes
                   run the resources under istiod's own generators and Envoy Gateway, which it builds with Go once
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
+  pictures        make the pictures of README.md and docs/ anew, from runs on this machine
   soak [MINUTES [CONNECTIONS]]
                   half an hour of load (or so long) through repeating incidents: memory is flat, the sums agree
   lint            check format, lints, shell scripts, and with a real Envoy every configuration in envoy/
@@ -879,6 +880,28 @@ run_demo() {
     run_example demo demo "$@"
 }
 
+# All pictures of the documentation, from runs on this machine: the page of the demo by Chromium, light and dark.
+make_pictures() {
+    need cargo cc
+    provide chromium || die "chromium is missing; install it with: $(how_to_install chromium)"
+    run_compare incident --svg tests/compare/incident/incident.svg
+    CARGO_PROFILE_BENCH_OPT_LEVEL=3 CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
+        run_bench_of fleet -- only=100x100x10000 picture=benches/fleet/fleet.svg
+    run_demo
+    new_scratch
+    local scheme name
+    for scheme in 0 1; do
+        name=page.png
+        if ((scheme == 0)); then name=page-dark.png; fi
+        say "Drawing tests/demo/$name"
+        # As root it wants no sandbox; it loads nothing but this page.
+        chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$scratch/chromium" --window-size=1240,1080 \
+            --blink-settings=preferredColorScheme="$scheme" --screenshot="$scratch/$name" "file://$PWD/target/demo.html" 2>/dev/null
+        mv "$scratch/$name" "tests/demo/$name"
+    done
+    say "Done. Each is of one run: write the tables of docs/benchmarks.md and README.md from what was printed above."
+}
+
 run_compare() {
     build_module
     install_envoy
@@ -1083,6 +1106,7 @@ case $command in
     module) build_module ;;
     demo) run_demo "$@" ;;
     compare) run_compare "$@" ;;
+    pictures) make_pictures ;;
     bench) run_bench "$@" ;;
     test)
         case ${1:-} in
