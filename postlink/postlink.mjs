@@ -38,7 +38,7 @@ const IMPORTS = new Set([
 const ENVOY = "env";
 
 const [linked, commit, panicking, named, shipped] = process.argv.slice(2);
-const module = binaryen.readBinary(withCommit(readFileSync(linked)));
+const module = binaryen.readBinary(withCommit(withoutPlaces(readFileSync(linked))));
 keepExports(module);
 replaceHelpers(module);
 binaryen.setDebugInfo(true);
