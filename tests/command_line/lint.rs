@@ -710,7 +710,7 @@ fn rules_of_envoy() {
         "'{ \"role\": \"guard\" }'",
     );
     let run = check(folder.path(), &["--format", "json"]);
-    assert_eq!(ids(&findings(&run)), BTreeSet::from(["guard-without-watch"]), "{}", run.out);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["guard-without-watch", "role-misplaced"]), "{}", run.out);
 }
 
 /// What a running Envoy says of itself: its static part is there twice, and what it refused is told.
