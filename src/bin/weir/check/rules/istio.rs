@@ -62,10 +62,20 @@ impl<'a> Patch<'a> {
         self.node.text("match.cluster.service")
     }
 
-    /// Whether it switches sessions by this header on for the routes to a service.
-    fn has_session_for(&self, service: &str, header: &str) -> bool {
+    /// Whether it switches sessions on for the routes to a service.
+    fn has_session_for(&self, service: &str) -> bool {
+        self.has_session_where(service, |object| object.get("session_state").is_some())
+    }
+
+    /// Whether it does so by this header.
+    fn has_session_by(&self, service: &str, header: &str) -> bool {
+        self.has_session_where(service, |object| {
+            object.kind() == "EnvelopeSessionState" && object.text("header.name") == header
+        })
+    }
+
+    fn has_session_where(&self, service: &str, on: impl Fn(&Node<'_>) -> bool) -> bool {
         let host = self.node.text("match.route_configuration.vhost.name");
-        let on = |object: &Node<'_>| object.kind() == "EnvelopeSessionState" && object.text("header.name") == header;
         self.part == Part::Session
             && self.node.objects().iter().any(on)
             // Those of a gateway are named after its own hosts.
@@ -328,7 +338,7 @@ fn steering(setup: &Setup<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
             let node = Node { file: plugin.file, place: plugin.place.clone(), value: root.value };
             if plugin.by_session() {
                 let header = policy.steering.as_ref().map_or("", |steering| steering.header.as_str());
-                if session.is_none() || !patches.iter().any(|patch| patch.has_session_for(service, header)) {
+                if session.is_none() || !patches.iter().any(|patch| patch.has_session_by(service, header)) {
                     let text = format!(
                         "the policy steers {service:?} by stateful_session, and no EnvoyFilter switches it on there, with the \
                          header {header}"
