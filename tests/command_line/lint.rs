@@ -530,8 +530,8 @@ fn rules_of_envoy_gateway() {
             &["listener-without-weir", "listeners-differ"],
         ),
         (
-            GATEWAY,
-            "gateway/envoypatchpolicy.yaml",
+            GATEWAY_OVERRIDE,
+            "gateway/envoypatchpolicy-override.yaml",
             "    name: httproute/shop/orders/rule/0",
             "    name: httproute/shop/order/rule/0",
             &["no-override-host"],

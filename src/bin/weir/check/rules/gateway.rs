@@ -259,11 +259,15 @@ fn steered(setup: &Setup<'_>, steering: &Steering<'_>, out: &mut Vec<Finding>) {
         for (pattern, cluster) in entries.iter().zip(policy.clusters()) {
             let named = pattern.starts_with("httproute/") || pattern.starts_with("grpcroute/");
             let all = steering.routes.iter().any(|name| name.is_empty() || pattern.split('/').nth(2) == Some(name));
-            let patched = all || steering.clusters.iter().any(|(name, _)| name == pattern);
+            let matches = |name: &str| match pattern.split_once('*') {
+                Some((before, _)) => name.starts_with(before),
+                None => name == pattern,
+            };
+            let patched = all || steering.clusters.iter().any(|(name, _)| matches(name));
             let judged = policy.steering.is_some() && cluster.outlier_detection.is_some();
-            if named && judged && !patched && !pattern.contains('*') && !plugin.by_session() {
+            if named && judged && !patched && !plugin.by_session() {
                 let node = Node { file: plugin.file, place: plugin.place.clone(), value: root.value };
-                let text = format!("no patch gives the cluster {pattern:?} the policy override_host");
+                let text = format!("no patch gives a cluster {pattern:?} the policy override_host");
                 let todo = "add its patch, as in envoypatchpolicy.yaml, or write the name that the patch has";
                 out.push(Finding::new("no-override-host", &node, text, todo));
             }
