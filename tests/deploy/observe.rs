@@ -133,7 +133,7 @@ fn the_dashboard_suits_a_fleet() -> Result<()> {
     for (number, row) in rows.iter().enumerate() {
         ensure!(row["collapsed"] == (number >= 2), "row {}", row["title"]);
     }
-    let annotation = board["annotations"]["list"][0]["expr"].as_str().context("no annotation")?;
+    let annotation = board["annotations"]["list"][0]["target"]["expr"].as_str().context("no annotation")?;
     ensure!(
         annotation.contains("(weir_incidents_open{namespace=~\"$namespace\",instance=~\"$instance\","),
         "{annotation}"
