@@ -52,8 +52,7 @@ pub(super) struct View<'h, H: Host> {
 }
 
 impl<'h, H: Host> View<'h, H> {
-    /// Nothing was asked yet. (Each callback makes one, and a call takes a fifth of what this takes inlined.)
-    #[inline(never)]
+    /// Nothing was asked yet.
     pub(super) const fn new(host: &'h H, phase: Phase) -> Self {
         Self {
             host,

@@ -79,8 +79,13 @@ impl Outliers {
         let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
         self.count_evidence(&found, now);
         let mut shared = found;
+        // Evidence is added and dropped, and never changed, so its number is enough to see whether it is other evidence.
+        let parts = |shared: &Ejections| {
+            let numbers = (shared.all_failed, shared.reported, shared.evidence.len());
+            (numbers, shared.ejected.clone(), shared.workers.clone())
+        };
         // With nothing pending, there is nothing to compare.
-        let before = self.is_pending().then(|| bytes(&shared));
+        let before = self.is_pending().then(|| parts(&shared));
         let (me, applied) = (self.me, &mut self.sharing.applied);
         applied.clear();
         for change in &self.sharing.pending {
@@ -90,10 +95,15 @@ impl Outliers {
                 applied.push(event);
             }
         }
-        let changed = before.is_some_and(|before| before != bytes(&shared));
+        let changed = before.is_some_and(|before| before != parts(&shared));
         let maintained = shared.maintain(me, self.has_requests(now), now);
         self.adopt(&shared, now);
-        (changed || maintained).then(|| bytes(&shared))
+        if !changed && !maintained {
+            return None;
+        }
+        let mut record = Vec::new();
+        shared.encode(&mut record);
+        Some(record)
     }
 
     /// Counts what other workers saw as if this one had seen it.
@@ -178,14 +188,6 @@ impl Outliers {
         }
         self.steering.set_active(self.ejected > 0, now);
     }
-}
-
-/// The record, as bytes. (There are several callers.)
-#[inline(never)]
-fn bytes(shared: &Ejections) -> Vec<u8> {
-    let mut record = Vec::new();
-    shared.encode(&mut record);
-    record
 }
 
 fn event(change: &Change) -> Option<Event> {
