@@ -78,37 +78,24 @@ pub struct Unresolved {
 
 impl Unresolved {
     /// What it is where the request's end does not tell.
-    const fn provisional(&self) -> Signal {
-        self.open.provisional(self.expired)
+    fn settled(self) -> Ended {
+        self.end(|unresolved| unresolved.open.provisional(unresolved.expired))
     }
 
     /// What it is by the end of its request, or of the one that came next: a reset stream that Envoy retries is explained by
     /// no end.
-    fn explained(&self, end: &RequestEnd<'_>) -> Signal {
+    fn explained(self, end: &RequestEnd<'_>) -> Ended {
         if self.open == Open::StreamReset && !end.stream_reset() {
-            return self.provisional();
+            return self.settled();
         }
-        self.open.resolve(end)
+        self.end(|unresolved| unresolved.open.resolve(end))
     }
 
     /// A reset stream stays in doubt while its request goes on, so that is not told: no decision rests on a guess.
-    fn end(self, signal: Signal) -> Ended {
+    fn end(self, signal: impl FnOnce(&Self) -> Signal) -> Ended {
+        let signal = signal(&self);
         let request = self.attempt.request.filter(|_| self.open != Open::StreamReset);
         Ended { attempt: Attempt { request, ..self.attempt }, signal }
-    }
-}
-
-/// Ends those of the attempts of which `signal` says how, in their order. (By reference, since there are several callers.)
-#[inline(never)]
-fn end_those(unresolved: &mut Vec<Unresolved>, signal: &dyn Fn(&Unresolved) -> Option<Signal>, ended: &mut Vec<Ended>) {
-    if unresolved.is_empty() {
-        return;
-    }
-    for attempt in std::mem::take(unresolved) {
-        match signal(&attempt) {
-            Some(signal) => ended.push(attempt.end(signal)),
-            None => unresolved.push(attempt),
-        }
     }
 }
 
@@ -157,8 +144,7 @@ impl Attempts {
                 if self.unresolved.len() < MOST_UNRESOLVED {
                     self.unresolved.push(unresolved)
                 } else {
-                    let signal = unresolved.provisional();
-                    ended.push(unresolved.end(signal));
+                    ended.push(unresolved.settled())
                 }
             }
         }
@@ -175,8 +161,8 @@ impl Attempts {
         self.client_gone = None;
         self.settle_all_but(|open| !matches!(open, Open::Answered(_)), ended);
         if self.unresolved.iter().any(|unresolved| unresolved.open == Open::Dropped) && by_upstream() {
-            let lost = |unresolved: &Unresolved| (unresolved.open == Open::Dropped).then_some(Signal::Cancelled);
-            end_those(&mut self.unresolved, &lost, ended);
+            let lost = self.unresolved.extract_if(.., |unresolved| unresolved.open == Open::Dropped);
+            ended.extend(lost.map(|unresolved| unresolved.end(|_| Signal::Cancelled)));
         }
         std::mem::take(&mut self.unresolved)
     }
@@ -186,14 +172,16 @@ impl Attempts {
     pub fn request_ended(
         &mut self,
         end: &RequestEnd<'_>,
-        mut explained: Vec<Unresolved>,
+        explained: Vec<Unresolved>,
         request_id: &[u8],
         ended: &mut Vec<Ended>,
     ) {
         self.client_gone = end.flags.client_gone().then(|| request_id.to_vec());
-        for unresolved in [&mut explained, &mut self.unresolved] {
-            end_those(unresolved, &|unresolved| Some(unresolved.explained(end)), ended);
+        if explained.is_empty() && self.unresolved.is_empty() {
+            return;
         }
+        let unresolved = explained.into_iter().chain(self.unresolved.drain(..));
+        ended.extend(unresolved.map(|unresolved| unresolved.explained(end)));
     }
 
     /// The turn of the event loop is over: nothing more will be known.
@@ -202,11 +190,10 @@ impl Attempts {
             return;
         }
         self.client_gone = None;
-        self.settle_all_but(|_| false, ended);
+        ended.extend(self.unresolved.drain(..).map(Unresolved::settled));
     }
 
-    fn settle_all_but(&mut self, stays: fn(Open) -> bool, ended: &mut Vec<Ended>) {
-        let signal = |unresolved: &Unresolved| (!stays(unresolved.open)).then(|| unresolved.provisional());
-        end_those(&mut self.unresolved, &signal, ended);
+    fn settle_all_but(&mut self, stays: impl Fn(Open) -> bool, ended: &mut Vec<Ended>) {
+        ended.extend(self.unresolved.extract_if(.., |unresolved| !stays(unresolved.open)).map(Unresolved::settled));
     }
 }
