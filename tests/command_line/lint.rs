@@ -702,7 +702,7 @@ fn rules_of_envoy() {
     let folder =
         folder(&["compose/envoy.yaml"], "compose/envoy.yaml", "'{ \"role\": \"guard\" }'", "'{ \"role\": \"watch\" }'");
     let run = check(folder.path(), &["--format", "json"]);
-    assert_eq!(ids(&findings(&run)), BTreeSet::from(["steering-header-leaks"]), "{}", run.out);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["role-misplaced", "steering-header-leaks"]), "{}", run.out);
     let folder = self::folder(
         &["compose/envoy.yaml"],
         "compose/envoy.yaml",
