@@ -424,15 +424,15 @@ fn the_sum_of_all_workers_obeys_the_budget() {
 #[test]
 fn what_nobody_processed_is_retried_for_nothing_while_hosts_answer() {
     let mut account = Account::new(policy(20, 0));
-    account.attempt_ended(Signal::Refused, 0, at(NOW));
+    account.attempt_ended(Signal::Refused, at(NOW));
     assert!(!account.try_unprocessed(false, at(NOW)), "nobody knows whether any host answers");
     for second in 0..100 {
-        account.attempt_ended(Signal::Answered, 0, at(second));
+        account.attempt_ended(Signal::Answered, at(second));
         for again in [false, false, false, true] {
-            account.attempt_ended(Signal::Refused, 0, at(second));
+            account.attempt_ended(Signal::Refused, at(second));
             assert!(account.try_unprocessed(again, at(second)), "second {second}");
         }
-        account.attempt_ended(Signal::Answered, 0, at(second));
+        account.attempt_ended(Signal::Answered, at(second));
         account.helped(at(second));
     }
     // Errors and pushbacks come from hosts that are there; resets say nothing.
@@ -440,33 +440,10 @@ fn what_nobody_processed_is_retried_for_nothing_while_hosts_answer() {
         [(Signal::Error, true), (Signal::Pushback, true), (Signal::Reset, false), (Signal::Closed, false)]
     {
         let mut account = Account::new(policy(20, 0));
-        account.attempt_ended(signal, 0, at(NOW));
+        account.attempt_ended(signal, at(NOW));
         assert_eq!(account.try_unprocessed(false, at(NOW)), free, "{signal:?}");
         // An answer is forgotten with the interval.
         assert!(!account.try_unprocessed(false, at(NOW + 10)), "{signal:?}");
-    }
-}
-
-/// Requests that come all at once are refused by the half that is down before the other half has answered any. What nobody answers
-/// in the end is paid as ever.
-#[test]
-fn a_burst_of_requests_is_no_outage() {
-    let policy = policy(20, 0);
-    let free = |under_way, account: &mut Account| {
-        account.attempt_ended(Signal::Answered, 0, at(NOW));
-        let mut free = 0;
-        for _ in 0..100 {
-            account.attempt_ended(Signal::Refused, under_way, at(NOW));
-            free += u64::from(account.try_unprocessed(false, at(NOW)));
-        }
-        free
-    };
-    for (under_way, expected) in [(1, 9), (24, 32), (10_000, 72)] {
-        let (mut account, mut shared) = (Account::new(policy), Shared::default());
-        arrive(&mut account, 500, at(NOW));
-        assert_eq!(free(under_way, &mut account), expected);
-        shared.publish(&mut account, at(NOW));
-        assert_eq!(shared.left(policy, at(NOW)), 100 - expected, "{under_way} under way");
     }
 }
 
@@ -476,10 +453,10 @@ fn in_an_outage_of_all_hosts_what_nobody_processed_is_paid() {
     let policy = policy(20, 0);
     let (mut account, mut shared) = (Account::new(policy), Shared::default());
     arrive(&mut account, 100, at(NOW));
-    account.attempt_ended(Signal::Answered, 0, at(NOW));
+    account.attempt_ended(Signal::Answered, at(NOW));
     let mut free = 0;
     for _ in 0..50 {
-        account.attempt_ended(Signal::Unreachable, 0, at(NOW));
+        account.attempt_ended(Signal::Unreachable, at(NOW));
         free += u64::from(account.try_unprocessed(false, at(NOW)));
     }
     assert_eq!(free, 8);
@@ -488,7 +465,7 @@ fn in_an_outage_of_all_hosts_what_nobody_processed_is_paid() {
     // And where retries are in vain, sooner.
     let mut account = Account::new(policy);
     for _ in 0..8 {
-        account.attempt_ended(Signal::Answered, 0, at(NOW));
+        account.attempt_ended(Signal::Answered, at(NOW));
         assert!(account.try_unprocessed(true, at(NOW)));
     }
     assert!(!account.try_unprocessed(true, at(NOW)));

@@ -74,15 +74,10 @@ impl Engine {
             }
             // In shadow mode `guard` sees the retries that are not begun otherwise.
             let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
-            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))?;
-            // Of interest only where the budget has too little left. While attempts fail, all retries in place of what was not
-            // processed are more than one in place of whatever failed.
-            let scarce = held == 0 || held < retry.policy.max_retries && account.fails(wall_clock);
-            spared = scarce && spares && account.spares_unprocessed(wall_clock);
-            if spared {
-                account.release(held);
-            }
-            Some(if spared { 0 } else { held })
+            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock));
+            // Of interest only where the budget has nothing left.
+            spared = held == Some(0) && spares && account.spares_unprocessed(wall_clock);
+            held
         });
         let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
         let class = Class::of(&retry.policy, request);

@@ -45,7 +45,6 @@ impl Worker {
         view: &View<'_, H>,
     ) {
         let (now, enforces, steers) = (self.wall_clock, self.enforces(), self.engine.steering().is_some());
-        let under_way = self.requests.len();
         let property = |property| view.host.property_of(stream, property).ok().flatten();
         let status = property(Property::Code).and_then(|code| code.first_chunk().copied()).map(u64::from_le_bytes);
         if status.is_none_or(|status| status >= 500 || status == 429) {
@@ -55,7 +54,7 @@ impl Worker {
         let Ok(address) = std::str::from_utf8(&address) else { return };
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         state.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(Signal::Answered, arrived, now));
-        state.account.iter_mut().for_each(|account| account.attempt_ended(Signal::Answered, under_way, now));
+        state.account.iter_mut().for_each(|account| account.attempt_ended(Signal::Answered, now));
         let Some(outliers) = &mut state.outliers else { return };
         let attempt =
             EndedAttempt { host: Some(address), signal: Signal::Answered, began: arrived, weight: 1, picked: false };

@@ -224,7 +224,7 @@ impl Worker {
             cluster.failed = now;
         }
         cluster.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(*signal, attempt.began, now));
-        cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, self.requests.len(), now));
+        cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, now));
         let Some(host) = &attempt.host else { return };
         if incidents {
             cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);

@@ -25,15 +25,9 @@ use crate::signal::Signal;
 /// How often what is left is told while nothing arrives.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// For so long after one, attempts are taken to fail.
-const RECENT: Duration = Duration::from_secs(2);
-
-/// After so many attempts in a row that were not processed, and one more for each request under way, no host seems to answer. Where
-/// half of the hosts are down, and each is as likely as another to be tried, that is one in 256. The others are for requests that
-/// come all at once: half of them are refused before any host has had the time to answer.
+/// After so many attempts in a row that were not processed, no host seems to answer. Where half of the hosts are down, and each is
+/// as likely as another to be tried, that is one in 256.
 const MOST_REFUSED: u32 = 8;
-/// No more than so many are counted for requests under way.
-const MOST_UNDER_WAY: usize = 64;
 /// After so many retries in vain, of all workers, none does.
 const MOST_VAIN: u32 = 8;
 
@@ -56,10 +50,6 @@ pub struct Account {
     /// When an attempt was last answered here, and how many were not processed since.
     answered: Option<Time>,
     refused: u32,
-    /// When an attempt failed here that might be retried, or was.
-    failed: Option<Time>,
-    /// How many may be before [no host seems to answer](MOST_REFUSED).
-    most_refused: u32,
     /// Retries since then that nobody paid for.
     unpaid: u32,
     /// What was left when that was last [asked](Self::left), and when that was.
@@ -80,8 +70,6 @@ impl Account {
             spare: (Time::default(), Time::default(), 0),
             answered: None,
             refused: 0,
-            failed: None,
-            most_refused: MOST_REFUSED,
             unpaid: 0,
             left: None,
         }
@@ -153,9 +141,8 @@ impl Account {
         self.held = self.held.saturating_sub(held);
     }
 
-    /// An attempt ended so, while that many requests are under way.
-    pub fn attempt_ended(&mut self, signal: Signal, under_way: usize, now: Time) {
-        self.most_refused = MOST_REFUSED + under_way.min(MOST_UNDER_WAY) as u32;
+    /// An attempt ended so.
+    pub fn attempt_ended(&mut self, signal: Signal, now: Time) {
         match signal {
             Signal::Answered | Signal::Error | Signal::Pushback => {
                 (self.answered, self.refused, self.unpaid) = (Some(now), 0, 0)
@@ -163,7 +150,7 @@ impl Account {
             Signal::Refused | Signal::Unreachable => {
                 self.refused = self.refused.saturating_add(1);
                 // So it was an outage, in which retries are to be paid; those before, too.
-                if self.refused > self.most_refused && self.unpaid > 0 {
+                if self.refused > MOST_REFUSED && self.unpaid > 0 {
                     let unpaid = std::mem::take(&mut self.unpaid);
                     self.retried(unpaid, now);
                 }
@@ -177,9 +164,7 @@ impl Account {
     #[must_use]
     pub fn spares_unprocessed(&mut self, now: Time) -> bool {
         let answers = |answered: Time| answered <= now && now.since(answered) < self.policy.interval;
-        self.answered.is_some_and(answers)
-            && self.refused <= self.most_refused
-            && self.view.trouble(now).vain() < MOST_VAIN
+        self.answered.is_some_and(answers) && self.refused <= MOST_REFUSED && self.view.trouble(now).vain() < MOST_VAIN
     }
 
     /// Asks for a retry in place of an attempt that was not processed. Whether it is [free](Self::spares_unprocessed); if not, it
@@ -192,12 +177,6 @@ impl Account {
             self.failed(again, now);
         }
         free
-    }
-
-    /// Whether an attempt failed in the last seconds.
-    #[must_use]
-    pub fn fails(&self, now: Time) -> bool {
-        self.failed.is_some_and(|failed| failed <= now && !now.is_later(RECENT, failed))
     }
 
     /// Whether the budget has anything left, as far as this worker knows.
@@ -217,7 +196,6 @@ impl Account {
 
     /// An attempt failed that might be retried. `again`: it was a retry itself.
     pub fn failed(&mut self, again: bool, now: Time) {
-        self.failed = Some(now);
         self.ask_again();
         for trouble in [&mut self.news.trouble, self.view.trouble(now)] {
             if again { trouble.retry_failed(now) } else { trouble.attempt_failed(now) }
@@ -226,7 +204,6 @@ impl Account {
 
     /// A retry was answered.
     pub fn helped(&mut self, now: Time) {
-        self.failed = Some(now);
         self.news.trouble.retry_answered(now);
         self.view.trouble(now).retry_answered(now);
     }
