@@ -24,7 +24,7 @@
 //!
 //! **What decides.** A verdict is the end of any attempt on the host that began when the host was due, whether or not it was
 //! meant as a probe, and the end of each probe. What began before decides nothing. A probe that ends without a verdict, or
-//! whose end is not reported within ten seconds, makes room for the next one.
+//! whose end is not reported within ten seconds, or two if the next one may be repeated, makes room for it.
 
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ use crate::outlier::shared::{Ejection, WorkerId};
 
 /// A probe whose end was not reported for this long is given up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long, a request that may be repeated whatever happens is a probe beside one whose end is not reported: where a probe
+/// was sent again, and waits at two hosts that hang, it may wait for as long as the route has.
+const UNANSWERED: Duration = Duration::from_secs(2);
 /// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
 /// then costs no client anything.
 const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
@@ -219,7 +222,9 @@ impl HostState {
         let due = ejected.due(policy, request.mostly_ejected).max(ejected.last_answer).saturating_add(wait);
         ejected.ejection.owner == request.worker
             && (now >= due || request.repeatable && scheduled)
-            && !in_flight.is_some_and(|probe| probe.is_under_way(now))
+            && !in_flight.is_some_and(|probe| {
+                probe.is_under_way(now) && !(request.repeatable && now.is_later(UNANSWERED, probe.started))
+            })
     }
 
     /// Schedules one probe of an ejected host, though it may not be due then. It gives no verdict, and shows whether something
