@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Test;
 use crate::mesh::{Destination, MODULE, Mesh, ORDERS, Setup, pod};
@@ -14,7 +14,7 @@ use crate::support::client::Request;
 use crate::support::{envoy, wait};
 
 pub const TESTS: &[Test] = &[
-    ("another_filter", || one_pod_down(|setup| setup.add(ANOTHER_FILTER))),
+    ("another_filter", || one_pod_down(another_filter)),
     ("another_upstream_filter", another_upstream_filter),
     ("whole_mesh", whole_mesh),
     ("policy_upgraded", policy_upgraded),
@@ -23,56 +23,52 @@ pub const TESTS: &[Test] = &[
     ("mistake_later", mistake_later),
 ];
 
-const ANOTHER_FILTER: &str = r#"
-apiVersion: networking.istio.io/v1alpha3
-kind: EnvoyFilter
-metadata: { name: somebody, namespace: shop }
-spec:
-  configPatches:
-  - applyTo: HTTP_FILTER
-    match:
-      context: SIDECAR_OUTBOUND
-      listener:
-        filterChain:
-          filter: { name: envoy.filters.network.http_connection_manager, subFilter: { name: envoy.filters.http.router } }
-    patch:
-      operation: INSERT_BEFORE
-      value:
-        name: somebody
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
-          mutations:
-            request_mutations: [{ append: { header: { key: x-somebody, value: was-here } } }]
-"#;
+/// Somebody else's patch of the sidecars' router filter.
+fn at_router(operation: &str, value: &Value) -> Value {
+    let filter = json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "subFilter": {"name": "envoy.filters.http.router"},
+    });
+    json!({
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "somebody", "namespace": "shop"},
+        "spec": {"configPatches": [{
+            "applyTo": "HTTP_FILTER",
+            "match": {"context": "SIDECAR_OUTBOUND", "listener": {"filterChain": {"filter": filter}}},
+            "patch": {"operation": operation, "value": value},
+        }]},
+    })
+}
+
+/// A filter that marks requests.
+fn somebody() -> Value {
+    json!({
+        "name": "somebody",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"request_mutations": [{"append": {"header": {"key": "x-somebody", "value": "was-here"}}}]},
+        },
+    })
+}
+
+fn another_filter(setup: &mut Setup) -> Result<()> {
+    setup.resources.push(at_router("INSERT_BEFORE", &somebody()));
+    Ok(())
+}
 
 /// Without the codec, as the guide says: `attempts.yaml` ends the list with it.
-const UPSTREAM_FILTER: &str = r#"
-apiVersion: networking.istio.io/v1alpha3
-kind: EnvoyFilter
-metadata: { name: somebody, namespace: shop }
-spec:
-  configPatches:
-  - applyTo: HTTP_FILTER
-    match:
-      context: SIDECAR_OUTBOUND
-      listener:
-        filterChain:
-          filter: { name: envoy.filters.network.http_connection_manager, subFilter: { name: envoy.filters.http.router } }
-    patch:
-      operation: MERGE
-      value:
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-          upstream_http_filters:
-          - name: somebody
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
-              mutations:
-                request_mutations: [{ append: { header: { key: x-somebody, value: was-here } } }]
-"#;
+fn upstream_filter(setup: &mut Setup) -> Result<()> {
+    let router = json!({"typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        "upstream_http_filters": [somebody()],
+    }});
+    setup.resources.push(at_router("MERGE", &router));
+    Ok(())
+}
 
 fn another_upstream_filter() -> Result<()> {
-    let mesh = start(true, |setup| setup.add(UPSTREAM_FILTER))?;
+    let mesh = start(true, upstream_filter)?;
     survives(&mesh)?;
     let marked = |headers: &Vec<(String, String)>| headers.iter().any(|(name, _)| name == "x-somebody");
     ensure!(mesh.pods[1].seen().iter().all(marked), "the other filter is missing");
