@@ -12,6 +12,7 @@ mod situations;
 mod table;
 mod trial;
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ pub fn run(runtime: &Runtime, arguments: &[String], about_machine: &str) -> Resu
         println!("{}", table::list(&situations));
         return Ok(true);
     }
-    let found = runtime.block_on(all(&situations, &options))?;
+    let All { found, failed } = runtime.block_on(all(&situations, &options))?;
     println!("\n{}", table::summary(&found));
     if options.markdown {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
@@ -98,20 +99,43 @@ pub fn run(runtime: &Runtime, arguments: &[String], about_machine: &str) -> Resu
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("{PAGE} is written.");
     }
+    if !failed.is_empty() {
+        bail!("could not run: {}", failed.join(", "));
+    }
     Ok(!found.iter().any(Found::is_worse))
 }
 
-async fn all(situations: &[Arc<Situation>], options: &Options) -> Result<Vec<Found>> {
+/// What was found, and the names of what could not run.
+struct All {
+    found: Vec<Found>,
+    failed: Vec<&'static str>,
+}
+
+async fn all(situations: &[Arc<Situation>], options: &Options) -> Result<All> {
     let shipped = Arc::new(Shipped::read()?);
     println!("{}", table::header());
-    let (began, mut found) = (Instant::now(), Vec::new());
-    for batch in situations.chunks(options.jobs) {
-        let show = progress(batch, found.len(), situations.len(), began);
+    let (began, mut found, mut failed) = (Instant::now(), Vec::new(), Vec::new());
+    // One that cannot run keeps those from it that run in the same Envoy: then each of these runs by itself.
+    let mut batches: VecDeque<&[Arc<Situation>]> = situations.chunks(options.jobs).collect();
+    while let Some(batch) = batches.pop_front() {
+        let show = progress(batch, found.len() + failed.len(), situations.len(), began);
         let ended = tokio::select! {
-            ended = undisturbed(&shipped, batch, options.seed) => ended?,
+            ended = undisturbed(&shipped, batch, options.seed) => ended,
             () = show => unreachable!("progress is shown until the end"),
         };
         clear();
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) if batch.len() == 1 => {
+                println!("{}", table::failed(batch[0].name, &error));
+                failed.push(batch[0].name);
+                continue;
+            }
+            Err(_) => {
+                batch.chunks(1).rev().for_each(|alone| batches.push_front(alone));
+                continue;
+            }
+        };
         for one in ended {
             println!("{}", table::text(&one));
             if options.log && one.is_worse() {
@@ -120,7 +144,7 @@ async fn all(situations: &[Arc<Situation>], options: &Options) -> Result<Vec<Fou
             found.push(one);
         }
     }
-    Ok(found)
+    Ok(All { found, failed })
 }
 
 /// How often something is run again, since the machine stood still meanwhile.

@@ -174,7 +174,7 @@ impl Setup {
     }
 
     /// Envoy's `HttpProtocolOptions` of the first cluster, where it has them.
-    fn protocol_options(&mut self) -> Option<&mut Value> {
+    pub fn protocol_options(&mut self) -> Option<&mut Value> {
         let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
         self.clusters[0].get_mut("typed_extension_protocol_options")?.get_mut(options)
     }

@@ -124,6 +124,11 @@ pub fn text(found: &Found) -> String {
     text
 }
 
+/// What could not run.
+pub fn failed(name: &str, error: &anyhow::Error) -> String {
+    format!("{name:<NAME$}COULD NOT RUN: {error:#}")
+}
+
 fn cell(measure: Measure, count: Count) -> String {
     match measure {
         Measure::Attempts => format!("{:.2}", count.number as f64 / count.of.max(1) as f64),

@@ -150,6 +150,11 @@ fn forward_proxy(setup: &mut Setup) -> anyhow::Result<()> {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
         "dns_cache_config": cache,
     }}));
+    // Envoy refuses options of the protocol without these in such a cluster.
+    if let Some(options) = setup.protocol_options() {
+        let verified = json!({"auto_sni": true, "auto_san_validation": true});
+        merge(options, &json!({"upstream_http_protocol_options": verified}));
+    }
     let cluster = &mut setup.clusters[0];
     if let Some(fields) = cluster.as_object_mut() {
         for field in ["load_assignment", "load_balancing_policy", "type"] {
