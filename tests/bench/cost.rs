@@ -52,7 +52,7 @@ impl Bench {
     }
 
     pub fn send(&self, variant: &Variant, shape: Shape, requests: u32, rate: Option<u32>) -> Result<Outcome> {
-        let load = Load { port: variant.port, shape, requests, rate, uris: None };
+        let load = Load { port: variant.port, shape, requests, rate, uris: None, header: None };
         let send = || load.run(self.envoy.pid(), self.envoy.directory()).with_context(|| variant.name());
         // One request of millions may fail on a machine that is busy otherwise: a run of many minutes goes on, and says so.
         send().or_else(|error| {
@@ -67,6 +67,9 @@ impl Bench {
             for http2 in [false, true] {
                 let shape = Shape { http2, large: false };
                 let ready = wait::until(wait::LIMIT, || {
+                    if variant.out && variant.filter == Filter::Decide {
+                        self.fail_where_refused(variant, shape);
+                    }
                     self.send(variant, shape, 2_000, None).map_err(|error| format!("{error:#}"))?;
                     if !variant.out {
                         return Ok(());
@@ -79,6 +82,14 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// `decide` alone learns only where the last attempt of a request went. So it finds a host that refuses connections by requests
+    /// that are not retried: those that arrive as retries, by the policy of these variants. Some of them fail, and are meant to.
+    fn fail_where_refused(&self, variant: &Variant, shape: Shape) {
+        let header = Some("x-envoy-attempt-count: 2");
+        let load = Load { port: variant.port, shape, requests: 100, rate: None, uris: None, header };
+        _ = load.run(self.envoy.pid(), self.envoy.directory());
     }
 
     /// Numbers of the variants, in an order that differs each time.

@@ -146,7 +146,7 @@ fn measure(size: Size, rounds: usize) -> Result<(Estimate, f64)> {
     std::fs::write(&uris, lines)?;
     let send = |side: &Side, requests: u32| {
         let shape = Shape { http2: false, large: false };
-        let load = Load { port: side.port, shape, requests, rate: None, uris: Some(&uris) };
+        let load = Load { port: side.port, shape, requests, rate: None, uris: Some(&uris), header: None };
         Ok::<_, anyhow::Error>(load.run(side.envoy.pid(), side.envoy.directory())?.cpu)
     };
     // Every host and every cluster is met several times.

@@ -51,6 +51,8 @@ pub struct Load<'a> {
     pub rate: Option<u32>,
     /// A file with a URI per line, instead of the shape's one.
     pub uris: Option<&'a Path>,
+    /// A header that each request bears besides.
+    pub header: Option<&'a str>,
 }
 
 pub struct Outcome {
@@ -86,6 +88,9 @@ impl Load<'_> {
         if let Some(rate) = self.rate {
             let _ = std::fs::remove_file(&log);
             command.args(["--rps", &(rate / connections).to_string(), "--log-file"]).arg(&log);
+        }
+        if let Some(header) = self.header {
+            command.args(["-H", header]);
         }
         let base = format!("http://127.0.0.1:{}", self.port);
         match self.uris {

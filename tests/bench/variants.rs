@@ -203,7 +203,11 @@ fn listener(variant: &Variant, modules: &Modules) -> Value {
         route
     };
     let policy = if variant.out {
-        json!({"outlierDetection": {"baseEjectionTime": "1h", "maxEjectionTime": "1h"}})
+        json!({
+            "outlierDetection": {"baseEjectionTime": "1h", "maxEjectionTime": "1h"},
+            // No request that is measured is one.
+            "retry": {"alreadyRetried": "none"},
+        })
     } else {
         Value::Null
     };
