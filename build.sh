@@ -27,7 +27,8 @@ Usage: ./build.sh [-v] [COMMAND]
   test --envoy VERSION[,VERSION...] [NAME]
                   run the tests against real Envoys of these versions
   test control-planes
-                  run the resources under istiod's own generators and Envoy Gateway, which it builds with Go once
+                  run the resources under istiod's own generators and Envoy Gateway, and the guides on an API server of
+                  Kubernetes, all of which it builds with Go once
   test compose    run envoy/docker-compose.yaml with a real Docker Engine, and look at what comes of it
   pictures        make the pictures of README.md and docs/ anew, from runs on this machine
   soak [MINUTES [CONNECTIONS]]
@@ -92,6 +93,7 @@ packages_of() { # PROGRAM
         h2load) debian=nghttp2-client macos="brew install nghttp2" ;;
         go) debian=golang-go macos="brew install go" ;;
         ip) debian=iproute2 macos="brew install iproute2mac" ;;
+        nsenter | mount) debian="util-linux mount" macos="brew install util-linux" ;;
         unshare) debian=util-linux macos="brew install util-linux" ;;
         docker | dockerd) debian=docker.io macos="brew install docker" ;;
         *) debian=$1 macos="brew install $1" ;;
@@ -523,9 +525,9 @@ install_node_runner() {
     export NODE_PATH=$PWD/tests/node # where `require("env")` finds env.js
 }
 
-# A test says with `with_prometheus_`, `with_helm_` or `with_envoy_` in its name that it needs these, and with `istiod::` or
-# `envoy_gateway::` that it needs what `build_control_planes` builds. Where that is missing and cannot be installed, such tests are left
-# out, and named at the end.
+# A test says with `with_prometheus_`, `with_helm_` or `with_envoy_` in its name that it needs these, with `istiod::` or
+# `envoy_gateway::` that it needs what `build_control_planes` builds, and with `kubernetes::` what `build_cluster` builds. Where that is
+# missing and cannot be installed, such tests are left out, and named at the end.
 skip=() left_out=() helps=()
 
 # Helm has no package in Debian; Go builds it, for this tree alone.
@@ -554,6 +556,7 @@ provide_for() {
         leave_out istiod:: "$help"
         leave_out envoy_gateway:: "$help"
     fi
+    if [[ $names == *kubernetes::* ]] && ! build_cluster; then leave_out kubernetes:: "$help"; fi
 }
 
 # leave_out PART WHY: those of `names` that contain it.
@@ -597,6 +600,34 @@ build_control_planes() {
     # A module of its own: the two pin other versions of the same libraries.
     (cd tests/control-planes/envoy-gateway && GOTOOLCHAIN=auto go build -ldflags="-s -w" -o ../../../target/control-planes/envoy-gateway \
         github.com/envoyproxy/gateway/cmd/envoy-gateway) || die "Envoy Gateway does not compile, see above"
+}
+
+# Builds what a cluster of one node is made of, from the same modules: Kubernetes, Istio, and in the place of what is missing our own
+# tests/control-planes/node. False, with `help` set, where that cannot be done.
+build_cluster() {
+    local istio
+    lacks go ip unshare nsenter mount iptables python3 && return 1
+    if ((EUID != 0)); then
+        help="a node of Kubernetes gives containers users and files of their own, which takes root; run: sudo ./build.sh test control-planes"
+        return 1
+    fi
+    if ! unshare --net --mount --pid --fork --mount-proc sh -ec 'ip link add br0 type bridge
+        ip link add one type veth peer name other
+        iptables -t nat -A OUTPUT -p tcp -m owner --uid-owner 1 -j REDIRECT --to-ports 1' >/dev/null 2>&1; then
+        help="a network namespace has no bridge, veth or iptables here; as root, run: modprobe -a bridge veth iptable_nat xt_owner xt_REDIRECT"
+        return 1
+    fi
+    say "Building Kubernetes and Istio (the first time some minutes)"
+    (
+        cd tests/control-planes
+        export GOTOOLCHAIN=auto
+        istio=$(go list -m -f '{{.Dir}}' istio.io/istio)
+        go build -ldflags="-s -w" -o ../../target/control-planes/ ./node k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl \
+            istio.io/istio/pilot/cmd/pilot-discovery istio.io/istio/pilot/cmd/pilot-agent istio.io/istio/istioctl/cmd/istioctl
+        go build -ldflags="-s -w" -o ../../target/control-planes/etcd go.etcd.io/etcd/server/v3
+        # From the module that is not a program: the bootstrap of Istio's image.
+        cp -f "$istio/tools/packaging/common/envoy_bootstrap.json" ../../target/control-planes/
+    ) || die "they do not compile, see above"
 }
 
 run_tests() { # NAME...
@@ -684,11 +715,15 @@ test_envoys() {
 }
 
 test_control_planes() {
+    local names
     build_control_planes || die "$help"
     build_module
     install_envoy
-    cargo test --test control_planes || die "some tests FAILED; each is named above"
-    say "All tests passed under istiod's generators and Envoy Gateway."
+    names=$(cargo -q test --test control_planes -- --list)
+    if ! build_cluster; then leave_out kubernetes:: "$help"; fi
+    local failed=""
+    cargo test --test control_planes -- ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
+    conclude "$failed" "All tests passed under istiod's generators, Envoy Gateway and Kubernetes."
 }
 
 test_compose() {

@@ -1,15 +1,19 @@
 //! The shipped resources under a real control plane: what istiod and Envoy Gateway make of them, in a real Envoy, with requests.
 //!
-//! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`) and Envoy Gateway. Each test runs in a network
-//! namespace of its own, as a process of its own, so that addresses and ports are those of a real cluster, and nothing else is reached.
+//! `./build.sh test control-planes` builds istiod's generators (`istiod/main.go`), Envoy Gateway, and what a cluster of Kubernetes with
+//! Istio is made of. Each test runs in a network namespace of its own, as a process of its own, so that addresses and ports are those of
+//! a real cluster, and nothing else is reached.
 
 mod ambient;
 mod balancing;
 mod behind;
+mod cluster;
 mod envoy_gateway;
 mod filters;
 mod gateways;
+mod guide;
 mod host_mode;
+mod kubernetes;
 mod mesh;
 mod pod;
 mod pods;
@@ -41,7 +45,11 @@ type Test = (&'static str, fn() -> Result<()>);
 fn main() -> ExitCode {
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
-    let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec())];
+    let tests = [
+        ("istiod", istiod),
+        ("envoy_gateway", envoy_gateway::TESTS.to_vec()),
+        ("kubernetes", kubernetes::TESTS.to_vec()),
+    ];
     let tests = tests
         .iter()
         .flat_map(|(plane, tests)| tests.iter().map(move |(name, test)| (format!("{plane}::{name}"), test)));
@@ -70,6 +78,10 @@ fn in_namespace(test: &str) -> Result<()> {
     // Whoever is not root is it in a namespace of users.
     if std::fs::metadata("/proc/self")?.uid() != 0 {
         unshare.arg("--map-root-user");
+    }
+    if test.starts_with("kubernetes::") {
+        // It mounts the files of containers, and all that it starts ends with it.
+        unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     }
     let output = unshare
         .arg("--net")
