@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rcgen::KeyPair;
 use tempfile::TempDir;
 
+use crate::image;
 use crate::support::{envoy, wait};
 
 /// The address of the node, and of the API server.
@@ -115,7 +116,7 @@ impl Cluster {
             link(name, program(name))?;
         }
         link("envoy", std::path::absolute(envoy::binary())?)?;
-        link("weir-test", std::env::current_exe()?)?;
+        link(image::PROGRAM, std::env::current_exe()?)?;
         let of = |name: &str| self.file(name).display().to_string();
         let arguments = [
             "-kubeconfig".to_owned(),

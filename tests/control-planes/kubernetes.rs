@@ -1,12 +1,16 @@
 //! The guides, from their first command to the last, on a cluster of Kubernetes.
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 
 use crate::Test;
 use crate::cluster::Cluster;
 use crate::guide;
+use crate::image::{DOWN, PROGRAM};
+use crate::mesh::{Setup, documents};
+use crate::support::wait;
 
-pub const TESTS: &[Test] = &[("istio_guide", istio_guide)];
+pub const TESTS: &[Test] = &[("istio_guide", istio_guide), ("replicas_crash", replicas_crash)];
 
 const ISTIO: &str = "envoy/istio/README.md";
 const ORDERS: &str = "outbound|8080||orders.shop.svc.cluster.local";
@@ -47,6 +51,121 @@ fn istio_guide() -> Result<()> {
         ensure!(nothing_is_wrong(&command, &said)?, "{command}: {said}");
     }
     Ok(())
+}
+
+/// Whoever does not speak mutual TLS is refused.
+const STRICT: &str = r#"
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: default, namespace: shop }
+spec: { mtls: { mode: STRICT } }
+"#;
+
+const HOST: &str = "orders.shop.svc.cluster.local";
+const PORTS: [(&str, &str); 3] = [("GET", "8080"), ("POST", "8080"), ("gRPC", "9090")];
+
+/// The shop of the guide, with replicas that are down when they are told to be, and a port for gRPC.
+struct Shop {
+    cluster: Cluster,
+    replicas: Vec<String>,
+}
+
+impl Shop {
+    fn start(change: impl FnOnce(&mut Setup) -> Result<()>) -> Result<Self> {
+        let cluster = Cluster::start()?;
+        for command in guide::commands(ISTIO, "Five minutes")? {
+            if command.starts_with("kubectl apply") {
+                break;
+            }
+            if !DONE.contains(&command.as_str()) {
+                cluster.run(&command)?;
+            }
+        }
+        cluster.apply(WITHOUT_ISTIO_STATS)?;
+        let mut setup =
+            Setup { resources: documents(include_str!("../../envoy/compose/kubernetes.yaml"))?, ..Setup::bare()? };
+        for file in ["decide", "attempts", "proxy-status", "traffic"] {
+            setup.ship(file)?;
+        }
+        for name in ["orders", "storefront"] {
+            let deployment = setup.find("Deployment", name)?;
+            deployment["spec"]["template"]["spec"]["containers"][0]["command"] =
+                json!([PROGRAM, "serve", "8080", "9090"]);
+        }
+        let ports = &mut setup.find("Service", "orders")?["spec"]["ports"];
+        ports.as_array_mut().context("no ports")?.push(json!({"name": "grpc", "port": 9090, "targetPort": 9090}));
+        setup.name_in_weir(HOST, 9090)?;
+        change(&mut setup)?;
+        let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
+        cluster.apply(&texts.join("\n---\n"))?;
+        cluster
+            .run("kubectl -n shop wait deployment --all --for=condition=Available --timeout=5m")
+            .with_context(|| cluster.story("shop"))?;
+        let replicas = cluster.run("kubectl -n shop get pods -l app=orders -o name")?;
+        let replicas = replicas.lines().map(str::to_owned).collect();
+        Ok(Self { cluster, replicas })
+    }
+
+    /// How many requests of each kind fail.
+    fn failures(&self, counts: [usize; 3]) -> Result<[usize; 3]> {
+        let mut failures = [0; 3];
+        for (failed, ((kind, port), count)) in failures.iter_mut().zip(PORTS.iter().zip(counts)) {
+            let send = format!("{PROGRAM} send {kind} {count} {HOST}:{port}");
+            let said = self.cluster.run(&format!("kubectl -n shop exec deploy/storefront -c clients -- {send}"))?;
+            *failed = said.trim().parse().with_context(|| said.clone())?;
+        }
+        Ok(failures)
+    }
+
+    /// Has a replica refuse connections from now on, or listen again.
+    fn down(&self, replica: usize, down: bool) -> Result<()> {
+        let (pod, change) = (&self.replicas[replica], if down { "touch" } else { "rm" });
+        self.cluster.run(&format!("kubectl -n shop exec {pod} -c orders -- {change} {DOWN}")).map(drop)
+    }
+
+    /// Weir's metrics with this name in the client's sidecar.
+    fn metrics(&self, name: &str) -> Result<Vec<String>> {
+        let metrics = self
+            .cluster
+            .run("kubectl -n shop exec deploy/storefront -c istio-proxy -- pilot-agent request GET stats/prometheus")?;
+        Ok(metrics.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect())
+    }
+
+    fn story(&self) -> String {
+        let log = self
+            .cluster
+            .run("kubectl -n shop logs deploy/storefront -c istio-proxy | grep -E 'weir:|warn|error' | tail -n 20");
+        let metrics = self.metrics("weir_").unwrap_or_default().join("\n");
+        format!("{}\n{metrics}\n{}", self.cluster.story("shop"), log.unwrap_or_else(|error| error.to_string()))
+    }
+}
+
+/// A replica that is gone costs no request, of whatever kind: each stands behind its own sidecar, with mutual TLS between them.
+fn replicas_crash() -> Result<()> {
+    let shop = Shop::start(|setup| setup.add(STRICT))?;
+    let calm = shop.failures([60, 60, 60])?;
+    ensure!(calm == [0; 3], "{calm:?} of 60 fail in calm: {}", shop.story());
+    for replica in [0, 1] {
+        shop.down(replica, true)?;
+        let failed = shop.failures([150, 60, 60])?;
+        ensure!(failed == [0; 3], "{failed:?} of 150, 60 and 60 fail: {}", shop.story());
+    }
+    for port in ["8080", "9090"] {
+        let ejections = shop.metrics("weir_ejections_total")?;
+        ensure!(ejections.iter().any(|line| line.contains(&format!("|{port}||{HOST}"))), "{port}: {}", shop.story());
+    }
+    for replica in [0, 1] {
+        shop.down(replica, false)?;
+    }
+    let all_are_back = || -> Result<()> {
+        let failed = shop.failures([20, 20, 20])?;
+        ensure!(failed == [0; 3], "{failed:?} of 20 fail");
+        let out = shop.metrics("weir_hosts_out{")?;
+        ensure!(out.len() == 2 && out.iter().all(|line| line.ends_with(" 0")), "{out:?}");
+        Ok(())
+    };
+    wait::until(wait::LIMIT, || all_are_back().map_err(|error| format!("{error:#}")))
+        .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))
 }
 
 /// Looks at a log as the guide does, until it says what the guide says.

@@ -13,6 +13,7 @@ mod filters;
 mod gateways;
 mod guide;
 mod host_mode;
+mod image;
 mod kubernetes;
 mod mesh;
 mod pod;
@@ -43,6 +44,9 @@ const TEST: &str = "WEIR_CONTROL_PLANE_TEST";
 type Test = (&'static str, fn() -> Result<()>);
 
 fn main() -> ExitCode {
+    if let Some(outcome) = image::main() {
+        return exit_code(outcome);
+    }
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
     let tests = [
@@ -59,11 +63,7 @@ fn main() -> ExitCode {
             ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "the loopback device");
             test()
         });
-        if let Err(error) = outcome {
-            eprintln!("{error:#}");
-            return ExitCode::FAILURE;
-        }
-        return ExitCode::SUCCESS;
+        return exit_code(outcome);
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(2);
@@ -71,6 +71,14 @@ fn main() -> ExitCode {
         Trial::test(name.clone(), move || in_namespace(&name).map_err(|error| format!("{error:#}").into()))
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn exit_code(outcome: Result<()>) -> ExitCode {
+    if let Err(error) = outcome {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 fn in_namespace(test: &str) -> Result<()> {

@@ -1,0 +1,68 @@
+//! What containers of these tests run is this very program: a replica that can be told to be down, and a client.
+
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::pod::Pod;
+use crate::support::client::{Request, exchange};
+use crate::support::client_h2;
+
+/// Its name in a container.
+pub const PROGRAM: &str = "weir-test";
+/// While this file is there, a replica refuses connections.
+pub const DOWN: &str = "/tmp/down";
+
+/// Does what the command line says, where this is a container.
+pub fn main() -> Option<Result<()>> {
+    let mut arguments = std::env::args();
+    if !Path::new(&arguments.next()?).ends_with(PROGRAM) {
+        return None;
+    }
+    let words: Vec<String> = arguments.collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Some(match words.as_slice() {
+        ["serve", ports @ ..] => serve(ports),
+        ["send", kind, count, to] => send(kind, count, to),
+        _ => Err(anyhow::anyhow!("{words:?} is no command")),
+    })
+}
+
+/// A replica, for HTTP/1.1, HTTP/2 and gRPC on each port.
+fn serve(ports: &[&str]) -> Result<()> {
+    let at = |port: &&str| Pod::at(format!("0.0.0.0:{port}").parse()?);
+    let servers = ports.iter().map(at).collect::<Result<Vec<Pod>>>()?;
+    let mut down = false;
+    loop {
+        std::thread::sleep(Duration::from_millis(5));
+        if Path::new(DOWN).exists() == down {
+            continue;
+        }
+        down = !down;
+        for server in &servers {
+            if down { server.stop() } else { server.start()? }
+        }
+    }
+}
+
+/// Prints how many of these requests failed.
+fn send(kind: &str, count: &str, to: &str) -> Result<()> {
+    let address = to.to_socket_addrs()?.next().context("no address")?;
+    let mut failed = 0;
+    for _ in 0..count.parse()? {
+        let answered = match kind {
+            "GET" => exchange(address, &Request::get("/").header("host", to))?.status == 200,
+            "POST" => exchange(address, &Request::post("/").header("host", to))?.status == 200,
+            "gRPC" => {
+                let response = client_h2::exchange(address, &Request::grpc("/orders.Orders/Get").header("host", to))?;
+                response.status == 200 && response.header("grpc-status") == Some("0")
+            }
+            _ => bail!("{kind} is no kind of request"),
+        };
+        failed += usize::from(!answered);
+    }
+    println!("{failed}");
+    Ok(())
+}
