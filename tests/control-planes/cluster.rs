@@ -16,7 +16,7 @@ use crate::image;
 use crate::support::{envoy, wait};
 
 /// The address of the node, and of the API server.
-const ADDRESS: &str = "10.244.0.1";
+pub const ADDRESS: &str = "10.244.0.1";
 
 /// It ends with the namespace of processes that it is in.
 pub struct Cluster {

@@ -1,16 +1,20 @@
 //! The guides, from their first command to the last, on a cluster of Kubernetes.
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
-use crate::Test;
-use crate::cluster::Cluster;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::cluster::{ADDRESS, Cluster};
 use crate::guide;
 use crate::image::{DOWN, PROGRAM};
 use crate::mesh::{Setup, documents};
-use crate::support::wait;
+use crate::support::{envoy, wait};
+use crate::{Test, registry};
 
-pub const TESTS: &[Test] = &[("istio_guide", istio_guide), ("replicas_crash", replicas_crash)];
+pub const TESTS: &[Test] =
+    &[("istio_guide", istio_guide), ("replicas_crash", replicas_crash), ("registries", registries)];
 
 const ISTIO: &str = "envoy/istio/README.md";
 const ORDERS: &str = "outbound|8080||orders.shop.svc.cluster.local";
@@ -123,6 +127,27 @@ impl Shop {
         self.cluster.run(&format!("kubectl -n shop exec {pod} -c orders -- {change} {DOWN}")).map(drop)
     }
 
+    /// Replaces the client's pod.
+    fn restart_client(&self) -> Result<()> {
+        for command in [
+            "kubectl -n shop rollout restart deployment/storefront",
+            "kubectl -n shop rollout status deployment/storefront --timeout=5m",
+            "kubectl -n shop wait pod -l app=storefront --for=condition=Ready --timeout=5m",
+        ] {
+            self.cluster.run(command).with_context(|| self.story())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client's sidecar has logged all of this, in any order.
+    fn log(&self, parts: &[&str]) -> Result<()> {
+        for part in parts {
+            let mut log = self.cluster.follow("kubectl -n shop logs deploy/storefront -c istio-proxy -f")?;
+            log.line(|line| line.contains(part)).with_context(|| self.story())?;
+        }
+        Ok(())
+    }
+
     /// Weir's metrics with this name in the client's sidecar.
     fn metrics(&self, name: &str) -> Result<Vec<String>> {
         let metrics = self
@@ -134,7 +159,7 @@ impl Shop {
     fn story(&self) -> String {
         let log = self
             .cluster
-            .run("kubectl -n shop logs deploy/storefront -c istio-proxy | grep -E 'weir:|warn|error' | tail -n 20");
+            .run("kubectl -n shop logs deploy/storefront -c istio-proxy | grep -E 'weir:|warning|error' | tail -n 20");
         let metrics = self.metrics("weir_").unwrap_or_default().join("\n");
         format!("{}\n{metrics}\n{}", self.cluster.story("shop"), log.unwrap_or_else(|error| error.to_string()))
     }
@@ -166,6 +191,69 @@ fn replicas_crash() -> Result<()> {
     };
     wait::until(wait::LIMIT, || all_are_back().map_err(|error| format!("{error:#}")))
         .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))
+}
+
+/// The plugin of the guide, with the module from a registry on the node.
+fn plugin(port: u16) -> Result<Value> {
+    let mut plugin = documents(include_str!("../../envoy/istio/wasmplugin.yaml"))?.remove(0);
+    plugin["spec"]["url"] = json!(format!("oci://{ADDRESS}:{port}/weir:0.1.0"));
+    Ok(plugin)
+}
+
+/// A registry that is down, slow or has another module costs Weir, and no request.
+fn registries() -> Result<()> {
+    let [good, slow, other, wrong] = [5000, 5001, 5002, 5003];
+    let at = |port: u16| -> Result<SocketAddr> { Ok(format!("{ADDRESS}:{port}").parse()?) };
+    // Down, while pods start.
+    let shop = Shop::start(|setup| {
+        setup.resources.retain(|resource| resource["metadata"]["name"] != "weir-decide");
+        setup.resources.push(plugin(good)?);
+        Ok(())
+    })?;
+    let failed = shop.failures([30; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 30 fail without the registry: {}", shop.story());
+    ensure!(shop.metrics("weir_requests_total")?.is_empty(), "the registry was down: {}", shop.story());
+
+    registry::serve(at(good)?)?;
+    shop.restart_client()?;
+    shop.log(&["roles decide, watch, guard"])?;
+    shop.down(0, true)?;
+    let failed = shop.failures([100, 60, 60])?;
+    ensure!(failed == [0; 3], "{failed:?} of 100, 60 and 60 fail: {}", shop.story());
+    ensure!(!shop.metrics("weir_ejections_total")?.is_empty(), "nothing was ejected: {}", shop.story());
+    shop.down(0, false)?;
+
+    let asked = registry::hang(at(slow)?)?;
+    shop.cluster.apply(&plugin(slow)?.to_string())?;
+    let begins = || if asked.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err("nobody asks".to_owned()) };
+    wait::until(wait::LIMIT, begins).map_err(anyhow::Error::msg)?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail while the registry says nothing: {}", shop.story());
+    // A new pod waits for it for half a minute, then does without.
+    shop.restart_client()?;
+    let failed = shop.failures([30; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 30 fail after the registry said nothing: {}", shop.story());
+
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("weir.wasm");
+    let module = std::fs::read(envoy::module())?;
+    // A custom section more: the bytes differ, so the roles are in two VMs.
+    std::fs::write(&path, [module.as_slice(), b"\0\x02\x01x"].concat())?;
+    registry::serve_module(at(other)?, &path)?;
+    shop.cluster.apply(&plugin(other)?.to_string())?;
+    shop.restart_client()?;
+    shop.log(&["roles decide;", "roles watch, guard"])?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail with another module: {}", shop.story());
+
+    // What Envoy cannot load. Whoever has a module keeps it.
+    std::fs::write(&path, &module[..8])?;
+    registry::serve_module(at(wrong)?, &path)?;
+    shop.cluster.apply(&plugin(wrong)?.to_string())?;
+    shop.log(&["TypedExtensionConfig rejected"])?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail with what is no module: {}", shop.story());
+    Ok(())
 }
 
 /// Looks at a log as the guide does, until it says what the guide says.

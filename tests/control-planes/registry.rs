@@ -1,4 +1,4 @@
-//! A registry with one image in it: the module, as `./build.sh image` packs it.
+//! A registry with one image in it, a module as `./build.sh image` packs it; and one that never answers.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -21,9 +22,29 @@ use crate::support::{envoy, runtime};
 /// What it answers, by the end of the path, and of what type that is.
 type Content = HashMap<String, (String, Bytes)>;
 
-/// Serves the image at this address, whatever it is called there.
+/// Serves the module that is tested at this address, as version 0.1.0 of whatever image.
 pub fn serve(address: SocketAddr) -> Result<()> {
-    let content = Arc::new(content()?);
+    serve_module(address, &envoy::module())
+}
+
+/// Takes connections at this address, and says nothing. How many there were.
+pub fn hang(address: SocketAddr) -> Result<Arc<AtomicUsize>> {
+    let listener = runtime().block_on(TcpListener::bind(address))?;
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    runtime().spawn(async move {
+        let mut connections = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.push(stream);
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    Ok(count)
+}
+
+/// Serves this file as the module.
+pub fn serve_module(address: SocketAddr, module: &Path) -> Result<()> {
+    let content = Arc::new(content(module)?);
     let listener = runtime().block_on(TcpListener::bind(address))?;
     runtime().spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -48,7 +69,7 @@ pub fn serve(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn content() -> Result<Content> {
+fn content(module: &Path) -> Result<Content> {
     let folder = tempfile::tempdir()?;
     let image = folder.path().join("image.tar");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/image/build.py");
@@ -57,7 +78,7 @@ fn content() -> Result<Content> {
         ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     };
-    run(Command::new("python3").arg(script).arg(envoy::module()).arg(&image).arg("registry.test/weir:0.1.0"))?;
+    run(Command::new("python3").arg(script).arg(module).arg(&image).arg("registry.test/weir:0.1.0"))?;
     run(Command::new("tar").arg("-C").arg(folder.path()).arg("-xf").arg(&image))?;
     let index: Value = serde_json::from_slice(&std::fs::read(folder.path().join("index.json"))?)?;
     let manifest = &index["manifests"][0];
