@@ -84,6 +84,13 @@ pub fn host_incident(pattern: Pattern, host: &str, cluster: &str) -> String {
     ["weir_host_incident.pattern.", pattern.name(), ".host.", host, ".cluster.", &printable(cluster)].concat()
 }
 
+/// Whether a host is out, or would be in shadow mode: a gauge's name.
+#[must_use]
+pub fn host_out(host: &str, cluster: &str, shadow: bool) -> String {
+    let shadow = if shadow { "shadow_" } else { "" };
+    ["weir_", shadow, "host_out.host.", host, ".cluster.", &printable(cluster)].concat()
+}
+
 /// Something counted per cluster. What Weir decides has another name in shadow mode, see [`Counter::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {

@@ -186,7 +186,7 @@ impl Running {
 
     fn poll(&mut self) {
         while let Some(event) = self.worker.poll_event() {
-            if let What::HostsCounted { ejected, remembered, .. } = event.what {
+            if let What::Hosts { ejected, remembered, .. } = event.what {
                 self.hosts = (ejected, remembered);
             }
         }

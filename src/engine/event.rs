@@ -11,6 +11,9 @@ use crate::retry::Class;
 use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
+/// Ejected hosts are named in a little more than so many bytes at most.
+pub const MOST_NAMED: usize = 8_000;
+
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -55,14 +58,16 @@ pub enum What {
     RetriesLeft(u64),
     /// Something happened to a host, or to all of them.
     Host(Box<HostEvent>),
-    /// How many hosts are ejected and how many are remembered changed, or some were forgotten to make room.
-    HostsCounted {
-        /// Ejected hosts.
+    /// Other hosts are ejected than before, or another number is remembered, or some were forgotten to make room.
+    Hosts {
+        /// How many hosts are ejected.
         ejected: usize,
-        /// Remembered hosts, the ejected ones among them.
+        /// How many are remembered, the ejected ones among them.
         remembered: usize,
-        /// Hosts forgotten since the last such event.
+        /// How many were forgotten since the last such event.
         forgotten: u32,
+        /// The addresses of the ejected ones, each with a space after it.
+        out: String,
     },
     /// An incident begins, goes on, or ends.
     Incident(Box<incident::Event>),

@@ -51,12 +51,14 @@ pub use clusters::{LONGEST_NAME, MOST_CLUSTERS};
 
 use std::time::Duration;
 
+use crate::base::random::hash;
 use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
 use crate::engine::cluster::Cluster;
 use crate::engine::clusters::Clusters;
 use crate::engine::correlate::{Attempts, ClusterId};
+use crate::engine::event::{MOST_NAMED, What};
 use crate::incident::Milliseconds;
 use crate::latency::{AdaptiveTimeout, Latency};
 use crate::outlier::Outliers;
@@ -207,18 +209,29 @@ impl Engine {
         self.clusters_that(&|cluster| cluster.incidents.is_due(now))
     }
 
-    /// Keeps the hosts of all clusters within bounds. The clusters of which another number of hosts is out or remembered than
-    /// when this was last asked, with these numbers and how many were forgotten meanwhile.
-    pub fn changed_host_counts(&mut self) -> Vec<(ClusterId, (usize, usize), u32)> {
+    /// Keeps the hosts of all clusters within bounds. The clusters of which other hosts are out, or another number is remembered,
+    /// than when this was last asked, each with what there is to report of it.
+    pub fn changed_hosts(&mut self) -> Vec<(ClusterId, What)> {
         self.clusters.bound_hosts();
-        let changed = |(id, cluster): (ClusterId, &mut Cluster)| {
-            let forgotten = cluster.outliers.as_mut().map_or(0, Outliers::take_forgotten);
-            let counts =
-                cluster.outliers.as_ref().map_or((0, 0), |outliers| (outliers.ejected(), outliers.remembered()));
-            let reported = std::mem::replace(&mut cluster.reported_hosts, counts);
-            (reported != counts || forgotten > 0).then_some((id, counts, forgotten))
-        };
-        self.clusters.iter_mut().filter_map(changed).collect()
+        let mut changed = Vec::new();
+        for (id, cluster) in self.clusters.iter_mut() {
+            let (mut now, mut forgotten, mut out) = ((0, 0, 0), 0, String::new());
+            if let Some(outliers) = &mut cluster.outliers {
+                forgotten = outliers.take_forgotten();
+                outliers.each_ejected(&mut |address| {
+                    if out.len() < MOST_NAMED {
+                        out.push_str(address);
+                        out.push(' ');
+                    }
+                });
+                let which = if out.is_empty() { 0 } else { hash(out.as_bytes(), 0) };
+                now = (outliers.ejected(), outliers.remembered(), which);
+            }
+            if std::mem::replace(&mut cluster.reported_hosts, now) != now || forgotten > 0 {
+                changed.push((id, What::Hosts { ejected: now.0, remembered: now.1, forgotten, out }));
+            }
+        }
+        changed
     }
 
     /// The clusters whose circuits have something to say, or may have changed elsewhere, or changed and nobody was told.

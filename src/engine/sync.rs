@@ -135,8 +135,8 @@ impl Worker {
             _ = self.count_overdue(cluster, view);
             self.exchange_hosts(cluster, view);
         }
-        for (cluster, (ejected, remembered), forgotten) in self.engine.changed_host_counts() {
-            self.report(cluster, What::HostsCounted { ejected, remembered, forgotten });
+        for (cluster, what) in self.engine.changed_hosts() {
+            self.report(cluster, what);
         }
     }
 

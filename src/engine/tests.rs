@@ -289,7 +289,7 @@ fn the_hosts_of_all_clusters_are_bounded() {
     assert_eq!(engine.cluster_id("cluster 0"), ids[0]);
     let all = |engine: &Engine| ids.iter().map(|id| remembered(engine, *id)).sum::<usize>();
     assert_eq!(all(&engine), 40_000);
-    engine.changed_host_counts();
+    engine.changed_hosts();
     assert_eq!(all(&engine), MOST_HOSTS_IN_ALL);
     assert_eq!(remembered(&engine, ids[0]), 1_000);
     assert_eq!(remembered(&engine, ids[1]), 0);

@@ -13,12 +13,14 @@ use crate::engine::host::Update;
 use crate::engine::worker::Worker;
 use crate::host::{self as abi, Level, Metric, MetricKind};
 use crate::incident::{self, Pattern, State};
-use crate::metrics::{CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, incidents};
+use crate::metrics::{
+    CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, host_out, incidents,
+};
 use crate::outlier;
 
 /// Which series of single hosts were made: hashes of their names.
 const HOST_SERIES: &str = "weir/host-series";
-/// There are never more of them, since Envoy forgets none.
+/// There are never more of these, since Envoy forgets none.
 const MOST_HOST_SERIES: usize = 200;
 
 /// What was told so far.
@@ -39,8 +41,9 @@ struct Series {
     counters: [Option<Metric>; Counter::COUNT],
     /// The gauge of what its budget has left.
     budget: Option<Metric>,
-    /// How many hosts are ejected, and whether the circuit is open, as told last.
+    /// How many hosts are ejected, which ones, and whether the circuit is open, as told last.
     ejected: usize,
+    out: String,
     open: bool,
 }
 
@@ -91,8 +94,11 @@ impl Telemetry {
             What::Vetoed(veto) => self.count(cluster, Counter::Vetoes(*veto), 1),
             What::RetriesLeft(left) => self.gauge_budget(cluster, *left),
             What::Host(event) => self.tell_of_host(cluster, event),
-            What::HostsCounted { ejected, remembered, forgotten } => {
-                self.series(cluster.id).into_iter().for_each(|series| series.ejected = *ejected);
+            What::Hosts { ejected, remembered, forgotten, out } => {
+                if let Some(series) = self.series(cluster.id) {
+                    series.ejected = *ejected;
+                    series.tell_hosts_out(cluster.name, cluster.mode, out);
+                }
                 record(&decided(cluster.mode).0.name(cluster.name), *ejected as u64);
                 record(&Gauge::HOSTS_KNOWN.name(cluster.name), *remembered as u64);
                 if *forgotten > 0 {
@@ -197,10 +203,7 @@ impl Telemetry {
         }
         record(&incidents("open", pattern, cluster), event.open);
         if let Some(host) = &event.host {
-            let name = host_incident(pattern, host, cluster);
-            if may_have_series(hash(name.as_bytes(), 0)) {
-                record(&name, u64::from(event.state != State::Over));
-            }
+            record_of_host(&host_incident(pattern, host, cluster), u64::from(event.state != State::Over));
         }
     }
 
@@ -234,6 +237,7 @@ impl Telemetry {
             let Some(name) = worker.cluster_name(series.cluster) else { continue };
             if std::mem::take(&mut series.ejected) > 0 {
                 record(&hosts_out.name(name), 0);
+                series.tell_hosts_out(name, worker.mode(), "");
             }
             if std::mem::take(&mut series.open) {
                 record(&circuit_open.name(name), 0);
@@ -244,7 +248,19 @@ impl Telemetry {
 
 impl Series {
     const fn new(cluster: ClusterId) -> Self {
-        Self { cluster, counters: [None; Counter::COUNT], budget: None, ejected: 0, open: false }
+        Self { cluster, counters: [None; Counter::COUNT], budget: None, ejected: 0, out: String::new(), open: false }
+    }
+
+    /// Tells which hosts are out that were not, and which no longer are.
+    fn tell_hosts_out(&mut self, cluster: &str, mode: Mode, out: &str) {
+        for (hosts, others, value) in [(&*self.out, out, 0), (out, &*self.out, 1)] {
+            for host in hosts.split(' ') {
+                if !host.is_empty() && others.split(' ').all(|other| other != host) {
+                    record_of_host(&host_out(host, cluster, mode == Mode::Shadow), value);
+                }
+            }
+        }
+        out.clone_into(&mut self.out);
     }
 }
 
@@ -265,15 +281,17 @@ pub(super) fn record(name: &str, value: u64) {
     }
 }
 
-/// Whether a series of a single host was made before, or may be.
-fn may_have_series(name: u64) -> bool {
-    let name = name.to_le_bytes();
+/// Sets a gauge of a single host, if it was made before or may be.
+fn record_of_host(name: &str, value: u64) {
+    let hash = hash(name.as_bytes(), 0).to_le_bytes();
     let (mut made, mut full) = (false, false);
     let update = update(HOST_SERIES, &mut |record| {
         let record = record.unwrap_or_default();
-        made = record.chunks(name.len()).any(|known| known == name);
-        full = record.len() >= MOST_HOST_SERIES * name.len();
-        (!made && !full).then(|| [record, &name].concat())
+        made = record.chunks(hash.len()).any(|known| known == hash);
+        full = record.len() >= MOST_HOST_SERIES * hash.len();
+        (!made && !full).then(|| [record, &hash].concat())
     });
-    made || (!full && update == Update::Done)
+    if made || (!full && update == Update::Done) {
+        self::record(name, value);
+    }
 }

@@ -237,6 +237,11 @@ impl Outliers {
         self.ejected
     }
 
+    /// Names the ejected hosts.
+    pub fn each_ejected(&self, name: &mut dyn FnMut(&str)) {
+        self.hosts.each_ejected().for_each(|(_, host, _)| name(&host.address));
+    }
+
     /// Whether the host of that address is ejected.
     #[must_use]
     pub fn is_ejected(&self, address: &str) -> bool {

@@ -125,6 +125,10 @@ impl Balancer {
     fn metric(&self, name: &str) -> u64 {
         self.at.host.metric(&format!("weir_{name}.cluster.{}", self.cluster))
     }
+
+    fn out(&self, host: &str) -> u64 {
+        self.metric(&format!("host_out.host.{host}"))
+    }
 }
 
 fn list(request: &Stream) -> Vec<String> {
@@ -197,7 +201,7 @@ fn requests_are_steered_only_while_a_host_is_out() {
             assert!(seen.list.len() >= 3 && seen.list[1..].iter().all(|host| host != HOSTS[1]), "{:?}", seen.list);
         }
         envoy.at.tick();
-        assert_eq!(envoy.metric("hosts_out"), 1);
+        assert_eq!((envoy.metric("hosts_out"), envoy.out(HOSTS[1]), envoy.out(HOSTS[0])), (1, 1, 0));
         assert!(probes >= 1 && envoy.metric("probes_total") == probes, "{probes} probes");
         assert!(unsteered <= 20, "{unsteered} of 400 were not steered");
         assert!(HOSTS.iter().filter(|host| **host != HOSTS[1]).all(|host| shares[*host] > 80), "{shares:?}");
@@ -205,7 +209,7 @@ fn requests_are_steered_only_while_a_host_is_out() {
         let back = (0..800).find(|_| envoy.go("GET").answered && envoy.metric("readmissions_total") == 1);
         assert!(back.is_some(), "not back after four seconds");
         envoy.at.tick();
-        assert_eq!(envoy.metric("hosts_out"), 0);
+        assert_eq!((envoy.metric("hosts_out"), envoy.out(HOSTS[1])), (0, 0));
         for _ in 0..100 {
             assert_eq!(envoy.go("GET").list, Vec::<String>::new());
         }
@@ -287,13 +291,15 @@ fn shadow_mode_judges_and_leads_nobody() {
     assert_eq!(envoy.metric("ejections_total.reason.refused"), 0);
     envoy.at.tick();
     assert_eq!((envoy.metric("shadow_hosts_out"), envoy.metric("hosts_out")), (1, 0));
+    let would_be_out = format!("shadow_host_out.host.{}", HOSTS[0]);
+    assert_eq!((envoy.metric(&would_be_out), envoy.out(HOSTS[0])), (1, 0));
     let keys = envoy.at.host.shared_keys();
     assert!(keys.iter().any(|key| key == "weir/shadow-ejections/shadow ejections"), "{keys:?}");
     assert!(!keys.iter().any(|key| key == "weir/ejections/shadow ejections"), "{keys:?}");
     assert_eq!(envoy.metric("steering_disobeyed_total"), 0);
     // What is no longer decided is not told any more as if it were.
     envoy.at.host.start(DECIDE);
-    assert_eq!(envoy.metric("shadow_hosts_out"), 0);
+    assert_eq!((envoy.metric("shadow_hosts_out"), envoy.metric(&would_be_out)), (0, 0));
     let shadow = envoy.metric("shadow_ejections_total.reason.refused");
     for _ in 0..100 {
         envoy.at.host.advance(Duration::from_millis(5));
@@ -309,10 +315,10 @@ fn the_gauges_of_hosts_do_not_outlive_outlier_detection() {
     envoy.warm_up();
     envoy.kill(HOSTS[1]);
     envoy.at.tick();
-    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known")), (1, 4));
+    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known"), envoy.out(HOSTS[1])), (1, 4, 1));
     envoy.at.host.start(r#"{"outlierDetection": null}"#);
     envoy.at.tick();
-    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known")), (0, 0));
+    assert_eq!((envoy.metric("hosts_out"), envoy.metric("hosts_known"), envoy.out(HOSTS[1])), (0, 0, 0));
 }
 
 #[test]

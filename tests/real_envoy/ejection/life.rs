@@ -117,6 +117,7 @@ fn failed_free(statuses: &[u16]) -> bool {
 
 /// Prometheus shows labels.
 fn labelled(site: &Site) -> anyhow::Result<()> {
+    let host = site.replicas[0].address.to_string();
     let expected = [
         format!(r#"weir_ejections_total{{weir_cluster="{CLUSTER}",weir_reason="refused"}}"#),
         format!(r#"weir_ejections_total{{weir_reason="refused",weir_cluster="{CLUSTER}"}}"#),
@@ -126,7 +127,13 @@ fn labelled(site: &Site) -> anyhow::Result<()> {
         let has = |start: &str| text.lines().any(|line| line.starts_with(start));
         let gauge = format!(r#"weir_hosts_out{{weir_cluster="{CLUSTER}"}} 1"#);
         let gauge_type = "# TYPE weir_hosts_out gauge";
-        if expected.iter().any(|line| has(line)) && has(&gauge) && has(gauge_type) {
+        let of_host = |line: &str| {
+            let labels = [format!(r#"weir_host="{host}""#), format!(r#"weir_cluster="{CLUSTER}""#)];
+            line.starts_with("weir_host_out{")
+                && line.ends_with("} 1")
+                && labels.iter().all(|label| line.contains(label))
+        };
+        if expected.iter().any(|line| has(line)) && has(&gauge) && has(gauge_type) && text.lines().any(of_host) {
             return Ok(());
         }
         Err(text.lines().filter(|line| line.contains("weir_")).collect::<Vec<_>>().join("\n"))
