@@ -49,7 +49,10 @@ weir_circuit_open{weir_cluster="orders"} 0
 weir_incidents_open{weir_pattern="crash_loop",weir_cluster="orders"} 1
 weir_host_incident{weir_pattern="crash_loop",weir_host="10.0.3.8:8080",weir_cluster="orders"} 1
 weir_host_incident{weir_pattern="restart",weir_host="10.0.3.9:8080",weir_cluster="orders"} 0
+weir_host_out{weir_host="10.0.3.8:8080",weir_cluster="orders"} 1
+weir_host_out{weir_host="10.0.3.9:8080",weir_cluster="orders"} 0
 weir_shadow_hosts_out{weir_cluster="a \"b\""} 2
+weir_shadow_host_out{weir_host="10.0.3.7:8080",weir_cluster="a \"b\""} 1
 weir_shadow_circuit_open{weir_cluster="a \"b\""} 1
 "#;
 
@@ -75,7 +78,8 @@ fn what_happens_now_is_shown_cluster_by_cluster() {
     about(cells[4], 20.0);
     about(cells[5], 10.0);
     assert_eq!(cells[6..], ["3", "1 of 4 (refused 1)", "closed", "crash_loop"], "{row}");
-    assert!(run.has_row("orders 10.0.3.8:8080 crash_loop"), "{}", run.out);
+    assert!(run.has_row("orders 10.0.3.8:8080 crash_loop, out"), "{}", run.out);
+    assert!(run.has_row("a \"b\" 10.0.3.7:8080 would be out"), "{}", run.out);
     assert!(!run.out.contains("10.0.3.9"), "{}", run.out);
     assert!(run.out.contains("budget\n"), "{}", run.out);
     let shadow = run.out.lines().find(|line| line.contains("a \"b\" (shadow)")).expect("the other cluster");

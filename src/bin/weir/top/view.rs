@@ -173,22 +173,24 @@ impl View {
         (mark, row)
     }
 
-    /// Hosts with an open incident, and failures that left, by why they were not retried.
+    /// Hosts that are out or have an open incident, and failures that left, by why they were not retried.
     fn hosts(&self, out: &mut String) {
-        let mut rows: Vec<Vec<String>> = Vec::new();
-        for (series, value) in self.envoys.iter().flat_map(|known| known.now.of("weir_host_incident")) {
-            let row = vec![
-                short(series.label("cluster")),
-                series.label("host").to_owned(),
-                series.label("pattern").to_owned(),
-            ];
-            if value > 0.0 && !rows.contains(&row) {
-                rows.push(row);
+        let mut rows: BTreeMap<(String, &str), BTreeSet<&str>> = BTreeMap::new();
+        let kinds = [("weir_host_out", "out"), ("weir_shadow_host_out", "would be out"), ("weir_host_incident", "")];
+        for (metric, state) in kinds {
+            for (series, value) in self.envoys.iter().flat_map(|known| known.now.of(metric)) {
+                if value > 0.0 {
+                    let host = rows.entry((short(series.label("cluster")), series.label("host"))).or_default();
+                    host.insert(if state.is_empty() { series.label("pattern") } else { state });
+                }
             }
         }
         if !rows.is_empty() {
-            let _ = writeln!(out, "\nHosts with an incident");
-            table(out, &rows);
+            let _ = writeln!(out, "\nHosts that are out or have an incident");
+            let row = |((cluster, host), states): ((String, &str), BTreeSet<&str>)| {
+                vec![cluster, host.to_owned(), states.into_iter().collect::<Vec<_>>().join(", ")]
+            };
+            table(out, &rows.into_iter().map(row).collect::<Vec<_>>());
         }
         let mut left: Vec<(f64, String)> = Vec::new();
         let clusters: BTreeSet<&str> = self
