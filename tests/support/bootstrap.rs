@@ -61,7 +61,7 @@ pub fn stats_config() -> Value {
         label("reason"),
         label("verdict"),
         label("pattern"),
-        {"tag_name": "weir_host", "regex": r"^wasmcustom\.weir_host_\w+\.pattern\.\w+(\.host\.(.+?))\.cluster\."},
+        {"tag_name": "weir_host", "regex": r"^wasmcustom\.weir_\w+(?:\.pattern\.\w+)?(\.host\.(.+?))\.cluster\."},
         {"tag_name": "weir_cluster",
             "regex": r"^wasmcustom\.weir_\w+(?:\.\w+\.\w+)?(?:\.host\..+?)?(\.cluster\.(.+))$"},
     ]})
