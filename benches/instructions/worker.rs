@@ -187,7 +187,7 @@ impl Running {
 
     fn poll(&mut self) {
         while let Some(event) = self.worker.poll_event() {
-            if let What::HostsCounted { ejected, .. } = event.what {
+            if let What::Hosts { ejected, .. } = event.what {
                 self.ejected = ejected;
             }
         }

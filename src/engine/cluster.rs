@@ -33,9 +33,9 @@ pub struct Cluster {
     pub(super) incidents: Incidents,
     /// Whether its circuit was open when that was last reported.
     pub(super) reported_open: bool,
-    /// How many hosts were ejected and how many were remembered when that was last reported, and a hash of the names of the
-    /// ejected ones.
-    pub(super) reported_hosts: (usize, usize, u64),
+    /// How many hosts were ejected and how many were remembered when that was last reported, and the names of the ejected ones.
+    pub(super) reported_hosts: (usize, usize),
+    pub(super) reported_out: String,
     /// Whether it was reported how many retries are left.
     pub(super) reported_budget: bool,
     pub(super) sampler: Sampler,
@@ -166,7 +166,8 @@ impl Cluster {
             circuit: None,
             incidents: Incidents::default(),
             reported_open: false,
-            reported_hosts: (0, 0, 0),
+            reported_hosts: (0, 0),
+            reported_out: String::new(),
             reported_budget: false,
             sampler: Sampler::default(),
             steered: true,

@@ -51,7 +51,6 @@ pub use clusters::{LONGEST_NAME, MOST_CLUSTERS};
 
 use std::time::Duration;
 
-use crate::base::random::hash;
 use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
@@ -215,7 +214,7 @@ impl Engine {
         self.clusters.bound_hosts();
         let mut changed = Vec::new();
         for (id, cluster) in self.clusters.iter_mut() {
-            let (mut now, mut forgotten, mut out) = ((0, 0, 0), 0, String::new());
+            let (mut counts, mut forgotten, mut out) = ((0, 0), 0, String::new());
             if let Some(outliers) = &mut cluster.outliers {
                 forgotten = outliers.take_forgotten();
                 outliers.each_ejected(&mut |address| {
@@ -224,11 +223,12 @@ impl Engine {
                         out.push(' ');
                     }
                 });
-                let which = if out.is_empty() { 0 } else { hash(out.as_bytes(), 0) };
-                now = (outliers.ejected(), outliers.remembered(), which);
+                counts = (outliers.ejected(), outliers.remembered());
             }
-            if std::mem::replace(&mut cluster.reported_hosts, now) != now || forgotten > 0 {
-                changed.push((id, What::Hosts { ejected: now.0, remembered: now.1, forgotten, out }));
+            if cluster.reported_hosts != counts || cluster.reported_out != out || forgotten > 0 {
+                cluster.reported_hosts = counts;
+                cluster.reported_out.clone_from(&out);
+                changed.push((id, What::Hosts { ejected: counts.0, remembered: counts.1, forgotten, out }));
             }
         }
         changed

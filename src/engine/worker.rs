@@ -78,7 +78,7 @@ impl Worker {
         let now = self.now(&View::new(host, Phase::Headers));
         if policy.mode != self.engine.mode() {
             self.engine.clusters_mut().for_each(|cluster| {
-                cluster.reported_hosts = (0, 0, 0);
+                cluster.reported_hosts = (0, 0);
                 cluster.reported_open = false;
             });
         }
