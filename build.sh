@@ -605,8 +605,13 @@ build_control_planes() {
 # Builds what a cluster of one node is made of, from the same modules: Kubernetes, Istio, and in the place of what is missing our own
 # tests/control-planes/node. False, with `help` set, where that cannot be done.
 build_cluster() {
-    local istio
-    lacks go ip unshare nsenter mount iptables python3 && return 1
+    local istio gateway
+    build_control_planes || return 1
+    lacks nsenter mount iptables python3 && return 1
+    if ! provide_helm; then
+        help="helm is missing, and Go cannot build it; install it as https://helm.sh/docs/intro/install says"
+        return 1
+    fi
     if ((EUID != 0)); then
         help="a node of Kubernetes gives containers users and files of their own, which takes root; run: sudo ./build.sh test control-planes"
         return 1
@@ -625,8 +630,15 @@ build_cluster() {
         go build -ldflags="-s -w" -o ../../target/control-planes/ ./node k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl \
             istio.io/istio/pilot/cmd/pilot-discovery istio.io/istio/pilot/cmd/pilot-agent istio.io/istio/istioctl/cmd/istioctl
         go build -ldflags="-s -w" -o ../../target/control-planes/etcd go.etcd.io/etcd/server/v3
-        # From the module that is not a program: the bootstrap of Istio's image.
+        # What is no program: the bootstrap of Istio's image, and Envoy Gateway's chart, which a release completes with its image.
         cp -f "$istio/tools/packaging/common/envoy_bootstrap.json" ../../target/control-planes/
+        gateway=$(cd envoy-gateway && go list -m -f '{{.Dir}}' github.com/envoyproxy/gateway)
+        rm -rf ../../target/control-planes/gateway-helm
+        cp -r "$gateway/charts/gateway-helm" ../../target/control-planes/
+        chmod -R u+w ../../target/control-planes/gateway-helm
+        # shellcheck disable=SC2016 # these are the chart's
+        sed -e 's|${GatewayImage}|docker.io/envoyproxy/gateway:v1.9.0|' -e 's|${GatewayImagePullPolicy}|IfNotPresent|' \
+            "$gateway/charts/gateway-helm/values.tmpl.yaml" >../../target/control-planes/gateway-helm/values.yaml
     ) || die "they do not compile, see above"
 }
 

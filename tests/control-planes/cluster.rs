@@ -112,7 +112,7 @@ impl Cluster {
         let images = self.file("images");
         std::fs::create_dir(&images)?;
         let link = |name: &str, path: PathBuf| std::os::unix::fs::symlink(path, images.join(name));
-        for name in ["pilot-agent", "pilot-discovery"] {
+        for name in ["pilot-agent", "pilot-discovery", "envoy-gateway"] {
             link(name, program(name))?;
         }
         link("envoy", std::path::absolute(envoy::binary())?)?;
@@ -152,10 +152,12 @@ impl Cluster {
         // What is in a pipe is to write its lines as they come, as it does on a terminal.
         let mut command = Command::new("stdbuf");
         let path = std::env::var("PATH").unwrap_or_default();
+        // Helm, where the machine has none.
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
         command
             .args(["-oL", "bash", "-euo", "pipefail", "-c", line])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("PATH", format!("{}:{path}", program("").display()))
+            .env("PATH", format!("{}:{}:{path}", program("").display(), tools.display()))
             .env("KUBECONFIG", self.file("kubeconfig"))
             .env("HOME", self.directory.path())
             .stdin(Stdio::null());
@@ -177,9 +179,10 @@ impl Cluster {
         self.run(&format!("kubectl apply -f {}", path.display())).map(drop)
     }
 
-    /// Where things stand in a namespace, for messages.
+    /// Where things stand in a namespace, or in all, for messages.
     pub fn story(&self, namespace: &str) -> String {
-        let pods = self.run(&format!("kubectl -n {namespace} get pods -o wide"));
+        let of = if namespace.is_empty() { "-A".to_owned() } else { format!("-n {namespace}") };
+        let pods = self.run(&format!("kubectl get pods {of} -o wide"));
         format!(
             "{}
 node: {}",

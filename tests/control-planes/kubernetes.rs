@@ -10,11 +10,16 @@ use crate::cluster::{ADDRESS, Cluster};
 use crate::guide;
 use crate::image::{DOWN, PROGRAM};
 use crate::mesh::{Setup, documents};
+use crate::support::admin::Admin;
 use crate::support::{envoy, wait};
 use crate::{Test, registry};
 
-pub const TESTS: &[Test] =
-    &[("istio_guide", istio_guide), ("replicas_crash", replicas_crash), ("registries", registries)];
+pub const TESTS: &[Test] = &[
+    ("istio_guide", istio_guide),
+    ("envoy_gateway_guide", envoy_gateway_guide),
+    ("replicas_crash", replicas_crash),
+    ("registries", registries),
+];
 
 const ISTIO: &str = "envoy/istio/README.md";
 const ORDERS: &str = "outbound|8080||orders.shop.svc.cluster.local";
@@ -256,6 +261,38 @@ fn registries() -> Result<()> {
     Ok(())
 }
 
+const GATEWAY: &str = "envoy/gateway/README.md";
+/// Where the guide forwards Envoy's admin port to.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 19000);
+
+fn envoy_gateway_guide() -> Result<()> {
+    let cluster = Cluster::start()?;
+    let commands = guide::commands(GATEWAY, "Five minutes")?;
+    // From there on they share a variable, and processes in the background.
+    let looks = commands.iter().position(|command| command.starts_with("envoy=$(")).context("nobody looks")?;
+    let mut done = 0;
+    for command in &commands[..looks] {
+        // The chart is that of this version, from another place.
+        let chart = env!("CARGO_MANIFEST_DIR").to_owned() + "/target/control-planes/gateway-helm";
+        let command = command.replace("oci://docker.io/envoyproxy/gateway-helm --version v1.9.0", &chart);
+        if DONE.contains(&command.as_str()) {
+            done += 1;
+        } else {
+            cluster.run(&command).with_context(|| cluster.story(""))?;
+        }
+    }
+    ensure!(done == DONE.len(), "the guide no longer has {DONE:?}");
+    let mut log = cluster.follow(&commands[looks..].join("\n"))?;
+    log.line(|line| line.contains(": roles decide, watch, guard; signals of every attempt; "))
+        .with_context(|| cluster.story(""))?;
+    let ejected = "weir: cluster httproute/shop/orders/rule/0: host 10.244.";
+    log.line(|line| line.contains(ejected) && line.contains(" (refused, strike "))?;
+    let metrics = Admin { address: ADMIN }.get("/stats/prometheus")?;
+    let counted = r#"weir_ejections_total{weir_reason="refused",weir_cluster="httproute/shop/orders/rule/0"}"#;
+    ensure!(metrics.contains(counted), "{metrics}");
+    few_fail(&log.line(|line| number(line, " GETs").is_some_and(|gets| gets > 3000))?)
+}
+
 /// Looks at a log as the guide does, until it says what the guide says.
 fn watch(cluster: &Cluster, command: &str) -> Result<()> {
     let mut log = cluster.follow(command)?;
@@ -266,14 +303,18 @@ fn watch(cluster: &Cluster, command: &str) -> Result<()> {
         // What is in the metrics afterwards, too.
         log.line(|line| line.contains(&ejected) && line.contains(" (refused, strike "))?;
     } else {
-        // "5000 GETs, 0 failed (0.00 %); 2000 POSTs, 0 failed (0.00 %)"
-        let line = log.line(|line| number(line, " GETs").is_some_and(|gets| gets > 3000))?;
-        let (gets, posts) = line.split_once("; ").context("no POSTs")?;
-        for (part, name, limit) in [(gets, " GETs", 100), (posts, " POSTs", 50)] {
-            let sent = number(part, name).context("no count")?;
-            let failed = part.split(", ").nth(1).and_then(|failed| number(failed, " failed")).context("no failures")?;
-            ensure!(failed * limit <= sent, "{line}");
-        }
+        few_fail(&log.line(|line| number(line, " GETs").is_some_and(|gets| gets > 3000))?)?;
+    }
+    Ok(())
+}
+
+/// The clients of the guides say: "5000 GETs, 0 failed (0.00 %); 2000 POSTs, 0 failed (0.00 %)".
+fn few_fail(line: &str) -> Result<()> {
+    let (gets, posts) = line.split_once("; ").context("no POSTs")?;
+    for (part, name, limit) in [(gets, " GETs", 100), (posts, " POSTs", 50)] {
+        let sent = number(part, name).context("no count")?;
+        let failed = part.split(", ").nth(1).and_then(|failed| number(failed, " failed")).context("no failures")?;
+        ensure!(failed * limit <= sent, "{line}");
     }
     Ok(())
 }

@@ -28,6 +28,8 @@ func (i images) entrypoint(image string) []string {
 		return []string{"/usr/local/bin/pilot-discovery"}
 	case strings.Contains(image, "proxyv2"):
 		return []string{"/usr/local/bin/pilot-agent"}
+	case strings.Contains(image, "envoyproxy/gateway"):
+		return []string{"/usr/local/bin/envoy-gateway"}
 	}
 	return nil
 }
@@ -68,9 +70,11 @@ func newContainer(pod *pod, specification *corev1.Container, always bool) *conta
 func (c *container) run() {
 	defer close(c.ended)
 	check(os.MkdirAll(c.root, 0o755))
-	output, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	output, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 	check(err)
 	defer output.Close()
+	// Whoever the container runs as may open /dev/stdout.
+	check(output.Chmod(0o666))
 	for {
 		process, err := c.command()
 		if err == nil {
@@ -91,9 +95,11 @@ func (c *container) run() {
 		log.Printf("container %s of %s ended: %v", c.specification.Name, c.pod.object.Name, err)
 		c.lock.Lock()
 		c.process = nil
-		c.restarts++
 		c.done = !c.always && err == nil
 		over := c.killed || c.done
+		if !over {
+			c.restarts++
+		}
 		c.lock.Unlock()
 		if over {
 			return
@@ -151,7 +157,7 @@ func (c *container) script() string {
 		"for file in alternatives group ld.so.cache nsswitch.conf passwd python3 ssl; do",
 		"if [ -e /etc/$file ]; then cp -a /etc/$file etc; fi",
 		"done",
-		"mount --bind /usr usr; mount --rbind /dev dev; mount -t proc none proc",
+		"mount --bind /usr usr; mount --rbind /dev dev; mount -t tmpfs -o mode=1777 none dev/shm; mount -t proc none proc",
 		fmt.Sprintf("printf 'nameserver %s\\nsearch %s.%s %s cluster.local\\noptions ndots:5\\n' >etc/resolv.conf",
 			c.pod.node.network.address, c.pod.object.Namespace, domain, domain),
 		fmt.Sprintf("printf '127.0.0.1 localhost\\n%s %s\\n' >etc/hosts", c.pod.object.Status.PodIP, c.pod.object.Name),

@@ -10,6 +10,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher"
 	"k8s.io/kubernetes/pkg/controller/deployment"
 	"k8s.io/kubernetes/pkg/controller/endpointslice"
+	"k8s.io/kubernetes/pkg/controller/job"
 	"k8s.io/kubernetes/pkg/controller/replicaset"
 	"k8s.io/kubernetes/pkg/controller/serviceaccount"
 )
@@ -22,13 +23,18 @@ func controllers(ctx context.Context, clients kubernetes.Interface, factory info
 	replicaSets := replicaset.NewReplicaSetController(ctx, apps.ReplicaSets(), core.Pods(), clients, replicaset.BurstReplicas)
 	slices := factory.Discovery().V1().EndpointSlices()
 	endpoints := endpointslice.NewController(ctx, core.Pods(), core.Services(), core.Nodes(), slices, 100, clients, 100*time.Millisecond)
+	jobs, err := job.NewController(ctx, clients, core.Pods(), factory.Batch().V1().Jobs(), nil, nil)
+	check(err)
 	accounts, err := serviceaccount.NewServiceAccountsController(klog.FromContext(ctx), core.ServiceAccounts(), core.Namespaces(), clients,
 		serviceaccount.DefaultServiceAccountsControllerOptions())
 	check(err)
 	authorities, err := rootcacertpublisher.NewPublisher(core.ConfigMaps(), core.Namespaces(), clients, authority)
 	check(err)
 	return func() {
-		for _, run := range []func(context.Context, int){deployments.Run, replicaSets.Run, endpoints.Run, accounts.Run, authorities.Run} {
+		all := []func(context.Context, int){
+			deployments.Run, replicaSets.Run, jobs.Run, endpoints.Run, accounts.Run, authorities.Run,
+		}
+		for _, run := range all {
 			go run(ctx, 1)
 		}
 	}

@@ -161,7 +161,7 @@ func (p *pod) run(ctx context.Context) {
 		}
 	}
 	for _, specification := range p.object.Spec.Containers {
-		p.start(&specification, true)
+		p.start(&specification, p.object.Spec.RestartPolicy == corev1.RestartPolicyAlways)
 	}
 }
 
@@ -275,6 +275,13 @@ func (p *pod) status() corev1.PodStatus {
 	}
 	for _, specification := range p.object.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, of(&specification))
+	}
+	over := len(status.ContainerStatuses) > 0
+	for _, one := range status.ContainerStatuses {
+		over = over && one.State.Terminated != nil
+	}
+	if over {
+		status.Phase = corev1.PodSucceeded
 	}
 	for _, one := range append(status.InitContainerStatuses, status.ContainerStatuses...) {
 		if !one.Ready {
