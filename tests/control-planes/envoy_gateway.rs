@@ -244,6 +244,14 @@ spec:
     ensure!(failed == 0, "of calls of the GRPCRoute {failed} failed: {}", gateway.story());
     let requests = gateway.metric("requests_total", "grpcroute/shop/calls/rule/0")?;
     ensure!(requests >= 100, "Weir saw {requests} calls of the GRPCRoute: {}", gateway.story());
+    // After its first failure a host is suspect, and spared for a second all that may not be repeated, as calls may not. Then one of
+    // them tries it again, and it is out.
+    let ejected = wait::until(wait::LIMIT, || {
+        let failed = gateway.send(&call, 1).map_err(|error| format!("{error:#}"))?.iter().any(|status| *status != 200);
+        let ejections = gateway.metric("ejections_total", "grpcroute/").map_err(|error| format!("{error:#}"))?;
+        if failed || ejections > 0 { Ok(failed) } else { Err(format!("nothing was ejected: {}", gateway.story())) }
+    });
+    ensure!(!ejected.map_err(anyhow::Error::msg)?, "a call of the GRPCRoute failed: {}", gateway.story());
     nothing_leaks(&gateway)?;
     // Who wants a host by the user's own header gets it.
     let pod = gateway.pod(ORDERS[2])?;
