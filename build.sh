@@ -605,7 +605,7 @@ build_control_planes() {
 # Builds what a cluster of one node is made of, from the same modules: Kubernetes, Istio, and in the place of what is missing our own
 # tests/control-planes/node. False, with `help` set, where that cannot be done.
 build_cluster() {
-    local istio gateway
+    local istio gateway kubernetes minor version
     build_control_planes || return 1
     lacks nsenter mount iptables python3 && return 1
     if ! provide_helm; then
@@ -627,7 +627,12 @@ build_cluster() {
         cd tests/control-planes
         export GOTOOLCHAIN=auto
         istio=$(go list -m -f '{{.Dir}}' istio.io/istio)
-        go build -ldflags="-s -w" -o ../../target/control-planes/ ./node k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl \
+        # Charts ask the API server which version it is.
+        version=k8s.io/component-base/version
+        kubernetes=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+        minor=${kubernetes#v1.}
+        version="-X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}"
+        go build -ldflags="-s -w $version" -o ../../target/control-planes/ ./node k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl \
             istio.io/istio/pilot/cmd/pilot-discovery istio.io/istio/pilot/cmd/pilot-agent istio.io/istio/istioctl/cmd/istioctl
         go build -ldflags="-s -w" -o ../../target/control-planes/etcd go.etcd.io/etcd/server/v3
         # What is no program: the bootstrap of Istio's image, and Envoy Gateway's chart, which a release completes with its image.

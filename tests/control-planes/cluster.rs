@@ -245,7 +245,8 @@ fn program(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/control-planes").join(name)
 }
 
-fn shell(script: &str) -> Result<()> {
+/// Runs a script, which must succeed.
+pub fn shell(script: &str) -> Result<()> {
     let output = Command::new("sh").args(["-euc", script]).output()?;
     ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())

@@ -4,14 +4,25 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// Each command of the shell in a section of a page, in order.
-pub fn commands(page: &str, section: &str) -> Result<Vec<String>> {
+/// Each block of code in a language, in a section of a page.
+fn blocks(page: &str, section: &str, language: &str) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).context(page.to_owned())?;
     let (_, rest) = text.split_once(&format!("\n## {section}\n")).with_context(|| format!("{page}: no {section}"))?;
     let section = rest.split("\n## ").next().unwrap_or_default();
-    let blocks = section.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    let fence = format!("```{language}\n");
+    let blocks = section.split(&fence).skip(1).filter_map(|block| block.split("```").next());
+    Ok(blocks.map(str::to_owned).collect())
+}
+
+/// The first block of code in a language, in a section of a page.
+pub fn block(page: &str, section: &str, language: &str) -> Result<String> {
+    blocks(page, section, language)?.into_iter().next().with_context(|| format!("{page}: no {language} in {section}"))
+}
+
+/// Each command of the shell in a section of a page, in order.
+pub fn commands(page: &str, section: &str) -> Result<Vec<String>> {
     let mut commands = Vec::new();
-    for block in blocks {
+    for block in blocks(page, section, "sh")? {
         let mut command = String::new();
         for line in block.lines().filter(|line| !line.is_empty()) {
             command.push_str(line);

@@ -7,6 +7,7 @@
 mod ambient;
 mod balancing;
 mod behind;
+mod chart;
 mod cluster;
 mod envoy_gateway;
 mod filters;
@@ -25,6 +26,8 @@ mod registry;
 #[path = "../real_envoy/ejection/replica.rs"]
 mod replica;
 mod services;
+mod shop;
+mod sidecars;
 mod situations;
 // Not all of its upstreams are needed here.
 #[allow(unused_imports)]
@@ -49,11 +52,8 @@ fn main() -> ExitCode {
     }
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
-    let tests = [
-        ("istiod", istiod),
-        ("envoy_gateway", envoy_gateway::TESTS.to_vec()),
-        ("kubernetes", kubernetes::TESTS.to_vec()),
-    ];
+    let kubernetes = [kubernetes::TESTS, sidecars::TESTS].concat();
+    let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec()), ("kubernetes", kubernetes)];
     let tests = tests
         .iter()
         .flat_map(|(plane, tests)| tests.iter().map(move |(name, test)| (format!("{plane}::{name}"), test)));

@@ -1,0 +1,137 @@
+//! The shop of the guide for Istio on a cluster, with replicas in a test's hands.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::guide;
+use crate::image::{DOWN, PROGRAM};
+use crate::mesh::{Setup, documents};
+
+pub const ISTIO: &str = "envoy/istio/README.md";
+/// Commands that find done what they do: there is a cluster, and the module is what the tests are about.
+pub const DONE: [&str; 2] = ["kind create cluster", "./build.sh"];
+
+/// A plain Envoy lacks one filter of Istio's build that is on unless somebody says otherwise.
+pub const WITHOUT_ISTIO_STATS: &str = r#"
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: { name: default, namespace: istio-system }
+spec: { metrics: [{ providers: [{ name: prometheus }], overrides: [{ disabled: true }] }] }
+"#;
+
+pub const HOST: &str = "orders.shop.svc.cluster.local";
+const PORTS: [(&str, &str); 3] = [("GET", "8080"), ("POST", "8080"), ("gRPC", "9090")];
+
+/// What the guide has before it applies resources.
+fn commands() -> Result<Vec<String>> {
+    let commands = guide::commands(ISTIO, "Five minutes")?.into_iter();
+    let commands = commands.take_while(|command| !command.starts_with("kubectl apply"));
+    Ok(commands.filter(|command| !DONE.contains(&command.as_str())).collect())
+}
+
+/// The command that brings the module has this.
+const MODULE: &str = "configmap weir";
+
+/// The shop of the guide, with replicas that are down when they are told to be, and a port for gRPC.
+pub struct Shop {
+    pub cluster: Cluster,
+    replicas: Vec<String>,
+}
+
+impl Shop {
+    /// With Weir as in the guide.
+    pub fn start(change: impl FnOnce(&mut Setup) -> Result<()>) -> Result<Self> {
+        Self::with(|cluster, setup| {
+            for command in commands()?.iter().filter(|command| command.contains(MODULE)) {
+                cluster.run(command)?;
+            }
+            for file in ["decide", "attempts", "proxy-status", "traffic"] {
+                setup.ship(file)?;
+            }
+            setup.name_in_weir(HOST, 9090)?;
+            change(setup)
+        })
+    }
+
+    /// With Weir as somebody else has it.
+    pub fn with(weir: impl FnOnce(&Cluster, &mut Setup) -> Result<()>) -> Result<Self> {
+        let cluster = Cluster::start()?;
+        for command in commands()?.iter().filter(|command| !command.contains(MODULE)) {
+            cluster.run(command)?;
+        }
+        cluster.apply(WITHOUT_ISTIO_STATS)?;
+        let mut setup =
+            Setup { resources: documents(include_str!("../../envoy/compose/kubernetes.yaml"))?, ..Setup::bare()? };
+        for name in ["orders", "storefront"] {
+            let deployment = setup.find("Deployment", name)?;
+            deployment["spec"]["template"]["spec"]["containers"][0]["command"] =
+                json!([PROGRAM, "serve", "8080", "9090"]);
+        }
+        let ports = &mut setup.find("Service", "orders")?["spec"]["ports"];
+        ports.as_array_mut().context("no ports")?.push(json!({"name": "grpc", "port": 9090, "targetPort": 9090}));
+        weir(&cluster, &mut setup)?;
+        let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
+        cluster.apply(&texts.join("\n---\n"))?;
+        cluster
+            .run("kubectl -n shop wait deployment --all --for=condition=Available --timeout=5m")
+            .with_context(|| cluster.story("shop"))?;
+        let replicas = cluster.run("kubectl -n shop get pods -l app=orders -o name")?;
+        let replicas = replicas.lines().map(str::to_owned).collect();
+        Ok(Self { cluster, replicas })
+    }
+
+    /// How many requests of each kind fail.
+    pub fn failures(&self, counts: [usize; 3]) -> Result<[usize; 3]> {
+        let mut failures = [0; 3];
+        for (failed, ((kind, port), count)) in failures.iter_mut().zip(PORTS.iter().zip(counts)) {
+            let send = format!("{PROGRAM} send {kind} {count} {HOST}:{port}");
+            let said = self.cluster.run(&format!("kubectl -n shop exec deploy/storefront -c clients -- {send}"))?;
+            *failed = said.trim().parse().with_context(|| said.clone())?;
+        }
+        Ok(failures)
+    }
+
+    /// Has a replica refuse connections from now on, or listen again.
+    pub fn down(&self, replica: usize, down: bool) -> Result<()> {
+        let (pod, change) = (&self.replicas[replica], if down { "touch" } else { "rm" });
+        self.cluster.run(&format!("kubectl -n shop exec {pod} -c orders -- {change} {DOWN}")).map(drop)
+    }
+
+    /// Replaces the client's pod.
+    pub fn restart_client(&self) -> Result<()> {
+        for command in [
+            "kubectl -n shop rollout restart deployment/storefront",
+            "kubectl -n shop rollout status deployment/storefront --timeout=5m",
+            "kubectl -n shop wait pod -l app=storefront --for=condition=Ready --timeout=5m",
+        ] {
+            self.cluster.run(command).with_context(|| self.story())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client's sidecar has logged all of this, in any order.
+    pub fn log(&self, parts: &[&str]) -> Result<()> {
+        for part in parts {
+            let mut log = self.cluster.follow("kubectl -n shop logs deploy/storefront -c istio-proxy -f")?;
+            log.line(|line| line.contains(part)).with_context(|| self.story())?;
+        }
+        Ok(())
+    }
+
+    /// Weir's metrics with this name in the client's sidecar.
+    pub fn metrics(&self, name: &str) -> Result<Vec<String>> {
+        let metrics = self
+            .cluster
+            .run("kubectl -n shop exec deploy/storefront -c istio-proxy -- pilot-agent request GET stats/prometheus")?;
+        Ok(metrics.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect())
+    }
+
+    pub fn story(&self) -> String {
+        let log = self
+            .cluster
+            .run("kubectl -n shop logs deploy/storefront -c istio-proxy | grep -E 'weir:|warning|error' | tail -n 20");
+        let metrics = self.metrics("weir_").unwrap_or_default().join("\n");
+        format!("{}\n{metrics}\n{}", self.cluster.story("shop"), log.unwrap_or_else(|error| error.to_string()))
+    }
+}

@@ -1,0 +1,156 @@
+//! Clients and replicas behind real sidecars, on a cluster with Istio.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::chart::Chart;
+use crate::cluster::ADDRESS;
+use crate::mesh::documents;
+use crate::shop::{HOST, Shop};
+use crate::support::{envoy, wait};
+use crate::{Test, registry};
+
+pub const TESTS: &[Test] =
+    &[("replicas_crash", replicas_crash), ("registries", registries), ("istio_chart", istio_chart)];
+
+/// Whoever does not speak mutual TLS is refused.
+const STRICT: &str = r#"
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: default, namespace: shop }
+spec: { mtls: { mode: STRICT } }
+"#;
+
+/// A replica that is gone costs no request, of whatever kind: each stands behind its own sidecar, with mutual TLS between them.
+fn replicas_crash() -> Result<()> {
+    let shop = Shop::start(|setup| setup.add(STRICT))?;
+    let calm = shop.failures([60, 60, 60])?;
+    ensure!(calm == [0; 3], "{calm:?} of 60 fail in calm: {}", shop.story());
+    for replica in [0, 1] {
+        shop.down(replica, true)?;
+        let failed = shop.failures([150, 60, 60])?;
+        ensure!(failed == [0; 3], "{failed:?} of 150, 60 and 60 fail: {}", shop.story());
+    }
+    for port in ["8080", "9090"] {
+        let ejections = shop.metrics("weir_ejections_total")?;
+        ensure!(ejections.iter().any(|line| line.contains(&format!("|{port}||{HOST}"))), "{port}: {}", shop.story());
+    }
+    for replica in [0, 1] {
+        shop.down(replica, false)?;
+    }
+    let all_are_back = || -> Result<()> {
+        let failed = shop.failures([20, 20, 20])?;
+        ensure!(failed == [0; 3], "{failed:?} of 20 fail");
+        let out = shop.metrics("weir_hosts_out{")?;
+        ensure!(out.len() == 2 && out.iter().all(|line| line.ends_with(" 0")), "{out:?}");
+        Ok(())
+    };
+    wait::until(wait::LIMIT, || all_are_back().map_err(|error| format!("{error:#}")))
+        .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))
+}
+
+/// The plugin of the guide, with the module from a registry on the node.
+fn plugin(port: u16) -> Result<Value> {
+    let mut plugin = documents(include_str!("../../envoy/istio/wasmplugin.yaml"))?.remove(0);
+    plugin["spec"]["url"] = json!(format!("oci://{ADDRESS}:{port}/weir:0.1.0"));
+    Ok(plugin)
+}
+
+/// A registry that is down, slow or has another module costs Weir, and no request.
+fn registries() -> Result<()> {
+    let [good, slow, other, wrong] = [5000, 5001, 5002, 5003];
+    let at = |port: u16| -> Result<SocketAddr> { Ok(format!("{ADDRESS}:{port}").parse()?) };
+    // Down, while pods start.
+    let shop = Shop::start(|setup| {
+        setup.resources.retain(|resource| resource["metadata"]["name"] != "weir-decide");
+        setup.resources.push(plugin(good)?);
+        Ok(())
+    })?;
+    let failed = shop.failures([30; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 30 fail without the registry: {}", shop.story());
+    ensure!(shop.metrics("weir_requests_total")?.is_empty(), "the registry was down: {}", shop.story());
+
+    registry::serve(at(good)?)?;
+    shop.restart_client()?;
+    shop.log(&["roles decide, watch, guard"])?;
+    shop.down(0, true)?;
+    let failed = shop.failures([100, 60, 60])?;
+    ensure!(failed == [0; 3], "{failed:?} of 100, 60 and 60 fail: {}", shop.story());
+    ensure!(!shop.metrics("weir_ejections_total")?.is_empty(), "nothing was ejected: {}", shop.story());
+    shop.down(0, false)?;
+
+    let asked = registry::hang(at(slow)?)?;
+    shop.cluster.apply(&plugin(slow)?.to_string())?;
+    let begins = || if asked.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err("nobody asks".to_owned()) };
+    wait::until(wait::LIMIT, begins).map_err(anyhow::Error::msg)?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail while the registry says nothing: {}", shop.story());
+    // A new pod waits for it for half a minute, then does without.
+    shop.restart_client()?;
+    let failed = shop.failures([30; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 30 fail after the registry said nothing: {}", shop.story());
+
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("weir.wasm");
+    let module = std::fs::read(envoy::module())?;
+    // A custom section more: the bytes differ, so the roles are in two VMs.
+    std::fs::write(&path, [module.as_slice(), b"\0\x02\x01x"].concat())?;
+    registry::serve_module(at(other)?, &path)?;
+    shop.cluster.apply(&plugin(other)?.to_string())?;
+    shop.restart_client()?;
+    shop.log(&["roles decide;", "roles watch, guard"])?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail with another module: {}", shop.story());
+
+    // What Envoy cannot load. Whoever has a module keeps it.
+    std::fs::write(&path, &module[..8])?;
+    registry::serve_module(at(wrong)?, &path)?;
+    shop.cluster.apply(&plugin(wrong)?.to_string())?;
+    shop.log(&["TypedExtensionConfig rejected"])?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail with what is no module: {}", shop.story());
+    Ok(())
+}
+
+/// The Helm chart: installed in shadow mode, switched to enforce while requests come, and taken away again.
+fn istio_chart() -> Result<()> {
+    let chart = Chart::stage("Istio", |values| {
+        let mut grpc = values["services"][0].clone();
+        grpc["port"] = json!(9090);
+        values["services"].as_array_mut().context("no services")?.push(grpc);
+        Ok(())
+    })?;
+    let shop = Shop::with(|cluster, _| cluster.run(&chart.install).map(drop))?;
+    shop.log(&["roles decide, watch, guard"])?;
+    shop.down(0, true)?;
+    let mode = |mode: &str, counts: [usize; 3], metric: &str| -> Result<()> {
+        shop.failures(counts)?;
+        let info = shop.metrics("weir_info{")?;
+        ensure!(info.iter().any(|line| line.contains(&format!("weir_mode=\"{mode}\""))), "{info:?}");
+        ensure!(!shop.metrics(metric)?.is_empty(), "there is no {metric}: {}", shop.story());
+        Ok(())
+    };
+    let reaches = |wanted: &str, metric: &str| {
+        wait::until(wait::LIMIT, || mode(wanted, [20; 3], metric).map_err(|error| format!("{error:#}")))
+            .map_err(anyhow::Error::msg)
+    };
+    reaches("shadow", "weir_shadow_ejections_total")?;
+    shop.cluster.run(&format!("{} --set mode=enforce", chart.install.replace("helm install", "helm upgrade")))?;
+    reaches("enforce", "weir_ejections_total")?;
+    let failed = shop.failures([150, 60, 60])?;
+    ensure!(failed == [0; 3], "{failed:?} of 150, 60 and 60 fail: {}", shop.story());
+    shop.down(0, false)?;
+    shop.cluster.run("helm uninstall weir --namespace shop")?;
+    let gone = || -> Result<()> {
+        let listeners = shop.cluster.run("istioctl proxy-config listeners deploy/storefront -n shop -o json")?;
+        ensure!(!listeners.contains("weir."), "Weir is still there");
+        Ok(())
+    };
+    wait::until(wait::LIMIT, || gone().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)?;
+    let failed = shop.failures([60; 3])?;
+    ensure!(failed == [0; 3], "{failed:?} of 60 fail without Weir: {}", shop.story());
+    Ok(())
+}
