@@ -114,6 +114,8 @@ pub enum Counter {
     Probes,
     /// 1 for each time that steered requests were found not to obey.
     Astray,
+    /// 1 where attempts were found to end at a cluster for which `decide` sees no requests.
+    Undecided,
     /// Requests that were answered at once, since the circuit was open.
     Shed,
     /// Circuits that opened.
@@ -132,7 +134,7 @@ const VETOES: usize = Veto::ALL.len();
 const GRANTS: usize = Grant::ALL.len();
 const EJECTIONS: usize = CLASSES + SIGNALS + VETOES + GRANTS;
 const FAILURES: usize = Failure::ALL.len();
-const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 4;
+const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 5;
 
 impl Counter {
     /// How many there are for each cluster.
@@ -156,6 +158,7 @@ impl Counter {
             Self::CircuitsOpened => CIRCUITS + 2,
             Self::CircuitProbes => CIRCUITS + 3,
             Self::HostsForgotten => EJECTIONS + 2 * FAILURES + 3,
+            Self::Undecided => EJECTIONS + 2 * FAILURES + 4,
             Self::NotRetried(reason) => CIRCUITS + 4 + reason as usize,
         }
     }
@@ -175,13 +178,14 @@ impl Counter {
             Self::Readmissions => ("readmissions", None),
             Self::Probes => ("probes", None),
             Self::Astray => ("steering_disobeyed", None),
+            Self::Undecided => ("undecided", None),
             Self::Shed => ("shed", None),
             Self::CircuitsOpened => ("circuit_opened", None),
             Self::CircuitProbes => ("circuit_probes", None),
             Self::HostsForgotten => ("hosts_forgotten", None),
             Self::Vetoes(veto) => ("vetoes", Some(("reason", veto.name()))),
         };
-        let happened = matches!(self, Self::Requests(_) | Self::Attempts(_) | Self::HostsForgotten);
+        let happened = matches!(self, Self::Requests(_) | Self::Attempts(_) | Self::HostsForgotten | Self::Undecided);
         let shadow = if shadow && !happened { "shadow_" } else { "" };
         let mut name = ["weir_", shadow, metric, "_total"].concat();
         if let Some((label, value)) = label {

@@ -196,7 +196,7 @@ impl Running {
 /// A worker that used so many clusters, each with so many hosts, a part of which then fails (in percent).
 fn worker(proxy: &Proxy, clusters: usize, hosts: usize, failing: usize) -> Running {
     let mut running = Running { worker: Worker::default(), streams: 0, hosts: (0, 0) };
-    running.worker.attach(Attachments { watch: true, ..Attachments::default() });
+    running.worker.attach(Attachments { decide: true, watch: true, ..Attachments::default() });
     let policy = weir::config::parse(br#"{ "role": "decide", "mode": "enforce" }"#).unwrap().policy.unwrap();
     running.worker.configure(policy, proxy);
     for request in 0..100 {

@@ -116,7 +116,7 @@ impl Running {
             records: RefCell::default(),
         };
         let mut worker = Worker::default();
-        worker.attach(Attachments { watch: true, only_failures: false, guard: false });
+        worker.attach(Attachments { decide: true, watch: true, only_failures: false, guard: false });
         let configuration = config::parse(br#"{ "role": "decide", "mode": "enforce" }"#).expect("it is valid");
         worker.configure(configuration.policy.expect("it is for decide"), &site);
         let mut running = Self { worker, site, streams: 0, ejected: 0 };

@@ -141,6 +141,7 @@ impl Worker {
             self.latest_request = Some(stream);
         }
         if let Some(state) = self.engine.cluster_mut(cluster) {
+            state.undecided = None;
             state.waiting.arrived(stream);
         }
         let retry = self.engine.retry_headers(cluster, &admission);

@@ -45,6 +45,8 @@ pub struct Cluster {
     /// Whether Envoy's balancer was seen to choose among hosts. What always goes to its own destination (a cluster of type
     /// `ORIGINAL_DST`) belongs nowhere else.
     pub(super) is_balanced: bool,
+    /// How many attempts ended here, while `decide` has seen no request; `None` once it has.
+    pub(super) undecided: Option<u8>,
     /// Its requests that are not answered yet.
     pub(super) waiting: Waiting,
     /// When an attempt failed or was pushed back last.
@@ -152,7 +154,17 @@ impl Charging {
     }
 }
 
+/// After so many attempts at a cluster for which `decide` saw no request, it is taken not to see any.
+const UNDECIDED: u8 = 20;
+
 impl Cluster {
+    /// An attempt ended here. Whether `decide` seems to see no requests for it; that is said once.
+    pub(super) fn is_undecided(&mut self) -> bool {
+        let Some(attempts) = &mut self.undecided else { return false };
+        *attempts = attempts.saturating_add(1);
+        *attempts == UNDECIDED
+    }
+
     /// One of which nothing is known but its name and policy.
     pub(super) fn new(name: &str, policy: usize, last_used: u64) -> Self {
         Self {
@@ -173,6 +185,7 @@ impl Cluster {
             steered: true,
             misrouted: Misrouted::default(),
             is_balanced: false,
+            undecided: Some(0),
             waiting: Waiting::default(),
             failed: Time::default(),
             last_used,

@@ -42,6 +42,8 @@ pub enum What {
     HostProbed,
     /// Requests that are steered were found to go elsewhere: reported again only after they obeyed for a while.
     Misrouted,
+    /// Attempts end at the cluster, and `decide` saw no request for it: reported once.
+    Undecided,
     /// An attempt ended.
     AttemptEnded(Signal),
     /// The budget paid for that many retries.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::correlate::{Attempt, ClusterId};
+use super::event::What;
 use super::host::{HeaderMap, Host, Property, StreamId};
 use super::sampling::SAMPLE;
 use super::view::{Phase, View, parse_u32, went_well};
@@ -25,9 +26,12 @@ impl Worker {
             Some(attempt) if attempt.stopped => Logged { verdict: Verdict::Certain(Signal::Local), plain: false },
             _ => Logged::read(view),
         };
-        let filtered = self.attached.only_failures;
-        if let Some(cluster) = self.engine.cluster_mut(cluster) {
-            cluster.visibility.attempt_seen(filtered, plain, verdict.is_answered());
+        let (filtered, decide) = (self.attached.only_failures, self.attached.decide);
+        if let Some(state) = self.engine.cluster_mut(cluster) {
+            state.visibility.attempt_seen(filtered, plain, verdict.is_answered());
+            if decide && state.is_undecided() {
+                self.report(cluster, What::Undecided);
+            }
         }
         self.observe_latency(cluster, verdict, view);
         let expired = verdict == Verdict::Open(Open::Dropped) && is_expired(view);

@@ -29,9 +29,11 @@ use crate::outlier::shared::WorkerId;
 use crate::retry::reservations::Account;
 use crate::signal::Signal;
 
-/// Which of the roles are attached beside `decide`.
+/// Which of the roles are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attachments {
+    /// Whether `decide` is.
+    pub decide: bool,
     /// Whether `watch` is.
     pub watch: bool,
     /// Whether an access-log filter keeps from `watch` what went well.

@@ -71,6 +71,7 @@ impl Vm {
 
     fn attach(&mut self) {
         self.worker.attach(Attachments {
+            decide: self.has_role(Role::Decide),
             watch: self.has_role(Role::Watch),
             only_failures: self.roots.iter().any(|(_, root)| root.only_failures),
             guard: self.has_role(Role::Guard),

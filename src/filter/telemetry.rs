@@ -84,6 +84,10 @@ impl Telemetry {
                 self.log_of(Level::Warn, cluster, MISROUTED);
                 self.count(cluster, Counter::Astray, 1);
             }
+            What::Undecided => {
+                self.log.write(Level::Warn, &["weir: cluster ", &printable(cluster.name), UNDECIDED].concat());
+                self.count(cluster, Counter::Undecided, 1);
+            }
             What::AttemptEnded(signal) => self.count(cluster, Counter::Attempts(*signal), 1),
             What::RetriesGranted(retries) => {
                 self.count(cluster, Counter::Retries(Grant::Granted), i64::from(*retries));
@@ -263,6 +267,8 @@ impl Series {
         out.clone_into(&mut self.out);
     }
 }
+
+const UNDECIDED: &str = ": nobody decides on its requests: role decide is not attached where they pass";
 
 const MISROUTED: &str = "requests do not go where they are steered, so ejections are advisory: it lacks \
                          override_host, or its routes lack stateful_session";

@@ -180,3 +180,20 @@ fn a_worker_that_has_nothing_to_write_tells_what_others_left() {
     let (now, _) = at.host.shared(&key).unwrap();
     assert_eq!(now, spent, "who only reads writes nothing");
 }
+
+#[test]
+fn attempts_that_nobody_decided_on_are_told_of_once() {
+    let at = Attached::new(Level::Watch);
+    let attempt = |cluster: &str| at.attempt_log(&End::new().code(200).details("via_upstream").cluster(cluster));
+    let told = |cluster: &str| at.host.metric(&format!("weir_undecided_total.cluster.{cluster}"));
+    (0..19).for_each(|_| attempt("elsewhere"));
+    assert_eq!(told("elsewhere"), 0);
+    (0..300).for_each(|_| attempt("elsewhere"));
+    assert_eq!(told("elsewhere"), 1);
+    let lines: Vec<_> = at.host.take_logs().into_iter().filter(|line| line.text.contains("nobody decides")).collect();
+    assert!(lines.len() == 1 && lines[0].level == 3 && lines[0].text.contains("elsewhere"), "{lines:?}");
+    // One request is enough to show that `decide` is there.
+    at.host.request(at.decide).cluster("decided").begin().end_with(&End::new().code(200).details("via_upstream"));
+    (0..300).for_each(|_| attempt("decided"));
+    assert_eq!(told("decided"), 0);
+}

@@ -112,7 +112,7 @@ impl Both {
         host.set_time(at.host.now());
         let mut worker = Worker::default();
         let guard = level == Level::Guard;
-        worker.attach(Attachments { watch: level != Level::Decide, only_failures, guard });
+        worker.attach(Attachments { decide: true, watch: level != Level::Decide, only_failures, guard });
         let policy = config::parse(configuration.as_bytes()).expect("it is valid").policy.expect("it is for decide");
         worker.configure(policy, &host);
         Self { at, worker, host, next: 0, counted: BTreeMap::new() }
@@ -156,6 +156,7 @@ impl Both {
                 What::Circuit(weir::circuit::Event::Opened { .. }, _) => count(Counter::CircuitsOpened, 1),
                 What::HostProbed => count(Counter::Probes, 1),
                 What::Misrouted => count(Counter::Astray, 1),
+                What::Undecided => count(Counter::Undecided, 1),
                 What::AttemptEnded(signal) => count(Counter::Attempts(signal), 1),
                 What::RetriesGranted(retries) => count(Counter::Retries(Grant::Granted), retries.into()),
                 What::RetryDenied => count(Counter::Retries(Grant::Denied), 1),

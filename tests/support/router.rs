@@ -165,7 +165,7 @@ impl Envoy {
     pub fn new(records: Records, policy: Policy, now: Time) -> Self {
         let (mut worker, host) = (Worker::default(), SimHost::new(records));
         host.set_time(now.as_nanos());
-        worker.attach(Attachments { watch: true, only_failures: false, guard: true });
+        worker.attach(Attachments { decide: true, watch: true, only_failures: false, guard: true });
         worker.configure(policy, &host);
         Self { worker, host, next: VecDeque::new(), requests: BTreeMap::new(), attempts: BTreeMap::new(), streams: 0 }
     }

@@ -162,7 +162,7 @@ impl World {
         }
         self.advance(event.at);
         let Some(cluster) = self.clusters.get(event.cluster) else { return };
-        self.worker.attach(Attachments { watch: cluster.watched, only_failures: false, guard: true });
+        self.worker.attach(Attachments { decide: true, watch: cluster.watched, only_failures: false, guard: true });
         let (number, stream, line) = (event.cluster, event.stream, &event.record);
         match event.kind {
             Kind::Arrived => self.arrives(number, stream, line),
