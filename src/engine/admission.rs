@@ -74,10 +74,16 @@ impl Engine {
             }
             // In shadow mode `guard` sees the retries that are not begun otherwise.
             let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
-            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock));
-            // Of interest only where the budget has nothing left.
-            spared = held == Some(0) && spares && account.spares_unprocessed(wall_clock);
-            held
+            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))?;
+            // While hosts refuse, all retries in place of what was not processed are more than some in place of whatever failed: with
+            // one of two, a request would fail that meets two such hosts.
+            let scarce = held == 0 || (held < retry.policy.max_retries && account.is_refused(wall_clock));
+            spared = scarce && spares && account.spares_unprocessed(wall_clock);
+            if !spared {
+                return Some(held);
+            }
+            account.release(held);
+            Some(0)
         });
         let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
         let class = Class::of(&retry.policy, request);

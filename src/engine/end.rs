@@ -238,7 +238,11 @@ impl Worker {
         let Some(account) = &mut state.account else { return 0 };
         state.charging = Charging::AtEnd;
         // What was not processed is free; in this plan, nothing else was retried.
-        if retries.plan() != Some(Plan::Unprocessed) || !account.spares_unprocessed(now) {
+        let unprocessed = retries.plan() == Some(Plan::Unprocessed);
+        if unprocessed {
+            account.was_unprocessed(now);
+        }
+        if !unprocessed || !account.spares_unprocessed(now) {
             account.retried(made, now);
         }
         self.report(cluster, What::RetriesGranted(made));

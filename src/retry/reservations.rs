@@ -26,8 +26,12 @@ use crate::signal::Signal;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// After so many attempts in a row that were not processed, no host seems to answer. Where half of the hosts are down, and each is
-/// as likely as another to be tried, that is one in 256.
+/// as likely as another to be tried, that is one in 256; but see [`Account::most_refused`] on requests that come all at once.
 const MOST_REFUSED: u32 = 8;
+/// Requests that come all at once are answered, or refused, within this time.
+const BURST: Duration = Duration::from_millis(500);
+/// No more than so many of them count.
+const MOST_AT_ONCE: u32 = 128;
 /// After so many retries in vain, of all workers, none does.
 const MOST_VAIN: u32 = 8;
 
@@ -50,6 +54,12 @@ pub struct Account {
     /// When an attempt was last answered here, and how many were not processed since.
     answered: Option<Time>,
     refused: u32,
+    /// When the first of these was not.
+    refused_since: Time,
+    /// When an attempt was last known not to have been processed.
+    unprocessed: Time,
+    /// How many attempts in a row were not processed before one was answered, at most, and when.
+    longest: (u32, Time),
     /// Retries since then that nobody paid for.
     unpaid: u32,
     /// What was left when that was last [asked](Self::left), and when that was.
@@ -70,6 +80,9 @@ impl Account {
             spare: (Time::default(), Time::default(), 0),
             answered: None,
             refused: 0,
+            refused_since: Time::default(),
+            unprocessed: Time::default(),
+            longest: (0, Time::default()),
             unpaid: 0,
             left: None,
         }
@@ -145,12 +158,19 @@ impl Account {
     pub fn attempt_ended(&mut self, signal: Signal, now: Time) {
         match signal {
             Signal::Answered | Signal::Error | Signal::Pushback => {
+                if self.refused > 0 {
+                    self.some_were_refused(now);
+                }
                 (self.answered, self.refused, self.unpaid) = (Some(now), 0, 0)
             }
             Signal::Refused | Signal::Unreachable => {
+                if self.refused == 0 {
+                    self.refused_since = now;
+                }
                 self.refused = self.refused.saturating_add(1);
+                self.unprocessed = now;
                 // So it was an outage, in which retries are to be paid; those before, too.
-                if self.refused > MOST_REFUSED && self.unpaid > 0 {
+                if self.refused > self.most_refused(now) && self.unpaid > 0 {
                     let unpaid = std::mem::take(&mut self.unpaid);
                     self.retried(unpaid, now);
                 }
@@ -159,12 +179,49 @@ impl Account {
         }
     }
 
+    /// An attempt was answered after others that were not processed. If that took long, it was an outage of all hosts, which teaches
+    /// nothing.
+    fn some_were_refused(&mut self, now: Time) {
+        let (longest, seen) = self.longest;
+        let longest = if self.is_recent(seen, now) { longest } else { 0 };
+        if self.refused.saturating_mul(2) > longest && now.since(self.refused_since) < BURST {
+            self.longest = (longest.max(self.refused), now);
+        }
+    }
+
+    /// After how many attempts in a row that were not processed no host seems to answer. Of requests that come all at once, those
+    /// that meet a host that is down are refused before any other host has had the time to answer. A burst like that is no outage if
+    /// the one before was none: twice as many may be refused, and some more.
+    fn most_refused(&self, now: Time) -> u32 {
+        let (longest, seen) = self.longest;
+        MOST_REFUSED + if self.is_recent(seen, now) { longest.min(MOST_AT_ONCE) * 2 } else { 0 }
+    }
+
+    /// Whether that was within the interval.
+    fn is_recent(&self, moment: Time, now: Time) -> bool {
+        moment <= now && now.since(moment) < self.policy.interval
+    }
+
+    /// A request that ended was retried in place of attempts that were not processed.
+    pub fn was_unprocessed(&mut self, now: Time) {
+        self.unprocessed = now;
+    }
+
+    /// Whether some attempt was not processed within the interval, as far as is known.
+    #[must_use]
+    pub fn is_refused(&self, now: Time) -> bool {
+        self.is_recent(self.unprocessed, now)
+    }
+
     /// Whether a retry in place of an attempt that was not processed is free: other hosts answer, and for each of them the retry
     /// is the first that it hears of the request. In an outage of all hosts it is not: then it is one more attempt in vain.
     #[must_use]
     pub fn spares_unprocessed(&mut self, now: Time) -> bool {
-        let answers = |answered: Time| answered <= now && now.since(answered) < self.policy.interval;
-        self.answered.is_some_and(answers) && self.refused <= MOST_REFUSED && self.view.trouble(now).vain() < MOST_VAIN
+        let most = self.most_refused(now);
+        // In a burst, retries are refused before others are answered, too.
+        self.answered.is_some_and(|answered| self.is_recent(answered, now))
+            && self.refused <= most
+            && (most > MOST_REFUSED * 3 || self.view.trouble(now).vain() < MOST_VAIN)
     }
 
     /// Asks for a retry in place of an attempt that was not processed. Whether it is [free](Self::spares_unprocessed); if not, it

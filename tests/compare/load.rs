@@ -55,15 +55,16 @@ impl Load {
         let client: HttpClient = Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build(connector);
         let patience = self.patience;
         let send = |number, due| send(client.clone(), self.clone(), number, due, start + due + patience);
-        open_loop(start, self.rate, self.count, send).await
+        open_loop(start, self.rate, 1, self.count, send).await
     }
 }
 
-/// Does `count` things, `rate` a second, each when it is due, and waits for the last of them. Each is told its number and when it is
+/// Does `count` things, `rate` a second and so many of them `at_once`, each when it is due, and waits for the last of them. Each is told its number and when it is
 /// due.
 pub async fn open_loop<F>(
     start: Instant,
     rate: u64,
+    at_once: u64,
     count: u64,
     mut one: impl FnMut(u64, Duration) -> F,
 ) -> Vec<F::Output>
@@ -73,7 +74,7 @@ where
     let mut running = JoinSet::new();
     let mut outcomes = Vec::new();
     for number in 0..count {
-        let due = Duration::from_nanos(1_000_000_000 * number / rate);
+        let due = Duration::from_nanos(1_000_000_000 * (number - number % at_once) / rate);
         sleep_until(start + due).await;
         running.spawn(one(number, due));
         while let Some(done) = running.try_join_next() {

@@ -157,6 +157,48 @@ fn permissions(cluster: &str, hours: i64) {
     assert_eq!(permission(&arrive(&at, cluster, 5)[4]).as_deref(), Some("1"));
 }
 
+/// One retry of two is not enough where half of the hosts are down: while hosts refuse, a request that the budget cannot give all of
+/// its retries has them in place of what was not processed, for nothing.
+#[test]
+fn while_hosts_refuse_scarce_permissions_are_for_what_was_not_processed() {
+    const UNPROCESSED: &str = "connect-failure,refused-stream";
+    let at = Attached::with(Level::Decide, FIFTH);
+    let cluster = "budget of scarce permissions";
+    let begin = |method: &str| {
+        let request = at.host.request(at.decide).cluster(cluster).method(method).begin();
+        let header = |name: &str| request.request_header(name).unwrap();
+        let (retry_on, most) = (header("x-envoy-retry-on"), header("x-envoy-max-retries"));
+        (request, retry_on, most)
+    };
+    let end = |request: Stream, attempts: u64| {
+        request.set("upstream.request_attempt_count", attempts);
+        request.response(200, []);
+        request.end_with(&End::new().code(200).property("upstream.request_attempt_count", attempts));
+    };
+    arrive(&at, cluster, 9).into_iter().for_each(|request| end(request, 1));
+    // Nothing was refused: two retries in place of whatever fails.
+    let (request, retry_on, most) = begin("GET");
+    assert!(retry_on != UNPROCESSED && most == "2", "{retry_on} {most}");
+    end(request, 1);
+    // A POST is retried only in place of what was not processed.
+    let (request, retry_on, most) = begin("POST");
+    assert_eq!((retry_on.as_str(), most.as_str()), (UNPROCESSED, "5"));
+    end(request, 2);
+    let (request, retry_on, most) = begin("GET");
+    assert_eq!((retry_on.as_str(), most.as_str()), (UNPROCESSED, "5"));
+    end(request, 3);
+    // The permission was not used up: once the budget has all that a request may need, it is for whatever fails.
+    arrive(&at, cluster, 12).into_iter().for_each(|request| end(request, 1));
+    let (request, retry_on, most) = begin("GET");
+    assert!(retry_on != UNPROCESSED && most == "5", "{retry_on} {most}");
+    end(request, 1);
+    // And so it is where nothing was refused for an interval.
+    at.host.advance(Duration::from_secs(11));
+    arrive(&at, cluster, 9).into_iter().for_each(|request| end(request, 1));
+    let (_, retry_on, most) = begin("GET");
+    assert!(retry_on != UNPROCESSED && most == "2", "{retry_on} {most}");
+}
+
 #[test]
 fn who_gives_up_after_retries_says_so() {
     for level in [Level::Decide, Level::Watch, Level::Guard] {

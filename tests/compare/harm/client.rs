@@ -70,7 +70,7 @@ pub async fn run(load: Load, index: usize, target: SocketAddr, start: Instant, s
     let until = Duration::from_secs_f64(seconds);
     let kind = load.kind;
     let count = (seconds * load.rate as f64) as u64;
-    let rate = load.rate;
+    let (rate, at_once) = (load.rate, load.at_once);
     let sender = Sender { client: builder.build(connector), target, index, load, start, cookies: Arc::default() };
     if let Kind::Watchers(clients) = kind {
         let mut watchers = JoinSet::new();
@@ -79,7 +79,7 @@ pub async fn run(load: Load, index: usize, target: SocketAddr, start: Instant, s
         }
         return watchers.join_all().await.concat();
     }
-    open_loop(start, rate, count, |number, due| sender.clone().send(number, due)).await
+    open_loop(start, rate, at_once, count, |number, due| sender.clone().send(number, due)).await
 }
 
 impl Sender {

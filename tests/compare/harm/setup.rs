@@ -278,15 +278,17 @@ impl Setup {
         assignment(self.name, &self.hosts, &members)
     }
 
-    /// Hosts of a higher priority, and of a lower one.
-    pub fn priorities(&mut self, first: usize) {
-        let endpoints = |hosts: std::ops::Range<usize>| {
-            assignment(self.name, &self.hosts, &hosts.map(|host| (host, "")).collect::<Vec<_>>())
-        };
-        let (mut whole, mut second) = (endpoints(0..first), endpoints(first..self.hosts.len()));
-        second["endpoints"][0]["priority"] = json!(1);
-        whole["endpoints"] = json!([whole["endpoints"][0], second["endpoints"][0]]);
-        self.clusters[0]["load_assignment"] = whole;
+    /// So many hosts of each priority, the highest first.
+    pub fn priorities(&mut self, sizes: &[usize]) {
+        let mut hosts = 0..self.hosts.len();
+        let localities = sizes.iter().enumerate().map(|(priority, size)| {
+            let members: Vec<_> = hosts.by_ref().take(*size).map(|host| (host, "")).collect();
+            let mut endpoints = assignment(self.name, &self.hosts, &members)["endpoints"][0].take();
+            endpoints["priority"] = json!(priority);
+            endpoints
+        });
+        self.clusters[0]["load_assignment"] =
+            json!({"cluster_name": self.name, "endpoints": localities.collect::<Vec<_>>()});
     }
 }
 

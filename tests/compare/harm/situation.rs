@@ -55,6 +55,8 @@ pub struct Load {
     pub chunked: bool,
     /// Per second.
     pub rate: u64,
+    /// So many come in the same moment, and then none for as long as the rate says.
+    pub at_once: u64,
     /// Each request is of one of so many users, in turn.
     pub users: u64,
     pub patience: Duration,
@@ -86,6 +88,7 @@ impl Load {
             body: 0,
             chunked: false,
             rate,
+            at_once: 1,
             users: 0,
             patience: Duration::from_secs(10),
             expects: 200,
@@ -139,6 +142,11 @@ impl Load {
     pub fn chunked(mut self, bytes: usize) -> Self {
         self.chunked = true;
         self.body(bytes)
+    }
+
+    pub fn at_once(mut self, requests: u64) -> Self {
+        self.at_once = requests;
+        self
     }
 
     pub fn users(mut self, users: u64) -> Self {

@@ -1,6 +1,7 @@
 //! Some of the hosts are down, and nothing leads around them: Weir is attached, and cannot steer here. Retries carry it, as they
 //! would without Weir.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,6 +14,9 @@ use crate::level::Level;
 use crate::support::client::Request;
 
 pub const TESTS: &[Test] = &[
+    ("harm::halves::decide::bursts", || bursts(Level::Decide)),
+    ("harm::halves::watch::bursts", || bursts(Level::Watch)),
+    ("harm::halves::guard::bursts", || bursts(Level::Guard)),
     ("harm::halves::decide::gets", || half_is_down(Level::Decide, &Request::get("/"), 4)),
     ("harm::halves::decide::posts", || half_is_down(Level::Decide, &Request::post("/"), 4)),
     ("harm::halves::watch::gets", || half_is_down(Level::Watch, &Request::get("/"), 4)),
@@ -20,8 +24,18 @@ pub const TESTS: &[Test] = &[
     ("harm::halves::guard::posts", || half_is_down(Level::Guard, &Request::post("/"), 2)),
 ];
 
-/// Every other host refuses connections, for 8 s at 60 requests a second.
+/// 60 requests a second, by a few clients.
 fn half_is_down(level: Level, request: &Request, hosts: usize) -> Result<()> {
+    half_of(level, hosts, |address| Rate::start(address, 60, request))
+}
+
+/// Two dozen at once, twice a second.
+fn bursts(level: Level) -> Result<()> {
+    half_of(level, 4, |address| Rate::bursts(address, 24, Duration::from_millis(500), &Request::get("/")))
+}
+
+/// Every other host refuses connections, for 8 s.
+fn half_of(level: Level, hosts: usize, send: impl FnOnce(SocketAddr) -> Rate) -> Result<()> {
     let mut setup = Setup::new(level);
     setup.hosts = hosts;
     setup.workers = 2;
@@ -29,8 +43,8 @@ fn half_is_down(level: Level, request: &Request, hosts: usize) -> Result<()> {
     setup.policy = json!({"role": "decide", "steering": "off", "outlierDetection": "off"});
     setup.route = json!({"route": {"retry_policy": super::previous_hosts()}});
     let site = setup.start()?;
-    let rate = Rate::start(site.address, 60, request);
-    std::thread::sleep(Duration::from_secs(2));
+    let rate = send(site.address);
+    std::thread::sleep(Duration::from_millis(2_250));
     for host in (0..hosts).step_by(2) {
         site.stop(host)?;
     }

@@ -35,7 +35,23 @@ impl Rate {
     /// So many requests a second, by several clients in turn. What a client sends late, since its latest request took long, it
     /// sends at once.
     pub fn start(address: SocketAddr, per_second: u32, request: &Request) -> Self {
-        let clients = 8;
+        const CLIENTS: u32 = 8;
+        let due = move |turn, client| Duration::from_secs(1) * (turn * CLIENTS + client) / per_second;
+        Self::of(CLIENTS, due, address, request)
+    }
+
+    /// So many requests at once, of one client each, and again and again after a pause.
+    pub fn bursts(address: SocketAddr, at_once: u32, pause: Duration, request: &Request) -> Self {
+        Self::of(at_once, move |turn, _| pause * turn, address, request)
+    }
+
+    /// Each of the clients sends its request of each turn as long after the start as `due` says of turn and client.
+    fn of(
+        clients: u32,
+        due: impl Fn(u32, u32) -> Duration + Copy + Send + 'static,
+        address: SocketAddr,
+        request: &Request,
+    ) -> Self {
         let (stop, began) = (Arc::<AtomicBool>::default(), Instant::now());
         let client = |number: u32| {
             let (stop, request) = (Arc::clone(&stop), request.clone());
@@ -43,7 +59,7 @@ impl Rate {
                 let mut sent = Vec::new();
                 let mut connection = None;
                 for turn in 0.. {
-                    let due = began + Duration::from_secs(1) * (turn * clients + number) / per_second;
+                    let due = began + due(turn, number);
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     if stop.load(Ordering::SeqCst) {
                         break;

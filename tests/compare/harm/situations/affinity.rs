@@ -37,10 +37,17 @@ pub fn all() -> Vec<Situation> {
         .load(Load::get(60))
         .down(0, 1.0..20.0)
         .down(1, 1.0..20.0)
-        .setup(|setup| {
-            setup.decide_alone();
-            Ok(())
-        }),
+        .setup(decide_alone),
+        half_down_in_bursts(
+            "bursts-half-down-unsteered",
+            "Two of four replicas refuse, and 24 requests come at a time, unsteered.",
+        )
+        .setup(unsteered),
+        half_down_in_bursts(
+            "bursts-half-down-decide-alone",
+            "Two of four replicas refuse, 24 requests come at a time, and only Weir's HTTP filter is attached.",
+        )
+        .setup(decide_alone),
         Situation::new(
             "half-down-unsteered",
             "Two of four replicas refuse, in a cluster that takes no hosts from Weir.",
@@ -71,6 +78,16 @@ fn hashed(name: &'static str, about: &'static str) -> Situation {
         .measure(Measure::Moved(4.0))
         .down(0, 4.0..20.0)
         .seconds(9.0)
+}
+
+/// Twice a second.
+fn half_down_in_bursts(name: &'static str, about: &'static str) -> Situation {
+    Situation::new(name, about).load(Load::get(48).at_once(24)).down(0, 1.3..20.0).down(1, 1.3..20.0).seconds(8.0)
+}
+
+fn decide_alone(setup: &mut Setup) -> anyhow::Result<()> {
+    setup.decide_alone();
+    Ok(())
 }
 
 fn previous_hosts() -> serde_json::Value {

@@ -83,7 +83,7 @@ pub fn all() -> Vec<Situation> {
             .load(Load::get(40))
             .down(0, 2.0..5.0)
             .setup(|setup| {
-                setup.priorities(2);
+                setup.priorities(&[2, 2]);
                 Ok(())
             })
             .measure(Measure::Reached(2, 0.0))
@@ -94,7 +94,7 @@ pub fn all() -> Vec<Situation> {
             .down(0, 2.0..5.0)
             .down(1, 2.0..5.0)
             .setup(|setup| {
-                setup.priorities(2);
+                setup.priorities(&[2, 2]);
                 setup.health_checks();
                 Ok(())
             })
