@@ -25,6 +25,7 @@ mod registry;
 #[allow(dead_code)]
 #[path = "../real_envoy/ejection/replica.rs"]
 mod replica;
+mod resources;
 mod services;
 mod shop;
 mod sidecars;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     }
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
-    let kubernetes = [kubernetes::TESTS, sidecars::TESTS].concat();
+    let kubernetes = [kubernetes::TESTS, sidecars::TESTS, resources::TESTS].concat();
     let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec()), ("kubernetes", kubernetes)];
     let tests = tests
         .iter()

@@ -24,7 +24,7 @@ pub const HOST: &str = "orders.shop.svc.cluster.local";
 const PORTS: [(&str, &str); 3] = [("GET", "8080"), ("POST", "8080"), ("gRPC", "9090")];
 
 /// What the guide has before it applies resources.
-fn commands() -> Result<Vec<String>> {
+pub fn commands() -> Result<Vec<String>> {
     let commands = guide::commands(ISTIO, "Five minutes")?.into_iter();
     let commands = commands.take_while(|command| !command.starts_with("kubectl apply"));
     Ok(commands.filter(|command| !DONE.contains(&command.as_str())).collect())
