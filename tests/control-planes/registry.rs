@@ -22,8 +22,8 @@ use crate::support::{envoy, runtime};
 /// What it answers, by the end of the path, and of what type that is.
 type Content = HashMap<String, (String, Bytes)>;
 
-/// Serves the module that is tested at this address, as version 0.1.0 of whatever image.
-pub fn serve(address: SocketAddr) -> Result<()> {
+/// Serves the module that is tested at this address, as version 0.1.0 of whatever image. The image's digest.
+pub fn serve(address: SocketAddr) -> Result<String> {
     serve_module(address, &envoy::module())
 }
 
@@ -42,9 +42,10 @@ pub fn hang(address: SocketAddr) -> Result<Arc<AtomicUsize>> {
     Ok(count)
 }
 
-/// Serves this file as the module.
-pub fn serve_module(address: SocketAddr, module: &Path) -> Result<()> {
-    let content = Arc::new(content(module)?);
+/// Serves this file as the module. The image's digest.
+pub fn serve_module(address: SocketAddr, module: &Path) -> Result<String> {
+    let (content, digest) = content(module)?;
+    let content = Arc::new(content);
     let listener = runtime().block_on(TcpListener::bind(address))?;
     runtime().spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -66,10 +67,10 @@ pub fn serve_module(address: SocketAddr, module: &Path) -> Result<()> {
             });
         }
     });
-    Ok(())
+    Ok(digest)
 }
 
-fn content(module: &Path) -> Result<Content> {
+fn content(module: &Path) -> Result<(Content, String)> {
     let folder = tempfile::tempdir()?;
     let image = folder.path().join("image.tar");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/image/build.py");
@@ -92,6 +93,6 @@ fn content(module: &Path) -> Result<Content> {
     let bytes = content.get(&digest).context("no manifest")?.1.clone();
     let kind = manifest["mediaType"].as_str().context("no type")?.to_owned();
     content.insert("0.1.0".to_owned(), (kind.clone(), bytes.clone()));
-    content.insert(digest, (kind, bytes));
-    Ok(content)
+    content.insert(digest.clone(), (kind, bytes));
+    Ok((content, digest))
 }

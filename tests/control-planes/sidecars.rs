@@ -52,10 +52,13 @@ fn replicas_crash() -> Result<()> {
         .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))
 }
 
+/// How the image is named where it is not by its digest.
+const VERSION: &str = ":0.1.0";
+
 /// The plugin of the guide, with the module from a registry on the node.
-fn plugin(port: u16) -> Result<Value> {
+fn plugin(port: u16, version: &str) -> Result<Value> {
     let mut plugin = documents(include_str!("../../envoy/istio/wasmplugin.yaml"))?.remove(0);
-    plugin["spec"]["url"] = json!(format!("oci://{ADDRESS}:{port}/weir:0.1.0"));
+    plugin["spec"]["url"] = json!(format!("oci://{ADDRESS}:{port}/weir{version}"));
     Ok(plugin)
 }
 
@@ -66,14 +69,15 @@ fn registries() -> Result<()> {
     // Down, while pods start.
     let shop = Shop::start(|setup| {
         setup.resources.retain(|resource| resource["metadata"]["name"] != "weir-decide");
-        setup.resources.push(plugin(good)?);
+        setup.resources.push(plugin(good, VERSION)?);
         Ok(())
     })?;
     let failed = shop.failures([30; 3])?;
     ensure!(failed == [0; 3], "{failed:?} of 30 fail without the registry: {}", shop.story());
     ensure!(shop.metrics("weir_requests_total")?.is_empty(), "the registry was down: {}", shop.story());
 
-    registry::serve(at(good)?)?;
+    let digest = registry::serve(at(good)?)?;
+    shop.cluster.apply(&plugin(good, &format!("@{digest}"))?.to_string())?;
     shop.restart_client()?;
     shop.log(&["roles decide, watch, guard"])?;
     shop.down(0, true)?;
@@ -83,7 +87,7 @@ fn registries() -> Result<()> {
     shop.down(0, false)?;
 
     let asked = registry::hang(at(slow)?)?;
-    shop.cluster.apply(&plugin(slow)?.to_string())?;
+    shop.cluster.apply(&plugin(slow, VERSION)?.to_string())?;
     let begins = || if asked.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err("nobody asks".to_owned()) };
     wait::until(wait::LIMIT, begins).map_err(anyhow::Error::msg)?;
     let failed = shop.failures([60; 3])?;
@@ -99,7 +103,7 @@ fn registries() -> Result<()> {
     // A custom section more: the bytes differ, so the roles are in two VMs.
     std::fs::write(&path, [module.as_slice(), b"\0\x02\x01x"].concat())?;
     registry::serve_module(at(other)?, &path)?;
-    shop.cluster.apply(&plugin(other)?.to_string())?;
+    shop.cluster.apply(&plugin(other, VERSION)?.to_string())?;
     shop.restart_client()?;
     shop.log(&["roles decide;", "roles watch, guard"])?;
     let failed = shop.failures([60; 3])?;
@@ -108,7 +112,7 @@ fn registries() -> Result<()> {
     // What Envoy cannot load. Whoever has a module keeps it.
     std::fs::write(&path, &module[..8])?;
     registry::serve_module(at(wrong)?, &path)?;
-    shop.cluster.apply(&plugin(wrong)?.to_string())?;
+    shop.cluster.apply(&plugin(wrong, VERSION)?.to_string())?;
     shop.log(&["TypedExtensionConfig rejected"])?;
     let failed = shop.failures([60; 3])?;
     ensure!(failed == [0; 3], "{failed:?} of 60 fail with what is no module: {}", shop.story());
