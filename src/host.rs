@@ -1,6 +1,6 @@
 //! The host: every call that Weir makes to Envoy, and nothing else.
 //!
-//! The calls are the `proxy-wasm` SDK's, four of them excepted ([`abi`]). The SDK panics on each status that it does not expect,
+//! The calls are the `proxy-wasm` SDK's, five of them excepted ([`abi`]). The SDK panics on each status that it does not expect,
 //! and a panic takes a worker's VM down. So nothing is called here in a way in which Envoy answers with such a status: a header
 //! is asked for only while its map is lent ([`lend`]). What a call returns besides is `None` or `false`, and the request goes on
 //! as if Weir were not there.
@@ -11,12 +11,11 @@
 mod abi;
 
 use std::cell::Cell;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 
-use crate::base::time::nanos;
 use crate::engine::host::Lengths;
 
 pub use log::Level;
@@ -60,8 +59,7 @@ pub fn log(level: Level, message: &str) {
 /// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. `None` if the host has none.
 #[must_use]
 pub fn wall_clock() -> Option<u64> {
-    let since_epoch = hostcalls::get_current_time().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(nanos(since_epoch)).filter(|nanos| *nanos > 0)
+    abi::wall_clock()
 }
 
 /// Asks for the timer of the current root context every `period` milliseconds.

@@ -31,7 +31,7 @@ struct Headers {
     /// Whether Envoy obeys what the client asks of it.
     trusted: bool,
     /// Which of [`CONTROL_HEADERS`] there are.
-    control: [bool; CONTROL_HEADERS.len()],
+    control: Vec<&'static str>,
 }
 
 /// The lengths of the names that are always looked for.
@@ -56,7 +56,7 @@ impl Headers {
             attempt: 1,
             hosts: false,
             trusted: false,
-            control: [false; CONTROL_HEADERS.len()],
+            control: Vec::new(),
         };
         let lengths = idempotency_keys.iter().fold(NAMES.and(hosts.len()), |lengths, key| lengths.and(key.len()));
         host.each_header(lengths, &mut |name, value| match name {
@@ -66,8 +66,8 @@ impl Headers {
             b"x-envoy-internal" => headers.trusted = value == b"true",
             name if name == hosts.as_bytes() => headers.hosts = true,
             name => {
-                if let Some(place) = CONTROL_HEADERS.iter().position(|header| header.as_bytes() == name) {
-                    headers.control.get_mut(place).into_iter().for_each(|there| *there = true);
+                if let Some(control) = CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name) {
+                    headers.control.push(control);
                 }
                 headers.idempotency_key |=
                     !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
@@ -84,11 +84,6 @@ impl Headers {
             attempt: self.attempt,
         }
     }
-
-    /// What a client asks of Envoy that trusts it.
-    fn control(&self) -> Vec<&'static str> {
-        CONTROL_HEADERS.into_iter().zip(self.control).filter(|(_, there)| *there).map(|(name, _)| name).collect()
-    }
 }
 
 impl Worker {
@@ -101,8 +96,9 @@ impl Worker {
         let cluster = self.routed_cluster(view);
         let policy = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
         let keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
-        let headers = Headers::read(host, keys, self.steering_header());
-        let remove_control = if headers.trusted && policy.is_some() { headers.control() } else { Vec::new() };
+        let mut headers = Headers::read(host, keys, self.steering_header());
+        let control = std::mem::take(&mut headers.control);
+        let remove_control = if headers.trusted && policy.is_some() { control } else { Vec::new() };
         let Some(cluster) = cluster else {
             return self.forward(Edits { remove_hosts: self.hosts_to_remove(&headers), ..Edits::default() });
         };

@@ -7,9 +7,11 @@ use super::correlate::{ClusterId, Ended, Unresolved};
 use super::decision::Verdict;
 use super::event::What;
 use super::host::{HeaderMap, Host, StreamId};
-use super::request::{Request, Reservation, Retries};
+use super::log::Origin;
+use super::request::{Reservation, Retries};
 use super::view::{Phase, View, is_failure, went_well};
 use super::worker::Worker;
+use crate::base::time::Time;
 use crate::incident::Hint;
 use crate::retry::Plan;
 use crate::retry::reason::{Failed, Reason};
@@ -19,6 +21,7 @@ use crate::signal::{Answer, Flags, RequestEnd, Signal};
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     cluster: Option<ClusterId>,
+    arrived: Time,
     grpc: bool,
     /// Whether it had exactly one attempt, as was read when its response passed.
     once: bool,
@@ -32,11 +35,12 @@ struct Ending {
 impl Worker {
     /// A request ended. What is said about it in access logs, if anything.
     pub fn on_request_end<H: Host>(&mut self, stream: StreamId, host: &H) -> Option<Verdict> {
+        let route =
+            self.requests.get_mut(stream.0).map(|request| std::mem::take(&mut request.route)).unwrap_or_default();
         let view = &View::new(host, Phase::Log);
         self.last_attempt = None;
-        let mut new = Request::default();
         let failed = self.requests.get(stream.0).is_none_or(|request| self.may_have_failed(request));
-        let request = self.requests.get_mut(stream.0).unwrap_or(&mut new);
+        let request = self.requests.get_mut(stream.0)?;
         let unresolved = std::mem::take(&mut request.unresolved);
         let reservation = request.retries.reservation();
         let unused = request.retries.take_unused();
@@ -44,6 +48,7 @@ impl Worker {
             request.circuit_probe.is_some(),
             Ending {
                 cluster: request.cluster,
+                arrived: request.arrived,
                 grpc: request.grpc,
                 once: matches!(request.retries, Retries::Reserved { made: Some(0), .. }),
                 failed,
@@ -55,6 +60,9 @@ impl Worker {
         let mut verdict = None;
         let plain = ending.cluster.filter(|cluster| settled && self.was_plain(*cluster, &ending, view));
         if let Some(cluster) = plain {
+            if self.obeys((cluster, ending.arrived, ending.hedge), &route, view) {
+                view.assume_address(route.first());
+            }
             self.last_attempt_ended(cluster, Signal::Answered, Hint::None, &ending, view);
             self.attempts_ended(view);
             self.release(cluster, unused);
@@ -68,7 +76,7 @@ impl Worker {
             }
         }
         if let Some(cluster) = ending.cluster {
-            self.route_ended(stream, cluster, view);
+            self.route_ended(stream, cluster, (&route, ending.once || !ending.failed), view);
         }
         if probes {
             self.circuit_probe_ended(stream, view);
@@ -188,7 +196,8 @@ impl Worker {
         ending: &Ending,
         view: &View<'_, H>,
     ) {
-        let mut attempt = self.attempt(cluster, signal == Signal::Answered, hint, None, view);
+        let mut attempt =
+            self.attempt(cluster, signal == Signal::Answered, hint, Origin::Request(ending.arrived), view);
         let hedged = ending.hedge.map(|after| attempt.began.saturating_add(after));
         attempt.began = hedged.filter(|began| *began < self.wall_clock).unwrap_or(attempt.began);
         self.ended.push(Ended { attempt, signal });

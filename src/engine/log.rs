@@ -45,7 +45,7 @@ impl Worker {
             _ => self.idle_of_attempt(cluster, verdict, view),
         };
         let request = guarded.and_then(|attempt| attempt.request);
-        let attempt = self.attempt(cluster, verdict.is_answered(), hint, request, view);
+        let attempt = self.attempt(cluster, verdict.is_answered(), hint, Origin::Attempt(request), view);
         let request_id = request_id.as_deref().unwrap_or_default();
         self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.attempts_ended(view);
@@ -82,17 +82,19 @@ impl Worker {
         state.incidents.used(hash(&local, 0), reset, began, now).map_or(Hint::None, Hint::Idle)
     }
 
-    /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know. Called for
-    /// an attempt's log entry, and at the end of a request for its last attempt, which then seems to have begun with the
-    /// request: early rather than late.
+    /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know.
     pub(super) fn attempt<H: Host>(
         &mut self,
         cluster: ClusterId,
         answered: bool,
         hint: Hint,
-        request: Option<StreamId>,
+        origin: Origin,
         view: &View<'_, H>,
     ) -> Attempt {
+        let (request, arrived) = match origin {
+            Origin::Attempt(request) => (request, None),
+            Origin::Request(arrived) => (None, Some(arrived)),
+        };
         if answered && self.is_passed_over(cluster) {
             return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request, hint };
         }
@@ -106,8 +108,9 @@ impl Worker {
         let circuit = self.engine.cluster(cluster).and_then(|cluster| cluster.circuit.as_ref());
         let matters = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
         let asks = matters || (host.is_some() && weight == 1);
-        let lasted = if asks { view.duration().unwrap_or_default() } else { 0 };
-        Attempt { cluster, host: host.map(Into::into), began: before(now, lasted), weight, request, hint }
+        let began = arrived.map(|arrived| arrived.min(now)).filter(|_| asks);
+        let began = began.unwrap_or_else(|| before(now, if asks { view.duration().unwrap_or_default() } else { 0 }));
+        Attempt { cluster, host: host.map(Into::into), began, weight, request, hint }
     }
 
     /// Whether an answered attempt is not in the sample of a calm cluster. By the time of the last event, which saves a
@@ -147,6 +150,16 @@ impl Worker {
         self.listeners_told
             || host.header(HeaderMap::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
     }
+}
+
+/// What tells of an attempt that ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// Its log entry; with the request that it belongs to, where that is known.
+    Attempt(Option<StreamId>),
+    /// The end of its request, which arrived then. As the last attempt it seems to have begun with the request: early rather than
+    /// late.
+    Request(Time),
 }
 
 /// What the entry says of the attempt.

@@ -8,7 +8,7 @@ use super::host::{Host, Property, StreamId};
 use super::view::View;
 use super::worker::Worker;
 use crate::base::percent::Percent;
-use crate::base::time::{nanos, nanos_since};
+use crate::base::time::{Time, nanos, nanos_since};
 use crate::config::Via;
 use crate::outlier::{EndedAttempt, Outliers, Probe};
 use crate::retry::Plan;
@@ -19,6 +19,9 @@ const MOST_MISROUTED: u32 = 20 * MISROUTED;
 /// Each request that went where it should takes back a quarter of one that did not: some go there by chance, with two hosts
 /// every other one.
 const MISROUTED: u32 = 4;
+
+/// After so many requests in a row went where they should, only a sample of those that were answered is looked at.
+const TRUSTED: u32 = 16;
 
 /// A hedge helps within half as long again as the request waited before, in halves.
 const IN_VAIN: u32 = 3;
@@ -38,6 +41,11 @@ impl Route {
         self.probe.is_some()
     }
 
+    /// The host that its first attempt should go to; empty where Envoy chooses.
+    pub(super) fn first(&self) -> &str {
+        self.hosts.split(',').next().unwrap_or_default()
+    }
+
     /// Whether the request bears a list of hosts.
     pub(super) fn is_steered(&self) -> bool {
         !self.hosts.is_empty()
@@ -54,21 +62,37 @@ pub(super) struct Steering {
     pub(super) hedge: Option<Duration>,
 }
 
-/// How many more of the requests that were steered went elsewhere than where they should, in quarters.
+/// Whether the requests of a cluster go where they are steered.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Misrouted(u32);
+pub(super) struct Misrouted {
+    /// How many more of them went elsewhere, in quarters.
+    quarters: u32,
+    /// How many of those that were looked at went there, one after the other.
+    obeyed: u32,
+}
 
 impl Misrouted {
     fn obeyed(&mut self) {
-        self.0 = self.0.saturating_sub(1);
+        self.quarters = self.quarters.saturating_sub(1);
+        self.obeyed = self.obeyed.saturating_add(1);
+    }
+
+    /// Whether so many obeyed that a sample will do.
+    const fn is_trusted(self) -> bool {
+        self.quarters == 0 && self.obeyed >= TRUSTED
+    }
+
+    /// A request is not known to have gone where it should.
+    fn doubted(&mut self) {
+        self.obeyed = 0;
     }
 
     /// Whether to report that requests are misrouted: again only if they obeyed for a while meanwhile.
     fn disobeyed(&mut self) -> bool {
-        self.0 = self.0.saturating_add(MISROUTED);
-        let reports = (MOST_MISROUTED..2 * MOST_MISROUTED).contains(&self.0);
+        self.quarters = self.quarters.saturating_add(MISROUTED);
+        let reports = (MOST_MISROUTED..2 * MOST_MISROUTED).contains(&self.quarters);
         if reports {
-            self.0 = 10 * MOST_MISROUTED;
+            self.quarters = 10 * MOST_MISROUTED;
         }
         reports
     }
@@ -76,8 +100,8 @@ impl Misrouted {
     /// Whether a request that went to a later host of its list, with the earlier ones skipped, is taken for Envoy's obedience:
     /// it skips what is not in the cluster any more.
     fn excuses(&mut self) -> bool {
-        let excuses = self.0 < MISROUTED;
-        self.0 += u32::from(excuses);
+        let excuses = self.quarters < MISROUTED;
+        self.quarters += u32::from(excuses);
         excuses
     }
 }
@@ -178,10 +202,35 @@ impl Worker {
         Steering { route, list: Some(chosen.hosts), hedge }
     }
 
-    /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned.
-    pub(super) fn route_ended<H: Host>(&mut self, id: StreamId, cluster: ClusterId, view: &View<'_, H>) {
-        let Some(request) = self.requests.get_mut(id.0) else { return };
-        let (route, spoke, arrived) = (std::mem::take(&mut request.route), request.spoke, request.arrived);
+    /// Whether a request that was answered well may be taken to have gone where it was steered, without asking for the host's
+    /// address: nearly all do, and a sample shows whether that is still so. Not a probe, whose host has yet to show that it is back,
+    /// nor what took so long that it may have been sent once more, beside the first attempt.
+    pub(super) fn obeys<H: Host>(
+        &mut self,
+        (cluster, arrived, hedge): (ClusterId, Time, Option<Duration>),
+        route: &Route,
+        view: &View<'_, H>,
+    ) -> bool {
+        if !route.is_steered() || route.is_probe() {
+            return false;
+        }
+        let took = nanos_since(arrived, self.now(view));
+        let Some(state) = self.engine.cluster_mut(cluster) else { return false };
+        let once = hedge.map_or(u64::MAX, nanos).min(state.waiting.hedge_after().unwrap_or_default());
+        state.misrouted.is_trusted() && took < once && !state.sampler.takes_request()
+    }
+
+    /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned. `once`: it had one attempt,
+    /// as far as is known without asking.
+    pub(super) fn route_ended<H: Host>(
+        &mut self,
+        id: StreamId,
+        cluster: ClusterId,
+        (route, once): (&Route, bool),
+        view: &View<'_, H>,
+    ) {
+        let Some(request) = self.requests.get(id.0) else { return };
+        let (spoke, arrived) = (request.spoke, request.arrived);
         let odd = request.waits || request.overdue.is_some();
         let hedge = request.hedge.map_or(u64::MAX, nanos);
         let unseen = !self.visibility(cluster).sees_failures();
@@ -192,7 +241,7 @@ impl Worker {
         if let Some(probe) = route.probe {
             // Where nobody sees the attempts, nobody else tells that the host did not answer until the request was sent once more.
             if unseen && nanos_since(arrived, last) >= hedge {
-                let host = route.hosts.split(',').next();
+                let host = Some(route.first());
                 outliers.attempt_ended(
                     &EndedAttempt { host, signal: Signal::Timeout, began: arrived, weight: 1, picked: false },
                     last,
@@ -209,8 +258,13 @@ impl Worker {
         if calm && !state.sampler.takes_request() {
             return;
         }
-        let attempts = if steered { view.attempts().unwrap_or_default() as usize } else { 1 };
-        let Some(address) = view.address() else { return };
+        let Some(address) = view.address() else {
+            state.misrouted.doubted();
+            return;
+        };
+        // Was there but one, it went to the first host. Another may be a hedge, of which nobody told.
+        let once = !steered || (once && address == route.first());
+        let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
         let now = self.now(view);
         let Some(state) = self.engine.cluster_mut(cluster) else { return };
         let took = nanos_since(arrived, now);
@@ -228,18 +282,24 @@ impl Worker {
             outliers.picked(address, now);
             return;
         }
-        match Arrival::of(address, &route.hosts, attempts) {
-            Arrival::Unknown => {}
-            Arrival::Listed => state.misrouted.obeyed(),
+        if view.is_address_assumed() {
+            return;
+        }
+        let astray = match Arrival::of(address, &route.hosts, attempts) {
+            Arrival::Listed => return state.misrouted.obeyed(),
+            Arrival::Unknown => false,
             Arrival::Later(skipped) if !outliers.is_ejected(address) && state.misrouted.excuses() => {
                 skipped.iter().for_each(|host| outliers.gone(host));
+                false
             }
             Arrival::Later(_) | Arrival::Elsewhere => {
                 outliers.picked(address, now);
-                if state.misrouted.disobeyed() {
-                    self.report(cluster, What::Misrouted);
-                }
+                state.misrouted.disobeyed()
             }
+        };
+        state.misrouted.doubted();
+        if astray {
+            self.report(cluster, What::Misrouted);
         }
     }
 

@@ -45,6 +45,7 @@ pub(super) struct View<'h, H: Host> {
     details: Memo<Option<H::Bytes>>,
     attempts: Memo<Option<u64>>,
     address: Memo<Option<H::Bytes>>,
+    assumed_address: OnceCell<&'h str>,
     duration: Memo<Option<u64>>,
     failure_reason: Memo<Option<H::Bytes>>,
     proxy_status: Memo<Option<H::Bytes>>,
@@ -63,6 +64,7 @@ impl<'h, H: Host> View<'h, H> {
             details: Memo::new(),
             attempts: Memo::new(),
             address: Memo::new(),
+            assumed_address: OnceCell::new(),
             duration: Memo::new(),
             failure_reason: Memo::new(),
             proxy_status: Memo::new(),
@@ -105,8 +107,21 @@ impl<'h, H: Host> View<'h, H> {
 
     /// The address of the host that the stream was sent to, if it is text.
     pub(super) fn address(&self) -> Option<&str> {
+        if let Some(address) = self.assumed_address.get() {
+            return Some(address);
+        }
         let address = self.address.get(|| self.host.property(Property::UpstreamAddress))?;
         std::str::from_utf8(address.as_deref()?).ok()
+    }
+
+    /// Takes that address for the host's, instead of asking.
+    pub(super) fn assume_address(&self, address: &'h str) {
+        _ = self.assumed_address.set(address);
+    }
+
+    /// Whether the host's address is [assumed](Self::assume_address).
+    pub(super) fn is_address_assumed(&self) -> bool {
+        self.assumed_address.get().is_some()
     }
 
     /// How long the stream lasted, in nanoseconds.

@@ -21,6 +21,7 @@ use super::correlate::{ClusterId, Ended};
 use super::event::{Event, What};
 use super::host::{Host, Property, StreamId};
 use super::request::Request;
+use super::route::Misrouted;
 use super::view::{Phase, View};
 use crate::base::time::{Clock, Time};
 use crate::config::{Mode, Policy, Via};
@@ -82,6 +83,8 @@ impl Worker {
             self.engine.clusters_mut().for_each(|cluster| {
                 cluster.reported_hosts = (0, 0);
                 cluster.reported_open = false;
+                // In shadow mode nothing goes where it is steered.
+                cluster.misrouted = Misrouted::default();
             });
         }
         self.engine.reconfigure(policy, now);

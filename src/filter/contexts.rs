@@ -7,7 +7,7 @@
 //! nothing.
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
+use proxy_wasm::types::Action;
 
 use super::{ContextId, with_vm};
 use crate::config::Role;
@@ -18,6 +18,10 @@ proxy_wasm::main! {{
     #[cfg(not(weir_module))]
     super::start_anew();
     proxy_wasm::set_root_context(|id| Box::new(Root(id)));
+    proxy_wasm::set_http_context(|id, root| {
+        let role = with_vm(|vm| vm.role_of_root(root));
+        Box::new(Stream { id, role })
+    });
 }}
 
 /// A plugin: the module attached at one place.
@@ -45,15 +49,6 @@ impl RootContext for Root {
                 vm.log(self.0, Role::Watch);
             }
         });
-    }
-
-    fn create_http_context(&self, id: ContextId) -> Option<Box<dyn HttpContext>> {
-        let role = with_vm(|vm| vm.role_of_root(self.0));
-        Some(Box::new(Stream { id, role }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
     }
 }
 

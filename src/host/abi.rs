@@ -13,6 +13,7 @@ const OK: u32 = 0;
 // `Status`: one that the SDK does not know is then no undefined behaviour.
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
+    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, size: usize) -> u32;
@@ -26,6 +27,15 @@ unsafe extern "C" {
         headers_size: usize,
         grpc_status: i32,
     ) -> u32;
+}
+
+/// The host's wall clock, in nanoseconds since the Unix epoch; `None` if the host has none. The SDK makes a time of day of it, to be
+/// divided into seconds and put together again, and panics where there is none.
+pub(super) fn wall_clock() -> Option<u64> {
+    let mut nanos = 0;
+    // SAFETY: the host writes eight bytes.
+    let status = unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
+    (status == OK && nanos > 0).then_some(nanos)
 }
 
 /// All headers at once, in the host's encoding. The SDK's `get_map_bytes` copies each name and value, 25 of which a request

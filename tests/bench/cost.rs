@@ -65,23 +65,27 @@ impl Bench {
     pub fn warm_up(&self) -> Result<()> {
         for variant in &self.variants {
             for http2 in [false, true] {
-                let shape = Shape { http2, large: false };
-                let ready = wait::until(wait::LIMIT, || {
-                    if variant.out && variant.filter == Filter::Decide {
-                        self.fail_where_refused(variant, shape);
-                    }
-                    self.send(variant, shape, 2_000, None).map_err(|error| format!("{error:#}"))?;
-                    if !variant.out {
-                        return Ok(());
-                    }
-                    let gauge = variant.hosts_out(http2);
-                    let stats = self.envoy.admin.stats(&format!("^{gauge}$")).map_err(|error| error.to_string())?;
-                    if stats.get(&gauge) == Some(&1) { Ok(()) } else { Err(format!("{gauge} is not 1: {stats:?}")) }
-                });
-                ready.map_err(anyhow::Error::msg)?;
+                self.warm_up_variant(variant, Shape { http2, large: false }, 2_000)?;
             }
         }
         Ok(())
+    }
+
+    /// The same for one variant.
+    pub fn warm_up_variant(&self, variant: &Variant, shape: Shape, requests: u32) -> Result<()> {
+        let ready = wait::until(wait::LIMIT, || {
+            if variant.out && matches!(variant.filter, Filter::Decide | Filter::Before(Filter::Decide)) {
+                self.fail_where_refused(variant, shape);
+            }
+            self.send(variant, shape, requests, None).map_err(|error| format!("{error:#}"))?;
+            if !variant.out {
+                return Ok(());
+            }
+            let gauge = variant.hosts_out(shape.http2);
+            let stats = self.envoy.admin.stats(&format!("^{gauge}$")).map_err(|error| error.to_string())?;
+            if stats.get(&gauge) == Some(&1) { Ok(()) } else { Err(format!("{gauge} is not 1: {stats:?}")) }
+        });
+        ready.map_err(anyhow::Error::msg)
     }
 
     /// `decide` alone learns only where the last attempt of a request went. So it finds a host that refuses connections by requests
@@ -237,8 +241,10 @@ impl Measured {
             (quiet, Filter::Before(&Filter::Guard)),
         ] {
             if self.variants.iter().any(|variant| variant.filter == before) {
-                let ratio = self.ratio((filter, false), (before, false));
-                line(format!("{} / {}", filter.title(), before.title()), ratio, f64::INFINITY);
+                for (out, of) in [(false, ""), (true, ", one host out")] {
+                    let ratio = self.ratio((filter, out), (before, out));
+                    line(format!("{} / {}{of}", filter.title(), before.title()), ratio, f64::INFINITY);
+                }
             }
         }
         line("the floor / empty".to_owned(), self.ratio((floor, false), (Filter::Empty, false)), f64::INFINITY);

@@ -131,7 +131,7 @@ impl Filter {
 
     /// Whether it is measured with a host out, too.
     pub const fn is_measured_out(self) -> bool {
-        matches!(self, Self::Native | Self::Decide | Self::Watch | Self::Guard | Self::Quiet)
+        matches!(self, Self::Native | Self::Decide | Self::Watch | Self::Guard | Self::Quiet | Self::Before(_))
     }
 }
 
