@@ -16,6 +16,11 @@ mod fake_host;
 const INTERVAL: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// In how many ways so many attempts of these can fail.
+fn ways(failed: f64, attempts: f64) -> f64 {
+    (0..failed as u64).map(|one| (attempts - one as f64) / (one + 1) as f64).product()
+}
+
 /// What [`is_outlier`] says, with each record looked at.
 fn outlier_of_records(
     policy: &OutlierPolicy,
@@ -46,6 +51,7 @@ fn outlier_of_records(
                 above > 0.0
                     && above * 10_000.0 >= f64::from(percent.basis_points()) * attempts * a
                     && above * above > 16.0 * f * attempts * (a + attempts)
+                    && (failure == Failure::Refused || ways(failed, attempts) * (f / a).powf(failed) < 1.0 / 512.0)
             })
     })
 }
@@ -213,7 +219,10 @@ fn adopt(
             host.out = false;
             match common {
                 true => host.history.failed(Failure::Reset, now),
-                false => host.history.answered(2),
+                false => {
+                    host.history.answered(2);
+                    host.history.restarted();
+                }
             }
         }
     }

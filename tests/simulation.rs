@@ -38,6 +38,8 @@ mod router;
 mod schedule;
 #[path = "support/sim_host.rs"]
 mod sim_host;
+#[path = "simulation/spread.rs"]
+mod spread;
 #[path = "simulation/targets.rs"]
 mod targets;
 #[path = "simulation/world.rs"]
@@ -57,6 +59,7 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         evenly: false,
         gets: 70,
         slow: 0,
+        fails: None,
         drained: None,
         lasts: Duration::from_secs(lasts),
         policy: OutlierPolicy::default(),

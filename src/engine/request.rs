@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) overdue: Option<Box<str>>,
     /// When it counts as overdue once more.
     pub(super) overdue_again: Time,
+    /// Whether it was overdue, and how long it took says nothing of how long answers take.
+    pub(super) odd: bool,
     /// The adaptive timeout that each of its attempts got.
     pub(super) per_try_timeout: Option<Duration>,
     /// How many attempts at its cluster had failed when it arrived: see [`super::cluster::Visibility::failures`].

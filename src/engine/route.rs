@@ -231,7 +231,7 @@ impl Worker {
     ) {
         let Some(request) = self.requests.get(id.0) else { return };
         let (spoke, arrived) = (request.spoke, request.arrived);
-        let odd = request.waits || request.overdue.is_some();
+        let odd = request.waits || request.odd;
         let hedge = request.hedge.map_or(u64::MAX, nanos);
         let unseen = !self.visibility(cluster).sees_failures();
         let (via, enforces, last) =

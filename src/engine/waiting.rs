@@ -6,8 +6,9 @@
 //! second, until it is answered or ends. The detector for timeouts sees the rest: a host that answers others in
 //! between is no outlier, and neither is one among many that are slow.
 //!
-//! What takes long by nature is overdue, too, now and then. The wait is long enough for all but some three percent; and where more
-//! than one in four thousand is overdue and answered in the end, a single one does not make a host suspect: two must be overdue there.
+//! What takes long by nature is overdue, too, now and then, and so is what never is answered, wherever it is sent: a path whose database
+//! hangs. The wait is long enough for all but some three percent; and where more than one in four thousand is overdue and answered in the
+//! end, or its host answers others meanwhile, a single one does not make a host suspect: two must be overdue there.
 //!
 //! While nothing is overdue, this asks the host for nothing: requests stand in a queue, and those that were answered leave it.
 
@@ -17,9 +18,11 @@ use std::time::Duration;
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
 use super::host::{Host, Property, Stranded, StreamId};
+use super::request::Request;
 use super::view::View;
 use super::worker::Worker;
 use crate::base::time::{Time, nanos_since};
+use crate::contexts::Contexts;
 
 /// The number of answers after which it is known how long they take.
 const TIMED: u32 = 16;
@@ -55,7 +58,7 @@ pub(super) struct Waiting {
     /// What all but some three percent of the answers take, in nanoseconds.
     usual: u64,
     timed: u32,
-    /// How many of 2^24 requests are overdue by nature: they were answered in the end.
+    /// How many of 2^24 requests are overdue by nature: they were answered in the end, or their hosts answered others.
     natural: u32,
 }
 
@@ -80,6 +83,11 @@ impl Waiting {
     /// After how many nanoseconds a request is overdue; `None` while it is not known what answers take.
     fn deadline(&self) -> Option<u64> {
         (self.timed >= TIMED).then_some((self.usual * FACTOR).max(LEAST))
+    }
+
+    /// A request was overdue, by nature.
+    const fn was_natural(&mut self) {
+        self.natural += (1 << 24) >> 10;
     }
 
     /// After how many nanoseconds a request is sent once more, beside the first, while no host is known to be out.
@@ -124,7 +132,12 @@ impl Worker {
         for _ in 0..waiting.late.len().min(MOST_LATE) {
             let Some(stream) = waiting.late.pop_front() else { break };
             let Some(request) = self.requests.get_mut(stream.0).filter(|request| request.waits) else { continue };
-            if now >= request.overdue_again {
+            let arrived = request.arrived;
+            let answers = |host| nanos_since(arrived, outliers.answered_at(host)) >= deadline;
+            if now >= request.overdue_again && request.overdue.as_deref().is_some_and(answers) {
+                waiting.was_natural();
+                (request.overdue, request.overdue_again) = (None, Time::from_nanos(u64::MAX));
+            } else if now >= request.overdue_again {
                 let again = request.overdue_again > Time::default();
                 request.overdue_again = now.saturating_add(AGAIN);
                 let address = view.host.property_of(stream, Property::UpstreamAddress)?;
@@ -139,11 +152,8 @@ impl Worker {
                 // Where some take long by nature, one alone says nothing, though its host may have answered no other meanwhile: a
                 // host of few requests has none at times.
                 let (arrived, host) = (request.arrived, request.overdue.clone());
-                let same_host = |other: &StreamId| {
-                    self.requests.get(other.0).is_some_and(|other| other.waits && other.overdue == host)
-                };
-                let enough = waiting.natural < RARE || waiting.late.iter().any(same_host);
                 if let Some(host) = &host {
+                    let enough = waiting.natural < RARE || waits_at(&self.requests, &waiting.late, host);
                     told |= outliers.overdue(host, arrived, (odd, again, enough), now);
                 }
             }
@@ -160,23 +170,33 @@ impl Worker {
         Ok(())
     }
 
-    /// A request was answered. If that was overdue, and its host does not hang, or nothing else waits there, it took that long by
-    /// nature.
+    /// A request was answered, by its host or by Envoy. If that was overdue, and its host does not hang, or nothing else waits there, it
+    /// took that long by nature.
     pub(super) fn wait_over<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) {
         let Some(request) = self.requests.get_mut(stream.0) else { return };
         request.waits = false;
         let (arrived, overdue) = (request.arrived, request.overdue.take());
+        let late = request.overdue_again > Time::default();
         let Some(state) = request.cluster.and_then(|cluster| self.engine.cluster_mut(cluster)) else { return };
         state.waiting.newest_answered = state.waiting.newest_answered.max(arrived);
-        let (Some(host), Some(outliers)) = (overdue, &state.outliers) else { return };
-        let same_host = |other: &StreamId| {
-            self.requests.get(other.0).is_some_and(|other| other.waits && other.overdue.as_ref() == Some(&host))
-        };
-        let hangs = outliers.is_silent(&host) && state.waiting.late.iter().any(same_host);
-        if !hangs && view.details() == b"via_upstream" {
-            state.waiting.natural += (1 << 24) >> 10;
-        } else if let Some(request) = self.requests.get_mut(stream.0) {
-            request.overdue = Some(host);
+        let Some(outliers) = state.outliers.as_ref().filter(|_| late) else { return };
+        let answered = view.details() == b"via_upstream";
+        let deadline = state.waiting.deadline().unwrap_or(u64::MAX);
+        let natural = overdue.as_ref().is_some_and(|host| match answered {
+            true => !(outliers.is_silent(host) && waits_at(&self.requests, &state.waiting.late, host)),
+            false => nanos_since(arrived, outliers.answered_at(host)) >= deadline,
+        });
+        if natural {
+            state.waiting.was_natural();
+        }
+        if let Some(request) = self.requests.get_mut(stream.0) {
+            request.odd = !answered || (overdue.is_some() && !natural);
         }
     }
+}
+
+/// Whether an overdue request waits at a host.
+fn waits_at(requests: &Contexts<Request>, late: &VecDeque<StreamId>, host: &str) -> bool {
+    let waits = |request: &Request| request.waits && request.overdue.as_deref() == Some(host);
+    late.iter().any(|stream| requests.get(stream.0).is_some_and(waits))
 }

@@ -7,8 +7,10 @@
 //! - their share is at least `percent` percentage points above the share that the other healthy hosts show over as many
 //!   of their own last attempts (strictly above where `percent` is 0), and
 //! - the difference is no chance: with `e` the number that the others' share would mean here, it is more than four standard
-//!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`. Where the others show
-//!   nothing, `e` is 0 and the first failures decide.
+//!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`; and a host that fails as the
+//!   others do shows as many failures less often than once in 512 times. (Where `e` is small, four deviations are not as rare as
+//!   that: where one attempt in ten is reset wherever it is sent, two in a row are one in a hundred. Only refusals are always the
+//!   host's own.) Where the others show nothing, `e` is 0 and the first failures decide.
 //!
 //! Attempts, not seconds, because a share over seconds is slow where it matters: a host that took 600 requests in the last
 //! ten seconds and now resets each would need 60 resets to show 10 percent. Over its last 30 attempts it needs two or three. And
@@ -62,7 +64,9 @@ pub fn is_outlier(policy: &OutlierPolicy, host: &AttemptHistory, failure: Failur
         failed >= count
             && [number, longest].iter().all(|&number| {
                 let share = peers.share(failure, number, healthy_only);
-                is_above((failed, attempts), share, percent) && is_beyond_chance((failed, attempts), share)
+                is_above((failed, attempts), share, percent)
+                    && is_beyond_chance((failed, attempts), share)
+                    && (failure == Failure::Refused || is_rare((failed, attempts), share))
             })
     })
 }
@@ -99,4 +103,12 @@ fn is_beyond_chance((failed, attempts): (u64, u64), others: (u64, u64)) -> bool 
     let expected = others.0 * attempts;
     let above = (failed * others.1).saturating_sub(expected);
     above > 0 && above * above > 16 * expected * (others.1 + attempts)
+}
+
+/// Whether so many failures are rare on a host that fails as the others do: what bounds the chance of it is the number of ways to
+/// choose them times the others' share to the power of their number.
+fn is_rare((failed, attempts): (u64, u64), others: (u64, u64)) -> bool {
+    let share = others.0 as f32 / others.1.max(1) as f32;
+    let chance = (0..failed).fold(1.0, |chance, one| chance * share * (attempts - one) as f32 / (one + 1) as f32);
+    chance < 1.0 / 512.0
 }

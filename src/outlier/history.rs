@@ -97,6 +97,12 @@ impl AttemptHistory {
         }
     }
 
+    /// The process that took no connection, or broke off what it had, is gone.
+    pub fn restarted(&mut self) {
+        let [refused, reset, ..] = &mut self.failed;
+        (*refused, *reset) = (0, 0);
+    }
+
     fn shift(&mut self, attempts: u32) {
         self.failed.iter_mut().for_each(|bits| *bits = bits.checked_shl(attempts).unwrap_or(0));
         self.attempts = self.attempts.saturating_add(attempts).min(u64::BITS);

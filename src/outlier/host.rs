@@ -29,7 +29,7 @@ pub struct Host {
     pub seen: Time,
     /// When the host last answered this worker, but for answers to pinned requests.
     pub last_answer: Time,
-    /// When the host last answered this worker at all.
+    /// When the host last answered this worker at all, or broke an attempt off, which shows that it does not hang.
     pub answered: Time,
     /// Whether nothing came back of it when this worker tried to connect last.
     pub unreachable: bool,

@@ -59,12 +59,11 @@ impl Outliers {
         host.pinned = host.pinned.saturating_sub(1);
         // An attempt that takes too long for a hedge or a timeout is not an answer.
         if !matches!(outcome, Outcome::Nothing | Outcome::Failed(Failure::Timeout)) {
-            (host.oldest_outstanding, host.missed_deadlines) = (None, 0);
+            (host.oldest_outstanding, host.missed_deadlines, host.answered) = (None, 0, now);
         }
         if outcome != Outcome::Answered {
             return;
         }
-        host.answered = now;
         // Answers to pinned requests do not count: a host that gets more requests would answer more, and so get ever more.
         if !pinned {
             self.hosts.set_last_answer(place, now);
@@ -142,6 +141,14 @@ impl Outliers {
                 }
             }
         }
+    }
+
+    /// When the host of that address last answered this worker. (Not inlined: it would be twice.)
+    #[must_use]
+    #[inline(never)]
+    pub fn answered_at(&self, address: &str) -> Time {
+        let host = self.hosts.find(address).and_then(|place| self.hosts.at(place));
+        host.map_or(Time::default(), |host| host.answered)
     }
 
     /// An attempt that began then is not answered, though later ones are, and counts as a timeout of its host as long as that is so.

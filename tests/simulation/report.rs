@@ -49,6 +49,8 @@ pub struct Each {
     pub get: bool,
     /// Whether it takes long, wherever it is sent.
     pub slow: bool,
+    /// Whether it fails, wherever it is sent.
+    pub fails: bool,
     pub arrived: Duration,
     /// How often a replica that was fine began it.
     pub started: u32,

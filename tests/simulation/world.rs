@@ -42,6 +42,8 @@ pub struct Setup {
     pub gets: u64,
     /// So many percent take [`SLOW`], whatever replica they meet.
     pub slow: u64,
+    /// So many percent end so, whatever replica they meet: it is their path that fails. A timeout is the route's.
+    pub fails: Option<(Signal, u64)>,
     /// From then on, Envoy's balancer leaves this replica out, which answers all the same.
     pub drained: Option<(Duration, usize)>,
     pub lasts: Duration,
@@ -152,6 +154,10 @@ impl World {
         for worker in 0..world.setup.workers {
             world.queue(Duration::from_millis(37 * worker as u64 % 100), What::Ticks(worker));
         }
+        if let Some((Signal::Timeout, _)) = world.setup.fails {
+            let timeout = world.setup.timeout;
+            world.workers.iter_mut().for_each(|envoy| envoy.route_timeout = timeout);
+        }
         while let Some(Reverse((time, _, what))) = world.queue.pop() {
             if time.since(START) >= world.setup.lasts {
                 break;
@@ -223,7 +229,8 @@ impl World {
         let fine = self.setup.replicas.iter().filter(|replica| replica.state(elapsed) == State::Fine).count();
         let place = self.report.each.len();
         let slow = self.setup.slow > 0 && self.random.below(100) < self.setup.slow;
-        self.report.each.push(Each { get, slow, arrived: elapsed, started: 0, over: None });
+        let fails = self.setup.fails.is_some_and(|(_, percent)| self.random.below(100) < percent);
+        self.report.each.push(Each { get, slow, fails, arrived: elapsed, started: 0, over: None });
         self.requests.insert((worker, id), Request { get, fine, probe, place });
         self.go_on(worker);
     }
@@ -299,6 +306,10 @@ impl World {
         let each = &mut self.report.each[place];
         each.started += u32::from(state == State::Fine);
         let takes = if each.slow { SLOW } else { takes };
+        let fails = self.setup.fails.filter(|_| each.fails && state == State::Fine).map(|(signal, _)| signal);
+        if fails == Some(Signal::Timeout) {
+            return self.queue(self.setup.timeout, What::Waited(worker, sent.attempt));
+        }
         let (takes, signal) = match state {
             State::Fine => match self.setup.replicas[host].breaks_within(elapsed, takes) {
                 Some(after) => {
@@ -307,7 +318,7 @@ impl World {
                     }
                     (after, Signal::Reset)
                 }
-                None => (takes, Signal::Answered),
+                None => (takes, fails.unwrap_or(Signal::Answered)),
             },
             State::Resets => (self.micros(500, 4_000), Signal::Reset),
             State::Refuses => (self.micros(100, 600), Signal::Refused),

@@ -126,6 +126,8 @@ pub struct Envoy {
     requests: BTreeMap<StreamId, Request>,
     attempts: BTreeMap<StreamId, Attempt>,
     streams: u32,
+    /// How long a route waits.
+    pub route_timeout: Duration,
 }
 
 /// How a stream ends.
@@ -167,7 +169,15 @@ impl Envoy {
         host.set_time(now.as_nanos());
         worker.attach(Attachments { decide: true, watch: true, only_failures: false, guard: true });
         worker.configure(policy, &host);
-        Self { worker, host, next: VecDeque::new(), requests: BTreeMap::new(), attempts: BTreeMap::new(), streams: 0 }
+        Self {
+            worker,
+            host,
+            next: VecDeque::new(),
+            requests: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            streams: 0,
+            route_timeout: ROUTE_TIMEOUT,
+        }
     }
 
     /// What the driver is to do next.
@@ -295,7 +305,7 @@ impl Envoy {
         self.host.set_time(now.as_nanos());
         let Some(Attempt { request, retried, late, .. }) = self.attempts.get_mut(&attempt) else { return };
         let id = *request;
-        if self.requests.get(&id).is_some_and(|request| now.since(request.arrived) >= ROUTE_TIMEOUT) {
+        if self.requests.get(&id).is_some_and(|request| now.since(request.arrived) >= self.route_timeout) {
             return self.out_of_time(id, now);
         }
         *late = true;
@@ -314,7 +324,7 @@ impl Envoy {
         let Some(request) = self.requests.get(&id) else { return };
         if signal == Signal::Timeout && request.hedge.is_some() {
             // It has no timeout of its own any more. The route's, when nothing is left of it, ends the request.
-            let left = ROUTE_TIMEOUT.saturating_sub(now.since(request.arrived));
+            let left = self.route_timeout.saturating_sub(now.since(request.arrived));
             return self.next.push_back(Next::Wait(attempt, left));
         }
         let response = matches!(signal, Signal::Answered | Signal::Error);

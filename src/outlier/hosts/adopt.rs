@@ -93,6 +93,10 @@ impl Hosts {
         }
         let Some(host) = self.hosts.get_mut(place) else { return };
         host.state.uneject(now, interval, back.all_fail);
+        if !back.all_fail {
+            // But what its crash broke says nothing of what is broken wherever it is sent.
+            host.history.restarted();
+        }
         // Where it failed, requests were retried, and the balancer seems to have picked others.
         if host.picks.weight > 0 {
             host.picks.latest = back.picks;
