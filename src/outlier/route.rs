@@ -14,6 +14,9 @@ use crate::steering::{Exploration, SUSPICION, is_suspect};
 /// A host that refuses for so long is none that crashes and is back at once.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// While all hosts are down, one that was tried within this time has no turn.
+const TURN: Duration = Duration::from_millis(70);
+
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -82,7 +85,7 @@ impl Outliers {
     pub fn route_circuit_probe(&mut self, now: Time, retries: u32) -> Option<Route> {
         self.latest.request = now;
         if self.all_are_down(now) {
-            return self.in_turn(usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1), now);
+            return self.in_turn(now);
         }
         let due = self.hosts.each_ejected().filter(|(_, _, ejected)| ejected.ejection.due <= now);
         let (_, probed, _) = due.min_by_key(|(_, _, ejected)| ejected.ejection.due)?;
@@ -99,7 +102,7 @@ impl Outliers {
             self.steering.add_canary();
         }
         if self.all_are_down(now) {
-            return self.in_turn(request.attempts, now);
+            return self.in_turn(now);
         }
         let steered = self.ejected > 0 || self.leaves_alone(now) || self.is_wary(repeatable, now);
         // Where only some of the hosts can be remembered, these would get all requests.
@@ -125,21 +128,22 @@ impl Outliers {
         self.list(request)
     }
 
-    /// The hosts by how long ago any worker tried them: so the first one that is back is soon found, whatever the turns that
-    /// Envoy's balancer takes in each worker. A request that may not be retried has its turn as well. One in eight is left to the
-    /// balancer, which may have other hosts by now: those of a lower priority.
-    fn in_turn(&mut self, attempts: usize, now: Time) -> Option<Route> {
+    /// The host that any worker tried longest ago: so the first one that is back is soon found, whatever the turns that Envoy's
+    /// balancer takes in each worker. A request that may not be retried has its turn as well. Retries are left to the balancer, and so
+    /// is one request in eight, and each that comes when all were tried a moment ago: it may have other hosts by now, those of a lower
+    /// priority.
+    fn in_turn(&mut self, now: Time) -> Option<Route> {
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(8) {
             return None;
         }
         let tried = |host: &Host| {
             // The balancer is asked too seldom to tell who left.
-            let listed = host.is_known(now) && host.picks.weight > 0;
+            let listed = host.is_known(now) && host.picks.weight > 0 && now.since(host.seen) >= TURN;
             listed.then(|| host.seen.as_nanos())
         };
-        let list = self.hosts.lowest(attempts.max(2), &tried);
-        (list.len() > 1).then(|| Route { hosts: list.join(","), probe: None })
+        let list = self.hosts.lowest(1, &tried);
+        list.first().filter(|_| self.hosts.len() > 1).map(|host| Route { hosts: (*host).to_owned(), probe: None })
     }
 
     /// Whether a request should be steered although no host is ejected: around a host that is unresponsive, or, if the request
