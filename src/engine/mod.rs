@@ -214,7 +214,8 @@ impl Engine {
         self.clusters.bound_hosts();
         let mut changed = Vec::new();
         for (id, cluster) in self.clusters.iter_mut() {
-            let (mut counts, mut forgotten, mut out) = ((0, 0), 0, String::new());
+            let (mut counts, mut forgotten) = ((0, 0), 0);
+            let mut out = String::with_capacity(cluster.reported_out.len());
             if let Some(outliers) = &mut cluster.outliers {
                 forgotten = outliers.take_forgotten();
                 outliers.each_ejected(&mut |address| {
