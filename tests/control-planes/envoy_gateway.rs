@@ -441,7 +441,7 @@ fn canary() -> Result<()> {
     gateway.pod(OTHERS[0])?.stop();
     // Until it is out.
     share(100)?;
-    ensure!(gateway.metric("hosts_out", "")? > 0, "{}", gateway.story());
+    ensure!(gateway.metric("ejections_total", "")? > 0, "{}", gateway.story());
     // Steered requests follow shares that Weir has seen, not weights: what the canary has then varies.
     share(600)?;
     Ok(())
