@@ -447,6 +447,16 @@ fn what_nobody_processed_is_retried_for_nothing_while_hosts_answer() {
     }
 }
 
+/// Attempts in a row that end so, and are retried. How many of these retries are free.
+fn unprocessed(account: &mut Account, signal: Signal, attempts: u32, now: Time) -> u32 {
+    let mut free = 0;
+    for _ in 0..attempts {
+        account.attempt_ended(signal, now);
+        free += u32::from(account.try_unprocessed(false, now));
+    }
+    free
+}
+
 /// All hosts are down: after some attempts that is plain, and what was free is paid.
 #[test]
 fn in_an_outage_of_all_hosts_what_nobody_processed_is_paid() {
@@ -454,14 +464,10 @@ fn in_an_outage_of_all_hosts_what_nobody_processed_is_paid() {
     let (mut account, mut shared) = (Account::new(policy), Shared::default());
     arrive(&mut account, 100, at(NOW));
     account.attempt_ended(Signal::Answered, at(NOW));
-    let mut free = 0;
-    for _ in 0..50 {
-        account.attempt_ended(Signal::Unreachable, at(NOW));
-        free += u64::from(account.try_unprocessed(false, at(NOW)));
-    }
+    let free = unprocessed(&mut account, Signal::Unreachable, 50, at(NOW));
     assert_eq!(free, 8);
     shared.publish(&mut account, at(NOW));
-    assert_eq!(shared.left(policy, at(NOW)), 20 - free);
+    assert_eq!(shared.left(policy, at(NOW)), 20 - u64::from(free));
     // And where retries are in vain, sooner.
     let mut account = Account::new(policy);
     for _ in 0..8 {
@@ -469,16 +475,6 @@ fn in_an_outage_of_all_hosts_what_nobody_processed_is_paid() {
         assert!(account.try_unprocessed(true, at(NOW)));
     }
     assert!(!account.try_unprocessed(true, at(NOW)));
-}
-
-/// Attempts in a row that are refused, and retried. How many of these retries are free.
-fn refused(account: &mut Account, attempts: u32, now: Time) -> u32 {
-    let mut free = 0;
-    for _ in 0..attempts {
-        account.attempt_ended(Signal::Refused, now);
-        free += u32::from(account.try_unprocessed(false, now));
-    }
-    free
 }
 
 /// Requests that come all at once are refused by the hosts that are down before the others have answered any. Once that was seen, it
@@ -489,29 +485,29 @@ fn a_burst_of_requests_is_no_outage_if_the_one_before_was_none() {
     let (mut account, mut shared) = (Account::new(policy), Shared::default());
     arrive(&mut account, 1_000, at(NOW));
     account.attempt_ended(Signal::Answered, at(NOW));
-    assert_eq!(refused(&mut account, 12, at(1)), 8, "nobody knows yet");
+    assert_eq!(unprocessed(&mut account, Signal::Refused, 12, at(1)), 8, "nobody knows yet");
     account.attempt_ended(Signal::Answered, at(1));
     for second in 2..20 {
-        assert_eq!(refused(&mut account, 20, at(second)), 20, "second {second}");
+        assert_eq!(unprocessed(&mut account, Signal::Refused, 20, at(second)), 20, "second {second}");
         account.attempt_ended(Signal::Answered, at(second));
         // One that meets a single host that is down says nothing of bursts.
-        assert_eq!(refused(&mut account, 1, at(second)), 1);
+        assert_eq!(unprocessed(&mut account, Signal::Refused, 1, at(second)), 1);
         account.attempt_ended(Signal::Answered, at(second));
     }
     arrive(&mut account, 1_000, at(20));
     shared.publish(&mut account, at(20));
     let before = shared.left(policy, at(20));
-    let free = refused(&mut account, 500, at(20));
+    let free = unprocessed(&mut account, Signal::Refused, 500, at(20));
     assert_eq!(free, 48, "twice as many as were refused in a row, and eight");
-    assert_eq!(refused(&mut account, 500, at(21)), 0, "it lasts");
+    assert_eq!(unprocessed(&mut account, Signal::Refused, 500, at(21)), 0, "it lasts");
     shared.publish(&mut account, at(21));
     assert_eq!(shared.left(policy, at(21)), before - u64::from(free), "they are paid for");
     // An outage that is over was no burst.
     account.attempt_ended(Signal::Answered, at(22));
-    assert_eq!(refused(&mut account, 100, at(22)), 48);
+    assert_eq!(unprocessed(&mut account, Signal::Refused, 100, at(22)), 48);
     // What is an interval ago is forgotten.
     account.attempt_ended(Signal::Answered, at(35));
-    assert_eq!(refused(&mut account, 100, at(35)), 8);
+    assert_eq!(unprocessed(&mut account, Signal::Refused, 100, at(35)), 8);
 }
 
 /// In bursts, retries are refused before others are answered, too. Elsewhere, eight of them are an outage.
@@ -520,7 +516,7 @@ fn in_a_burst_retries_may_be_in_vain() {
     for (burst, expected) in [(4, 8), (12, 30)] {
         let mut account = Account::new(policy(20, 0));
         account.attempt_ended(Signal::Answered, at(NOW));
-        refused(&mut account, burst, at(NOW));
+        unprocessed(&mut account, Signal::Refused, burst, at(NOW));
         account.attempt_ended(Signal::Answered, at(NOW));
         let mut free = 0;
         for _ in 0..30 {
