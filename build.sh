@@ -581,6 +581,7 @@ leave_out_files() {
 
 # Builds target/control-planes/, from the pinned modules of tests/control-planes. False, with `help` set, where that cannot be done.
 build_control_planes() {
+    if [[ -n ${control_planes_built:-} ]]; then return 0; fi
     local program
     for program in go ip unshare; do
         if ! provide "$program"; then
@@ -600,6 +601,7 @@ build_control_planes() {
     # A module of its own: the two pin other versions of the same libraries.
     (cd tests/control-planes/envoy-gateway && GOTOOLCHAIN=auto go build -ldflags="-s -w" -o ../../../target/control-planes/envoy-gateway \
         github.com/envoyproxy/gateway/cmd/envoy-gateway) || die "Envoy Gateway does not compile, see above"
+    control_planes_built=1
 }
 
 # Builds what a cluster of one node is made of, from the same modules: Kubernetes, Istio, and in the place of what is missing our own

@@ -69,7 +69,7 @@ impl Worker {
     }
 
     /// A request that is known, or one that never arrived: another filter answered it first.
-    pub(super) fn request_or_new(&mut self, stream: StreamId) -> Option<&mut Request> {
+    fn request_or_new(&mut self, stream: StreamId) -> Option<&mut Request> {
         if self.requests.get(stream.0).is_none() {
             self.requests.insert(stream.0, Request::default());
         }
