@@ -69,6 +69,7 @@ scratch="" envoy_pid=""
 cleanup() {
     if [[ -n $envoy_pid ]]; then kill "$envoy_pid" 2>/dev/null || true; fi
     if [[ -n $scratch ]]; then rm -rf "$scratch"; fi
+    rm -f "$(tests_log)"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
@@ -686,11 +687,11 @@ run_tests() { # NAME...
     node_tests=(${node_tests[@]+"${node_tests[@]/#/--test=}"})
     for name in "${asked[@]}"; do
         say "Testing $where"
-        cargo test --no-fail-fast ${targets[@]+"${targets[@]}"} -- ${name:+"$name"} ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
+        kept cargo test --no-fail-fast ${targets[@]+"${targets[@]}"} -- ${name:+"$name"} ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
         if ((${#node_tests[@]})); then
             say "Testing as WebAssembly in Node"
             quietly wasm_cargo test --no-run --target "$wasm_target" "${node_tests[@]}" || die "the tests do not compile, see above"
-            wasm_cargo test --no-fail-fast --target "$wasm_target" "${node_tests[@]}" -- ${name:+"$name"} || failed="some tests FAILED"
+            kept wasm_cargo test --no-fail-fast --target "$wasm_target" "${node_tests[@]}" -- ${name:+"$name"} || failed="some tests FAILED"
         fi
     done
     if [[ -n $* ]]; then
@@ -705,6 +706,17 @@ run_tests() { # NAME...
     fi
 }
 
+# kept COMMAND [ARG...]: runs tests; what they print is kept as well, for `what_failed`.
+kept() { "$@" | tee -a "$(tests_log)"; }
+tests_log() { printf '%s' "target/tests.$$.log"; }
+
+# What failed in a run of half an hour stands far above its end, in which much else is printed: so once more.
+what_failed() {
+    printf '\nWhat failed, once more:\n\n'
+    sed -n '/^failures:$/,/^test result:/p' "$(tests_log)"
+    sed -n 's/^test \(.*[^ ]\) *\.\.\. FAIL\(ED\)\{0,1\}$/FAILED: \1/p' "$(tests_log)"
+} >&2
+
 # conclude FAILED WORDS: the end of a run of tests.
 conclude() {
     local but="" words=$2 why
@@ -713,7 +725,10 @@ conclude() {
         printf '      %s\n' "${left_out[@]}" >&2
         words=${words/All tests/All other tests} but=" ${#left_out[@]} LEFT OUT: their names, and what they need, stand above."
     fi
-    if [[ -n $1 ]]; then die "$1; each is named above.$but"; fi
+    if [[ -n $1 ]]; then
+        what_failed
+        die "$1; each is named above.$but"
+    fi
     say "$words$but"
 }
 
@@ -727,9 +742,12 @@ test_envoys() {
         envoy_version=$version WEIR_ENVOY=""
         install_envoy
         say "Testing against Envoy $version"
-        cargo test --no-fail-fast --test real_envoy -- ${2:+"$2"} || failed+=" $version"
+        kept cargo test --no-fail-fast --test real_envoy -- ${2:+"$2"} || failed+=" $version"
     done
-    if [[ -n $failed ]]; then die "tests FAILED with Envoy$failed; each is named above"; fi
+    if [[ -n $failed ]]; then
+        what_failed
+        die "tests FAILED with Envoy$failed; each is named above"
+    fi
     say "All tests passed with Envoy ${1//,/, }."
 }
 
@@ -741,7 +759,7 @@ test_control_planes() {
     names=$(cargo -q test --test control_planes -- --list)
     if ! build_cluster; then leave_out kubernetes:: "$help"; fi
     local failed=""
-    cargo test --test control_planes -- ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
+    kept cargo test --test control_planes -- ${skip[@]+"${skip[@]}"} || failed="some tests FAILED"
     conclude "$failed" "All tests passed under istiod's generators, Envoy Gateway and Kubernetes."
 }
 

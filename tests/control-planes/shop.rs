@@ -1,12 +1,13 @@
 //! The shop of the guide for Istio on a cluster, with replicas in a test's hands.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::guide;
 use crate::image::{DOWN, PROGRAM};
 use crate::mesh::{Setup, documents};
+use crate::support::wait;
 
 pub const ISTIO: &str = "envoy/istio/README.md";
 /// Commands that find done what they do: there is a cluster, and the module is what the tests are about.
@@ -98,16 +99,21 @@ impl Shop {
         self.cluster.run(&format!("kubectl -n shop exec {pod} -c orders -- {change} {DOWN}")).map(drop)
     }
 
-    /// Replaces the client's pod.
+    /// Replaces the client's pod, and waits until the old one is gone: `deploy/storefront` may mean either.
     pub fn restart_client(&self) -> Result<()> {
         for command in [
             "kubectl -n shop rollout restart deployment/storefront",
             "kubectl -n shop rollout status deployment/storefront --timeout=5m",
-            "kubectl -n shop wait pod -l app=storefront --for=condition=Ready --timeout=5m",
         ] {
             self.cluster.run(command).with_context(|| self.story())?;
         }
-        Ok(())
+        wait::until(wait::LIMIT, || {
+            // Not `kubectl wait`, which fails where a pod goes away meanwhile.
+            let pods = self.cluster.run("kubectl -n shop get pods -l app=storefront -o name");
+            let pods = pods.map_err(|error| error.to_string())?;
+            if pods.lines().count() == 1 { Ok(()) } else { Err(format!("still there: {pods}")) }
+        })
+        .map_err(|error| anyhow!("{error}: {}", self.story()))
     }
 
     /// Waits until the client's sidecar has logged all of this, in any order.
