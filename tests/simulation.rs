@@ -24,6 +24,8 @@ mod invariants;
 mod left_out;
 #[path = "simulation/outages.rs"]
 mod outages;
+#[path = "simulation/pushback.rs"]
+mod pushback;
 #[path = "simulation/replica.rs"]
 mod replica;
 #[path = "simulation/report.rs"]
@@ -40,6 +42,8 @@ mod schedule;
 mod sim_host;
 #[path = "simulation/spread.rs"]
 mod spread;
+#[path = "simulation/streams.rs"]
+mod streams;
 #[path = "simulation/targets.rs"]
 mod targets;
 #[path = "simulation/world.rs"]
@@ -60,6 +64,7 @@ fn setup(seed: u64, lasts: u64, replicas: Vec<Replica>) -> Setup {
         gets: 70,
         slow: 0,
         fails: None,
+        streams: None,
         drained: None,
         lasts: Duration::from_secs(lasts),
         policy: OutlierPolicy::default(),

@@ -4,6 +4,7 @@
 //! - A request goes to a random worker. Its attempts follow the list, then a balancer that picks at random.
 //! - It is retried and hedged as Envoy does by the headers that the engine sets: see `tests/support/router.rs`.
 //! - A replica that starts to break connections breaks those that it holds.
+//! - A client whose stream is broken off by its host, as that goes down, connects anew.
 //! - Each worker's timer fires ten times a second, each at another moment.
 
 use std::cmp::Reverse;
@@ -25,7 +26,7 @@ use weir::signal::Signal;
 
 use super::replica::{Replica, State};
 use super::report::{Each, Report, Spent};
-use super::router::{CLUSTER, Envoy, Next, Over, Sent, address, index, workers_begin_after};
+use super::router::{CLUSTER, Close, Envoy, Head, Next, Over, Sent, address, index, workers_begin_after};
 use super::sim_host::Records;
 
 /// What is simulated.
@@ -44,6 +45,8 @@ pub struct Setup {
     pub slow: u64,
     /// So many percent end so, whatever replica they meet: it is their path that fails. A timeout is the route's.
     pub fails: Option<(Signal, u64)>,
+    /// Which requests are streams.
+    pub streams: Option<Streams>,
     /// From then on, Envoy's balancer leaves this replica out, which answers all the same.
     pub drained: Option<(Duration, usize)>,
     pub lasts: Duration,
@@ -61,6 +64,26 @@ pub struct Setup {
     pub breaker: Option<BreakerPolicy>,
     /// The first worker is gone from then on; others get its requests.
     pub leaves: Option<Duration>,
+}
+
+/// Requests that are streams.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// How many are, in percent.
+    pub percent: u64,
+    pub head: Head,
+    /// How long they last once they are answered, in milliseconds: from, to.
+    pub lasts: (u64, u64),
+    pub ends: Ends,
+}
+
+/// How streams end, where their host does not go down.
+#[derive(Clone, Copy, Debug)]
+pub enum Ends {
+    /// Each for itself.
+    Each(Close),
+    /// Their hosts end all that they have, so often.
+    Together(Duration),
 }
 
 /// Where the clock starts.
@@ -101,6 +124,7 @@ struct Request {
     fine: usize,
     /// Whether its first attempt is a probe of a host that is out.
     probe: bool,
+    stream: bool,
     /// Its place in what is told of each.
     place: usize,
 }
@@ -108,6 +132,11 @@ struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Arrives,
+    /// A client whose stream was broken off.
+    Reconnects,
+    /// Response headers of a stream, from that host.
+    Begins(usize, StreamId, usize),
+    Closes(usize, StreamId, Close),
     Retries(usize, StreamId),
     Waited(usize, StreamId),
     Ends(usize, StreamId, u8),
@@ -165,6 +194,11 @@ impl World {
             world.now = time;
             match what {
                 What::Arrives => world.arrives(),
+                What::Reconnects => world.request(true),
+                What::Begins(worker, attempt, host) => world.begins(worker, attempt, host),
+                What::Closes(worker, attempt, by) => {
+                    world.drive(worker, |envoy, _| envoy.stream_ends(attempt, by, time));
+                }
                 What::Retries(worker, request) => {
                     world.drive(worker, |envoy, balance| envoy.retry(request, time, balance));
                 }
@@ -206,13 +240,18 @@ impl World {
         let gap = 2_000_000 / self.setup.rate.max(1);
         let gap = if self.setup.evenly { Duration::from_micros(gap / 2) } else { self.micros(0, gap.max(1)) };
         self.queue(gap, What::Arrives);
+        let stream = self.setup.streams.is_some_and(|streams| self.random.below(100) < streams.percent);
+        self.request(stream);
+    }
+
+    fn request(&mut self, stream: bool) {
         let mut worker = self.random.below(self.setup.workers as u64) as usize;
         if self.is_gone(worker) {
             // The next one of the same proxy.
             worker = self.setup.proxies;
         }
         let (now, elapsed, proxy) = (self.now, self.elapsed(), worker % self.setup.proxies);
-        let get = self.random.below(100) < self.setup.gets;
+        let get = stream || self.random.below(100) < self.setup.gets;
         let method = if get { "GET" } else { "POST" };
         let id = self.call(worker, |envoy, balance| envoy.arrives(method, now, balance));
         let probe = self.happened(worker);
@@ -231,7 +270,7 @@ impl World {
         let slow = self.setup.slow > 0 && self.random.below(100) < self.setup.slow;
         let fails = self.setup.fails.is_some_and(|(_, percent)| self.random.below(100) < percent);
         self.report.each.push(Each { get, slow, fails, arrived: elapsed, started: 0, over: None });
-        self.requests.insert((worker, id), Request { get, fine, probe, place });
+        self.requests.insert((worker, id), Request { get, fine, probe, stream, place });
         self.go_on(worker);
     }
 
@@ -289,6 +328,7 @@ impl World {
         let (now, elapsed, host) = (self.now, self.elapsed(), sent.host);
         let Some(request) = self.requests.get(&(worker, sent.request)) else { return };
         let (served, probe, place) = (request.fine > 0, request.probe && sent.number == 1, request.place);
+        let stream = request.stream;
         let state = self.setup.replicas[host].state(elapsed);
         self.report.attempt(host, served, probe, state, elapsed);
         if state != State::Fine && served {
@@ -318,6 +358,7 @@ impl World {
                     }
                     (after, Signal::Reset)
                 }
+                None if stream => return self.queue(takes, What::Begins(worker, sent.attempt, host)),
                 None => (takes, fails.unwrap_or(Signal::Answered)),
             },
             State::Resets => (self.micros(500, 4_000), Signal::Reset),
@@ -330,10 +371,38 @@ impl World {
         self.queue(takes, What::Ends(worker, sent.attempt, signal.index() as u8));
     }
 
+    /// A stream is answered, and goes on.
+    fn begins(&mut self, worker: usize, attempt: StreamId, host: usize) {
+        let (Some(streams), now, elapsed) = (self.setup.streams, self.now, self.elapsed()) else { return };
+        let Some(id) = self.workers[worker].request_of(attempt) else { return };
+        self.drive(worker, |envoy, _| envoy.stream_begins(attempt, streams.head, now));
+        let Some(request) = self.requests.get(&(worker, id)) else { return };
+        self.report.each[request.place].over.get_or_insert((elapsed, true));
+        let (from, to) = streams.lasts;
+        let (mut lasts, mut by) = (self.micros(from * 1_000, to * 1_000), Close::Host);
+        match streams.ends {
+            Ends::Each(close) => by = close,
+            Ends::Together(every) => {
+                // Each host at a time of its own.
+                let since = (elapsed + every * host as u32 / 7).as_nanos() % every.as_nanos();
+                lasts = every - Duration::from_nanos(since as u64);
+            }
+        }
+        if let Some(breaks) = self.setup.replicas[host].breaks_within(elapsed, lasts) {
+            (lasts, by) = (breaks, Close::Host);
+            let after = self.micros(0, 200_000);
+            self.queue(breaks + after, What::Reconnects);
+        }
+        self.queue(lasts, What::Closes(worker, attempt, by));
+    }
+
     fn over(&mut self, worker: usize, over: Over) {
-        let Some(Request { get, fine, probe, place }) = self.requests.remove(&(worker, over.request)) else { return };
-        let (answered, elapsed) = (over.signal == Signal::Answered, self.elapsed());
-        self.report.each[place].over = Some((elapsed, answered));
+        let Some(Request { get, fine, probe, place, .. }) = self.requests.remove(&(worker, over.request)) else {
+            return;
+        };
+        let (answered, elapsed) = (matches!(over.signal, Signal::Answered | Signal::Closed), self.elapsed());
+        // A stream was answered when it began.
+        self.report.each[place].over.get_or_insert((elapsed, answered));
         self.report.request(get, fine, answered, over.host, over.attempts == 1 && probe, elapsed);
     }
 

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! What happens by itself happens in Envoy's order: an attempt's end, its log entry, then the response and the end of its request;
-//! attempts that lose are reset before the response passes. Bodies take no time.
+//! attempts that lose are reset before the response passes. Bodies take no time, but [streams](Envoy::stream_begins) go on until they are
+//! [closed](Envoy::stream_ends).
 #![allow(dead_code, reason = "each test binary uses another part of it")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -90,6 +91,26 @@ pub struct Sent {
     pub listed: bool,
 }
 
+/// What begins a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// The connection is upgraded to WebSocket.
+    Upgrade,
+    /// Server-sent events.
+    Events,
+}
+
+/// Who ends a stream that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Close {
+    /// Its host closes the connection.
+    Host,
+    /// Its client leaves.
+    Client,
+    /// The route's idle timeout.
+    Idle,
+}
+
 /// Chooses a host for a request that was at these.
 pub type Balance<'b> = dyn FnMut(&[usize]) -> usize + 'b;
 
@@ -102,6 +123,8 @@ struct Attempt {
     late: bool,
     /// Whether another follows it.
     retried: bool,
+    /// What it was answered with, and when, if it is a stream.
+    stream: Option<(Head, Time)>,
 }
 
 struct Request {
@@ -135,10 +158,23 @@ struct End {
     flags: Flags,
     status: Option<u64>,
     details: &'static str,
+    /// A header of the response that says more than its status.
+    header: Option<(&'static str, &'static str)>,
 }
 
 const fn end(flags: Flags, status: Option<u64>, details: &'static str) -> End {
-    End { flags, status, details }
+    End { flags, status, details, header: None }
+}
+
+impl Head {
+    /// How an attempt that was answered so ends with those flags, and its request.
+    const fn end(self, flags: Flags, details: &'static str) -> End {
+        let (status, header) = match self {
+            Self::Upgrade => (101, None),
+            Self::Events => (200, Some(("content-type", "text/event-stream"))),
+        };
+        End { flags, status: Some(status), details, header }
+    }
 }
 
 /// What Envoy says of an attempt, and of a request whose last it was.
@@ -148,6 +184,10 @@ fn ends(signal: Signal) -> (End, End) {
     match signal {
         Signal::Answered => (end(none, Some(200), ""), end(none, Some(200), "via_upstream")),
         Signal::Error => (end(none, Some(503), ""), end(none, Some(503), "via_upstream")),
+        Signal::Pushback => {
+            let busy = |details| End { header: Some(("retry-after", "1")), ..end(none, Some(503), details) };
+            (busy(""), busy("via_upstream"))
+        }
         Signal::Refused => both(
             Flags::CONNECTION_FAILURE,
             503,
@@ -260,7 +300,7 @@ impl Envoy {
         waits_at.set(Property::UpstreamAddress, address(host));
         self.host.keep(id, &waits_at);
         let then = self.host.lend(&mut facts, || self.worker.on_attempt_headers(attempt, &self.host).then);
-        let sent = Attempt { request: id, host, number, began: now, late: false, retried: false };
+        let sent = Attempt { request: id, host, number, began: now, late: false, retried: false, stream: None };
         self.attempts.insert(attempt, sent);
         if let Some(request) = self.requests.get_mut(&id) {
             request.running.push(attempt);
@@ -303,7 +343,9 @@ impl Envoy {
     /// The time to wait for an attempt passed: if it still runs, another one goes beside it.
     pub fn waited(&mut self, attempt: StreamId, now: Time) {
         self.host.set_time(now.as_nanos());
-        let Some(Attempt { request, retried, late, .. }) = self.attempts.get_mut(&attempt) else { return };
+        // What was answered waits no more.
+        let attempt = self.attempts.get_mut(&attempt).filter(|attempt| attempt.stream.is_none());
+        let Some(Attempt { request, retried, late, .. }) = attempt else { return };
         let id = *request;
         if self.requests.get(&id).is_some_and(|request| now.since(request.arrived) >= self.route_timeout) {
             return self.out_of_time(id, now);
@@ -327,13 +369,11 @@ impl Envoy {
             let left = self.route_timeout.saturating_sub(now.since(request.arrived));
             return self.next.push_back(Next::Wait(attempt, left));
         }
-        let response = matches!(signal, Signal::Answered | Signal::Error);
-        let mark = if response { self.attempt_answered(attempt, id, signal) } else { None };
+        let response = matches!(signal, Signal::Answered | Signal::Error | Signal::Pushback);
+        let mark = if response { self.attempt_answered(attempt, id, &ends(signal).0, true) } else { None };
         let would_retry = self.requests.get(&id).is_some_and(|request| match signal {
-            Signal::Answered | Signal::Error => {
-                let status = if signal == Signal::Answered { 200 } else { 503 };
-                request.retry_on.after_response(status, None, mark)
-            }
+            Signal::Answered => request.retry_on.after_response(200, None, mark),
+            Signal::Error | Signal::Pushback => request.retry_on.after_response(503, None, mark),
             Signal::Refused | Signal::Unreachable => request.retry_on.after_break(Broke::Connect),
             _ => request.retry_on.after_break(Broke::Other),
         });
@@ -357,35 +397,79 @@ impl Envoy {
     }
 
     /// Response headers of an attempt; what `guard` sets on them.
-    fn attempt_answered(&mut self, attempt: StreamId, id: StreamId, signal: Signal) -> Option<&'static str> {
+    fn attempt_answered(&mut self, attempt: StreamId, id: StreamId, head: &End, all: bool) -> Option<&'static str> {
         let number = self.attempts.get(&attempt)?.number;
         let mut facts = self.attempt_facts(id, number);
-        let status = if signal == Signal::Answered { "200" } else { "503" };
-        facts.set_header(HeaderMap::Response, ":status", status);
-        self.host.lend(&mut facts, || self.worker.on_attempt_response(attempt, &self.host, false)).mark
+        tell_response(&mut facts, head);
+        self.host.lend(&mut facts, || self.worker.on_attempt_response(attempt, &self.host, all)).mark
+    }
+
+    /// Response headers of a stream.
+    pub fn stream_begins(&mut self, attempt: StreamId, head: Head, now: Time) {
+        self.host.set_time(now.as_nanos());
+        let Some(Attempt { request, host, stream, .. }) = self.attempts.get_mut(&attempt) else { return };
+        *stream = Some((head, now));
+        let (id, host) = (*request, *host);
+        let end = head.end(Flags::default(), "via_upstream");
+        self.attempt_answered(attempt, id, &end, false);
+        self.reset_others(id, Some(attempt), now);
+        self.response_passes(id, &end, false);
+        let mut runs = Facts::default();
+        tell(&mut runs, &end);
+        runs.set(Property::UpstreamAddress, address(host));
+        self.host.keep(id, &runs);
+    }
+
+    /// A stream that was answered ends.
+    pub fn stream_ends(&mut self, attempt: StreamId, by: Close, now: Time) {
+        self.host.set_time(now.as_nanos());
+        let Some(Attempt { request, host, stream: Some((head, _)), .. }) = self.attempts.get(&attempt) else { return };
+        let (id, host, head) = (*request, *host, *head);
+        let (own, flags, details) = match by {
+            Close::Host => {
+                let details = "upstream_reset_after_response_started{connection_termination}";
+                (Flags::CONNECTION_TERMINATION, Flags::CONNECTION_TERMINATION, details)
+            }
+            Close::Client => (Flags::default(), Flags::DOWNSTREAM_TERMINATION, "downstream_remote_disconnect"),
+            Close::Idle => (Flags::default(), Flags::IDLE_TIMEOUT, "stream_idle_timeout"),
+        };
+        let end = (Signal::Closed, Some(head.end(flags, details)));
+        let attempt_end = head.end(own, "");
+        // Where the client leaves, Envoy tells of the attempt after the request.
+        if by == Close::Client {
+            self.over(id, host, end, now);
+            self.attempt_ends_so(attempt, Signal::Closed, &attempt_end, now);
+        } else {
+            self.attempt_ends_so(attempt, Signal::Closed, &attempt_end, now);
+            self.over(id, host, end, now);
+        }
     }
 
     /// An attempt is over, and logged.
     fn attempt_ends(&mut self, attempt: StreamId, signal: Signal, now: Time) {
-        let Some(Attempt { request, host, number, began, late, .. }) = self.attempts.remove(&attempt) else { return };
+        self.attempt_ends_so(attempt, signal, &ends(signal).0, now);
+    }
+
+    fn attempt_ends_so(&mut self, attempt: StreamId, signal: Signal, end: &End, now: Time) {
+        let Some(Attempt { request, host, number, began, late, stream, .. }) = self.attempts.remove(&attempt) else {
+            return;
+        };
         if let Some(request) = self.requests.get_mut(&request) {
             request.running.retain(|running| *running != attempt);
         }
         let mut facts = self.attempt_facts(request, number);
         self.host.lend(&mut facts, || self.worker.on_attempt_end(attempt, &self.host));
         self.host.forget(attempt);
-        let (End { flags, status, .. }, _) = ends(signal);
         let mut facts = Facts::default();
         facts.set(Property::Cluster, CLUSTER);
-        facts.set_number(Property::Flags, flags.0 | if late { Flags::TIMEOUT.0 } else { 0 });
+        facts.set_number(Property::Flags, end.flags.0 | if late { Flags::TIMEOUT.0 } else { 0 });
         facts.set(Property::UpstreamAddress, address(host));
-        let took = now.since(began).as_nanos() as u64;
-        facts.set_number(Property::Duration, took);
-        if let Some(status) = status {
-            facts.set_number(Property::Code, status);
-            facts.set_number(Property::BackendLatency, took);
-            facts.set_header(HeaderMap::Response, ":status", status.to_string());
+        facts.set_number(Property::Duration, now.since(began).as_nanos() as u64);
+        if end.status.is_some() {
+            let answered = stream.map_or(now, |(_, answered)| answered);
+            facts.set_number(Property::BackendLatency, answered.since(began).as_nanos() as u64);
         }
+        tell_response(&mut facts, end);
         if signal == Signal::Refused {
             facts.set(Property::FailureReason, "delayed_connect_error:_Connection_refused");
         }
@@ -405,7 +489,7 @@ impl Envoy {
     fn responds_with(&mut self, attempt: StreamId, id: StreamId, signal: Signal, now: Time) {
         self.reset_others(id, Some(attempt), now);
         let (_, end) = ends(signal);
-        self.response_passes(id, &end);
+        self.response_passes(id, &end, true);
         let host = self.attempts.get(&attempt).map_or(0, |attempt| attempt.host);
         self.attempt_ends(attempt, signal, now);
         self.over(id, host, (signal, None), now);
@@ -415,7 +499,7 @@ impl Envoy {
     fn responds(&mut self, id: StreamId, signal: Signal, now: Time) {
         self.reset_others(id, None, now);
         let (_, end) = ends(signal);
-        self.response_passes(id, &end);
+        self.response_passes(id, &end, true);
         self.over(id, self.last_host(id), (signal, None), now);
     }
 
@@ -423,7 +507,7 @@ impl Envoy {
     fn out_of_time(&mut self, id: StreamId, now: Time) {
         self.reset_others(id, None, now);
         let end = end(Flags::TIMEOUT, Some(504), "response_timeout");
-        self.response_passes(id, &end);
+        self.response_passes(id, &end, true);
         self.over(id, self.last_host(id), (Signal::Timeout, Some(end)), now);
     }
 
@@ -431,11 +515,11 @@ impl Envoy {
         self.requests.get(&id).and_then(|request| request.tried.last()).copied().unwrap_or_default()
     }
 
-    fn response_passes(&mut self, id: StreamId, end: &End) {
+    fn response_passes(&mut self, id: StreamId, end: &End, all: bool) {
         let Some(Request { facts, tried, .. }) = self.requests.get_mut(&id) else { return };
         facts.set_number(Property::AttemptCount, tried.len() as u64);
         tell(facts, end);
-        self.host.lend(facts, || self.worker.on_response_headers(id, &self.host, true));
+        self.host.lend(facts, || self.worker.on_response_headers(id, &self.host, all));
     }
 
     fn over(&mut self, id: StreamId, host: usize, end: (Signal, Option<End>), now: Time) {
@@ -490,8 +574,16 @@ impl Envoy {
 fn tell(facts: &mut Facts, end: &End) {
     facts.set_number(Property::Flags, end.flags.0);
     facts.set(Property::Details, end.details);
+    tell_response(facts, end);
+}
+
+/// The response, if there was any.
+fn tell_response(facts: &mut Facts, end: &End) {
     if let Some(status) = end.status {
         facts.set_number(Property::Code, status);
         facts.set_header(HeaderMap::Response, ":status", status.to_string());
+    }
+    if let Some((name, value)) = end.header {
+        facts.set_header(HeaderMap::Response, name, value);
     }
 }
