@@ -16,6 +16,8 @@
 //! The circuit's, in `circuit.rs`: statuses count as broken, five requests are enough, 60 percent are enough; no probe closes it;
 //! what was shed is counted twice, or three at most; probes come four times as often. Each was caught there. That the next probe is
 //! four `open_time`s away is not, and need not be: who reads such a record puts it right.
+//! In `streams.rs` and `pushback.rs`: the end of a stream counts as truncated; streams do not speak while they run; a busy host's
+//! pushback is the cluster's, or never is. Each was caught there.
 //! Nothing here sees that a host is back after one probe instead of two, or that evidence counts for 20 s instead of one.
 
 use std::time::Duration;

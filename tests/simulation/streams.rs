@@ -13,7 +13,7 @@ use super::router::{Close, Head};
 use super::world::{Ends, Setup, Streams, World};
 use super::{seconds, setup};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn head(random: &mut Random) -> Head {
     [Head::Upgrade, Head::Events][random.below(2) as usize]
@@ -69,22 +69,23 @@ fn one_goes(seed: u64) -> Setup {
     let from = Duration::from_millis(4_000 + random.below(1_000));
     let to = from + Duration::from_millis(2_000 + random.below(3_000));
     replicas[random.below(hosts as u64) as usize] = Replica::between(from, to, State::Refuses);
-    let longest = [5_000, 20_000][random.below(2) as usize];
-    let streams =
-        Streams { percent: 100, head: head(&mut random), lasts: (2_000, longest), ends: Ends::Each(Close::Host) };
+    // Some see none of their streams end.
+    let lasts = [(2_000, 5_000), (2_000, 20_000), (60_000, 90_000)][random.below(3) as usize];
+    let streams = Streams { percent: 100, head: head(&mut random), lasts, ends: Ends::Each(Close::Host) };
     let mut setup = setup(seed, 12, replicas);
     setup.streams = Some(streams);
     setup.workers = 1 + random.below(4) as usize;
     setup.rate = [10, 20, 60][random.below(3) as usize];
     setup.breaker = Some(BreakerPolicy::default());
+    setup.protected = random.below(3) > 0;
     setup
 }
 
-/// In a service of nothing but streams, a host that goes is out within a handful of attempts, its clients are answered by the others,
-/// and nothing is shed.
+/// In a service of nothing but streams, a host that goes is out within a handful of attempts, where hosts are judged at all; its clients
+/// are answered by the others, and nothing is shed.
 #[test]
 fn nothing_but_streams_and_a_host_goes() {
-    let (mut refused, mut again) = (0, 0);
+    let (mut refused, mut runs) = (0, 0);
     for seed in seeds(SEEDS) {
         let _rerun = Rerun(seed, "nothing_but_streams");
         let setup = one_goes(seed);
@@ -94,13 +95,13 @@ fn nothing_but_streams_and_a_host_goes() {
         let over = |each: &&super::report::Each| each.arrived + seconds(1) < setup.lasts;
         let lost = report.each.iter().filter(over).filter(|each| !each.is_answered(seconds(1))).count();
         assert_eq!(lost, 0, "{}", told());
+        if !setup.protected {
+            continue;
+        }
         let attempts = report.per_outage.iter().sum::<u64>();
-        // Who explores meets it now and then, and probes do.
-        assert!(attempts < 10 || report.ejections > 0, "{}", told());
-        refused += attempts;
-        again += u64::from(report.ejections > 0);
+        assert!(report.ejections > 0, "{}", told());
+        (refused, runs) = (refused + attempts, runs + 1);
     }
-    let runs = seeds(SEEDS).count() as u64;
-    println!("{refused} attempts on hosts that were gone, in {runs} runs; it was ejected in {again}");
-    assert!(refused <= 20 * runs && again * 10 >= 9 * runs, "{refused} attempts, ejected in {again}");
+    println!("{refused} attempts on hosts that were gone, in {runs} runs");
+    assert!(refused <= 20 * runs, "{refused} attempts in {runs} runs");
 }
