@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use crate::base::percent::Percent;
-use crate::base::time::{Time, nanos};
+use crate::base::time::{Time, nanos, nanos_since};
 use crate::base::window::Window;
 
 /// A timeout for attempts: a multiple of what attempts take.
@@ -79,10 +79,10 @@ impl Latency {
     ///
     /// Computed at most a hundred times per interval, and kept in between.
     pub fn quantile(&mut self, now: Time, quantile: Percent) -> Option<Duration> {
-        let lifetime = self.window.interval() / 100;
+        let lifetime = nanos(self.window.interval()) / 100;
         if let Some(cached) = self.cached
             && cached.quantile == quantile
-            && now.since(cached.at) < lifetime
+            && nanos_since(cached.at, now) < lifetime
         {
             return cached.value;
         }

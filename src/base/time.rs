@@ -41,6 +41,18 @@ impl Time {
         self.0.saturating_sub(earlier.0) >= nanos(by)
     }
 
+    /// Whether less than `by` has passed since `earlier`, or `earlier` is yet to come.
+    #[must_use]
+    pub const fn is_within(self, by: Duration, earlier: Self) -> bool {
+        !self.is_later(by, earlier)
+    }
+
+    /// Whether less than `by` has passed since `earlier`, which is not yet to come, as it may seem where the clock stepped back.
+    #[must_use]
+    pub const fn is_soon_after(self, by: Duration, earlier: Self) -> bool {
+        earlier.0 <= self.0 && self.is_within(by, earlier)
+    }
+
     /// The moment `after` later, or the last representable one.
     #[must_use]
     pub const fn saturating_add(self, after: Duration) -> Self {

@@ -192,7 +192,7 @@ impl Window {
     /// Writes the window: the length of a slot in nanoseconds and the number of the newest slot (u64), then the counts, the
     /// newest first (u32).
     pub fn encode(&self, record: &mut Writer<'_>) {
-        record.u64s([self.slot.get(), self.newest]);
+        record.u64s(&[self.slot.get(), self.newest]);
         self.slots.iter().for_each(|count| record.u32(*count));
     }
 

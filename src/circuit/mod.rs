@@ -57,7 +57,7 @@ pub use shared::{Record, Ticket};
 
 use probe::is_not_processed;
 
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos};
 use crate::base::window::{SLOTS, Window};
 use crate::signal::Signal;
 
@@ -190,7 +190,7 @@ impl Circuit {
     /// A request arrives. If that returns `true`, read the record first ([`Wish::Exchange`]).
     pub fn requested(&mut self, now: Time) -> bool {
         self.requested = Some(now);
-        now.since(self.read) >= STALE || self.read > now
+        !now.is_soon_after(STALE, self.read)
     }
 
     /// What to do with it. `repeatable`: it may be sent again whatever happens to it.
@@ -207,7 +207,8 @@ impl Circuit {
 
     /// For how long one that may not be repeated waits until it is a probe.
     fn waits_for_others(&self) -> Duration {
-        if self.view.not_processed { Duration::ZERO } else { (self.policy.open_time / 10).min(LONGEST_WAIT) }
+        let tenth = Duration::from_nanos(nanos(self.policy.open_time) / 10);
+        if self.view.not_processed { Duration::ZERO } else { tenth.min(LONGEST_WAIT) }
     }
 
     /// A request was shed.
@@ -218,7 +219,7 @@ impl Circuit {
     /// Whether it matters when an attempt that breaks now began.
     #[must_use]
     pub fn asks_when_begun(&self, now: Time) -> bool {
-        self.view.closed > Time::default() && now.since(self.view.closed) < LONGEST_ATTEMPT
+        self.view.closed > Time::default() && now.is_within(LONGEST_ATTEMPT, self.view.closed)
     }
 
     /// An attempt ended that had begun then.
@@ -242,8 +243,8 @@ impl Circuit {
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {
         let Some(requested) = self.requested else { return false };
-        let read_of_late = self.read <= now && now.since(self.read) < PAUSE;
-        let of_late = requested <= now && now.since(requested) < RECENTLY;
+        let read_of_late = now.is_soon_after(PAUSE, self.read);
+        let of_late = now.is_soon_after(RECENTLY, requested);
         !read_of_late && (of_late || self.is_open() || self.is_troubled())
     }
 
@@ -256,7 +257,7 @@ impl Circuit {
     /// A host that answered its latest attempt within this time answers: three slots.
     #[must_use]
     pub fn answering(&self) -> Duration {
-        self.policy.interval.saturating_mul(3) / SLOTS as u32
+        Duration::from_nanos(nanos(self.policy.interval).saturating_mul(3) / SLOTS as u64)
     }
 
     /// Reads the record, which `now` is later than, and returns what to put in its place, if anything. Then comes

@@ -14,7 +14,7 @@ use super::{BreakerPolicy, Event, SETTLE};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};
-use crate::base::window::{Edge, Window};
+use crate::base::window::{Edge, SLOTS, Window};
 use crate::signal::Signal;
 
 /// See the module.
@@ -96,7 +96,7 @@ impl Record {
         if !enough || broke == 0 || broke * whole < attempts * u64::from(policy.percent.basis_points()) {
             return None;
         }
-        let within = (self.attempts.interval() / crate::base::window::SLOTS as u32).saturating_mul(length);
+        let within = Duration::from_nanos(nanos(self.attempts.interval()) / SLOTS as u64 * length);
         let next = if not_processed { now } else { now.saturating_add(policy.pause(Signal::Refused)) };
         *self = Self { opened: Some(now), closed: self.closed, next, not_processed, ..Self::new(policy) };
         Some(Event::Opened { broke, attempts, within })
@@ -156,7 +156,7 @@ impl Record {
         let mut record = Vec::new();
         let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 1 + 2 * Window::ENCODED_BYTES);
         let [opened, closed, next] = [self.opened.unwrap_or_default(), self.closed, self.next].map(Time::as_nanos);
-        writer.u64s([opened, closed, next, self.probes, self.shed]);
+        writer.u64s(&[opened, closed, next, self.probes, self.shed]);
         writer.u8(u8::from(self.not_processed));
         self.attempts.encode(&mut writer);
         self.broke.encode(&mut writer);

@@ -139,6 +139,7 @@ impl Engine {
 
     /// What is known of a cluster; `None` once it was forgotten.
     #[must_use]
+    #[inline(never)]
     pub fn cluster(&self, id: ClusterId) -> Option<&Cluster> {
         self.clusters.get(id)
     }
@@ -159,6 +160,7 @@ impl Engine {
     }
 
     /// The same, to change it.
+    #[inline(never)]
     pub fn cluster_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         self.clusters.get_mut(id)
     }

@@ -24,7 +24,7 @@ const MISROUTED: u32 = 4;
 const TRUSTED: u32 = 16;
 
 /// A hedge helps within half as long again as the request waited before, in halves.
-const IN_VAIN: u32 = 3;
+const IN_VAIN: u64 = 3;
 
 /// What steering did to a request.
 #[derive(Debug, Default)]
@@ -163,7 +163,8 @@ impl Worker {
     fn hedges_are_in_vain(&self, cluster: ClusterId, after: Duration) -> bool {
         let state = self.engine.cluster(cluster);
         state.is_some_and(|state| {
-            self.wall_clock.since(state.waiting.oldest_hedged()).saturating_mul(2) >= after.saturating_mul(IN_VAIN)
+            nanos_since(state.waiting.oldest_hedged(), self.wall_clock).saturating_mul(2)
+                >= nanos(after).saturating_mul(IN_VAIN)
         })
     }
 

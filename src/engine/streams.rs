@@ -25,7 +25,7 @@ impl Worker {
             if let Some(request) = self.requests.get_mut(stream.0)
                 && let (Some(answered), Some(cluster), false) = (request.answered, request.cluster, request.spoke)
             {
-                if now.since(answered) < GOES_ON && answered <= now {
+                if now.is_soon_after(GOES_ON, answered) {
                     return;
                 }
                 request.spoke = true;

@@ -143,7 +143,7 @@ impl Worker {
                 let address = view.host.property_of(stream, Property::UpstreamAddress)?;
                 let address = address.as_deref().and_then(|address| std::str::from_utf8(address).ok());
                 // Once it was sent again, Envoy tells of the host that it was sent to last: it waits at the first no more, or not alone.
-                let first = now.since(request.arrived) < request.hedge.unwrap_or(Duration::MAX);
+                let first = now.is_within(request.hedge.unwrap_or(Duration::MAX), request.arrived);
                 if request.overdue.is_none() && first {
                     request.overdue = address.map(Into::into);
                 } else if request.overdue.as_deref() != address {

@@ -23,7 +23,7 @@ impl ClusterIncidents {
             return record;
         }
         let mut writer = Writer::new(&mut record, &FORMAT, 64 + 320 * self.hosts.len());
-        writer.u64s(numbers);
+        writer.u64s(&numbers);
         self.hosts.iter().for_each(|host| host.encode(&mut writer));
         record
     }
@@ -53,19 +53,40 @@ impl HostIncidents {
     /// Writes the address, then the times, then the other numbers.
     fn encode(&self, record: &mut Writer<'_>) {
         let down = self.episode.down().copied().unwrap_or_default();
-        let Restarts { count, crashes, resets, refusals, .. } = self.restarts;
-        let Restarts { first_down, last_down, period_min, period_max, .. } = self.restarts;
-        let Restarts { least, most, middle_min, middle_max, middle_sum, .. } = self.restarts;
+        let restarts = &self.restarts;
         // Addresses are at most `LONGEST_ADDRESS` long.
         record.text(&self.address);
-        record.u64s([down.since, down.failed, self.episode.up(), down.first_break, first_down, last_down]);
-        record.u64s([self.opened, self.reported]);
-        record.u64s(down.counts);
-        record.u64s([down.idle.count, down.idle.min, down.idle.max, down.timeouts]);
-        record.u64s([count, crashes, resets, refusals, period_min, period_max]);
-        record.u64s([least, most, middle_min, middle_max, middle_sum]);
-        // The open pattern is written by its number, from 1; 0 is none.
-        record.u64s([self.open.map_or(0, |pattern| pattern as u64 + 1), u64::from(down.is_cluster_wide)]);
+        record.u64s(&[
+            down.since,
+            down.failed,
+            self.episode.up(),
+            down.first_break,
+            restarts.first_down,
+            restarts.last_down,
+            self.opened,
+            self.reported,
+        ]);
+        record.u64s(&down.counts);
+        record.u64s(&[
+            down.idle.count,
+            down.idle.min,
+            down.idle.max,
+            down.timeouts,
+            restarts.count,
+            restarts.crashes,
+            restarts.resets,
+            restarts.refusals,
+            restarts.period_min,
+            restarts.period_max,
+            restarts.least,
+            restarts.most,
+            restarts.middle_min,
+            restarts.middle_max,
+            restarts.middle_sum,
+            // The open pattern is written by its number, from 1; 0 is none.
+            self.open.map_or(0, |pattern| pattern as u64 + 1),
+            u64::from(down.is_cluster_wide),
+        ]);
     }
 
     /// Reads what follows the address. The clock may have stepped back: no time is in the future.

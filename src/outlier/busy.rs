@@ -19,7 +19,7 @@ const OFTEN: u32 = 4;
 /// Whether the host pushed back a moment ago.
 #[must_use]
 pub fn is_busy(host: &Host, now: Time) -> bool {
-    host.pushed > Time::default() && host.pushed <= now && now.since(host.pushed) < LEFT_ALONE
+    host.pushed > Time::default() && now.is_soon_after(LEFT_ALONE, host.pushed)
 }
 
 impl Host {
@@ -43,7 +43,7 @@ impl Outliers {
     pub fn was_pushed_back(&self, now: Time) -> bool {
         self.latest.pushback > Time::default()
             && self.latest.pushback <= now
-            && now.since(self.latest.pushback) < LEFT_ALONE
+            && now.is_within(LEFT_ALONE, self.latest.pushback)
     }
 
     /// Whether a host that pushes back is busy, and others are not: fewer than half of those that are in, or one of two.

@@ -28,7 +28,7 @@
 
 use std::time::Duration;
 
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos};
 use crate::outlier::detector::{Failure, OutlierPolicy};
 use crate::outlier::health::{CLOCK_ERROR, Health, MAX_EJECTION_COUNT, ejection_time};
 use crate::outlier::shared::{Ejection, WorkerId};
@@ -41,8 +41,10 @@ const UNANSWERED: Duration = Duration::from_secs(2);
 /// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
 /// then costs no client anything.
 const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
+/// The same where the host broke off what it had taken.
+const REPEATABLE_ONLY_AFTER_BREAK: Duration = Duration::from_secs(2);
 /// Where half or more of the hosts are ejected, one that failed is probed again after this many times the shortest ejection.
-const EARLY_PROBE: u32 = 4;
+const EARLY_PROBE: u64 = 4;
 
 /// Whether a host takes requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +86,7 @@ struct Probe {
 
 impl Probe {
     fn is_under_way(self, now: Time) -> bool {
-        self.started <= now && now.since(self.started) < PROBE_TIMEOUT
+        now.is_soon_after(PROBE_TIMEOUT, self.started)
     }
 
     /// Whether an attempt that `began` then may be this probe.
@@ -217,7 +219,7 @@ impl HostState {
             _ if request.repeatable => Duration::ZERO,
             _ if answered > 0 => policy.base_ejection_time.min(REPEATABLE_ONLY),
             Failure::Refused => REPEATABLE_ONLY,
-            _ => REPEATABLE_ONLY.saturating_mul(2),
+            _ => REPEATABLE_ONLY_AFTER_BREAK,
         };
         let due = ejected.due(policy, request.mostly_ejected).max(ejected.last_answer).saturating_add(wait);
         ejected.ejection.owner == request.worker
@@ -323,7 +325,8 @@ impl Ejected {
     /// defaults): there, a missing host costs more than a failed probe.
     #[must_use]
     pub fn due(&self, policy: &OutlierPolicy, mostly_ejected: bool) -> Time {
-        let early = self.ejection.failed.saturating_add(policy.base_ejection_time.saturating_mul(EARLY_PROBE));
+        let pause = Duration::from_nanos(nanos(policy.base_ejection_time).saturating_mul(EARLY_PROBE));
+        let early = self.ejection.failed.saturating_add(pause);
         if mostly_ejected { self.ejection.due.min(early) } else { self.ejection.due }
     }
 }

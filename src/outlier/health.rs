@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::random::hash;
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos};
 use crate::outlier::detector::{Failure, OutlierPolicy};
 use crate::outlier::shared::{Ejection, WorkerId};
 
@@ -26,7 +26,7 @@ impl Health {
     /// The state of a host that comes back, after this number of ejections.
     pub(super) fn after(ejection_count: u8, now: Time, interval: Duration) -> Self {
         let ejection_count = ejection_count.min(MAX_EJECTION_COUNT);
-        Self { ejection_count, since: now, halved_at: now.saturating_add(interval / 10) }
+        Self { ejection_count, since: now, halved_at: halved_next(now, interval) }
     }
 
     /// Forgets what seems to lie in the future: the host's clock may have stepped back.
@@ -45,13 +45,13 @@ impl Health {
     pub fn answered(&mut self, now: Time, interval: Duration) {
         if self.ejection_count > 0 && now >= self.halved_at {
             self.ejection_count /= 2;
-            self.halved_at = now.saturating_add(interval / 10);
+            self.halved_at = halved_next(now, interval);
         }
     }
 
     /// An attempt failed.
     pub fn failed(&mut self, now: Time, interval: Duration) {
-        self.halved_at = now.saturating_add(interval / 10);
+        self.halved_at = halved_next(now, interval);
     }
 
     /// The ejection of this host by a worker that will own it.
@@ -79,14 +79,19 @@ impl Health {
     }
 }
 
+/// When the count of ejections is halved next: after a tenth of the interval.
+fn halved_next(now: Time, interval: Duration) -> Time {
+    now.saturating_add(Duration::from_nanos(nanos(interval) / 10))
+}
+
 /// `base_ejection_time` x 2^`count`, at most `max_ejection_time`, and up to a quarter more, so that hosts that were ejected at
 /// once do not come back at once, nor does one host at all proxies.
 pub(super) fn ejection_time(policy: &OutlierPolicy, count: u8, address: &str, worker: WorkerId) -> Duration {
-    let time =
-        policy.base_ejection_time.saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(policy.max_ejection_time);
+    let longest = nanos(policy.max_ejection_time);
+    let time = nanos(policy.base_ejection_time).saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(longest);
     let seed = hash(address.as_bytes(), worker.0 ^ u64::from(count).rotate_left(32));
-    let jitter = time / 4;
-    time.saturating_add(jitter.saturating_mul((seed % 1_024) as u32) / 1_024)
+    let jitter = (time / 4).saturating_mul(seed % 1_024) / 1_024;
+    Duration::from_nanos(time.saturating_add(jitter))
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl Host {
     /// Whether the host was seen within the last minute.
     #[must_use]
     pub fn is_known(&self, now: Time) -> bool {
-        now.since(self.seen) < KNOWN_FOR
+        now.is_within(KNOWN_FOR, self.seen)
     }
 
     /// Whether the host is healthy and was seen within the last minute.
@@ -87,7 +87,7 @@ impl Host {
     /// A failure of the host is reported, by this worker or by another. Returns how many attempts it answered since the report
     /// before: none, if other workers no longer count that.
     pub fn report(&mut self, now: Time) -> u32 {
-        let fresh = now.since(self.last_report) < FRESH && self.last_report <= now;
+        let fresh = now.is_soon_after(FRESH, self.last_report);
         self.last_report = now;
         let answers = if fresh { self.answers } else { 0 };
         self.answers = 0;

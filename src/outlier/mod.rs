@@ -289,7 +289,7 @@ impl Outliers {
     /// Whether there were requests recently.
     #[must_use]
     pub fn has_requests(&self, now: Time) -> bool {
-        now.since(self.latest.request) < RECENTLY && self.latest.request <= now
+        now.is_soon_after(RECENTLY, self.latest.request)
     }
 
     /// Whether there is something to write for other workers.

@@ -30,7 +30,7 @@ pub(super) enum Condition {
 
 impl Condition {
     pub(super) fn holds(self, now: Time) -> bool {
-        matches!(self, Self::Seen { latest, .. } if latest <= now && now.since(latest) < LASTS)
+        matches!(self, Self::Seen { latest, .. } if now.is_soon_after(LASTS, latest))
     }
 
     /// It is seen now. Returns since when it lasts.
@@ -78,8 +78,8 @@ impl Outliers {
     /// All healthy hosts fail: the ejected ones are probed at once, or all come back.
     pub(super) fn panic_over_failures(&mut self, now: Time) {
         let since = self.panic.all_fail.see(now);
-        let tried = self.hosts.each_ejected().all(|(_, _, ejected)| now.since(ejected.ejection.failed) < LASTS);
-        let cluster_wide = tried || now.since(since) >= CLUSTER_WIDE_AFTER;
+        let tried = self.hosts.each_ejected().all(|(_, _, ejected)| now.is_within(LASTS, ejected.ejection.failed));
+        let cluster_wide = tried || now.is_later(CLUSTER_WIDE_AFTER, since);
         self.sharing.pending.push(if cluster_wide { Change::UnejectAll } else { Change::ProbeNow });
     }
 
@@ -103,7 +103,7 @@ impl Outliers {
     /// Whether no host is ejected, and all hosts failed a moment ago: none is worse than the others.
     pub(super) fn all_are_down(&mut self, now: Time) -> bool {
         self.ejected == 0
-            && now.since(self.latest.break_off) < SUSPICION
+            && now.is_within(SUSPICION, self.latest.break_off)
             && !self.hosts.is_crowded(now)
             && !self.hosts.any_healthy(&|host| !host.history.is_failing(), now)
     }
@@ -112,7 +112,7 @@ impl Outliers {
     /// least half of the healthy ones.
     pub(super) fn healthy_all_fail(&mut self, now: Time) -> bool {
         let interval = self.policy.interval;
-        let recent = |host: &Host| now.since(host.seen) < interval;
+        let recent = |host: &Host| now.is_within(interval, host.seen);
         if self.ejected == 0 || self.hosts.any_healthy(&|host| recent(host) && !host.history.is_failing(), now) {
             return false;
         }

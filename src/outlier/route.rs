@@ -139,7 +139,7 @@ impl Outliers {
         }
         let tried = |host: &Host| {
             // The balancer is asked too seldom to tell who left.
-            let listed = host.is_known(now) && host.picks.weight > 0 && now.since(host.seen) >= TURN;
+            let listed = host.is_known(now) && host.picks.weight > 0 && now.is_later(TURN, host.seen);
             listed.then(|| host.seen.as_nanos())
         };
         let list = self.hosts.lowest(1, &tried);
@@ -153,7 +153,7 @@ impl Outliers {
         if after_ejection && !repeatable && self.steering.has_canaries() {
             return true;
         }
-        let may = if repeatable { after_ejection } else { now.since(self.latest.break_off) < SUSPICION };
+        let may = if repeatable { after_ejection } else { now.is_within(SUSPICION, self.latest.break_off) };
         let is_bad = |host: &Host| match repeatable {
             true => self.steering.is_unresponsive(host, now),
             false => is_suspect(host, now),
@@ -177,7 +177,7 @@ impl Outliers {
     fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request) -> bool {
         let refuses = |(_, host, ejected): (usize, &Host, &Ejected)| {
             let ejection = &ejected.ejection;
-            let lasts = now.since(ejection.since) >= SETTLED && ejection.failure == Failure::Refused;
+            let lasts = now.is_later(SETTLED, ejection.since) && ejection.failure == Failure::Refused;
             lasts && !ejection.unreachable && !host.unreachable
         };
         let exploration = Exploration {

@@ -101,7 +101,7 @@ impl Outliers {
     /// Whether some healthy host answered its latest attempt, within this time.
     #[must_use]
     pub fn some_host_answers(&self, within: Duration, now: Time) -> bool {
-        self.hosts.present(now).any(|host| now.since(host.seen) < within && host.history.answered_in_a_row() > 0)
+        self.hosts.present(now).any(|host| now.is_within(within, host.seen) && host.history.answered_in_a_row() > 0)
     }
 
     /// An attempt ended on an ejected host that this worker probes.

@@ -21,7 +21,7 @@
 use std::time::Duration;
 
 use crate::base::bytes::{Reader, Writer};
-use crate::base::time::{Time, nanos};
+use crate::base::time::{Time, nanos, nanos_since};
 use crate::retry::news::TOGETHER;
 
 /// After so long without failures, all is well.
@@ -83,10 +83,10 @@ impl Trouble {
 
     /// Lets time pass, or step back.
     pub fn advance(&mut self, now: Time) {
-        if now.as_nanos().saturating_sub(self.last.as_nanos()) > nanos(QUIET) {
+        if nanos_since(self.last, now) > nanos(QUIET) {
             (self.since, self.futile) = (None, false);
         }
-        if now.since(self.last) > REMEMBERED || self.last.since(now) > QUIET {
+        if nanos_since(self.last, now) > nanos(REMEMBERED) || nanos_since(now, self.last) > nanos(QUIET) {
             self.vain = self.vain.min(0);
         }
         self.since = self.since.map(|since| since.min(now));
@@ -109,7 +109,7 @@ impl Trouble {
     #[must_use]
     pub fn differs(&self, before: &Self) -> bool {
         (self.since, self.futile, self.vain) != (before.since, before.futile, before.vain)
-            || self.last.since(before.last) >= TOGETHER
+            || self.last.is_later(TOGETHER, before.last)
     }
 
     /// Whether a request that arrived then may spend savings.

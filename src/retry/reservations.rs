@@ -184,7 +184,7 @@ impl Account {
     fn some_were_refused(&mut self, now: Time) {
         let (longest, seen) = self.longest;
         let longest = if self.is_recent(seen, now) { longest } else { 0 };
-        if self.refused.saturating_mul(2) > longest && now.since(self.refused_since) < BURST {
+        if self.refused.saturating_mul(2) > longest && now.is_within(BURST, self.refused_since) {
             self.longest = (longest.max(self.refused), now);
         }
     }
@@ -199,7 +199,7 @@ impl Account {
 
     /// Whether that was within the interval.
     fn is_recent(&self, moment: Time, now: Time) -> bool {
-        moment <= now && now.since(moment) < self.policy.interval
+        now.is_soon_after(self.policy.interval, moment)
     }
 
     /// A request that ended was retried in place of attempts that were not processed.

@@ -64,7 +64,7 @@ impl Steering {
         if self.random.below(u64::from(Percent::MAX.basis_points())) >= share {
             return false;
         }
-        let current = self.active_since.is_some_and(|since| now.since(since) < CURRENT);
+        let current = self.active_since.is_some_and(|since| now.is_within(CURRENT, since));
         let pause = nanos(if cheap { EACH_HOST_REFUSED } else { EACH_HOST })
             .saturating_mul(hosts)
             .saturating_mul(u64::from(workers.max(1)))

@@ -70,7 +70,7 @@ const MAX_CANARIES: u32 = 8;
 /// Whether the latest attempt on a host was not answered at all, recently.
 #[must_use]
 pub fn is_suspect(host: &Host, now: Time) -> bool {
-    host.history.last_broke() && now.since(host.seen) < SUSPICION
+    host.history.last_broke() && now.is_within(SUSPICION, host.seen)
 }
 
 /// Draws the lists of one cluster.

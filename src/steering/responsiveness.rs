@@ -63,12 +63,12 @@ impl Responsiveness {
     /// until none took so long for a minute.
     pub(super) fn takes_by_nature(&self, now: Time) -> u64 {
         let (natural, seen) = self.natural;
-        if now.since(seen) < NATURAL && seen <= now { natural.saturating_mul(2) } else { 0 }
+        if now.is_soon_after(NATURAL, seen) { natural.saturating_mul(2) } else { 0 }
     }
 
     pub(super) fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
         let (natural, seen) = self.natural;
-        let natural = if now.since(seen) < NATURAL { natural } else { 0 };
+        let natural = if now.is_within(NATURAL, seen) { natural } else { 0 };
         let took = nanos(took);
         if took >= IN_VAIN.saturating_mul(nanos(after)) || (natural > 0 && took >= natural / 2) {
             self.natural = (took.max(natural), now);

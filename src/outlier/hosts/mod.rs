@@ -186,7 +186,7 @@ impl Hosts {
     /// known.
     #[must_use]
     pub fn is_crowded(&self, now: Time) -> bool {
-        self.crowded.is_some_and(|crowded| now.since(crowded) < KNOWN_FOR)
+        self.crowded.is_some_and(|crowded| now.is_within(KNOWN_FOR, crowded))
     }
 
     /// Takes the number of hosts that were forgotten to make room since the last call.

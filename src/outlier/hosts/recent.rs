@@ -43,7 +43,7 @@ impl Hosts {
         let mut last = self.answered.iter().filter_map(|place| self.at(usize::from(*place)));
         last.clone().find(|host| may(host)).or_else(|| {
             // There may be others; but none that answered later than the last of these.
-            let recent = last.next_back().is_some_and(|host| now.since(host.last_answer) < within);
+            let recent = last.next_back().is_some_and(|host| now.is_within(within, host.last_answer));
             let all = self.iter().filter(|host| recent && may(host));
             all.max_by_key(|host| host.last_answer)
         })

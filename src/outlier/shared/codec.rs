@@ -1,8 +1,10 @@
 //! The record of ejections, as bytes.
 
+use std::time::Duration;
+
 use super::{Ejection, Ejections, Evidence, MOST_EVIDENCE, WORKER_TIMEOUT, Worker, WorkerId};
 use crate::base::bytes::{Format, Reader, Writer};
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos};
 use crate::outlier::address::is_address;
 use crate::outlier::detector::{Failure, OutlierPolicy};
 
@@ -20,10 +22,10 @@ impl Ejections {
         // Most entries take less than 64 bytes.
         let bytes = 64 * (1 + self.workers.len() + self.ejected.len() + self.evidence.len());
         let mut record = Writer::new(record, &FORMAT, bytes);
-        record.u64s([self.all_failed.as_nanos(), self.reported]);
+        record.u64s(&[self.all_failed.as_nanos(), self.reported]);
         record.u8(self.workers.len() as u8);
         for worker in &self.workers {
-            record.u64s([worker.id.0, worker.heartbeat.as_nanos()]);
+            record.u64s(&[worker.id.0, worker.heartbeat.as_nanos()]);
         }
         record.u16(self.ejected.len() as u16);
         for ejection in &self.ejected {
@@ -31,11 +33,11 @@ impl Ejections {
             record.u8(ejection.ejection_count | (u8::from(ejection.unreachable) * UNREACHABLE));
             let [since, failed, until, due] =
                 [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
-            record.u64s([since, failed, until, due, ejection.owner.0]);
+            record.u64s(&[since, failed, until, due, ejection.owner.0]);
         }
         for evidence in &self.evidence {
             write_host(&mut record, &evidence.address, evidence.failure);
-            record.u64s([u64::from(evidence.answers), evidence.at.as_nanos(), evidence.by.0, evidence.number]);
+            record.u64s(&[u64::from(evidence.answers), evidence.at.as_nanos(), evidence.by.0, evidence.number]);
         }
     }
 
@@ -75,7 +77,9 @@ fn read_ejection(record: &mut Reader<'_>, policy: &OutlierPolicy, now: Time) -> 
     let (address, failure) = read_host(record)?;
     let count = record.u8()?;
     let [since, failed, until, due, owner] = record.u64s()?;
-    let latest = now.saturating_add(policy.max_ejection_time.saturating_add(policy.max_ejection_time / 4));
+    // The longest ejection, and the jitter.
+    let longest = policy.max_ejection_time;
+    let latest = now.saturating_add(longest).saturating_add(Duration::from_nanos(nanos(longest) / 4));
     Some(Ejection {
         address,
         failure: failure?,

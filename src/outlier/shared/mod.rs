@@ -157,7 +157,7 @@ impl Ejections {
     /// The number of workers that have requests.
     #[must_use]
     pub fn active_workers(&self, now: Time) -> u32 {
-        self.workers.iter().map(|worker| u32::from(now.since(worker.heartbeat) < WORKER_TIMEOUT)).sum()
+        self.workers.iter().map(|worker| u32::from(now.is_within(WORKER_TIMEOUT, worker.heartbeat))).sum()
     }
 
     /// Makes a change, if it still applies. Whether a host was ejected, stays ejected for longer, or came back.
@@ -183,7 +183,7 @@ impl Ejections {
             }
             Change::ProbeNow => {
                 // If a host became due just now, its owner may be probing it.
-                let idle = |due: Time| due > now || now.since(due) >= HEARTBEAT / 2;
+                let idle = |due: Time| !now.is_soon_after(HEARTBEAT / 2, due);
                 for ejection in self.ejected.iter_mut().filter(|ejection| idle(ejection.due)) {
                     (ejection.due, ejection.owner) = (now, me);
                 }
@@ -257,7 +257,7 @@ impl Ejections {
     fn beat(&mut self, me: WorkerId, now: Time) -> bool {
         let room = self.workers.len() < MOST_WORKERS;
         match self.workers.iter_mut().find(|worker| worker.id == me) {
-            Some(worker) if now.since(worker.heartbeat) >= HEARTBEAT => worker.heartbeat = now,
+            Some(worker) if now.is_later(HEARTBEAT, worker.heartbeat) => worker.heartbeat = now,
             None if room => self.workers.push(Worker { id: me, heartbeat: now }),
             _ => return false,
         }
@@ -268,12 +268,12 @@ impl Ejections {
     /// ejections of workers that are gone. Whether that changed anything.
     pub fn maintain(&mut self, me: WorkerId, has_requests: bool, now: Time) -> bool {
         let before = (self.ejected.len(), self.workers.len());
-        self.keep(&|ejection| now.since(ejection.until) < ABANDONED);
+        self.keep(&|ejection| now.is_within(ABANDONED, ejection.until));
         let in_use = !self.ejected.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
         if !has_requests || !in_use {
             return before.0 != self.ejected.len();
         }
-        self.workers.retain(|worker| now.since(worker.heartbeat) < WORKER_TIMEOUT);
+        self.workers.retain(|worker| now.is_within(WORKER_TIMEOUT, worker.heartbeat));
         let mut changed = before != (self.ejected.len(), self.workers.len());
         changed |= self.beat(me, now);
         let Self { ejected, workers, .. } = self;
@@ -300,7 +300,7 @@ pub fn claim(record: Option<&[u8]>) -> (WorkerId, Vec<u8>) {
     };
     let id = claimed().unwrap_or_default().wrapping_add(1);
     let mut record = Vec::new();
-    Writer::new(&mut record, &CLAIMS, CLAIMS.len() + 8).u64s([id]);
+    Writer::new(&mut record, &CLAIMS, CLAIMS.len() + 8).u64s(&[id]);
     (WorkerId(id), record)
 }
 
