@@ -7,6 +7,7 @@
 
 mod apply;
 mod contexts;
+mod entries;
 mod host;
 mod log_limit;
 mod roots;
@@ -35,6 +36,7 @@ struct Vm {
     worker: Worker,
     telemetry: Telemetry,
     startup: startup::Line,
+    entries: entries::Entries,
 }
 
 thread_local! {
@@ -120,6 +122,7 @@ impl Vm {
         self.telemetry.tell(&mut self.worker);
         self.telemetry.tell_totals(&self.worker);
         self.announce();
+        self.entries.on_tick(&self.worker, &mut self.telemetry.log);
         // Last, since it acts for other contexts.
         for stream in self.worker.paused_alone() {
             if !abi::act_for(stream.0) {

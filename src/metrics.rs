@@ -69,6 +69,9 @@ pub const CLUSTERS_KNOWN: &str = "weir_clusters_known";
 /// Whether the configuration of a plugin was refused, 0 or 1: a gauge's name.
 pub const CONFIGURATION_REFUSED: &str = "weir_configuration_refused";
 
+/// How many entries of `clusters` in the policy no cluster goes by that requests went to: a gauge's name.
+pub const ENTRIES_UNUSED: &str = "weir_entries_unused";
+
 /// How many clusters were forgotten to make room for others: a counter's name.
 pub const CLUSTERS_FORGOTTEN: &str = "weir_clusters_forgotten_total";
 
@@ -116,6 +119,8 @@ pub enum Counter {
     Astray,
     /// 1 where attempts were found to end at a cluster for which `decide` sees no requests.
     Undecided,
+    /// 1 where a host was met that has no address with a port, so that it is not judged.
+    Unjudged,
     /// Requests that were answered at once, since the circuit was open.
     Shed,
     /// Circuits that opened.
@@ -134,7 +139,7 @@ const VETOES: usize = Veto::ALL.len();
 const GRANTS: usize = Grant::ALL.len();
 const EJECTIONS: usize = CLASSES + SIGNALS + VETOES + GRANTS;
 const FAILURES: usize = Failure::ALL.len();
-const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 5;
+const CIRCUITS: usize = EJECTIONS + 2 * FAILURES + 6;
 
 impl Counter {
     /// How many there are for each cluster.
@@ -159,6 +164,7 @@ impl Counter {
             Self::CircuitProbes => CIRCUITS + 3,
             Self::HostsForgotten => EJECTIONS + 2 * FAILURES + 3,
             Self::Undecided => EJECTIONS + 2 * FAILURES + 4,
+            Self::Unjudged => EJECTIONS + 2 * FAILURES + 5,
             Self::NotRetried(reason) => CIRCUITS + 4 + reason as usize,
         }
     }
@@ -179,13 +185,17 @@ impl Counter {
             Self::Probes => ("probes", None),
             Self::Astray => ("steering_disobeyed", None),
             Self::Undecided => ("undecided", None),
+            Self::Unjudged => ("hosts_unjudged", None),
             Self::Shed => ("shed", None),
             Self::CircuitsOpened => ("circuit_opened", None),
             Self::CircuitProbes => ("circuit_probes", None),
             Self::HostsForgotten => ("hosts_forgotten", None),
             Self::Vetoes(veto) => ("vetoes", Some(("reason", veto.name()))),
         };
-        let happened = matches!(self, Self::Requests(_) | Self::Attempts(_) | Self::HostsForgotten | Self::Undecided);
+        let happened = matches!(
+            self,
+            Self::Requests(_) | Self::Attempts(_) | Self::HostsForgotten | Self::Undecided | Self::Unjudged
+        );
         let shadow = if shadow && !happened { "shadow_" } else { "" };
         let mut name = ["weir_", shadow, metric, "_total"].concat();
         if let Some((label, value)) = label {

@@ -152,6 +152,11 @@ impl Policy {
         self.overrides.iter().position(|(glob, _)| glob.matches(cluster)).unwrap_or(self.overrides.len())
     }
 
+    /// The patterns of the overrides, in their order.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.overrides.iter().map(|(glob, _)| glob.as_str())
+    }
+
     /// All policies: those of the overrides in their order, the top-level one last.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterPolicy> {
         self.overrides.iter().map(|(_, policy)| policy).chain([&self.everywhere])

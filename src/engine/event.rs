@@ -44,6 +44,8 @@ pub enum What {
     Misrouted,
     /// Attempts end at the cluster, and `decide` saw no request for it: reported once.
     Undecided,
+    /// A host of the cluster has no address with a port, so that it is not judged: reported once.
+    Unjudged,
     /// An attempt ended.
     AttemptEnded(Signal),
     /// The budget paid for that many retries.

@@ -227,6 +227,9 @@ impl Engine {
                     }
                 });
                 counts = (outliers.ejected(), outliers.remembered());
+                if outliers.take_unjudged() {
+                    changed.push((id, What::Unjudged));
+                }
             }
             if cluster.reported_hosts != counts || cluster.reported_out != out || forgotten > 0 {
                 cluster.reported_hosts = counts;
@@ -245,6 +248,13 @@ impl Engine {
             circuit.is_some_and(|circuit| circuit.is_due(now)) || cluster.reported_open != cluster.is_open()
         };
         self.clusters_that(&due)
+    }
+
+    /// Calls `visit` with the pattern of each entry of `clusters` in the policy, and whether one of the clusters goes by it.
+    pub fn each_entry(&self, visit: &mut dyn FnMut(&str, bool)) {
+        for (place, pattern) in self.policy.patterns().enumerate() {
+            visit(pattern, self.clusters.iter().any(|(_, cluster)| cluster.policy == place));
+        }
     }
 
     /// How many clusters are known, and how many were forgotten to make room.

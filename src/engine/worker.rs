@@ -143,6 +143,11 @@ impl Worker {
         self.engine.cluster_counts()
     }
 
+    /// Calls `visit` with the pattern of each entry of `clusters` in the policy, and whether a cluster that is known goes by it.
+    pub fn each_entry(&self, visit: &mut dyn FnMut(&str, bool)) {
+        self.engine.each_entry(visit);
+    }
+
     pub(super) fn enforces(&self) -> bool {
         self.engine.mode() == Mode::Enforce
     }

@@ -1,5 +1,6 @@
 //! Roots: one per plugin in a VM, each with its role.
 
+use super::entries::Entries;
 use super::host::Envoy;
 use super::{ContextId, Vm, telemetry};
 use crate::config::{self, Role};
@@ -49,6 +50,7 @@ impl Vm {
             if policy.mode != self.worker.mode() {
                 self.telemetry.leave_mode(&mut self.worker);
             }
+            self.entries = Entries::default();
             self.worker.configure(policy, &Envoy::of(root));
         }
         abi::set_tick_period(TICK_MILLISECONDS);

@@ -30,7 +30,7 @@ pub(super) struct Telemetry {
     series: Vec<Option<Box<Series>>>,
     /// How many clusters were known and forgotten when that was last told.
     clusters: (usize, u64),
-    log: LogLimit,
+    pub(super) log: LogLimit,
 }
 
 /// The series of one cluster.
@@ -84,10 +84,8 @@ impl Telemetry {
                 self.log_of(Level::Warn, cluster, MISROUTED);
                 self.count(cluster, Counter::Astray, 1);
             }
-            What::Undecided => {
-                self.log.write(Level::Warn, &["weir: cluster ", &printable(cluster.name), UNDECIDED].concat());
-                self.count(cluster, Counter::Undecided, 1);
-            }
+            What::Undecided => self.warn_once(cluster, UNDECIDED, Counter::Undecided),
+            What::Unjudged => self.warn_once(cluster, UNJUDGED, Counter::Unjudged),
             What::AttemptEnded(signal) => self.count(cluster, Counter::Attempts(*signal), 1),
             What::RetriesGranted(retries) => {
                 self.count(cluster, Counter::Retries(Grant::Granted), i64::from(*retries));
@@ -111,6 +109,12 @@ impl Telemetry {
             }
             What::Incident(event) => self.tell_of_incident(cluster.name, event),
         }
+    }
+
+    /// Says what is so in each mode, and counts it.
+    fn warn_once(&mut self, cluster: &About<'_>, what: &str, counter: Counter) {
+        self.log.write(Level::Warn, &["weir: cluster ", &printable(cluster.name), what].concat());
+        self.count(cluster, counter, 1);
     }
 
     fn count(&mut self, cluster: &About<'_>, counter: Counter, by: i64) {
@@ -269,6 +273,8 @@ impl Series {
 }
 
 const UNDECIDED: &str = ": nobody decides on its requests: role decide is not attached where they pass";
+
+const UNJUDGED: &str = ": a host without IP address and port (a pipe, perhaps) is not judged, and so never ejected";
 
 const MISROUTED: &str = "requests do not go where they are steered, so ejections are advisory: it lacks \
                          override_host, or its routes lack stateful_session";

@@ -231,6 +231,11 @@ impl Outliers {
         self.hosts.take_forgotten()
     }
 
+    /// Whether a host came by that is not judged, since its address is none; that is said once.
+    pub fn take_unjudged(&mut self) -> bool {
+        self.hosts.take_unjudged()
+    }
+
     /// The number of ejected hosts.
     #[must_use]
     pub const fn ejected(&self) -> usize {

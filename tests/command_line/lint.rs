@@ -92,6 +92,10 @@ fn shipped(file: &str) -> String {
         }
         "gateway/traffic-override.yaml" => return [shipped("gateway/traffic.yaml").as_str(), EARLY].concat(),
         "istio/cluster.yaml" => return CLUSTER.to_owned(),
+        "istio/service.yaml" => {
+            let service = "apiVersion: v1\nkind: Service\nmetadata: { name: orders, namespace: shop }\n";
+            return [service, "spec: { ports: [{ port: 8080 }] }\n"].concat();
+        }
         "istio/decide-override.yaml" => {
             let line = "                  \"steering\": { \"via\": \"stateful_session\" },\n";
             return without(&shipped("istio/decide.yaml"), line);
@@ -406,6 +410,21 @@ fn what_finds_nothing_in_istio() {
     try_cases(&[
         (ISTIO, "istio/traffic.yaml", "", &known, &[]),
         (ISTIO, "istio/traffic.yaml", "", &unknown, &["patch-finds-nothing"]),
+        // The policy names any port; this one names another than the Service has.
+        (
+            &["istio/decide.yaml", "istio/attempts.yaml", "istio/service.yaml"],
+            "istio/decide.yaml",
+            "outbound|*|orders",
+            "outbound|8081|*|orders",
+            &["matches-nothing"],
+        ),
+        (
+            &["istio/decide.yaml", "istio/attempts.yaml", "istio/service.yaml"],
+            "istio/decide.yaml",
+            "outbound|*|orders.",
+            "outbound|*|order.",
+            &["matches-nothing", "no-session"],
+        ),
         (
             gateway,
             "istio/gateway.yaml",
@@ -521,6 +540,14 @@ fn rules_of_envoy_gateway() {
             &["route-retry-on"],
         ),
         (GATEWAY, "gateway/envoypatchpolicy.yaml", "  namespace: shop", "  namespace: other", &["wrong-target"]),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "httproute/shop/orders",
+            "httproute/shop/order",
+            &["matches-nothing"],
+        ),
+        (GATEWAY, "gateway/envoypatchpolicy.yaml", "httproute/shop/orders", "grpcroute/shop/orders", &[]),
         (GATEWAY, "gateway/envoypatchpolicy.yaml", "/upstream_log/-", "/upstream_log", &["access-log-replaced"]),
         (
             GATEWAY,
@@ -649,6 +676,17 @@ fn rules_of_envoy() {
         case("        explicit_http_config: { http_protocol_options: {} }\n", "", &["protocol-missing"]),
         case(fault, &with_fault, &["filter-after-decide"]),
         case("\"maxRetries\": 2,", "\"maxRetries\": 5,", &["many-retries"]),
+        case(
+            "socket_address: { address: 127.0.0.1, port_value: 8081 }",
+            "pipe: { path: /run/orders }",
+            &["host-not-judged"],
+        ),
+        case("\"clusters\": []", "\"clusters\": [{ \"match\": \"ord*\" }]", &[]),
+        case(
+            "\"clusters\": []",
+            "\"clusters\": [{ \"match\": \"cart*\" }, { \"match\": \"*\" }]",
+            &["matches-nothing"],
+        ),
         case("\"mode\": \"enforce\"", "\"mode\": \"shadow\"", &["shadow-mode"]),
         case("\"maxRetries\": 2,", "\"maxRetries\": 99,", &["invalid-policy", "steering-header-open"]),
     ]);
@@ -711,6 +749,29 @@ fn rules_of_envoy() {
     );
     let run = check(folder.path(), &["--format", "json"]);
     assert_eq!(ids(&findings(&run)), BTreeSet::from(["guard-without-watch", "role-misplaced"]), "{}", run.out);
+}
+
+/// A second listener, whose router has `watch` and `guard`, and which lacks `decide`.
+#[test]
+fn a_listener_without_decide_is_found() {
+    let mut bootstrap = dump()["configs"][0]["bootstrap"].take();
+    let listeners = bootstrap["static_resources"]["listeners"].as_array_mut().expect("listeners");
+    let mut second = listeners[0].clone();
+    let filters = second.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters");
+    filters.and_then(Value::as_array_mut).expect("filters").remove(0);
+    listeners.push(second);
+    let ids_of = |bootstrap: &Value| -> Vec<String> {
+        let run = weir(&["check", "-", "--format", "json"], bootstrap.to_string().as_bytes());
+        let found = findings(&run);
+        found.iter().filter_map(|finding| Some(format!("{} {}", finding["id"].as_str()?, finding["place"]))).collect()
+    };
+    let found = ids_of(&bootstrap);
+    assert!(found.len() == 1 && found[0].starts_with("no-decide \"static_resources.listeners[1]"), "{found:?}");
+    // A listener that has no part of Weir is the user's business.
+    let second = bootstrap.pointer_mut("/static_resources/listeners/1/filter_chains/0/filters/0/typed_config");
+    let router = &mut second.expect("the manager")["http_filters"][0]["typed_config"];
+    *router = json!({"@type": router["@type"]});
+    assert_eq!(ids_of(&bootstrap), Vec::<String>::new());
 }
 
 /// What a running Envoy says of itself: its static part is there twice, and what it refused is told.

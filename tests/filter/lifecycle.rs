@@ -153,6 +153,50 @@ fn roles_are_announced_once_when_they_are_settled() {
     assert!(lines.len() == 1 && !lines[0].contains("guard,") && !lines[0].contains(", guard;"), "{lines:?}");
 }
 
+/// A mistake in a name, while all is well.
+#[test]
+fn entries_that_no_request_goes_by_are_told_of_once() {
+    let host = Host::new();
+    host.clear_shared();
+    let policy = r#"{"clusters": [{"match": "orders*"}, {"match": "unused|\u0007"}, {"match": "*"}]}"#;
+    let mut root = host.start(policy);
+    let minute = |root| (0..600).for_each(|_| host.tick(root));
+    let told = || {
+        let lines = host.take_logs().into_iter().filter(|line| line.text.contains("no request went to"));
+        lines.map(|line| (line.level, line.text)).collect::<Vec<_>>()
+    };
+    let unused = || host.metric("weir_entries_unused");
+    // Who has seen no request knows nothing.
+    minute(root);
+    assert_eq!((told().len(), unused()), (0, 0));
+    // Another worker knows a cluster for the first entry.
+    host.request(root).cluster("orders-1").begin().end();
+    minute(root);
+    let lines = told();
+    assert!(lines.len() == 1 && lines[0].0 == 3 && lines[0].1.contains(r#""unused|_""#), "{lines:?}");
+    assert_eq!(unused(), 1);
+    let key = |of: &str| host.shared_keys().into_iter().find(|key| key.contains("entry") && key.contains(of));
+    let (orders, value) = (key("orders").unwrap(), host.shared(&key("orders").unwrap()).unwrap().0);
+    host.stop(root);
+    root = host.start(policy);
+    host.request(root).cluster("neither").begin().end();
+    host.set_shared(&orders, &value);
+    minute(root);
+    assert_eq!((told().len(), unused()), (0, 1));
+    // It is used later, by this worker or another.
+    host.request(root).cluster("unused|\u{7}").begin().end();
+    minute(root);
+    assert_eq!((told().len(), unused()), (0, 0));
+    // A new policy has time to be used.
+    (0..500).for_each(|_| host.tick(root));
+    host.stop(root);
+    root = host.start(r#"{"clusters": [{"match": "wrong"}]}"#);
+    (0..599).for_each(|_| host.tick(root));
+    assert_eq!(told(), []);
+    host.tick(root);
+    assert_eq!((told().len(), unused()), (1, 1));
+}
+
 #[test]
 fn other_workers_announcements_are_not_repeated() {
     let host = Host::new();

@@ -182,6 +182,34 @@ fn a_worker_that_has_nothing_to_write_tells_what_others_left() {
 }
 
 #[test]
+fn a_host_that_is_not_judged_is_told_of_once() {
+    for level in [Level::Decide, Level::Guard] {
+        let at = Attached::new(level);
+        at.host.clear_shared();
+        let send = |cluster: &str, host: &str| {
+            let request = at.host.request(at.decide).cluster(cluster).begin();
+            let end = End::new().host(host).code(500).details("via_upstream").cluster(cluster);
+            if level == Level::Guard {
+                at.attempt_log(&end);
+            }
+            request.response(500, []);
+            request.end_with(&end);
+        };
+        let told = |cluster: &str| at.host.metric(&format!("weir_hosts_unjudged_total.cluster.{cluster}"));
+        let [sockets, tunnels] = ["sockets", "tunnels"].map(|name| format!("{name} {level:?}"));
+        for _ in 0..50 {
+            send(&sockets, "/run/orders.sock");
+            send(&tunnels, "envoy://connect_originate/10.0.0.1:80");
+            at.tick();
+        }
+        assert_eq!((told(&sockets), told(&tunnels)), (1, 0), "{level:?}");
+        let lines = at.host.take_logs();
+        let lines: Vec<_> = lines.into_iter().filter(|line| line.text.contains("is not judged")).collect();
+        assert!(lines.len() == 1 && lines[0].level == 3 && lines[0].text.contains("sockets"), "{lines:?}");
+    }
+}
+
+#[test]
 fn attempts_that_nobody_decided_on_are_told_of_once() {
     let at = Attached::new(Level::Watch);
     let attempt = |cluster: &str| at.attempt_log(&End::new().code(200).details("via_upstream").cluster(cluster));

@@ -157,6 +157,7 @@ impl Both {
                 What::HostProbed => count(Counter::Probes, 1),
                 What::Misrouted => count(Counter::Astray, 1),
                 What::Undecided => count(Counter::Undecided, 1),
+                What::Unjudged => count(Counter::Unjudged, 1),
                 What::AttemptEnded(signal) => count(Counter::Attempts(signal), 1),
                 What::RetriesGranted(retries) => count(Counter::Retries(Grant::Granted), retries.into()),
                 What::RetryDenied => count(Counter::Retries(Grant::Denied), 1),

@@ -55,6 +55,16 @@ pub struct Hosts {
     forgotten: u32,
     /// When a host was last forgotten that was still known.
     crowded: Option<Time>,
+    /// Whether a host came by whose address is none, so that it is not judged, and whether that was told.
+    unjudged: Unjudged,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unjudged {
+    #[default]
+    None,
+    Seen,
+    Told,
 }
 
 /// A place that no host has.
@@ -80,6 +90,7 @@ impl Hosts {
             latest: Time::from_nanos(0),
             forgotten: 0,
             crowded: None,
+            unjudged: Unjudged::None,
         }
     }
 
@@ -123,6 +134,9 @@ impl Hosts {
 
     fn add(&mut self, address: &str, now: Time) -> Option<usize> {
         if !is_address(address) {
+            if self.unjudged == Unjudged::None {
+                self.unjudged = Unjudged::Seen;
+            }
             return None;
         }
         if self.hosts.len() >= self.most {
@@ -192,6 +206,15 @@ impl Hosts {
     /// Takes the number of hosts that were forgotten to make room since the last call.
     pub fn take_forgotten(&mut self) -> u32 {
         std::mem::take(&mut self.forgotten)
+    }
+
+    /// Whether a host came by whose address is none, see [`is_address`]; that is said once.
+    pub fn take_unjudged(&mut self) -> bool {
+        let seen = self.unjudged == Unjudged::Seen;
+        if seen {
+            self.unjudged = Unjudged::Told;
+        }
+        seen
     }
 
     /// The host at that place.

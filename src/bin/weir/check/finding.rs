@@ -215,7 +215,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 77] = [
+pub static RULES: [Rule; 79] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. A policy in force stays; in an Envoy \
@@ -257,6 +257,15 @@ pub static RULES: [Rule; 77] = [
         a dead cluster.",
     ),
     warning("breaker-percent-low", "A circuit breaker below 50 percent opens while most attempts are answered."),
+    warning(
+        "matches-nothing",
+        "An entry of `clusters` matches no cluster, of those that the files tell of: what it says is in force for none. Where \
+        Weir runs, the log says so, too, and `weir_entries_unused` counts such entries.",
+    ),
+    warning(
+        "host-not-judged",
+        "A host is a pipe (a socket of Unix). Weir knows hosts by address and port, so that it judges this one never.",
+    ),
     warning("override-unused", "An entry of `clusters` stands behind one that matches the same, and is never used."),
     warning(
         "requests-choose-hosts",

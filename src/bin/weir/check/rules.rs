@@ -1,5 +1,6 @@
 //! The rules of `weir check`: by what they look at.
 
+mod entries;
 mod envoy;
 mod gateway;
 mod istio;
@@ -11,6 +12,7 @@ use super::setup::{Node, Setup};
 /// What there is to say about how Weir is attached, and about what is set up beside it.
 pub fn of_setup(setup: &Setup<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
+    entries::check(setup, &mut found);
     envoy::check(setup, &mut found);
     istio::check(setup, &mut found);
     gateway::check(setup, &mut found);

@@ -35,7 +35,7 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
     }
 }
 
-fn is_cluster(object: &Node<'_>) -> bool {
+pub(super) fn is_cluster(object: &Node<'_>) -> bool {
     let has = |name| object.get(name).is_some();
     // A dump leaves out what is the default, such as the type STATIC.
     let kinds = ["type", "cluster_type", "load_assignment", "connect_timeout"];
@@ -354,7 +354,21 @@ fn chains(setup: &Setup<'_>, objects: &[Node<'_>], out: &mut Vec<Finding>) {
             let text = "decide is in this chain twice: each request and each failure is counted twice";
             out.push(Finding::new("decide-twice", second, text, "take one of the two out"));
         }
-        let Some(decide) = positions.last() else { continue };
+        let Some(decide) = positions.last() else {
+            let watches = |plugin: &&Plugin<'_>| {
+                let within = plugin.place.strip_prefix(&manager.place);
+                std::ptr::eq(plugin.file, manager.file) && within.is_some_and(|rest| rest.starts_with('.'))
+            };
+            let discovered = filters.iter().any(|filter| filter.get("config_discovery").is_some());
+            let watch = setup.of_role(Role::Watch).find(watches);
+            if let Some(watch) = watch.filter(|_| !discovered && setup.of_role(Role::Decide).next().is_some()) {
+                let node = Node { file: watch.file, place: watch.place.clone(), value: &Value::Null };
+                let text =
+                    "watch is attached to this router, and no decide stands before it: nobody decides on its requests";
+                out.push(Finding::new("no-decide", &node, text, "add decide before this router, or take watch off"));
+            }
+            continue;
+        };
         // What only looks on, or chooses hosts.
         let quiet = ["Router", "StatefulSession", "HeaderMutation", "Wasm", "FilterConfig", "Stats", "PluginConfig"];
         let odd = filters.iter().skip(decide + 1).find(|filter| {
@@ -449,6 +463,12 @@ fn of_cluster(
             let todo = format!("attach guard, or remove {header} with a header_mutation in upstream_http_filters");
             out.push(Finding::new("steering-header-leaks", source, text, todo));
         }
+    }
+    let judged = setup.policies().any(|(_, policy)| policy.for_cluster(name).outlier_detection.is_some());
+    if let Some(pipe) = cluster.objects().iter().find_map(|object| object.get("pipe")).filter(|_| judged) {
+        let text = format!("cluster {name:?} has a host at a pipe, which is not judged: it is never ejected");
+        let todo = "give its hosts addresses with ports, or switch outlierDetection off for it, in clusters";
+        out.push(Finding::new("host-not-judged", &pipe, text, todo));
     }
     native(setup, cluster, !overrides.is_empty(), routed.contains(name), out);
     let steering = setup.policies().find_map(|(plugin, _)| plugin.steers_by());

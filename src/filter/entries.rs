@@ -1,0 +1,55 @@
+//! Entries of `clusters` that no request goes by: mostly a mistake in a name, which nothing else shows while all is well.
+
+use super::log_limit::LogLimit;
+use super::telemetry::record;
+use crate::base::text::printable;
+use crate::engine::worker::Worker;
+use crate::host::{self as abi, Level, Swap};
+use crate::metrics::ENTRIES_UNUSED;
+
+/// After so many ticks workers tell each other which entries they use, and after as many again they look what none uses. With
+/// one role a VM has ten ticks a second, and with three thirty: so 20 to 60 seconds after a policy came, and again as often.
+const TICKS: u32 = 300;
+
+/// What shared data has under an entry's pattern: some worker uses it, or it was said that none does.
+const USED: u8 = b'1';
+const SAID: u8 = b'0';
+
+/// How long a policy has been in force.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    ticks: u32,
+}
+
+impl Entries {
+    /// The timer. A worker that has seen no request says nothing; on Envoy's main thread there are never any.
+    pub(super) fn on_tick(&mut self, worker: &Worker, log: &mut LogLimit) {
+        self.ticks = self.ticks.wrapping_add(1);
+        if !self.ticks.is_multiple_of(TICKS) || worker.cluster_counts().0 == 0 {
+            return;
+        }
+        let looks = self.ticks.is_multiple_of(2 * TICKS);
+        let mut unused = 0;
+        worker.each_entry(&mut |pattern, used| {
+            // What is for all others.
+            if pattern == "*" {
+                return;
+            }
+            let key = ["weir/entry/", pattern].concat();
+            let Some(shared) = abi::shared(&key) else { return };
+            let known = shared.value.and_then(|value| value.first().copied());
+            if !used && known != Some(USED) {
+                unused += 1;
+            }
+            let new = if used { USED } else { SAID };
+            let tells = if used { known != Some(USED) } else { looks && known.is_none() };
+            if tells && abi::swap_shared(&key, &[new], shared.version) == Swap::Done && !used {
+                let line = ["weir: no request went to a cluster that \"match\": \"", &printable(pattern), "\" is for"];
+                log.write(Level::Warn, &line.concat());
+            }
+        });
+        if looks {
+            record(ENTRIES_UNUSED, unused);
+        }
+    }
+}
