@@ -19,29 +19,31 @@ const KEY: &str = "weir/startup";
 /// Ticks that the roles must stay the same before they are announced: Envoy attaches them one by one.
 const SETTLED_TICKS: u32 = 10;
 
+/// The roles that are attached, in the order of [`Role`], the mode, and what steers requests.
+type Found = ([bool; 3], Mode, Option<Via>);
+
 /// What this VM found so far.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    text: String,
-    /// The name of the gauge that says the same.
-    info: String,
+    found: Option<Found>,
     ticks: u32,
-    done: bool,
+    /// The name of the gauge that says the same as the line, once that is written.
+    info: Option<String>,
 }
 
 impl Vm {
     /// Writes the line, once per set of roles and mode, and sets the gauge `weir_info`.
     pub(super) fn announce(&mut self) {
         let roles = [Role::Decide, Role::Watch, Role::Guard].map(|role| self.has_role(role));
-        let (text, info) = line(roles, self.worker.mode(), self.worker.steers_via());
+        let found = (roles, self.worker.mode(), self.worker.steers_via());
         let line = &mut self.startup;
-        if line.text != text {
-            if line.done {
-                record(&line.info, 0);
+        if line.found != Some(found) {
+            if let Some(info) = &line.info {
+                record(info, 0);
             }
-            *line = Line { text, info, ..Line::default() };
+            *line = Line { found: Some(found), ..Line::default() };
         }
-        if line.done {
+        if line.info.is_some() {
             return;
         }
         line.ticks += 1;
@@ -49,23 +51,23 @@ impl Vm {
         if line.ticks < SETTLED_TICKS {
             return;
         }
-        line.done = true;
-        record(&line.info, 1);
-        let text = line.text.as_bytes();
+        let (text, info) = written(found);
+        record(&info, 1);
+        line.info = Some(info);
         let mut differs = false;
         let update = update(KEY, &mut |known| {
-            differs = known != Some(text);
-            differs.then(|| text.to_vec())
+            differs = known != Some(text.as_bytes());
+            differs.then(|| text.as_bytes().to_vec())
         });
         if differs && update != Update::Unread {
-            abi::log(Level::Info, &line.text);
+            abi::log(Level::Info, &text);
         }
     }
 }
 
 /// The line, and the name of the gauge, `weir_info.version.0.1.0.mode.enforce.roles.decide_watch_guard`: labels are in names, see
 /// [`crate::metrics`].
-fn line([decide, watch, guard]: [bool; 3], mode: Mode, steering: Option<Via>) -> (String, String) {
+fn written(([decide, watch, guard], mode, steering): Found) -> (String, String) {
     let mut roles = Vec::new();
     roles.extend(decide.then_some("decide"));
     roles.extend(watch.then_some("watch"));
