@@ -114,19 +114,13 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes numbers of eight bytes. To extend a record costs as much as the bytes, so all numbers are written at once.
-    #[inline(never)]
-    pub fn u64s(&mut self, numbers: &[u64]) {
-        let start = self.0.len();
-        self.0.resize(start + 8 * numbers.len(), 0);
-        let places = self.0.get_mut(start..).unwrap_or_default().as_chunks_mut().0;
-        for (place, number) in places.iter_mut().zip(numbers) {
-            *place = number.to_le_bytes();
-        }
+    pub fn u64s<const N: usize>(&mut self, numbers: [u64; N]) {
+        self.0.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
     }
 
     /// Writes moments: nanoseconds since the Unix epoch, in eight bytes each.
     pub fn times<const N: usize>(&mut self, times: [Time; N]) {
-        self.u64s(&times.map(Time::as_nanos));
+        self.u64s(times.map(Time::as_nanos));
     }
 
     /// Writes a text; of a longer one, its first 255 bytes, which then may not read as a text.
@@ -155,7 +149,7 @@ mod tests {
         writer.u8(1);
         writer.u16(0x0203);
         writer.u32(0x0405_0607);
-        writer.u64s(&[8, u64::MAX]);
+        writer.u64s([8, u64::MAX]);
         writer.times([Time::from_nanos(9)]);
         writer.text("10.0.0.1:80");
         assert_eq!(record[..11], [b'w', b'r', b'x', 1, 1, 3, 2, 7, 6, 5, 4]);

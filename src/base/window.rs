@@ -117,7 +117,9 @@ impl<S: Default> Window<S> {
     fn move_to(&mut self, slot: u64) {
         if slot > self.newest {
             let passed = usize::try_from(slot - self.newest).map_or(RING, |passed| passed.min(RING));
-            self.slots.rotate_right(passed);
+            for place in (passed..RING).rev() {
+                self.slots.swap(place, place - passed);
+            }
             self.slots.iter_mut().take(passed).for_each(|slot| *slot = S::default());
             self.newest = slot;
         } else if self.newest - slot > SLOTS as u64 {
@@ -192,7 +194,7 @@ impl Window {
     /// Writes the window: the length of a slot in nanoseconds and the number of the newest slot (u64), then the counts, the
     /// newest first (u32).
     pub fn encode(&self, record: &mut Writer<'_>) {
-        record.u64s(&[self.slot.get(), self.newest]);
+        record.u64s([self.slot.get(), self.newest]);
         self.slots.iter().for_each(|count| record.u32(*count));
     }
 

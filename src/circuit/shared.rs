@@ -156,7 +156,7 @@ impl Record {
         let mut record = Vec::new();
         let mut writer = Writer::new(&mut record, &FORMAT, FORMAT.len() + 5 * 8 + 1 + 2 * Window::ENCODED_BYTES);
         let [opened, closed, next] = [self.opened.unwrap_or_default(), self.closed, self.next].map(Time::as_nanos);
-        writer.u64s(&[opened, closed, next, self.probes, self.shed]);
+        writer.u64s([opened, closed, next, self.probes, self.shed]);
         writer.u8(u8::from(self.not_processed));
         self.attempts.encode(&mut writer);
         self.broke.encode(&mut writer);

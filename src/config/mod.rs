@@ -103,8 +103,10 @@ pub struct Policy {
     pub steering: Option<SteeringPolicy>,
     /// How incidents are told; `None` where that is switched off.
     pub incidents: Option<IncidentPolicy>,
-    everywhere: ClusterPolicy,
-    overrides: Vec<(Glob, ClusterPolicy)>,
+    /// Which clusters have an override.
+    patterns: Vec<Glob>,
+    /// The policies of the overrides in their order, the top-level one last.
+    clusters: Vec<ClusterPolicy>,
 }
 
 /// The policy for one cluster.
@@ -123,18 +125,18 @@ pub struct ClusterPolicy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self::new(&Settings::default(), Vec::new())
+        Self::new(&Settings::default())
     }
 }
 
 impl Policy {
-    fn new(settings: &Settings, overrides: Vec<(Glob, ClusterPolicy)>) -> Self {
+    fn new(settings: &Settings) -> Self {
         Self {
             mode: settings.mode(),
             steering: settings.steering(),
             incidents: settings.incidents(),
-            everywhere: settings.cluster(true),
-            overrides,
+            patterns: Vec::new(),
+            clusters: vec![settings.cluster(true)],
         }
     }
 
@@ -142,24 +144,26 @@ impl Policy {
     ///
     /// Tries all patterns; ask once per cluster and keep the answer, not once per request.
     #[must_use]
+    #[allow(clippy::indexing_slicing, reason = "there is one policy more than there are patterns")]
     pub fn for_cluster(&self, cluster: &str) -> &ClusterPolicy {
-        self.overrides.get(self.index_for(cluster)).map_or(&self.everywhere, |(_, policy)| policy)
+        &self.clusters[self.index_for(cluster)]
     }
 
     /// The position of [`Policy::for_cluster`] among [`Policy::clusters`].
     #[must_use]
     pub fn index_for(&self, cluster: &str) -> usize {
-        self.overrides.iter().position(|(glob, _)| glob.matches(cluster)).unwrap_or(self.overrides.len())
+        self.patterns.iter().position(|pattern| pattern.matches(cluster)).unwrap_or(self.patterns.len())
     }
 
     /// The patterns of the overrides, in their order.
     pub fn patterns(&self) -> impl Iterator<Item = &str> {
-        self.overrides.iter().map(|(glob, _)| glob.as_str())
+        self.patterns.iter().map(Glob::as_str)
     }
 
     /// All policies: those of the overrides in their order, the top-level one last.
-    pub fn clusters(&self) -> impl Iterator<Item = &ClusterPolicy> {
-        self.overrides.iter().map(|(_, policy)| policy).chain([&self.everywhere])
+    #[must_use]
+    pub fn clusters(&self) -> &[ClusterPolicy] {
+        &self.clusters
     }
 }
 
@@ -295,24 +299,23 @@ fn json(bytes: &[u8]) -> Result<Json, ConfigError> {
 fn policy(root: &Json) -> Result<Policy, ConfigError> {
     let mut everywhere = Settings::default();
     everywhere.overlay(&POLICY, root)?;
-    let policy = Policy::new(&everywhere, Vec::new());
+    let mut policy = Policy::new(&everywhere);
     if let Some(SteeringPolicy { via: Via::StatefulSession, .. }) = policy.steering
         && root.field("steering").and_then(|steering| steering.field("header")).is_some()
     {
         return Err(ConfigError::new(&["not with via \"stateful_session\", which has a header of its own"])
             .within(&["steering.header"]));
     }
-    let mut overrides = Vec::new();
     if let Some(clusters) = root.field("clusters") {
         clusters
-            .each(MAX_CLUSTERS, &mut |entry| cluster(&everywhere, entry, &mut overrides))
+            .each(MAX_CLUSTERS, &mut |entry| cluster(&everywhere, entry, &mut policy))
             .map_err(|error| error.in_field("clusters"))?;
     }
-    Ok(Policy { overrides, ..policy })
+    Ok(policy)
 }
 
 /// Reads an entry of `clusters`.
-fn cluster(everywhere: &Settings, entry: &Json, overrides: &mut Vec<(Glob, ClusterPolicy)>) -> Result<(), ConfigError> {
+fn cluster(everywhere: &Settings, entry: &Json, policy: &mut Policy) -> Result<(), ConfigError> {
     let no = |name, why| Err(ConfigError::new(&[why]).in_field(name));
     if entry.field("incidents").is_some() {
         return no("incidents", "not for single clusters: it stands at the top level, for all of them");
@@ -324,17 +327,18 @@ fn cluster(everywhere: &Settings, entry: &Json, overrides: &mut Vec<(Glob, Clust
     let mut settings = everywhere.clone();
     settings.overlay(&CLUSTER, entry)?;
     let Some(pattern) = entry.field("match") else { return no("match", "missing") };
-    let glob = glob(pattern, overrides).map_err(|error| error.in_field("match"))?;
-    overrides.push((glob, settings.cluster(steering.is_none())));
+    let pattern = glob(pattern, &policy.patterns).map_err(|error| error.in_field("match"))?;
+    policy.clusters.insert(policy.patterns.len(), settings.cluster(steering.is_none()));
+    policy.patterns.push(pattern);
     Ok(())
 }
 
-fn glob(pattern: &Json, overrides: &[(Glob, ClusterPolicy)]) -> Result<Glob, ConfigError> {
+fn glob(pattern: &Json, earlier: &[Glob]) -> Result<Glob, ConfigError> {
     let glob = Glob::new(pattern.text()?);
     if glob.as_str().is_empty() {
         return Err(pattern.expecting("matches nothing", "the name of a cluster, with * for any part of it"));
     }
-    if overrides.iter().any(|(earlier, _)| *earlier == glob) {
+    if earlier.contains(&glob) {
         return Err(pattern.refuse(&["stands in an earlier entry, and the first match wins: remove one of them"]));
     }
     Ok(glob)

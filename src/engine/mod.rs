@@ -102,10 +102,9 @@ impl Engine {
     /// Puts another policy in force; what was learned stays.
     pub fn reconfigure(&mut self, policy: Policy, now: Time) {
         self.retries = compile(&policy);
-        let policies: Vec<_> = policy.clusters().collect();
         for (_, cluster) in self.clusters.iter_mut() {
             cluster.policy = policy.index_for(&cluster.name);
-            let policy = policies.get(cluster.policy).copied();
+            let policy = policy.clusters().get(cluster.policy);
             equip(cluster, &self.retries, policy, now);
             match policy.and_then(|policy| policy.outlier_detection) {
                 Some(policy) => cluster.outliers.iter_mut().for_each(|outliers| outliers.set_policy(policy)),
@@ -126,7 +125,7 @@ impl Engine {
         self.clusters.find(name).unwrap_or_else(|| {
             let id = self.clusters.add(name, self.policy.index_for(name));
             if let Some(cluster) = self.clusters.get_mut(id) {
-                equip(cluster, &self.retries, self.policy.clusters().nth(cluster.policy), Time::default());
+                equip(cluster, &self.retries, self.policy.clusters().get(cluster.policy), Time::default());
             }
             id
         })
@@ -139,7 +138,6 @@ impl Engine {
 
     /// What is known of a cluster; `None` once it was forgotten.
     #[must_use]
-    #[inline(never)]
     pub fn cluster(&self, id: ClusterId) -> Option<&Cluster> {
         self.clusters.get(id)
     }
@@ -149,18 +147,12 @@ impl Engine {
         self.clusters.iter_mut().map(|(_, cluster)| cluster)
     }
 
-    /// The clusters that have no budget any more and of which it was reported how many retries are left, and whether they have
-    /// retries; each once.
-    pub(crate) fn take_closed_budgets(&mut self) -> Vec<(ClusterId, bool)> {
-        let closed = |(id, cluster): (ClusterId, &mut Cluster)| {
-            let closed = cluster.account.is_none() && std::mem::take(&mut cluster.reported_budget);
-            closed.then(|| (id, self.retries.get(cluster.policy).is_some_and(Option::is_some)))
-        };
-        self.clusters.iter_mut().filter_map(closed).collect()
+    /// The clusters that have no budget any more and of which it was reported how many retries are left.
+    pub(crate) fn closed_budgets(&self) -> Vec<ClusterId> {
+        self.clusters_that(&|cluster| cluster.account.is_none() && cluster.reported_budget)
     }
 
     /// The same, to change it.
-    #[inline(never)]
     pub fn cluster_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         self.clusters.get_mut(id)
     }
@@ -176,7 +168,7 @@ impl Engine {
     #[must_use]
     pub fn outlier_policy(&self, id: ClusterId) -> Option<OutlierPolicy> {
         let policy = self.clusters.get(id)?.policy;
-        self.policy.clusters().nth(policy)?.outlier_detection
+        self.policy.clusters().get(policy)?.outlier_detection
     }
 
     /// How requests are steered; `None` where that is off.
@@ -301,5 +293,5 @@ fn compile(policy: &Policy) -> Vec<Option<Retry>> {
             _ => None,
         },
     };
-    policy.clusters().map(|cluster| cluster.retry.as_ref().map(retry)).collect()
+    policy.clusters().iter().map(|cluster| cluster.retry.as_ref().map(retry)).collect()
 }

@@ -70,8 +70,12 @@ impl Worker {
     /// A policy is in force: what was reported of budgets that are no more shall not stand for ever, since Envoy forgets no
     /// gauge. Without retries there is nothing to grant; without a budget, no end to it.
     pub(super) fn close_budgets(&mut self) {
-        for (cluster, has_retries) in self.engine.take_closed_budgets() {
-            self.report(cluster, What::RetriesLeft(if has_retries { UNBOUNDED } else { 0 }));
+        for id in self.engine.closed_budgets() {
+            if let Some(cluster) = self.engine.cluster_mut(id) {
+                cluster.reported_budget = false;
+            }
+            let has_retries = self.engine.retry_policy(id).is_some();
+            self.report(id, What::RetriesLeft(if has_retries { UNBOUNDED } else { 0 }));
         }
     }
 

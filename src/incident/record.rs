@@ -23,7 +23,7 @@ impl ClusterIncidents {
             return record;
         }
         let mut writer = Writer::new(&mut record, &FORMAT, 64 + 320 * self.hosts.len());
-        writer.u64s(&numbers);
+        writer.u64s(numbers);
         self.hosts.iter().for_each(|host| host.encode(&mut writer));
         record
     }
@@ -56,7 +56,7 @@ impl HostIncidents {
         let restarts = &self.restarts;
         // Addresses are at most `LONGEST_ADDRESS` long.
         record.text(&self.address);
-        record.u64s(&[
+        record.u64s([
             down.since,
             down.failed,
             self.episode.up(),
@@ -66,8 +66,8 @@ impl HostIncidents {
             self.opened,
             self.reported,
         ]);
-        record.u64s(&down.counts);
-        record.u64s(&[
+        record.u64s(down.counts);
+        record.u64s([
             down.idle.count,
             down.idle.min,
             down.idle.max,

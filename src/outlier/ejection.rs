@@ -52,9 +52,9 @@ pub enum HostState {
     /// The host takes requests.
     Healthy(Health),
     /// The host takes no requests, and no probe is under way or was answered since it was ejected or failed.
-    Ejected(Ejected),
+    Ejected(Box<Ejected>),
     /// The host takes no requests but probes.
-    Probing(Ejected, Probes),
+    Probing(Box<Ejected>, Probes),
 }
 
 /// What is known of a host that is ejected, whether or not it is being probed.
@@ -132,14 +132,14 @@ impl HostState {
 
     /// What is known of the host if it is ejected.
     #[must_use]
-    pub const fn ejected(&self) -> Option<&Ejected> {
+    pub fn ejected(&self) -> Option<&Ejected> {
         match self {
             Self::Healthy(_) => None,
             Self::Ejected(ejected) | Self::Probing(ejected, _) => Some(ejected),
         }
     }
 
-    const fn ejected_mut(&mut self) -> Option<&mut Ejected> {
+    fn ejected_mut(&mut self) -> Option<&mut Ejected> {
         match self {
             Self::Healthy(_) => None,
             Self::Ejected(ejected) | Self::Probing(ejected, _) => Some(ejected),
@@ -167,7 +167,7 @@ impl HostState {
     pub fn follow(&mut self, ejection: &Ejection) {
         let Some(ejected) = self.ejected_mut() else {
             let ejection = ejection.clone();
-            *self = Self::Ejected(Ejected { ejection, last_answer: Time::default(), scheduled: None });
+            *self = Self::Ejected(Box::new(Ejected { ejection, last_answer: Time::default(), scheduled: None }));
             return;
         };
         if ejected.ejection == *ejection {

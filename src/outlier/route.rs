@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::downtime::CERTAIN;
 use super::{Outliers, Probe};
 use crate::base::percent::Percent;
+use crate::base::text;
 use crate::base::time::Time;
 use crate::outlier::detector::Failure;
 use crate::outlier::ejection::{Ejected, HostState};
@@ -91,7 +92,7 @@ impl Outliers {
         let (_, probed, _) = due.min_by_key(|(_, _, ejected)| ejected.ejection.due)?;
         let mut list = vec![&*probed.address];
         list.extend(self.steering.draw(&self.hosts, usize::try_from(retries).unwrap_or(usize::MAX), true, now));
-        Some(Route { hosts: list.join(","), probe: None })
+        Some(Route { hosts: text::list(&list), probe: None })
     }
 
     fn choose(&mut self, request: Request) -> Option<Route> {
@@ -169,7 +170,7 @@ impl Outliers {
         if list.len() < 2 {
             return None;
         }
-        let hosts = list.join(",");
+        let hosts = text::list(&list);
         Some(Route { hosts, probe: self.start_probe(place, now) })
     }
 
@@ -209,7 +210,7 @@ impl Outliers {
             None => None,
         };
         list.extend(self.hosts.lowest(attempts.saturating_sub(list.len()), &rank));
-        Some(Route { hosts: list.join(","), probe: None })
+        Some(Route { hosts: text::list(&list), probe: None })
     }
 
     /// In panic mode, lists the hosts that are likeliest to be back, healthy ones and ejected ones.
@@ -228,7 +229,7 @@ impl Outliers {
             }
         };
         let list = self.hosts.lowest(attempts, &rank);
-        let (first, hosts) = (self.hosts.find(list.first()?), list.join(","));
+        let (first, hosts) = (self.hosts.find(list.first()?), text::list(&list));
         Some(Route { hosts, probe: first.and_then(|place| self.start_probe(place, now)) })
     }
 }

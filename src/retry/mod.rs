@@ -228,46 +228,55 @@ impl Headers {
 impl Headers {
     /// `busy`: some host pushes back.
     fn new(policy: &RetryPolicy, guarded: bool, busy: bool) -> Self {
-        let max_retries = (MAX_RETRIES, policy.max_retries.to_string());
-        let with = |mut conditions: String, by_status: bool, more: Vec<Option<Header>>| {
-            let mut names = None;
-            let stated = &policy.not_processed_headers;
-            if !stated.is_empty() || (guarded && (busy || !by_status)) {
-                conditions.push_str(",retriable-headers");
-                let name = if guarded { NOT_SENT.to_owned() } else { stated.join(",") };
-                names = Some((RETRIABLE_HEADER_NAMES, name));
-            }
-            let mut headers = vec![(RETRY_ON, conditions), max_retries.clone()];
-            headers.extend(more.into_iter().chain([names]).flatten());
-            headers
-        };
         let (condition, status_codes) = match policy.status_codes.as_slice() {
             [] => ("", None),
             codes if codes == GATEWAY_ERRORS => (",gateway-error", None),
-            codes => {
-                (",retriable-status-codes", Some((RETRIABLE_STATUS_CODES, join(codes.iter().map(u16::to_string)))))
-            }
+            codes => (",retriable-status-codes", Some(list(&mut codes.iter().map(u16::to_string)))),
         };
-        let grpc_on = (!policy.grpc_status_codes.is_empty())
-            .then(|| (RETRY_GRPC_ON, join(policy.grpc_status_codes.iter().map(|code| code.name().to_owned()))));
-        let per_try = match policy.per_try_timeout {
-            Some(PerTryTimeout::Fixed(timeout)) => Some((PER_TRY_TIMEOUT, millis(timeout).to_string())),
+        let status_codes = (RETRIABLE_STATUS_CODES, status_codes);
+        let codes = &policy.grpc_status_codes;
+        let names = (!codes.is_empty()).then(|| list(&mut codes.iter().map(|code| code.name().to_owned())));
+        let grpc_on = (RETRY_GRPC_ON, names);
+        let timeout = match policy.per_try_timeout {
+            Some(PerTryTimeout::Fixed(timeout)) => Some(millis(timeout).to_string()),
             _ => None,
         };
+        let per_try = (PER_TRY_TIMEOUT, timeout);
+        let max_retries = (MAX_RETRIES, Some(policy.max_retries.to_string()));
+        let with = |conditions: &[&str], by_status: bool, more: &[&(&'static str, Option<String>)]| {
+            let stated = &policy.not_processed_headers;
+            let names = match !stated.is_empty() || (guarded && (busy || !by_status)) {
+                false => None,
+                true if guarded => Some(NOT_SENT.to_owned()),
+                true => Some(list(&mut stated.iter().cloned())),
+            };
+            let mut retry_on = conditions.concat();
+            if names.is_some() {
+                retry_on.push_str(",retriable-headers");
+            }
+            let mut headers = vec![(RETRY_ON, retry_on)];
+            for (name, value) in [&max_retries].iter().chain(more).chain(&[&(RETRIABLE_HEADER_NAMES, names)]) {
+                headers.extend(value.clone().map(|value| (*name, value)));
+            }
+            headers
+        };
+        let by_503 = policy.status_codes.contains(&503);
         Self {
             nothing: vec![(MAX_RETRIES, "0".to_owned())],
-            unprocessed: with(UNPROCESSED.to_owned(), false, Vec::new()),
-            repeatable: with(
-                [UNPROCESSED, ",reset", condition].concat(),
-                policy.status_codes.contains(&503),
-                vec![status_codes, per_try.clone()],
-            ),
-            grpc: with(UNPROCESSED.to_owned(), false, vec![grpc_on.clone()]),
-            grpc_repeatable: with([UNPROCESSED, ",reset"].concat(), false, vec![grpc_on, per_try]),
+            unprocessed: with(&[UNPROCESSED], false, &[]),
+            repeatable: with(&[UNPROCESSED, ",reset", condition], by_503, &[&status_codes, &per_try]),
+            grpc: with(&[UNPROCESSED], false, &[&grpc_on]),
+            grpc_repeatable: with(&[UNPROCESSED, ",reset"], false, &[&grpc_on, &per_try]),
         }
     }
 }
 
-fn join(parts: impl Iterator<Item = String>) -> String {
-    parts.collect::<Vec<_>>().join(",")
+/// The items between commas.
+fn list(items: &mut dyn Iterator<Item = String>) -> String {
+    let mut list = String::new();
+    for item in items {
+        list.push_str(if list.is_empty() { "" } else { "," });
+        list.push_str(&item);
+    }
+    list
 }

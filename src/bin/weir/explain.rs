@@ -413,5 +413,5 @@ fn circuit(own: &ClusterPolicy) -> String {
 /// Which part of the policy holds for the cluster.
 fn place(policy: &Policy, cluster: &str) -> String {
     let position = policy.index_for(cluster);
-    if position + 1 < policy.clusters().count() { format!(" (by clusters[{position}])") } else { String::new() }
+    if position + 1 < policy.clusters().len() { format!(" (by clusters[{position}])") } else { String::new() }
 }

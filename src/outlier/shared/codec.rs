@@ -22,10 +22,10 @@ impl Ejections {
         // Most entries take less than 64 bytes.
         let bytes = 64 * (1 + self.workers.len() + self.ejected.len() + self.evidence.len());
         let mut record = Writer::new(record, &FORMAT, bytes);
-        record.u64s(&[self.all_failed.as_nanos(), self.reported]);
+        record.u64s([self.all_failed.as_nanos(), self.reported]);
         record.u8(self.workers.len() as u8);
         for worker in &self.workers {
-            record.u64s(&[worker.id.0, worker.heartbeat.as_nanos()]);
+            record.u64s([worker.id.0, worker.heartbeat.as_nanos()]);
         }
         record.u16(self.ejected.len() as u16);
         for ejection in &self.ejected {
@@ -33,11 +33,11 @@ impl Ejections {
             record.u8(ejection.ejection_count | (u8::from(ejection.unreachable) * UNREACHABLE));
             let [since, failed, until, due] =
                 [ejection.since, ejection.failed, ejection.until, ejection.due].map(Time::as_nanos);
-            record.u64s(&[since, failed, until, due, ejection.owner.0]);
+            record.u64s([since, failed, until, due, ejection.owner.0]);
         }
         for evidence in &self.evidence {
             write_host(&mut record, &evidence.address, evidence.failure);
-            record.u64s(&[u64::from(evidence.answers), evidence.at.as_nanos(), evidence.by.0, evidence.number]);
+            record.u64s([u64::from(evidence.answers), evidence.at.as_nanos(), evidence.by.0, evidence.number]);
         }
     }
 

@@ -300,7 +300,7 @@ pub fn claim(record: Option<&[u8]>) -> (WorkerId, Vec<u8>) {
     };
     let id = claimed().unwrap_or_default().wrapping_add(1);
     let mut record = Vec::new();
-    Writer::new(&mut record, &CLAIMS, CLAIMS.len() + 8).u64s(&[id]);
+    Writer::new(&mut record, &CLAIMS, CLAIMS.len() + 8).u64s([id]);
     (WorkerId(id), record)
 }
 

@@ -57,8 +57,7 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, rat
             if around.roles.text().is_empty() { "nothing".to_owned() } else { around.roles.text() }
         ),
     );
-    let all: Vec<&ClusterPolicy> = policy.clusters().collect();
-    let Some((everywhere, overrides)) = all.split_last() else { return };
+    let Some((everywhere, overrides)) = policy.clusters().split_last() else { return };
     one(out, everywhere, policy.mode, around, rates);
     for (pattern, other) in patterns(raw).iter().zip(overrides) {
         if other.retry != everywhere.retry || other.circuit_breaker != everywhere.circuit_breaker {

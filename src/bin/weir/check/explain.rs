@@ -27,8 +27,7 @@ pub fn policy(out: &mut String, policy: &Policy, raw: &Value, roles: Roles, rate
         );
     }
     let patterns = patterns(raw);
-    let all: Vec<&ClusterPolicy> = policy.clusters().collect();
-    if let Some((everywhere, overrides)) = all.split_last() {
+    if let Some((everywhere, overrides)) = policy.clusters().split_last() {
         cluster(
             out,
             everywhere,

@@ -41,7 +41,7 @@ pub struct LogHost {
 impl LogHost {
     /// A world in which nothing happened yet.
     pub fn new(policy: &Policy) -> Self {
-        let retries = policy.clusters().filter_map(|cluster| cluster.retry.as_ref());
+        let retries = policy.clusters().iter().filter_map(|cluster| cluster.retry.as_ref());
         let mut keys: Vec<String> = retries.flat_map(|retry| retry.idempotency_key_headers.clone()).collect();
         keys.sort();
         keys.dedup();

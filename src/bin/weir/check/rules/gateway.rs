@@ -169,7 +169,7 @@ fn sessions(setup: &Setup<'_>, ours: &[&Node<'_>], steering: &Steering<'_>, out:
             let own = setup.policies().find(|(plugin, policy)| policy.steering.is_some() && is_in(plugin, patch));
             let Some((plugin, own)) = own else { continue };
             if let Some(header) = plugin.steers_by() {
-                let judged = own.clusters().any(|cluster| cluster.outlier_detection.is_some());
+                let judged = own.clusters().iter().any(|cluster| cluster.outlier_detection.is_some());
                 if setup.whole && judged && !steering.sources.iter().any(|(_, source)| *source == header) {
                     let text = "the policy steers, and no cluster reads its header";
                     let todo = "set steering.via: stateful_session, and add the patch of weir.session, as in \
@@ -377,7 +377,8 @@ fn extensions(setup: &Setup<'_>, ours: &[&Node<'_>], steering: &Steering<'_>, ou
             let text = format!("EnvoyPatchPolicy {:?} ({}) attaches decide as well", other.name(), other.file.name);
             out.push(Finding::new("decide-twice", root, text, "apply one of the two"));
         }
-        let judged = policy.steering.is_some() && policy.clusters().any(|cluster| cluster.outlier_detection.is_some());
+        let judged =
+            policy.steering.is_some() && policy.clusters().iter().any(|cluster| cluster.outlier_detection.is_some());
         let header = plugin.steers_by().unwrap_or_default();
         if setup.whole && judged && !plugin.by_session() && !steering.sources.iter().any(|(_, own)| *own == header) {
             let text = "the policy steers, and no cluster reads its header";
