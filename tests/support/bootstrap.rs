@@ -46,25 +46,10 @@ pub fn bootstrap(listeners: &[Value], clusters: &[Value]) -> Value {
     })
 }
 
-/// Makes labels of the parts of our stats' names.
+/// Makes labels of the parts of our stats' names, as the shipped bootstrap does.
 pub fn stats_config() -> Value {
-    // The cluster stands last, since its name may hold dots.
-    let label = |name: &str| {
-        json!({
-            "tag_name": format!("weir_{name}"),
-            "regex": format!(r"^wasmcustom\.weir_\w+(\.{name}\.(\w+))(?:\.host\..+)?\.cluster\..+$"),
-        })
-    };
-    json!({"stats_tags": [
-        label("retry"),
-        label("signal"),
-        label("reason"),
-        label("verdict"),
-        label("pattern"),
-        {"tag_name": "weir_host", "regex": r"^wasmcustom\.weir_\w+(?:\.pattern\.\w+)?(\.host\.(.+?))\.cluster\."},
-        {"tag_name": "weir_cluster",
-            "regex": r"^wasmcustom\.weir_\w+(?:\.\w+\.\w+)?(?:\.host\..+?)?(\.cluster\.(.+))$"},
-    ]})
+    let shipped: Value = serde_yaml_ng::from_str(include_str!("../../envoy/envoy.yaml")).expect("it is YAML");
+    shipped["stats_config"].clone()
 }
 
 /// A Wasm plugin in one of the three roles.

@@ -1,10 +1,11 @@
 //! A plugin's configuration: JSON, or a `google.protobuf.Struct`.
 
-use weir::base::time::Time;
 use weir::config::{Config, parse};
 use weir::engine::decision::RequestDecision;
-use weir::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Stranded, StreamId, Update};
+use weir::engine::host::{HeaderMap, Property, StreamId};
 use weir::engine::worker::Worker;
+
+use super::sim_host::{Facts, SimHost};
 
 /// Whatever bytes.
 pub fn json(data: &[u8]) {
@@ -46,63 +47,33 @@ fn check(data: &[u8]) {
         }
         // What is accepted works.
         Ok(Config { policy: Some(policy), .. }) => {
-            let (mut worker, mut site) = (Worker::default(), Site { cluster: "" });
-            worker.configure(policy.clone(), &site);
+            let (mut worker, host) = (Worker::default(), SimHost::default());
+            host.set_time(1_800_000_000_000_000_000);
+            worker.configure(policy.clone(), &host);
             let clusters = ["orders", "", "outbound|80||orders.default.svc.cluster.local"];
             for (stream, cluster) in (1..).map(StreamId).zip(clusters) {
-                site.cluster = cluster;
-                if let RequestDecision::Forward(edits) = worker.on_request_headers(stream, &site) {
+                host.show(&answered_get(cluster));
+                if let RequestDecision::Forward(edits) = worker.on_request_headers(stream, &host) {
                     assert!(edits.retry.len() < 10);
                 }
-                worker.on_response_headers(stream, &site, true);
-                worker.on_request_end(stream, &site);
+                worker.on_response_headers(stream, &host, true);
+                worker.on_request_end(stream, &host);
                 worker.on_request_done(stream);
             }
-            worker.on_tick(&site);
-            worker.configure(policy, &site);
+            worker.on_tick(&host);
+            worker.configure(policy, &host);
         }
         Ok(_) => {}
     }
 }
 
-/// A proxy with GETs for one cluster after the other, all answered by one host. It keeps no records.
-struct Site {
-    cluster: &'static str,
-}
-
-impl Host for Site {
-    type Bytes = Vec<u8>;
-
-    fn now(&self) -> Option<Time> {
-        Some(Time::from_nanos(1_800_000_000_000_000_000))
-    }
-
-    fn property(&self, property: Property) -> Option<Vec<u8>> {
-        match property {
-            Property::Cluster => Some(self.cluster.into()),
-            Property::UpstreamAddress => Some(b"10.0.0.1:80".to_vec()),
-            Property::Code => Some(200_u64.to_le_bytes().to_vec()),
-            Property::AttemptCount => Some(1_u64.to_le_bytes().to_vec()),
-            _ => None,
-        }
-    }
-
-    fn property_of(&self, _: StreamId, _: Property) -> Result<Option<Vec<u8>>, Stranded> {
-        Ok(None)
-    }
-
-    fn header(&self, _: HeaderMap, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn each_header(&self, _: Lengths, visit: &mut dyn FnMut(&[u8], &[u8])) {
-        visit(b":method", b"GET");
-    }
-
-    fn update(&self, _: &Key<'_>, change: &mut Change<'_>) -> Update {
-        change(None);
-        Update::Done
-    }
-
-    fn put(&self, _: &Key<'_>, _: &[u8]) {}
+/// A GET for a cluster, answered by its first attempt.
+fn answered_get(cluster: &str) -> Facts {
+    let mut facts = Facts::default();
+    facts.set(Property::Cluster, cluster);
+    facts.set(Property::UpstreamAddress, "10.0.0.1:80");
+    facts.set_number(Property::Code, 200);
+    facts.set_number(Property::AttemptCount, 1);
+    facts.set_header(HeaderMap::Request, ":method", "GET");
+    facts
 }

@@ -6,6 +6,8 @@ mod configuration;
 mod headers;
 mod records;
 mod signals;
+#[path = "../../support/sim_host.rs"]
+mod sim_host;
 
 /// What takes any bytes, and panics where the module would do wrong with them.
 pub type Target = fn(&[u8]);
