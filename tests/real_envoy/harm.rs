@@ -17,7 +17,12 @@ pub fn all() -> Vec<Test> {
 
 /// Those that are about time.
 pub fn timed() -> Vec<Test> {
-    [busy::TESTS, hangs::TIMED, left_out::TESTS, outages::TIMED].concat()
+    [busy::TESTS, hangs::TIMED, left_out::TESTS].concat()
+}
+
+/// Those that are about time, and of which each sends a hundred requests a second at most.
+pub fn paced() -> Vec<Test> {
+    outages::PACED.to_vec()
 }
 
 /// A route's retry policy that says where retries go, and nothing of what is retried: as docs/install-envoy.md advises it.

@@ -6,7 +6,8 @@
 //! `support::envoy` for the environment variables.
 //!
 //! Trials wait for conditions and count events, so that they run beside each other, and beside whatever else the machine does.
-//! Those that are about time itself come last, and each has the machine for itself as far as this suite goes.
+//! Those that are about time itself come last, and each has the machine for itself as far as this suite goes; but for those that
+//! mostly sleep, which have it together.
 
 mod alone;
 mod breaker;
@@ -31,7 +32,7 @@ mod support;
 mod timeouts;
 
 use std::process::ExitCode;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
                 continue;
             }
             let (cases, sites, ledger) = (Arc::clone(&cases), Arc::clone(&sites), Arc::clone(&ledger));
-            trials.push(beside_others(format!("{}::{}", level.name(), case.name), move || {
+            trials.push(trial(Share::BesideOthers, format!("{}::{}", level.name(), case.name), move || {
                 check::run(&cases[index], level, &sites, &ledger).map_err(anyhow::Error::msg)
             }));
         }
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
     for level in Level::WITH_WEIR {
         let sites = Arc::clone(&sites);
         // That it remains the only one is looked at when all is over.
-        trials.push(beside_others(format!("{}::startup_line", level.name()), move || {
+        trials.push(trial(Share::BesideOthers, format!("{}::startup_line", level.name()), move || {
             let site = sites.get(*level).map_err(anyhow::Error::msg)?;
             wait::until(wait::LIMIT, || {
                 let log = site.envoy.lock().map(|envoy| envoy.log()).unwrap_or_default();
@@ -92,7 +93,8 @@ fn main() -> ExitCode {
         incidents::all(),
         timeouts::tests(),
     ];
-    trials.extend(shared.concat().into_iter().map(|(name, test)| beside_others(name, test)));
+    trials.extend(shared.concat().into_iter().map(|(name, test)| trial(Share::BesideOthers, name, test)));
+    trials.extend(harm::paced().into_iter().map(|(name, test)| trial(Share::AtAPace, name, test)));
     let timed = [
         breaker::timed(),
         budget::timed(),
@@ -102,7 +104,7 @@ fn main() -> ExitCode {
         incidents::timed(),
         timeouts::TIMED.to_vec(),
     ];
-    trials.extend(timed.concat().into_iter().map(|(name, test)| by_itself(name, test)));
+    trials.extend(timed.concat().into_iter().map(|(name, test)| trial(Share::Alone, name, test)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let complaints = ledger.audit(&sites);
     for complaint in &complaints {
@@ -111,20 +113,44 @@ fn main() -> ExitCode {
     if conclusion.has_failed() || !complaints.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Who runs now: many trials beside each other, or one that is about time.
-static MACHINE: RwLock<()> = RwLock::new(());
-
-fn beside_others(name: impl Into<String>, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        test().map_err(|error| format!("{error:#}").into())
-    })
+/// Which trials run at the same time as this one.
+#[derive(Clone, Copy, PartialEq)]
+enum Share {
+    /// Others of this kind, as many as there are threads.
+    BesideOthers,
+    /// Others of this kind: what is about time, and sends so little that all of them together leave the machine idle.
+    AtAPace,
+    /// None: what is about time.
+    Alone,
 }
 
-/// These stand at the end of the list, so that they wait for each other only.
-fn by_itself(name: impl Into<String>, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+/// The kind of the trials that run now, and how many they are.
+static RUNNING: Mutex<(Share, usize)> = Mutex::new((Share::Alone, 0));
+static ENDED: Condvar = Condvar::new();
+
+struct Machine;
+
+impl Machine {
+    fn take(share: Share) -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = |running: &mut (Share, usize)| running.1 > 0 && (share == Share::Alone || running.0 != share);
+        let mut running = ENDED.wait_while(running, taken).unwrap_or_else(PoisonError::into_inner);
+        *running = (share, running.1 + 1);
+        Self
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
+        ENDED.notify_all();
+    }
+}
+
+/// What runs alone stands at the end of the list, so that it waits for its like only.
+fn trial(share: Share, name: impl Into<String>, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
     Trial::test(name, move || {
-        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        let _machine = Machine::take(share);
         test().map_err(|error| format!("{error:#}").into())
     })
 }

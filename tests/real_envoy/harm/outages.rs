@@ -12,15 +12,16 @@ use crate::level::Level;
 use crate::support::client::Request;
 use crate::support::delay::Watch;
 
-pub const TIMED: &[Test] = &[
+/// The longest comes first.
+pub const PACED: &[Test] = &[
+    ("harm::outages::four_replicas_20_a_second", || {
+        outages(Level::Guard, 4, 20, &Request::get("/"), &[LENGTHS, LENGTHS].concat())
+    }),
     ("harm::outages::one_replica_100_a_second", || outages(Level::Guard, 1, 100, &Request::get("/"), &LENGTHS)),
     ("harm::outages::one_replica_posts", || outages(Level::Guard, 1, 100, &Request::post("/"), &LENGTHS)),
     ("harm::outages::one_replica_20_a_second", || outages(Level::Guard, 1, 20, &Request::get("/"), &LENGTHS)),
     ("harm::outages::decide::one_replica", || outages(Level::Decide, 1, 100, &Request::get("/"), &LENGTHS)),
     ("harm::outages::three_replicas_100_a_second", || outages(Level::Guard, 3, 100, &Request::get("/"), &LENGTHS)),
-    ("harm::outages::four_replicas_20_a_second", || {
-        outages(Level::Guard, 4, 20, &Request::get("/"), &[LENGTHS, LENGTHS].concat())
-    }),
 ];
 
 /// How long all hosts are away, in milliseconds. Circuits open one to two seconds after everything began to fail.
