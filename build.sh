@@ -742,7 +742,11 @@ test_envoys() {
         envoy_version=$version WEIR_ENVOY=""
         install_envoy
         say "Testing against Envoy $version"
-        kept cargo test --no-fail-fast --test real_envoy -- ${2:+"$2"} || failed+=" $version"
+        # An Envoy that loads no module, as one that was compiled without WebAssembly, says so once and not hundreds of times.
+        if ! kept cargo test --test real_envoy -- --exact decide::startup_line ||
+            ! kept cargo test --no-fail-fast --test real_envoy -- ${2:+"$2"}; then
+            failed+=" $version"
+        fi
     done
     if [[ -n $failed ]]; then
         what_failed
