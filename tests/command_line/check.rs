@@ -67,6 +67,17 @@ fn a_wrong_command_line_is_not_a_wrong_policy() {
     assert_eq!(weir(&["check", "no/such/file"], b"").status, 2);
 }
 
+/// Mostly a command before the pipe has failed.
+#[test]
+fn nothing_is_no_policy() {
+    for input in ["", "\n \n"] {
+        let run = weir(&["check", "-"], input.as_bytes());
+        assert_eq!((run.status, run.out.as_str()), (2, ""), "{}", run.err);
+        assert!(run.err.contains("standard input is empty"), "{}", run.err);
+    }
+    assert!(check("{}", &[]).out.contains("valid, role decide, all settings at their defaults"));
+}
+
 #[test]
 fn what_is_no_text_is_refused_and_nothing_worse() {
     let deep = "[".repeat(100_000);
@@ -82,7 +93,7 @@ fn what_is_no_text_is_refused_and_nothing_worse() {
 
 #[test]
 fn retries_are_told_by_the_safety_table() {
-    let run = check("", &[]);
+    let run = check("{}", &[]);
     assert!(run.has_row("may be repeated * retry retry retry retry 502 503 504 no no"), "{}", run.out);
     assert!(run.has_row("any other retry retry no no no no no"), "{}", run.out);
     let run =
@@ -95,7 +106,7 @@ fn retries_are_told_by_the_safety_table() {
 /// The bounds of tests/compare: two Envoys, and what a client's own retries do.
 #[test]
 fn the_worst_case_is_told_with_and_without_weir() {
-    let run = check("", &["--client-retries", "2", "--route-retries", "2", "--rates", "1,100"]);
+    let run = check("{}", &["--client-retries", "2", "--route-retries", "2", "--rates", "1,100"]);
     assert!(run.has_row("one request fails each time 9 9"), "{}", run.out);
     assert!(run.has_row("the same, the client being an Envoy * 9 3"), "{}", run.out);
     // The floor, 10 retries a second, is worth more than two retries of each of three requests.
@@ -103,7 +114,7 @@ fn the_worst_case_is_told_with_and_without_weir() {
     assert!(run.has_row("all fail, 300 requests/s with the client's retries 9 3.6"), "{}", run.out);
 
     // Between the two: 20 requests a second, 10 retries.
-    assert!(check("", &["--rates", "20"]).has_row("all fail, 20 requests/s 1 1.5"));
+    assert!(check("{}", &["--rates", "20"]).has_row("all fail, 20 requests/s 1 1.5"));
     // Nothing limits them, nothing is retried, Weir has no say, Weir changes nothing.
     let route = ["--route-retries", "3", "--rates", "100"];
     let cases = [
@@ -118,7 +129,7 @@ fn the_worst_case_is_told_with_and_without_weir() {
         assert!(run.has_row(&format!("one request fails each time 4 {single}")), "{policy}: {}", run.out);
         assert!(run.has_row(&format!("all fail, 100 requests/s 4 {outage}")), "{policy}: {}", run.out);
     }
-    let run = check("", &[&route[..], &["--roles", "watch"]].concat());
+    let run = check("{}", &[&route[..], &["--roles", "watch"]].concat());
     assert!(run.has_row("one request fails each time 4 4"), "{}", run.out);
 }
 
@@ -133,6 +144,17 @@ fn a_route_of_its_own_is_found_and_what_guard_does_about_it() {
     assert!(run.has_row("one request fails each time 5 3"), "{}", run.out);
     let run = check(bootstrap, &["--roles", "decide,watch,guard"]);
     assert!(run.flowing().contains("guard stops what contradicts the safety table"), "{}", run.out);
+    // The cluster's own policy takes its place.
+    let replaced = r#"{"static_resources": {"clusters": [{"name": "orders", "type": "STATIC", "typed_extension_protocol_options":
+        {"http": {"@type": "x.HttpProtocolOptions", "auto_config": {}, "retry_policy": {}}}}],
+        "route": {"retry_policy": {"retry_on": "5xx", "num_retries": 4}},
+        "plugin": {"vm_config": {"vm_id": "weir"}, "configuration": null}}}"#;
+    let flowing = check(replaced, &["--roles", "decide"]).flowing();
+    assert!(flowing.contains("the cluster has a retry policy of its own, which takes its place"), "{flowing}");
+    assert!(!flowing.contains("sent again if the route says so"), "{flowing}");
+    let older = r#"{"user_agent_build_version": {"version": {"major_number": 1, "minor_number": 36}}, "#;
+    let flowing = check(&replaced.replacen('{', older, 1), &["--roles", "decide"]).flowing();
+    assert!(flowing.contains("sent again if the route says so"), "{flowing}");
     // Somebody else's plugin is not Weir's.
     let others = r#"[{"vm_config": {"vm_id": "a"}, "configuration": {"@type": "x", "value": 1}},
         {"vm_config": {"vm_id": "weir"}}]"#;

@@ -892,8 +892,9 @@ fn findings_are_written_for_people_and_for_machines() {
 fn a_folder_may_hold_other_things() {
     let folder = folder(ISTIO, "", "", "");
     std::fs::create_dir(folder.path().join("more")).expect("a directory");
-    for (name, text) in [("values.yaml", "image: a\nreplicas: 3\n"), ("notes.txt", "retry: ["), ("more/empty.yaml", "")]
-    {
+    // Values of charts have words of a policy, among others.
+    let values = "image: a\nmode: fast\nclusters: [a]\nreplicas: 3\nport: 80\n";
+    for (name, text) in [("values.yaml", values), ("notes.txt", "retry: ["), ("more/empty.yaml", "")] {
         std::fs::write(folder.path().join(name), text).expect("it is written");
     }
     let run = check(folder.path(), &["--strict"]);
@@ -918,6 +919,36 @@ fn a_folder_may_hold_other_things() {
         "{}",
         run.err
     );
+}
+
+/// What is refused hides nothing else that is wrong.
+#[test]
+fn a_refused_policy_is_told_with_its_line_and_beside_other_findings() {
+    let (from, to) = ("\"role\": \"decide\"", "\"role\": \"decide\", \"incident\": {}");
+    let folder = folder(ISTIO, "istio/decide.yaml", from, to);
+    let traffic = shipped("istio/traffic.yaml").replace("retryOn: connect-failure,refused-stream", "retryOn: 5xx");
+    std::fs::write(folder.path().join("istio-traffic.yaml"), traffic).expect("it is written");
+    let text = shipped("istio/decide.yaml");
+    let line = 1 + text.lines().position(|line| line.contains("configuration:")).expect("the line");
+    let run = check(folder.path(), &[]);
+    assert_eq!(run.status, 1, "{}{}", run.out, run.err);
+    assert!(run.err.contains(&format!("istio-decide.yaml:{line}: spec.configPatches[0]")), "{}", run.err);
+    assert!(run.err.ends_with("did you mean incidents?\n"), "{}", run.err);
+    assert!(run.out.contains("warning[route-retry-on]") && !run.out.contains("invalid-policy"), "{}", run.out);
+    assert!(run.out.ends_with("4 files: 1 error, 1 warning, 0 notes\n"), "{}", run.out);
+    assert_eq!(check(folder.path(), &["-q"]).out, "");
+    let run = check(folder.path(), &["--format", "github"]);
+    assert!(run.out.contains("did you mean incidents? Put right what the module names. See"), "{}", run.out);
+}
+
+#[test]
+fn triggers_and_statuses_of_envoy_gateway_are_both_told() {
+    let from = "triggers: [connect-failure, refused-stream]";
+    let to = "triggers: [5xx, reset], httpStatusCodes: [503]";
+    let folder =
+        folder(GATEWAY, "gateway/traffic.yaml", &format!("retryOn:\n      {from}"), &format!("retryOn: {{ {to} }}"));
+    let run = check(folder.path(), &[]);
+    assert!(run.flowing().contains("retryOn \"5xx,reset, httpStatusCodes [503]\" is added"), "{}", run.out);
 }
 
 /// The page of the documentation has what the program prints, so each finding's link leads somewhere.

@@ -264,13 +264,29 @@ fn lines_that_are_of_no_use_are_told_with_the_first_of_each_kind() {
         })
         .collect();
     let wanted = [
-        ("no access log's: neither JSON nor Envoy's or Istio's default format", 4, "standard input:2"),
+        ("not of an access log: neither JSON nor Envoy's or Istio's default format", 4, "standard input:2"),
         ("no start_time that can be read", 2, "standard input:7"),
         ("no duration", 2, "standard input:9"),
         ("no upstream_cluster: Envoy answered by itself", 1, "standard input:11"),
         ("longer than 1 MiB", 1, "standard input:12"),
     ];
     assert_eq!(found, wanted);
+}
+
+/// Where no line says how many attempts there were, none is claimed.
+#[test]
+fn retries_are_not_counted_where_the_log_does_not_tell() {
+    let istio = "[2026-11-27T14:00:00.000Z] \"GET / HTTP/1.1\" 503 UF,URX upstream_reset_before_response_started - \"-\" 0 91 14 - \
+        \"-\" \"curl\" \"-\" \"orders.shop:8080\" \"10.0.3.8:8080\" outbound|8080||orders.shop.svc.cluster.local - - - - default\n";
+    let run = weir(&["replay", "-"], istio.as_bytes());
+    assert_eq!(run.status, 0, "{}", run.err);
+    assert!(run.flowing().contains("Retries that happened: the log does not tell"), "{}", run.out);
+    assert_eq!(replay(istio.as_bytes(), &[])["clusters"][0]["requestsOfUnknownAttempts"], 1);
+    let counted = request(0, 1, 1, "GET", 200, "-", VIA).replacen('{', r#"{"upstream_request_attempt_count": 1, "#, 1);
+    let run = weir(&["replay", "-"], counted.as_bytes());
+    assert!(run.flowing().contains("Retries that happened: 0."), "{}", run.out);
+    assert!(run.flowing().contains("1 line, 1 of them of use: 1 request, 0 attempts"), "{}", run.out);
+    assert!(run.flowing().contains("Failures that a client saw: none. Ejections"), "{}", run.out);
 }
 
 #[test]

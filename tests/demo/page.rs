@@ -116,7 +116,8 @@ pub fn compose(options: &Options, timelines: &[Timeline], made: &Made, reports: 
 fn title(reports: &[Report]) -> String {
     let failed = |report: &Report| thousands(report.failed());
     with_rival(reports).map_or_else(String::new, |(weir, rival)| {
-        format!("{} failed requests instead of {}", failed(weir), failed(rival))
+        let requests = if weir.failed() == 1 { "request" } else { "requests" };
+        format!("{} failed {requests} instead of {}", failed(weir), failed(rival))
     })
 }
 

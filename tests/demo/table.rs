@@ -98,16 +98,16 @@ pub fn explanation(reports: &[Report]) -> String {
         let crashes = get.failed_by(Failure::Reset) + get.failed_by(Failure::Refused);
         let _ = writeln!(
             text,
-            "Of {} GETs that failed with Weir, {crashes} met crashed replicas until their retries\nwere used up.",
+            "GETs that failed with Weir: {}, of which {crashes} met crashed replicas until their\nretries were used up.",
             get.failed()
         );
     }
     if post.failed() > 0 {
         let _ = writeln!(
             text,
-            "Of {} POSTs that failed with Weir, {} were reset. Nobody but the replica can know\n\
-             whether they were processed before ({} were), so Weir had none of them repeated.\n\
-             A client that wants them repeated sends an idempotency-key.",
+            "POSTs that failed with Weir: {}, of which {} by a reset. Nobody but the replica can know\n\
+             whether a POST that was reset was processed before ({} of them), so Weir has none\n\
+             repeated. A client that wants it repeated sends an idempotency-key.",
             post.failed(),
             post.failed_by(Failure::Reset),
             post.processed_but_failed,

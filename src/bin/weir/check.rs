@@ -136,11 +136,19 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         crate::print(&finding::write(&findings, arguments.format));
     } else {
         for (file, place, error) in &refused {
-            let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
-            eprintln!("weir: {}: {place}{error}", file.name);
+            match file.line(place).filter(|_| !place.is_empty()) {
+                Some(line) => eprintln!("weir: {}:{line}: {place}: {error}", file.name),
+                None if place.is_empty() => eprintln!("weir: {}: {error}", file.name),
+                None => eprintln!("weir: {}: {place}: {error}", file.name),
+            }
         }
         if refused.is_empty() {
             crate::print(&tell(arguments, &setup, &around, &findings));
+        } else if !arguments.quiet {
+            let others: Vec<&Finding> = findings.iter().filter(|finding| finding.rule.id != "invalid-policy").collect();
+            if setup.files.len() > 1 || !others.is_empty() {
+                crate::print(&format!("{}{}", finding::text_of(others), sum(&setup, &findings)));
+            }
         }
     }
     match (errors, warnings) {
@@ -155,6 +163,10 @@ fn read(arguments: &Arguments, findings: &mut Vec<Finding>) -> Result<Result<Vec
     let mut files = Vec::new();
     for (path, in_folder) in setup::expand(&arguments.files).map_err(|error| error.to_string())? {
         let bytes = find::read(&path).map_err(|error| format!("{path}: {error}"))?;
+        if bytes.trim_ascii().is_empty() && !in_folder {
+            // The module takes nothing for the defaults. Here it is mostly what a command before the pipe failed to write.
+            return Err(format!("{} is empty; to have the defaults explained, write {{}}", name(&path)));
+        }
         match File::new(&path, &bytes) {
             // What a folder has besides is none of our business.
             Ok(file) if in_folder && !file.is_of_use() => {}
@@ -190,7 +202,8 @@ fn around(arguments: &Arguments, setup: &Setup<'_>) -> Around {
         }
     }
     let route = setup.files.iter().filter_map(|file| file.document.route_retries).max();
-    Around { client: arguments.client_retries, route: arguments.route_retries.or(route).unwrap_or(0), roles }
+    let replaced = arguments.route_retries.is_none() && rules::envoy::replaces_those_of_routes(setup);
+    Around { client: arguments.client_retries, route: arguments.route_retries.or(route).unwrap_or(0), replaced, roles }
 }
 
 /// Whether it is one policy, with nothing around it.
@@ -227,20 +240,22 @@ fn tell(arguments: &Arguments, setup: &Setup<'_>, around: &Around, findings: &[F
     }
     if !findings.is_empty() {
         let _ = writeln!(out, "\nFindings");
-        out.push_str(&finding::write(findings, Format::Text));
+        out.push_str(&finding::text_of(findings));
     }
-    if !one || !findings.is_empty() {
-        let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count() as u64;
-        let _ = writeln!(
-            out,
-            "\n{}: {}, {}, {}",
-            words::count(setup.files.len() as u64, "file"),
-            words::count(count(Level::Error), "error"),
-            words::count(count(Level::Warning), "warning"),
-            words::count(count(Level::Note), "note")
-        );
-    }
+    out.push_str(&sum(setup, findings));
     out
+}
+
+/// How many files and findings there are.
+fn sum(setup: &Setup<'_>, findings: &[Finding]) -> String {
+    let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count() as u64;
+    format!(
+        "\n{}: {}, {}, {}\n",
+        words::count(setup.files.len() as u64, "file"),
+        words::count(count(Level::Error), "error"),
+        words::count(count(Level::Warning), "warning"),
+        words::count(count(Level::Note), "note")
+    )
 }
 
 /// What the policies of one file mean.

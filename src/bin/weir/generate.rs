@@ -14,8 +14,9 @@ use template::{Names, expand};
 
 /// Writes the resources that attach Weir to the clients of your services.
 ///
-/// All three roles, the policy, and the native settings that belong beside them. They are those of the guides, in envoy/istio, envoy/gateway and envoy/envoy.yaml, with your names in them; weir check has nothing
-/// to say about them. They go to standard output, as YAML.
+/// All three roles, the policy, and the native settings that belong beside them. They are those of the guides, in envoy/istio,
+/// envoy/gateway and envoy/envoy.yaml, with your names in them; weir check has nothing to say about them. They go to standard output,
+/// as YAML.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -28,6 +29,13 @@ const EXAMPLES: &str = "Examples:
   weir generate istio --service orders.shop:8080 --service carts.shop:80 --clients app=storefront --shadow | kubectl apply -f -
   weir generate envoy-gateway --route shop/orders --gateway eg --listener http:80 --listener https:443
   weir generate envoy --service orders=10.0.3.7:8080,10.0.3.8:8080 --module /etc/envoy/weir.wasm";
+
+/// What to know about the resources for retries and timeouts, which are not Weir's alone.
+const TRAFFIC_NOW: &str = "\
+# Before you apply it: a VirtualService, DestinationRule or BackendTrafficPolicy of the same name is overwritten. Where you have\n\
+# one for the service, take over what is said here instead: retries, timeouts, limits.\n";
+const TRAFFIC_LATER: &str = "\
+# Your own retries and timeouts stay as they are in shadow mode. What is to change there comes without --shadow.\n";
 
 #[derive(clap::Subcommand)]
 enum Platform {
@@ -53,7 +61,7 @@ struct Istio {
     /// The module from a registry, as a WasmPlugin, in place of an EnvoyFilter for role decide
     #[arg(long, value_name = "URL")]
     image: Option<String>,
-    /// Only decide and count, and change nothing
+    /// Only decide and count, and change nothing; native settings for retries and outlier detection are left out
     #[arg(long)]
     shadow: bool,
 }
@@ -70,7 +78,7 @@ struct Gateway {
     /// listener for HTTPS is one more, http3
     #[arg(long, value_name = "http|https|http3:PORT[:NAME]", default_value = "http:80", value_parser = listener)]
     listener: Vec<Listener>,
-    /// Only decide and count, and change nothing
+    /// Only decide and count, and change nothing; native settings for retries and outlier detection are left out
     #[arg(long)]
     shadow: bool,
 }
@@ -152,7 +160,7 @@ fn route(text: &str) -> Result<Route, String> {
 }
 
 fn listener(text: &str) -> Result<Listener, String> {
-    let wrong = || format!("{text:?} is not http:PORT or https:PORT:NAME, such as http:80");
+    let wrong = || format!("{text:?} is not http:PORT, https:PORT:NAME or http3:PORT:NAME, such as http:80");
     let mut parts = text.split(':');
     let protocol = match parts.next() {
         Some("http") => Protocol::Http,
@@ -236,6 +244,9 @@ impl Istio {
         ] {
             all.extend(expand(&template::documents(text)?, "orders", &around, &each));
         }
+        if self.shadow {
+            template::leave_traffic(&mut all);
+        }
         for document in &mut all {
             template::each_object(document, &mut |fields| {
                 if fields.get("app").and_then(Value::as_str) == Some(value) && key != "app" {
@@ -253,7 +264,9 @@ impl Istio {
         let intro = format!(
             "# Weir for the clients {key}={value} in {namespace}, by weir generate istio. The module and the labels of its\n\
              # metrics come from a ConfigMap:\n#   kubectl -n {namespace} create configmap weir --from-file=weir.wasm --from-file=custom_bootstrap.json\n\
-             # The clients' pods need the annotation sidecar.istio.io/bootstrapOverride: weir. See envoy/istio/README.md.\n"
+             # The clients' pods need the annotation sidecar.istio.io/bootstrapOverride: weir. The pods of a service are taken to\n\
+             # have the label app with its name: correct that in weir-proxy-status where they have another.\n{}# See envoy/istio/README.md.\n",
+            if self.shadow { TRAFFIC_LATER } else { TRAFFIC_NOW }
         );
         template::write(&intro, &all)
     }
@@ -302,13 +315,15 @@ impl Gateway {
             all.extend(expand(&documents, "http-80", &Names::default(), &listeners));
         }
         if self.shadow {
+            template::leave_traffic(&mut all);
             all.iter_mut().for_each(template::shadow);
         }
         let intro = format!(
             "# Weir for the Gateway {namespace}/{gateway}, by weir generate envoy-gateway. The module comes from a ConfigMap:\n\
              #   kubectl -n envoy-gateway-system create configmap weir --from-file=weir.wasm\n\
              # and the Gateway names the EnvoyProxy weir in infrastructure.parametersRef. Envoy Gateway needs enableEnvoyPatchPolicy\n\
-             # and the runtime flag XDSNameSchemeV2. See envoy/gateway/README.md.\n"
+             # and the runtime flag XDSNameSchemeV2. See envoy/gateway/README.md.\n{}",
+            if self.shadow { TRAFFIC_LATER } else { TRAFFIC_NOW }
         );
         template::write(&intro, &all)
     }

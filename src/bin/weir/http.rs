@@ -12,7 +12,10 @@ pub fn get(url: &str) -> Result<Vec<u8>, String> {
         return Err(format!("{url}: Envoy's admin interface speaks plain HTTP: write http://"));
     }
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
-    let fail = |error: ureq::Error| format!("{url}: {error}");
+    let fail = |error: ureq::Error| match error {
+        ureq::Error::Io(error) => format!("{url}: {error}"),
+        error => format!("{url}: {error}"),
+    };
     let mut response = ureq::Agent::new_with_config(agent).get(&url).call().map_err(fail)?;
     response.body_mut().with_config().limit(MOST_BYTES).read_to_vec().map_err(fail)
 }

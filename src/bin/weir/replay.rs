@@ -110,7 +110,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match replay(arguments) {
         Ok(lines) if lines.requests + lines.attempts > 0 || lines.all == 0 => ExitCode::SUCCESS,
         Ok(_) => {
-            eprintln!("weir: no line is of use");
+            eprintln!(
+                "weir: no line is of use. Does this proxy write an access log? In Istio, meshConfig.accessLogFile or a Telemetry \
+                 resource switches it on"
+            );
             ExitCode::FAILURE
         }
         Err(error) => {

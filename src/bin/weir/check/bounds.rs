@@ -30,6 +30,8 @@ pub struct Around {
     pub client: u32,
     /// How often the route's own policy does.
     pub route: u32,
+    /// All clusters have a retry policy of their own, in place of the route's.
+    pub replaced: bool,
     /// Where Weir is attached.
     pub roles: Roles,
 }
@@ -180,6 +182,15 @@ fn tell_breaker(out: &mut String, breaker: &BreakerPolicy, retry: &RetryPolicy) 
 /// What the route's policy adds: conditions, not attempts.
 fn tell_route(out: &mut String, retry: &RetryPolicy, around: &Around) {
     if around.route == 0 {
+        return;
+    }
+    if around.replaced {
+        paragraph(
+            out,
+            0,
+            "The route's own policy has no effect with Weir: the cluster has a retry policy of its own, which takes its place \
+             (Envoy 1.37 and newer).",
+        );
         return;
     }
     let number = if retry.max_retries == 0 {

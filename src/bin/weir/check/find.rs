@@ -153,10 +153,13 @@ fn is_envelope(value: &Value) -> bool {
     names.iter().any(|name| value.get(name).is_some()) || value.as_array().is_some_and(|items| !items.is_empty())
 }
 
-/// Whether a file that nobody named may be a policy.
+/// Whether a file that nobody named may be a policy: at least half of its fields have names of a policy's. Other files, such as
+/// the values of a Helm chart, have a `mode` or `clusters`, too.
 pub fn looks_like_policy(text: &[u8]) -> bool {
-    let sections = ["role", "mode", "retry", "outlierDetection", "circuitBreaker", "steering", "clusters"];
-    serde_json::from_slice::<Value>(text).is_ok_and(|value| sections.iter().any(|section| value.get(section).is_some()))
+    let sections = ["role", "mode", "retry", "outlierDetection", "circuitBreaker", "steering", "incidents", "clusters"];
+    let Ok(Value::Object(fields)) = serde_json::from_slice(text) else { return false };
+    let known = fields.keys().filter(|name| sections.contains(&name.as_str())).count();
+    known > 0 && 2 * known >= fields.len()
 }
 
 #[derive(Default)]

@@ -96,6 +96,11 @@ impl Finding {
             "place": self.place, "text": self.text, "do": self.todo, "see": self.link()})
     }
 
+    /// What is wrong, with its full stop, unless the module's words end with a question.
+    fn sentence(&self) -> String {
+        if self.text.ends_with(['.', '?']) { self.text.clone() } else { format!("{}.", self.text) }
+    }
+
     /// A command of GitHub's runners, which shows it beside the line.
     fn github(&self) -> String {
         let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
@@ -103,7 +108,7 @@ impl Finding {
         let level = if self.rule.level == Level::Note { "notice" } else { self.rule.level.name() };
         let line = self.line.map(|line| format!(",line={line}")).unwrap_or_default();
         let file = property(&self.file);
-        let text = data(&format!("{}. {}. See {}", self.text, capital(&self.todo), self.link()));
+        let text = data(&format!("{} {}. See {}", self.sentence(), capital(&self.todo), self.link()));
         format!("::{level} file={file}{line},title=weir {}::{text}\n", self.rule.id)
     }
 
@@ -117,7 +122,7 @@ impl Finding {
             location["logicalLocations"] = json!([{"fullyQualifiedName": self.place}]);
         }
         json!({"ruleId": self.rule.id, "level": self.rule.level.name(),
-            "message": {"text": format!("{}. {}.", self.text, capital(&self.todo))}, "locations": [location]})
+            "message": {"text": format!("{} {}.", self.sentence(), capital(&self.todo))}, "locations": [location]})
     }
 }
 
@@ -143,7 +148,7 @@ pub enum Format {
 pub fn write(findings: &[Finding], format: Format) -> String {
     let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
     match format {
-        Format::Text => findings.iter().map(text).collect(),
+        Format::Text => text_of(findings),
         Format::Json => pretty(&findings.iter().map(Finding::json).collect()),
         Format::Github => findings.iter().map(Finding::github).collect(),
         Format::Sarif => {
@@ -163,6 +168,11 @@ pub fn write(findings: &[Finding], format: Format) -> String {
             }))
         }
     }
+}
+
+/// Writes them for people.
+pub fn text_of<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+    findings.into_iter().map(text).collect()
 }
 
 fn text(finding: &Finding) -> String {

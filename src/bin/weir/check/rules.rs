@@ -1,7 +1,7 @@
 //! The rules of `weir check`: by what they look at.
 
 mod entries;
-mod envoy;
+pub mod envoy;
 mod gateway;
 mod istio;
 pub mod policy;

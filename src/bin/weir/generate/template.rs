@@ -150,6 +150,13 @@ pub fn each_object(value: &mut Value, change: &mut impl FnMut(&mut Map<String, V
     }
 }
 
+/// Leaves out the resources for native retries, timeouts and outlier detection: they take effect whatever Weir's mode is, and in
+/// place of those that the service has.
+pub fn leave_traffic(all: &mut Vec<Value>) {
+    let native = ["VirtualService", "DestinationRule", "BackendTrafficPolicy"];
+    all.retain(|document| !document.get("kind").and_then(Value::as_str).is_some_and(|kind| native.contains(&kind)));
+}
+
 /// Sets the policy's mode, in text or as an object.
 pub fn shadow(value: &mut Value) {
     match value {

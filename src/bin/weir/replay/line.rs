@@ -74,7 +74,7 @@ impl Useless {
     pub const fn text(self) -> &'static str {
         match self {
             Self::TooLong => "longer than 1 MiB",
-            Self::NotALine => "no access log's: neither JSON nor Envoy's or Istio's default format",
+            Self::NotALine => "not of an access log: neither JSON nor Envoy's or Istio's default format",
             Self::NoStart => "no start_time that can be read",
             Self::NoDuration => "no duration",
             Self::NoCluster => "no upstream_cluster: Envoy answered by itself",

@@ -9,7 +9,7 @@ use weir::signal::Signal;
 use super::Lines;
 use super::tally::{Signals, Tally};
 use super::totals::Totals;
-use crate::check::words::{paragraph, table};
+use crate::check::words::{count, paragraph, table};
 
 /// Lines of each list that the text shows; the JSON has more.
 const MOST_SHOWN: usize = 20;
@@ -27,11 +27,11 @@ pub fn text(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
     let used = lines.requests + lines.attempts;
     let _ = writeln!(
         out,
-        "{} lines, {} of them of use: {} requests, {} attempts{}",
-        lines.all,
+        "{}, {} of them of use: {}, {}{}",
+        count(lines.all, "line"),
         used,
-        lines.requests,
-        lines.attempts,
+        count(lines.requests, "request"),
+        count(lines.attempts, "attempt"),
         if lines.proxies > 1 { format!(", of {} proxies", lines.proxies) } else { String::new() }
     );
     if let Some(first) = lines.first {
@@ -67,7 +67,7 @@ fn sentence(out: &mut String, totals: &Totals, policy: Option<&str>) {
     let (happened, granted) = (sum(|tally| tally.granted + tally.denied + tally.stopped), sum(|tally| tally.granted));
     let subject = policy.map_or("Weir".to_owned(), |policy| format!("With {policy}, Weir"));
     let failed = match (failures, saved) {
-        (0, _) => format!("{subject} would have had no failure to prevent in {requests} requests"),
+        (0, _) => format!("{subject} would have had no failure to prevent in {}", count(requests, "request")),
         (_, 0) => format!(
             "{subject} would have prevented none of the {failures} failures that clients saw in {requests} requests"
         ),
@@ -196,10 +196,10 @@ fn cluster(out: &mut String, watched: bool, tally: &Tally) {
                     }
                     None => "out at the end".to_owned(),
                 };
-                let prolonged = if ejected.prolonged > 0 {
-                    format!("prolonged {} times", ejected.prolonged)
-                } else {
-                    String::new()
+                let prolonged = match ejected.prolonged {
+                    0 => String::new(),
+                    1 => "prolonged once".to_owned(),
+                    times => format!("prolonged {times} times"),
                 };
                 vec![clock(ejected.at, false), ejected.host.to_string(), ejected.why.to_owned(), back, prolonged]
             })
@@ -252,15 +252,20 @@ fn retries(out: &mut String, watched: bool, tally: &Tally) {
     } else {
         String::new()
     };
-    paragraph(
-        out,
-        0,
-        &format!(
+    let text = if happened == 0 && !watched && tally.uncounted == tally.requests {
+        "Retries that happened: the log does not tell, for want of upstream_request_attempt_count.".to_owned()
+    } else {
+        format!(
             "Retries that happened: {happened}. Weir would have paid for {} of them, denied {} (budget), and stopped {} as \
              unsafe, too many, or of requests that it would not have sent.{unclear}",
             tally.granted, tally.denied, tally.stopped
-        ),
-    );
+        )
+    };
+    paragraph(out, 0, &text);
+    if tally.failures == 0 {
+        paragraph(out, 0, "Failures that a client saw: none.");
+        return;
+    }
     paragraph(
         out,
         0,
@@ -314,6 +319,7 @@ pub fn json(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
                     "cluster": name,
                     "attemptsSeen": if *watched { "all" } else { "last" },
                     "requests": tally.requests,
+                    "requestsOfUnknownAttempts": tally.uncounted,
                     "attempts": tally.attempts,
                     "signals": signals(&tally.signals),
                     "hosts": hosts,

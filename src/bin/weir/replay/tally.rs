@@ -41,6 +41,8 @@ pub struct Tally {
     pub stopped: u64,
     /// Retries of which the log does not tell what they followed.
     pub unclear: u64,
+    /// Requests of which the log does not tell how many attempts they had.
+    pub uncounted: u64,
     /// Requests that an open circuit would have answered at once.
     pub shed: u64,
     pub ejections: u64,
@@ -107,6 +109,7 @@ impl Tally {
         self.denied += other.denied;
         self.stopped += other.stopped;
         self.unclear += other.unclear;
+        self.uncounted += other.uncounted;
         self.shed += other.shed;
         self.ejections += other.ejections;
         self.opened += other.opened;

@@ -107,6 +107,13 @@ fn retry_policy<'a>(cluster: &Node<'a>) -> Option<Node<'a>> {
     options.objects().iter().find(|object| object.kind() == "HttpProtocolOptions")?.get("retry_policy")
 }
 
+/// Whether all clusters have one, and so none of their routes' counts.
+pub fn replaces_those_of_routes(setup: &Setup<'_>) -> bool {
+    let own: Vec<Node<'_>> = setup.roots().iter().filter(|root| !is_resource(root)).flat_map(Node::objects).collect();
+    let mut clusters = own.iter().filter(|object| is_cluster(object)).peekable();
+    clusters.peek().is_some() && knows_own_policy(&own) && clusters.all(|cluster| retry_policy(cluster).is_some())
+}
+
 /// Whether a cluster may have a retry policy of its own; a running Envoy says which version it is.
 fn knows_own_policy(objects: &[Node<'_>]) -> bool {
     let version = objects.iter().find_map(|object| object.at("user_agent_build_version.version"));

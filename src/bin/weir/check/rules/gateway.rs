@@ -437,10 +437,10 @@ fn traffic(setup: &Setup<'_>, policy: &Node<'_>, out: &mut Vec<Finding>) {
         let text = if triggers.is_empty() && codes.is_none() {
             "retry without retryOn.triggers has Envoy Gateway's own conditions, which Envoy adds to Weir's".to_owned()
         } else {
-            format!(
-                "retryOn {:?} is added to what Weir asks for, whatever it says",
-                codes.map_or(conditions, |codes| format!("httpStatusCodes {}", codes.value))
-            )
+            let codes = codes.map(|codes| format!("httpStatusCodes {}", codes.value));
+            let all: Vec<String> =
+                Some(conditions).filter(|names| !names.is_empty()).into_iter().chain(codes).collect();
+            format!("retryOn {:?} is added to what Weir asks for, whatever it says", all.join(", "))
         };
         out.push(Finding::new(
             "route-retry-on",

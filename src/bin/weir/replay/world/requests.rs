@@ -34,6 +34,9 @@ impl World {
             });
         }
         let began = self.requests.get(&stream).map_or(0, |request| request.attempts);
+        if line.attempts == 0 && began == 0 {
+            self.tally(cluster, |tally| tally.uncounted += 1);
+        }
         let attempts = line.attempts.max(began).max(1);
         self.unclear_retries(cluster, stream, line, began.max(1)..attempts);
         let Some(mut request) = self.requests.remove(&stream) else {
