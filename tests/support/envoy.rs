@@ -6,6 +6,7 @@
 //! ```
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -239,6 +240,17 @@ impl Envoy {
             line.map(str::to_owned).ok_or_else(|| format!("no line of Envoy's log holds {parts:?}:\n{}", tail(&log)))
         });
         found.map_err(anyhow::Error::msg)
+    }
+
+    /// Waits until Envoy knows that its connections to a host are gone.
+    pub fn wait_for_disconnect(&self, host: SocketAddr) -> Result<()> {
+        let line = format!("::{host}::cx_active::");
+        let gone = wait::until(wait::LIMIT, || {
+            let text = self.admin.get("/clusters").map_err(|error| error.to_string())?;
+            let found = text.lines().find_map(|known| known.split_once(&line)).map(|(_, count)| count.to_owned());
+            if found.as_deref() == Some("0") { Ok(()) } else { Err(format!("connections to {host}: {found:?}")) }
+        });
+        gone.map_err(anyhow::Error::msg)
     }
 
     /// Whether the process still runs.

@@ -250,13 +250,7 @@ impl Site {
     /// Stops a replica, and waits until Envoy knows that its connections are gone: the next attempt is refused.
     pub fn stop(&self, replica: usize) -> anyhow::Result<()> {
         self.replicas[replica].stop();
-        let line = format!("::{}::cx_active::", self.replicas[replica].address);
-        wait::until(wait::LIMIT, || {
-            let text = self.envoy.admin.get("/clusters").map_err(|error| error.to_string())?;
-            let found = text.lines().find_map(|known| known.split_once(&line)).map(|(_, count)| count.to_owned());
-            if found.as_deref() == Some("0") { Ok(()) } else { Err(format!("connections: {found:?}")) }
-        })
-        .map_err(anyhow::Error::msg)
+        self.envoy.wait_for_disconnect(self.replicas[replica].address)
     }
 
     /// The attempts of the first `requests` requests under a path, in the order in which they ended.

@@ -49,8 +49,8 @@ fn stay(name: &str, kind: &str, down: usize, request: &Request) -> Result<()> {
     let own = (0..USERS).map(&mut ask).collect::<Result<Vec<_>>>()?;
     ensure!((0..4).all(|host| own.contains(&Some(host))), "{own:?}");
     hosts.iter().take(down).for_each(Upstream::stop);
-    // Envoy hears that its connections are gone: a POST on one of them would not be repeated.
-    std::thread::sleep(Duration::from_millis(500));
+    // A POST on a connection that just went would not be repeated.
+    hosts.iter().take(down).try_for_each(|host| stage.envoy().wait_for_disconnect(host.address))?;
     let (mut moved, mut failed) = (0, 0);
     for _ in 0..4 {
         for (user, own) in own.iter().enumerate() {
