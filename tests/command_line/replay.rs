@@ -330,6 +330,28 @@ fn nonsense_is_no_reason_to_panic() {
     assert!(!run.err.contains("panicked"), "{}", run.err);
 }
 
+/// Two of six hosts are away from the second second on, the one a moment longer than the other.
+#[test]
+fn names_of_incidents_do_not_cover_each_other_in_the_picture() {
+    let mut log = String::new();
+    for tick in 0..2_000_u64 {
+        let (at, host) = (tick * 10, (tick % 6) as u32);
+        let down = host < 2 && (2_000..5_000 + 200 * u64::from(host)).contains(&at);
+        log += &if down {
+            request(at, 1, host, "GET", 503, "UF", REFUSED)
+        } else {
+            request(at, 5, host, "GET", 200, "-", VIA)
+        };
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("replay.svg");
+    let run = weir(&["replay", "-", "--plot", file.to_str().expect("UTF-8")], log.as_bytes());
+    assert!(run.out.matches("pattern=restart").count() == 2, "{}", run.out);
+    let svg = std::fs::read_to_string(file).expect("the picture");
+    assert_eq!(svg.matches(">restart</text>").count(), 1, "{svg}");
+    assert_eq!(svg.matches(r#"class="bound""#).count(), 2, "{svg}");
+}
+
 /// The lines of [`crash`] in Istio's default text format, or in Envoy's.
 fn in_text(istio: bool) -> String {
     let line = |line: &str| {

@@ -17,6 +17,8 @@ const MOST_LANES: usize = 16;
 const FRAME: Frame = Frame { width: 960.0, left: 170.0, span: 770.0, length: Duration::ZERO };
 const HIGH: f64 = 70.0;
 const LANE: f64 = 18.0;
+/// The room that the name of an incident takes.
+const NAME: f64 = 80.0;
 
 /// The colours of failures; each is told in the legend.
 const COLOURS: [(Signal, &str); 6] = [
@@ -42,6 +44,8 @@ pub fn draw(lines: &Lines, totals: &Totals) -> String {
         svg.text("key", (x + 14.0, y), signal.name());
         x += 30.0 + 7.0 * signal.name().len() as f64;
     }
+    svg.rect("out", (x, y - 9.0), (10.0, 10.0));
+    svg.text("key", (x + 14.0, y), "host is out");
     y += 20.0;
     let clusters = ordered(totals);
     for (name, _, tally) in clusters.iter().take(MOST_CLUSTERS) {
@@ -102,10 +106,18 @@ fn cluster(svg: &mut Svg, frame: &Frame, first: u64, top: f64, name: &str, tally
     let lanes_from = y + HIGH + 10.0;
     svg.line("grid", (frame.left, y + HIGH), (frame.left + frame.span, y + HIGH));
     y = lanes(svg, frame, first, lanes_from, tally);
-    for told in tally.told.iter().filter(|told| told.state == "open" || told.pattern == "restart").take(60) {
+    let told = tally.told.iter().filter(|told| told.state == "open" || told.pattern == "restart").take(60);
+    // Where two names have no room beside each other, that of the restart is left out.
+    let (restarts, open): (Vec<_>, Vec<_>) = told.partition(|told| told.pattern == "restart");
+    let mut named: Vec<f64> = Vec::new();
+    for told in open.iter().chain(&restarts) {
         let at = frame.x(Duration::from_nanos(told.at.saturating_sub(first)));
         svg.line("bound", (at, lanes_from - 4.0), (at, y));
-        svg.text("tick middle", (at.clamp(frame.left + 30.0, frame.left + frame.span - 30.0), y + 10.0), told.pattern);
+        let at = at.clamp(frame.left + 30.0, frame.left + frame.span - 30.0);
+        if named.iter().all(|other| (other - at).abs() >= NAME) {
+            svg.text("tick middle", (at, y + 10.0), told.pattern);
+            named.push(at);
+        }
     }
     axis(svg, frame, y + 14.0);
     y + 40.0
