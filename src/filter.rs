@@ -33,6 +33,8 @@ type ContextId = u32;
 struct Vm {
     /// One for each plugin: a handful.
     roots: Vec<(ContextId, roots::Root)>,
+    /// The root whose policy is in force.
+    in_force: ContextId,
     worker: Worker,
     telemetry: Telemetry,
     startup: startup::Line,

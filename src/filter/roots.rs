@@ -3,7 +3,7 @@
 use super::entries::Entries;
 use super::host::Envoy;
 use super::{ContextId, Vm, telemetry};
-use crate::config::{self, Role};
+use crate::config::{self, Policy, Role};
 use crate::engine::worker::Attachments;
 use crate::host::{self as abi, Level};
 use crate::metrics::CONFIGURATION_REFUSED;
@@ -20,6 +20,8 @@ pub(super) struct Root {
     refused: bool,
     /// Of a `watch`: an access-log filter keeps from it what went well.
     only_failures: bool,
+    /// Of a `decide` that was understood: its policy, as it was given.
+    policy: Option<Vec<u8>>,
 }
 
 impl Vm {
@@ -32,13 +34,15 @@ impl Vm {
         let bytes = abi::plugin_configuration();
         let (configured, policy) = match config::parse(bytes.as_deref().unwrap_or_default()) {
             Ok(config) => {
-                (Root { role: Some(config.role), refused: false, only_failures: config.only_failures }, config.policy)
+                let policy = config.policy.as_ref().map(|_| bytes.as_deref().unwrap_or_default().to_vec());
+                let role = Some(config.role);
+                (Root { role, refused: false, only_failures: config.only_failures, policy }, config.policy)
             }
             Err(error) => {
                 let stays = error.is_in_policy() && self.has_role(Role::Decide);
                 let then = if stays { "the policy in force stays" } else { "requests pass as if Weir were not there" };
                 abi::log(Level::Error, &format!("weir: configuration refused: {error}; until it is right, {then}"));
-                (Root { role: stays.then_some(Role::Decide), refused: true, only_failures: false }, None)
+                (Root { role: stays.then_some(Role::Decide), refused: true, ..Root::default() }, None)
             }
         };
         match self.roots.iter_mut().find(|(id, _)| *id == root) {
@@ -47,19 +51,32 @@ impl Vm {
         }
         self.attach();
         if let Some(policy) = policy {
-            if policy.mode != self.worker.mode() {
-                self.telemetry.leave_mode(&mut self.worker);
-            }
-            self.entries = Entries::default();
-            self.worker.configure(policy, &Envoy::of(root));
+            self.put_in_force(policy, root);
         }
         abi::set_tick_period(TICK_MILLISECONDS);
     }
 
-    /// A root is gone.
+    fn put_in_force(&mut self, policy: Policy, root: ContextId) {
+        if policy.mode != self.worker.mode() {
+            self.telemetry.leave_mode(&mut self.worker);
+        }
+        self.entries = Entries::default();
+        self.worker.configure(policy, &Envoy::of(root));
+        self.in_force = root;
+    }
+
+    /// A root is gone. If its policy is in force, the newest of those that are left takes its place: where a policy is taken back
+    /// while the one before still drains, Envoy goes on with that one's root, and does not configure it again.
     pub(super) fn root_done(&mut self, root: ContextId) {
         self.roots.retain(|(id, _)| *id != root);
         self.attach();
+        if self.in_force != root {
+            return;
+        }
+        let left = self.roots.iter().rev().find_map(|(id, root)| Some((*id, root.policy.as_deref()?)));
+        if let Some((left, policy)) = left.and_then(|(left, bytes)| Some((left, config::parse(bytes).ok()?.policy?))) {
+            self.put_in_force(policy, left);
+        }
     }
 
     /// The role of a root.

@@ -94,6 +94,27 @@ fn the_newest_policy_wins_for_all_roots() {
     assert_eq!(max_retries(new), None);
 }
 
+/// Envoy goes on with a root that still drains where its policy comes again, and does not configure it anew.
+#[test]
+fn a_policy_that_is_taken_back_gives_way_to_the_one_before() {
+    let host = Host::new();
+    let max_retries = |root| max_retries(&host, root);
+    let before = host.start(r#"{"retry": {"maxRetries": 4}}"#);
+    let mistake = host.start(r#"{"mode": "shadow"}"#);
+    let refused = host.start(r#"{"retry": {"maxRetries": -1}}"#);
+    assert_eq!(max_retries(before), None);
+    host.stop(mistake);
+    assert_eq!(max_retries(before).as_deref(), Some("4"));
+    host.stop(refused);
+    // What is gone is not in force: nothing else happens, and not if another goes.
+    let newest = host.start("");
+    host.stop(before);
+    assert_eq!(max_retries(newest).as_deref(), Some("2"));
+    host.stop(newest);
+    let last = host.start(r#"{"retry": {"maxRetries": 1}}"#);
+    assert_eq!(max_retries(last).as_deref(), Some("1"));
+}
+
 #[test]
 fn requests_under_way_survive_an_update() {
     let at = Attached::new(Level::Guard);
