@@ -16,9 +16,11 @@ use crate::support::client::{Request, exchange};
 use crate::support::{client_h2, envoy, wait};
 
 /// Where the shipped resources expect the module in a proxy.
-const MODULE: &str = "/etc/weir/weir.wasm";
+pub const MODULE: &str = "/etc/weir/weir.wasm";
 /// Stands for the folder of Envoy Gateway's configuration.
 const CONFIG: &str = "/the/folder/of/the/configuration";
+/// Where Envoy Gateway reads resources: a file, since of folders it does not see every change.
+const RESOURCES: &str = "resources/all.yaml";
 /// The port of all pods.
 const PORT: u16 = 8080;
 /// The Gateway's port for HTTP.
@@ -29,6 +31,7 @@ pub const NAMES: &str = "XDSNameSchemeV2";
 pub const ORDERS: [u8; 4] = [21, 22, 23, 24];
 
 /// What Envoy Gateway is given.
+#[derive(Clone, Debug)]
 pub struct Setup {
     pub resources: Vec<Value>,
     /// The runtime flags that are on.
@@ -206,21 +209,16 @@ impl Process {
         let version = envoy::PINNED_VERSION;
         let binary = folder(&format!("data/envoy-versions/{version}/bin"))?.join("envoy");
         std::os::unix::fs::symlink(std::path::absolute(envoy::binary())?, binary)?;
-        let module = std::path::absolute(envoy::module())?;
-        let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
-        std::fs::write(
-            folder("resources")?.join("all.yaml"),
-            texts
-                .join("\n---\n")
-                .replace(MODULE, &module.to_string_lossy())
-                .replace(CONFIG, &folder("config")?.to_string_lossy()),
-        )?;
+        for name in ["resources", "config"] {
+            folder(name)?;
+        }
+        write(directory.path(), setup)?;
         let config = json!({
             "apiVersion": "gateway.envoyproxy.io/v1alpha1",
             "kind": "EnvoyGateway",
             "gateway": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
             "provider": {"type": "Custom", "custom": {
-                "resource": {"type": "File", "file": {"paths": [directory.path().join("resources")]}},
+                "resource": {"type": "File", "file": {"paths": [directory.path().join(RESOURCES)]}},
                 "infrastructure": {"type": "Host", "host": {
                     "configHome": folder("config")?,
                     "dataHome": folder("data")?,
@@ -272,6 +270,16 @@ impl Process {
     }
 }
 
+/// Puts the resources where Envoy Gateway reads them, all at once.
+fn write(directory: &Path, setup: &Setup) -> Result<()> {
+    let module = std::path::absolute(envoy::module())?;
+    let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
+    let text = texts.join("\n---\n").replace(MODULE, &module.to_string_lossy());
+    let text = text.replace(CONFIG, &directory.join("config").to_string_lossy());
+    std::fs::write(directory.join("all.yaml"), text)?;
+    Ok(std::fs::rename(directory.join("all.yaml"), directory.join(RESOURCES))?)
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Told so, it ends its Envoy first.
@@ -313,6 +321,11 @@ pub struct Gateway {
 impl Gateway {
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Gives Envoy Gateway other resources, while all goes on.
+    pub fn change(&self, setup: &Setup) -> Result<()> {
+        write(self.process.directory.path(), setup)
     }
 
     /// What of the log says why something went wrong.

@@ -14,6 +14,8 @@ use crate::support::client_h2;
 pub const PROGRAM: &str = "weir-test";
 /// While this file is there, a replica refuses connections.
 pub const DOWN: &str = "/tmp/down";
+/// Once this file is there, a client has sent enough.
+pub const ENOUGH: &str = "/tmp/enough";
 
 /// Does what the command line says, where this is a container.
 pub fn main() -> Option<Result<()>> {
@@ -26,6 +28,7 @@ pub fn main() -> Option<Result<()>> {
     Some(match words.as_slice() {
         ["serve", ports @ ..] => serve(ports),
         ["send", kind, count, to] => send(kind, count, to),
+        ["load", to @ ..] => load(to),
         _ => Err(anyhow::anyhow!("{words:?} is no command")),
     })
 }
@@ -49,20 +52,39 @@ fn serve(ports: &[&str]) -> Result<()> {
 
 /// Prints how many of these requests failed.
 fn send(kind: &str, count: &str, to: &str) -> Result<()> {
-    let address = to.to_socket_addrs()?.next().context("no address")?;
     let mut failed = 0;
     for _ in 0..count.parse()? {
-        let answered = match kind {
-            "GET" => exchange(address, &Request::get("/").header("host", to))?.status == 200,
-            "POST" => exchange(address, &Request::post("/").header("host", to))?.status == 200,
-            "gRPC" => {
-                let response = client_h2::exchange(address, &Request::grpc("/orders.Orders/Get").header("host", to))?;
-                response.status == 200 && response.header("grpc-status") == Some("0")
-            }
-            _ => bail!("{kind} is no kind of request"),
-        };
-        failed += usize::from(!answered);
+        failed += usize::from(!once(kind, to)?);
     }
     println!("{failed}");
     Ok(())
+}
+
+/// Sends requests of each kind, `KIND=HOST:PORT`, in turn until it is enough. Prints how many there were, and how many failed.
+fn load(to: &[&str]) -> Result<()> {
+    let (mut sent, mut failed) = (0, 0);
+    while sent < 100 || !Path::new(ENOUGH).exists() {
+        for (kind, to) in to.iter().filter_map(|kind| kind.split_once('=')) {
+            sent += 1;
+            // A connection that breaks is a failure as well.
+            failed += u32::from(!once(kind, to).unwrap_or(false));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    println!("{sent} {failed}");
+    Ok(())
+}
+
+/// Whether a request is answered well.
+fn once(kind: &str, to: &str) -> Result<bool> {
+    let address = to.to_socket_addrs()?.next().context("no address")?;
+    Ok(match kind {
+        "GET" => exchange(address, &Request::get("/").header("host", to))?.status == 200,
+        "POST" => exchange(address, &Request::post("/").header("host", to))?.status == 200,
+        "gRPC" => {
+            let response = client_h2::exchange(address, &Request::grpc("/orders.Orders/Get").header("host", to))?;
+            response.status == 200 && response.header("grpc-status") == Some("0")
+        }
+        _ => bail!("{kind} is no kind of request"),
+    })
 }

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::chart::Chart;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Following};
+use crate::envoy_gateway::Edge;
 use crate::shop::{DONE, ISTIO, WITHOUT_ISTIO_STATS};
 use crate::support::admin::Admin;
+use crate::support::client::{Request, exchange};
+use crate::support::wait;
 use crate::{Test, guide};
 
 pub const TESTS: &[Test] = &[
@@ -50,7 +54,72 @@ const GATEWAY: &str = "envoy/gateway/README.md";
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 19000);
 
 fn envoy_gateway_guide() -> Result<()> {
-    walk(|_, _| Ok(false))
+    let (cluster, log) = walk(|_, _| Ok(false))?;
+    https(&cluster)?;
+    consistent_hash(&cluster)?;
+    drop(log);
+    Ok(())
+}
+
+/// The Gateway gets a listener for HTTPS, and Weir's patches for it, as `weir generate` writes them: requests pass Weir there as well,
+/// and few fail.
+fn https(cluster: &Cluster) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let key = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()])?;
+    std::fs::write(file("tls.crt"), key.cert.pem())?;
+    std::fs::write(file("tls.key"), key.signing_key.serialize_pem())?;
+    cluster.run(&format!(
+        "kubectl -n shop create secret tls shop --cert {} --key {}",
+        file("tls.crt"),
+        file("tls.key")
+    ))?;
+    let listener = r#"{"name": "https", "protocol": "HTTPS", "port": 443,
+        "tls": {"mode": "Terminate", "certificateRefs": [{"name": "shop"}]}}"#;
+    cluster.run(&format!(
+        "kubectl -n shop patch gateway eg --type json -p '[{{\"op\": \"add\", \"path\": \"/spec/listeners/-\", \"value\": {listener}}}]'"
+    ))?;
+    cluster.run(&format!(
+        "{} generate envoy-gateway --route shop/orders --gateway eg --listener http:80 --listener https:443 | kubectl apply -f -",
+        env!("CARGO_BIN_EXE_weir")
+    ))?;
+    until(|| {
+        let dump = Admin { address: ADMIN }.get("/config_dump?resource=dynamic_listeners")?;
+        let dump: Value = serde_json::from_str(&dump)?;
+        let listeners = dump["configs"].as_array().context("no listeners")?;
+        let https = listeners.iter().find(|listener| listener["name"] == "tcp-443").context("no listener for HTTPS")?;
+        let active = https["active_state"].to_string();
+        let all = ["weir.decide", "weir.session", "weir.watch", "weir.guard"].iter().all(|name| active.contains(name));
+        ensure!(all, "the listener for HTTPS lacks some part of Weir");
+        Ok(())
+    })?;
+    let pod = "kubectl -n envoy-gateway-system get pods -l gateway.envoyproxy.io/owning-gateway-name=eg";
+    let address = cluster.run(&format!("{pod} -o jsonpath='{{.items[0].status.podIP}}'"))?;
+    // Envoy Gateway has its Envoys listen 10000 above what only root may.
+    let edge = Edge::start(8443, SocketAddr::new(address.trim().parse()?, 10443), false)?;
+    let mut failed = 0;
+    for _ in 0..400 {
+        failed += usize::from(exchange(edge.address, &Request::get("/orders"))?.status != 200);
+    }
+    // The replicas crash again and again.
+    ensure!(failed <= 4, "{failed} of 400 GETs by HTTPS failed: {}", cluster.story(""));
+    Ok(())
+}
+
+/// Balancing by hashes, which the file provider of Envoy Gateway 1.9 cannot read: on a cluster it can.
+fn consistent_hash(cluster: &Cluster) -> Result<()> {
+    let hash = r#"{"spec": {"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}}}"#;
+    cluster.run(&format!("kubectl -n shop patch backendtrafficpolicy orders --type merge -p '{hash}'"))?;
+    until(|| {
+        let dump = Admin { address: ADMIN }.get("/config_dump?resource=dynamic_active_clusters")?;
+        ensure!(dump.contains("maglev"), "no cluster is balanced by hashes");
+        Ok(())
+    })
+}
+
+/// Waits until that succeeds.
+fn until(check: impl Fn() -> Result<()>) -> Result<()> {
+    wait::until(wait::LIMIT, || check().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
 }
 
 /// The guide, with Weir by the Helm chart.
@@ -67,10 +136,11 @@ fn envoy_gateway_chart() -> Result<()> {
         cluster.run(&instead)?;
         Ok(true)
     })
+    .map(drop)
 }
 
-/// Does what the guide for Envoy Gateway says, except for commands that are done `otherwise`.
-fn walk(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<()> {
+/// Does what the guide for Envoy Gateway says, except for commands that are done `otherwise`. The cluster, and what goes on in it.
+fn walk(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<(Cluster, Following)> {
     let cluster = Cluster::start()?;
     let commands = guide::commands(GATEWAY, "Five minutes")?;
     // From there on they share a variable, and processes in the background.
@@ -95,7 +165,8 @@ fn walk(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<()> {
     let metrics = Admin { address: ADMIN }.get("/stats/prometheus")?;
     let counted = r#"weir_ejections_total{weir_reason="refused",weir_cluster="httproute/shop/orders/rule/0"}"#;
     ensure!(metrics.contains(counted), "{metrics}");
-    few_fail(&log.line(|line| number(line, " GETs").is_some_and(|gets| gets > 3000))?)
+    few_fail(&log.line(|line| number(line, " GETs").is_some_and(|gets| gets > 3000))?)?;
+    Ok((cluster, log))
 }
 
 /// Looks at a log as the guide does, until it says what the guide says.

@@ -15,6 +15,7 @@ mod gateways;
 mod guide;
 mod host_mode;
 mod image;
+mod ingress;
 mod kubernetes;
 mod mesh;
 mod pod;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     }
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
-    let kubernetes = [kubernetes::TESTS, sidecars::TESTS, resources::TESTS].concat();
+    let kubernetes = [kubernetes::TESTS, sidecars::TESTS, ingress::TESTS, resources::TESTS].concat();
     let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec()), ("kubernetes", kubernetes)];
     let tests = tests
         .iter()

@@ -1,11 +1,11 @@
 //! The shop of the guide for Istio on a cluster, with replicas in a test's hands.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::guide;
-use crate::image::{DOWN, PROGRAM};
+use crate::image::{DOWN, ENOUGH, PROGRAM};
 use crate::mesh::{Setup, documents};
 use crate::support::wait;
 
@@ -91,6 +91,30 @@ impl Shop {
             *failed = said.trim().parse().with_context(|| said.clone())?;
         }
         Ok(failures)
+    }
+
+    /// Sends requests of all kinds while something changes. None of them fails.
+    pub fn under_load(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let exec = format!("kubectl -n shop exec {} -c clients --", self.client()?);
+        let kinds: Vec<String> = PORTS.iter().map(|(kind, port)| format!("{kind}={HOST}:{port}")).collect();
+        let (changed, said) = std::thread::scope(|scope| {
+            let load = scope.spawn(|| self.cluster.run(&format!("{exec} {PROGRAM} load {}", kinds.join(" "))));
+            let changed = change();
+            let ended = self.cluster.run(&format!("{exec} touch {ENOUGH}"));
+            let said = load.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the load panicked")));
+            (changed, ended.and(said))
+        });
+        changed?;
+        let said = said?;
+        self.cluster.run(&format!("{exec} rm {ENOUGH}"))?;
+        let (sent, failed) = said.trim().split_once(' ').with_context(|| said.clone())?;
+        ensure!(failed == "0", "{failed} of {sent} requests failed: {}", self.story());
+        Ok(())
+    }
+
+    /// The client's pod.
+    fn client(&self) -> Result<String> {
+        Ok(self.cluster.run("kubectl -n shop get pods -l app=storefront -o name")?.trim().to_owned())
     }
 
     /// Has a replica refuse connections from now on, or listen again.

@@ -8,13 +8,16 @@ use serde_json::{Value, json};
 
 use crate::chart::Chart;
 use crate::cluster::ADDRESS;
-use crate::mesh::documents;
+use crate::mesh::{MODULE, Setup, documents};
 use crate::shop::{HOST, Shop};
 use crate::support::{envoy, wait};
 use crate::{Test, registry};
 
-pub const TESTS: &[Test] =
-    &[("replicas_crash", replicas_crash), ("registries", registries), ("istio_chart", istio_chart)];
+pub const TESTS: &[Test] = &[
+    ("replicas_crash_and_upgrades", replicas_crash_and_upgrades),
+    ("registries", registries),
+    ("istio_chart", istio_chart),
+];
 
 /// Whoever does not speak mutual TLS is refused.
 const STRICT: &str = r#"
@@ -24,9 +27,84 @@ metadata: { name: default, namespace: shop }
 spec: { mtls: { mode: STRICT } }
 "#;
 
-/// A replica that is gone costs no request, of whatever kind: each stands behind its own sidecar, with mutual TLS between them.
-fn replicas_crash() -> Result<()> {
-    let shop = Shop::start(|setup| setup.add(STRICT))?;
+/// The client's mode, and that the others were.
+fn in_mode(shop: &Shop, mode: &str) -> Result<()> {
+    let told = || -> Result<()> {
+        let info = shop.metrics("weir_info{")?;
+        let (now, before): (Vec<&String>, Vec<&String>) =
+            info.iter().partition(|line| line.contains(&format!("weir_mode=\"{mode}\"")));
+        let all = |lines: &[&String], end: &str| lines.iter().all(|line| line.ends_with(end));
+        ensure!(!now.is_empty() && all(&now, " 1") && all(&before, " 0"), "it is not in mode {mode}: {info:?}");
+        Ok(())
+    };
+    wait::until(wait::LIMIT, || told().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
+}
+
+/// Applies the files of the guide that have a part of Weir in them, changed.
+fn apply(shop: &Shop, change: impl FnOnce(&mut Setup) -> Result<()>) -> Result<()> {
+    let mut setup = Setup { resources: Vec::new(), ..Setup::bare()? };
+    setup.ship("decide")?;
+    setup.ship("attempts")?;
+    setup.name_in_weir(HOST, 9090)?;
+    change(&mut setup)?;
+    let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
+    shop.cluster.apply(&texts.join("\n---\n"))
+}
+
+/// Another policy, and another module, while requests come: none fails. As docs/upgrade.md says, the module comes under another
+/// name, in the same ConfigMap, and all roles name it at once.
+fn upgrades(shop: &Shop) -> Result<()> {
+    in_mode(shop, "enforce")?;
+    shop.under_load(|| {
+        apply(shop, |setup| setup.change_policy(|policy| policy["mode"] = json!("shadow")))?;
+        in_mode(shop, "shadow")?;
+        // Not the text of before: Envoy takes no notice of that until the listeners of then are drained.
+        apply(shop, |setup| setup.change_policy(|policy| policy["clusters"][0]["retry"]["maxRetries"] = json!(3)))?;
+        in_mode(shop, "enforce")
+    })?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("weir-2.wasm");
+    // A custom section more: it does the same, and is another module.
+    std::fs::write(&path, [std::fs::read(envoy::module())?.as_slice(), b"\0\x02\x01n"].concat())?;
+    let module = "/etc/istio/custom-bootstrap/weir-2.wasm";
+    shop.under_load(|| {
+        shop.cluster.run(&format!(
+            "kubectl -n shop create configmap weir --from-file=target/weir.wasm --from-file={} \
+             --from-file=envoy/istio/custom_bootstrap.json --dry-run=client -o yaml | kubectl replace -f -",
+            path.display()
+        ))?;
+        let ls = format!("kubectl -n shop exec deploy/storefront -c istio-proxy -- ls {module}");
+        let there = || shop.cluster.run(&ls).map(drop).map_err(|error| format!("{error:#}"));
+        wait::until(wait::LIMIT, there).map_err(anyhow::Error::msg)?;
+        apply(shop, |setup| {
+            for resource in &mut setup.resources {
+                *resource = serde_json::from_str(&resource.to_string().replace(MODULE, module))?;
+            }
+            Ok(())
+        })?;
+        let dump = "kubectl -n shop exec deploy/storefront -c istio-proxy -- \
+                    pilot-agent request GET config_dump?resource=dynamic_listeners";
+        let loaded = || -> Result<()> {
+            let dump = shop.cluster.run(dump)?;
+            let loaded = dump.contains(module) && !dump.contains(MODULE) && !dump.contains("warming_state");
+            ensure!(loaded, "the sidecar has the former module: {}", shop.story());
+            Ok(())
+        };
+        wait::until(wait::LIMIT, || loaded().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
+    })?;
+    shop.down(0, true)?;
+    let failed = shop.failures([150, 60, 60])?;
+    ensure!(failed == [0; 3], "after the upgrade {failed:?} of 150, 60 and 60 fail: {}", shop.story());
+    shop.down(0, false)
+}
+
+/// A replica that is gone costs no request, of whatever kind: each stands behind its own sidecar, with mutual TLS between them. Nor
+/// do upgrades of Weir. And of an entry for a port that nobody asks the log tells.
+fn replicas_crash_and_upgrades() -> Result<()> {
+    let shop = Shop::start(|setup| {
+        setup.name_in_weir(HOST, 9999)?;
+        setup.add(STRICT)
+    })?;
     let calm = shop.failures([60, 60, 60])?;
     ensure!(calm == [0; 3], "{calm:?} of 60 fail in calm: {}", shop.story());
     for replica in [0, 1] {
@@ -49,7 +127,11 @@ fn replicas_crash() -> Result<()> {
         Ok(())
     };
     wait::until(wait::LIMIT, || all_are_back().map_err(|error| format!("{error:#}")))
-        .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))
+        .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))?;
+    shop.log(&[&format!("no request went to a cluster that \"match\": \"outbound|9999|*|{HOST}\" is for")])?;
+    let unused = shop.metrics("weir_entries_unused")?;
+    ensure!(unused.iter().any(|line| line.ends_with(" 1")), "{unused:?}: {}", shop.story());
+    upgrades(&shop)
 }
 
 /// How the image is named where it is not by its digest.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -149,6 +150,11 @@ func (p *pod) run(ctx context.Context) {
 		time.Sleep(200 * time.Millisecond)
 	}
 	go p.report(ctx)
+	go func() {
+		for ; !p.isStopped(); time.Sleep(2 * time.Second) {
+			refresh(ctx, p.node.clients, p, filepath.Join(p.folder, "volumes"))
+		}
+	}()
 	for _, specification := range p.object.Spec.InitContainers {
 		always := specification.RestartPolicy != nil && *specification.RestartPolicy == corev1.ContainerRestartPolicyAlways
 		started := p.start(&specification, always)
@@ -167,7 +173,14 @@ func (p *pod) run(ctx context.Context) {
 
 // connect makes the pod's network.
 func (p *pod) connect() error {
-	keeper := exec.Command("unshare", "--net", "sh", "-c", "echo; exec sleep infinity")
+	script := "echo; exec sleep infinity"
+	if context := p.object.Spec.SecurityContext; context != nil {
+		for _, setting := range context.Sysctls {
+			path := strings.ReplaceAll(setting.Name, ".", "/")
+			script = fmt.Sprintf("echo '%s' >'/proc/sys/%s'; ", setting.Value, path) + script
+		}
+	}
+	keeper := exec.Command("unshare", "--net", "sh", "-c", script)
 	said, err := keeper.StdoutPipe()
 	if err != nil {
 		return err

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,26 +27,50 @@ func volumes(ctx context.Context, clients kubernetes.Interface, pod *pod, folder
 		if err := os.Chmod(files.folder, 0o777); err != nil {
 			return err
 		}
-		var err error
-		source := volume.VolumeSource
-		switch {
-		case source.EmptyDir != nil:
-		case source.ConfigMap != nil:
-			err = files.configMap(source.ConfigMap.Name, source.ConfigMap.Items, source.ConfigMap.Optional)
-		case source.Secret != nil:
-			err = files.secret(source.Secret.SecretName, source.Secret.Items, source.Secret.Optional)
-		case source.DownwardAPI != nil:
-			err = files.fields(source.DownwardAPI.Items)
-		case source.Projected != nil:
-			err = files.projected(source.Projected.Sources)
-		default:
-			err = fmt.Errorf("this kind of volume is not known here")
+		if volume.EmptyDir != nil {
+			continue
 		}
-		if err != nil {
-			return fmt.Errorf("volume %s: %w", volume.Name, err)
+		for _, source := range sources(volume.VolumeSource) {
+			if err := files.from(source); err != nil {
+				return fmt.Errorf("volume %s: %w", volume.Name, err)
+			}
 		}
 	}
 	return nil
+}
+
+// sources are what a volume has its files from: a projected one from several, and others from one, as if that were projected.
+func sources(volume corev1.VolumeSource) []corev1.VolumeProjection {
+	if volume.Projected != nil {
+		return volume.Projected.Sources
+	}
+	one := corev1.VolumeProjection{}
+	if own := volume.ConfigMap; own != nil {
+		one.ConfigMap = &corev1.ConfigMapProjection{LocalObjectReference: own.LocalObjectReference, Items: own.Items, Optional: own.Optional}
+	}
+	if own := volume.Secret; own != nil {
+		name := corev1.LocalObjectReference{Name: own.SecretName}
+		one.Secret = &corev1.SecretProjection{LocalObjectReference: name, Items: own.Items, Optional: own.Optional}
+	}
+	if own := volume.DownwardAPI; own != nil {
+		one.DownwardAPI = &corev1.DownwardAPIProjection{Items: own.Items}
+	}
+	return []corev1.VolumeProjection{one}
+}
+
+// refresh has the files of a pod's ConfigMaps follow what these have, as the kubelet does.
+func refresh(ctx context.Context, clients kubernetes.Interface, pod *pod, folder string) {
+	for _, volume := range pod.object.Spec.Volumes {
+		if volume.ConfigMap == nil {
+			continue
+		}
+		files := files{ctx: ctx, clients: clients, pod: pod, folder: filepath.Join(folder, volume.Name)}
+		for _, source := range sources(volume.VolumeSource) {
+			if err := files.from(source); err != nil {
+				log.Printf("pod %s, volume %s: %v", pod.object.Name, volume.Name, err)
+			}
+		}
+	}
 }
 
 type files struct {
@@ -54,24 +80,19 @@ type files struct {
 	folder  string
 }
 
-func (f files) projected(sources []corev1.VolumeProjection) error {
-	for _, source := range sources {
-		var err error
-		switch {
-		case source.ConfigMap != nil:
-			err = f.configMap(source.ConfigMap.Name, source.ConfigMap.Items, source.ConfigMap.Optional)
-		case source.Secret != nil:
-			err = f.secret(source.Secret.Name, source.Secret.Items, source.Secret.Optional)
-		case source.DownwardAPI != nil:
-			err = f.fields(source.DownwardAPI.Items)
-		case source.ServiceAccountToken != nil:
-			err = f.token(source.ServiceAccountToken)
-		}
-		if err != nil {
-			return err
-		}
+func (f files) from(source corev1.VolumeProjection) error {
+	switch {
+	case source.ConfigMap != nil:
+		return f.configMap(source.ConfigMap.Name, source.ConfigMap.Items, source.ConfigMap.Optional)
+	case source.Secret != nil:
+		return f.secret(source.Secret.Name, source.Secret.Items, source.Secret.Optional)
+	case source.DownwardAPI != nil:
+		return f.fields(source.DownwardAPI.Items)
+	case source.ServiceAccountToken != nil:
+		return f.token(source.ServiceAccountToken)
+	default:
+		return fmt.Errorf("this kind of volume is not known here")
 	}
-	return nil
 }
 
 func (f files) configMap(name string, items []corev1.KeyToPath, optional *bool) error {
@@ -110,11 +131,11 @@ func (f files) write(name string, content map[string][]byte, items []corev1.KeyT
 		}
 	}
 	for _, item := range items {
-		bytes, found := content[item.Key]
+		value, found := content[item.Key]
 		if !found && (optional == nil || !*optional) {
 			return fmt.Errorf("%s has no %s", name, item.Key)
 		}
-		if err := f.put(item.Path, bytes); err != nil {
+		if err := f.put(item.Path, value); err != nil {
 			return err
 		}
 	}
@@ -157,10 +178,17 @@ func (f files) token(source *corev1.ServiceAccountTokenProjection) error {
 
 func (f files) put(path string, content []byte) error {
 	path = filepath.Join(f.folder, path)
+	if known, err := os.ReadFile(path); err == nil && bytes.Equal(known, content) {
+		return nil
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(path, content, 0o644)
+	// Whoever reads it meets one or the other.
+	if err := os.WriteFile(path+".new", content, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // resource is what a container may use, as the downward API tells it: where it has no limit, what the node has.
