@@ -138,7 +138,10 @@ impl Worker {
         }
         if let Some(state) = self.engine.cluster_mut(cluster) {
             state.undecided = None;
-            state.waiting.arrived(stream);
+            // Where hosts are not judged, nobody looks into the queue.
+            if state.outliers.is_some() {
+                state.waiting.arrived(stream);
+            }
         }
         let retry = self.engine.retry_headers(cluster, &admission);
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);

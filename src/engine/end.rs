@@ -118,6 +118,7 @@ impl Worker {
                 grpc: ending.grpc,
                 retries,
                 denied: denied.is_some_and(|(_, granted)| retries >= granted),
+                shadow: !self.enforces(),
             };
             Reason::of(self.engine.retry_policy(cluster), &failed)
         })?;

@@ -41,6 +41,8 @@ const HEDGE_FACTOR: u64 = 2;
 const HEDGE_LEAST: u64 = 100_000_000;
 /// At most so many overdue requests are looked at at a time.
 const MOST_LATE: usize = 64;
+/// At most so many requests stand in a queue. Where nobody knows how long answers take, the first may stand there for hours.
+const MOST_QUEUED: usize = 10_000;
 /// One in four thousand, of 2^24.
 const RARE: u32 = 1 << 12;
 
@@ -66,6 +68,9 @@ impl Waiting {
     /// A request arrives.
     pub(super) fn arrived(&mut self, stream: StreamId) {
         self.natural -= self.natural >> 10;
+        if self.queue.len() >= MOST_QUEUED {
+            self.queue.pop_front();
+        }
         self.queue.push_back(stream);
     }
 

@@ -78,7 +78,7 @@ impl Reason {
         }
     }
 
-    /// Why what failed so was not retried. `None` if it was no failure.
+    /// Why what failed so was not retried. `None` if it was no failure, or only shadow mode kept it from being retried.
     #[must_use]
     pub fn of(policy: Option<&RetryPolicy>, failed: &Failed<'_>) -> Option<Self> {
         let Failed { end, plan, already_retried, retries, denied, .. } = *failed;
@@ -118,6 +118,8 @@ impl Reason {
             }
             _ if end.flags.any(Flags::OVERFLOW) => Self::Limit,
             _ if denied && retries < policy.max_retries => Self::Budget,
+            // It would have been.
+            _ if failed.shadow => return None,
             _ if end.flags.any(Flags::RETRIES_USED_UP) => Self::UsedUp,
             // What is left is that Envoy could not: it says so in no flag.
             _ if failed.grpc && matches!(signal, Signal::Error) => Self::Begun,
@@ -141,4 +143,6 @@ pub struct Failed<'a> {
     pub retries: u32,
     /// Whether the budget denied one.
     pub denied: bool,
+    /// Whether Envoy was asked for no retry, since the mode is shadow.
+    pub shadow: bool,
 }

@@ -84,6 +84,26 @@ fn in_shadow_mode_retries_that_happened_count_apart() {
     assert_eq!((succeeded(&at.host, "shadow_", cluster), succeeded(&at.host, "", cluster)), (1, 0));
 }
 
+#[test]
+fn in_shadow_mode_what_would_be_retried_has_no_reason_against_it() {
+    for level in [Level::Decide, Level::Watch, Level::Guard] {
+        let at = Attached::with(level, SHADOW);
+        let cluster = format!("not retried in shadow {level:?}");
+        for method in ["GET", "POST"] {
+            let request = at.host.request(at.decide).cluster(&cluster).method(method).begin();
+            if let Some(guard) = at.guard {
+                at.host.attempt(guard, &request, 1).begin().end();
+            }
+            at.attempt_log(&End::of_attempt(&request, 1).flags(UC).cluster(&cluster));
+            request.response(503, []);
+            let end = End::new().flags(UC).code(503).details("upstream_reset_before_response_started{…}");
+            request.end_with(&end.property("upstream.request_attempt_count", 1));
+        }
+        let reasons = counts(&at.host, "shadow_not_retried", "reason", &cluster);
+        assert_eq!(reasons, of([("method", 1)]), "{level:?}: the GET would have been retried");
+    }
+}
+
 fn left(host: &Host, cluster: &str) -> Option<u64> {
     host.metrics().get(&format!("weir_retry_budget_left.cluster.{cluster}")).copied()
 }

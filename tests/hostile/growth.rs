@@ -99,6 +99,28 @@ fn a_million_paths() {
     });
 }
 
+/// Whatever is switched off, nothing of a request outlives it.
+#[test]
+fn a_million_requests_of_which_nothing_is_judged() {
+    for off in ["outlierDetection", "steering", "retry", "circuitBreaker", "incidents"] {
+        let worker = Worker::new(&format!(r#"{{"{off}": "off"}}"#));
+        flat(off, &worker, many() / 20, |_| worker.go("paths", "/", "10.0.0.1:80", true));
+    }
+}
+
+/// One request that is never answered holds up nothing that came after it.
+#[test]
+fn a_million_requests_behind_one_that_hangs() {
+    for policy in ["{}", r#"{"steering": "off"}"#, r#"{"mode": "shadow"}"#] {
+        let worker = Worker::new(policy);
+        let hangs = worker.begin("paths", "GET", "/");
+        let attempt = worker.host.attempt(worker.guard, &hangs, 1).host("10.0.0.2:80").begin();
+        flat(policy, &worker, many() / 20, |_| worker.go("paths", "/", "10.0.0.1:80", true));
+        attempt.end();
+        hangs.end();
+    }
+}
+
 /// Clients that cancel everything, at any point: before the attempt, during it, or after its answer began.
 #[test]
 fn a_client_that_cancels_everything() {

@@ -239,7 +239,8 @@ fn reason(
     retries: u32,
 ) -> Option<Reason> {
     let end = record.request_end();
-    let failed = Failed { end: &end, plan, already_retried: false, grpc: record.grpc, retries, denied: false };
+    let failed =
+        Failed { end: &end, plan, already_retried: false, grpc: record.grpc, retries, denied: false, shadow: false };
     let reason = Reason::of(own.retry.as_ref(), &failed);
     if !record.is_attempt && !end.details.is_empty() {
         return reason;
