@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ impl Sent {
 /// Requests that go on until they are stopped.
 pub struct Rate {
     stop: Arc<AtomicBool>,
+    /// What the slowest answer took, in milliseconds.
+    slowest: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
 }
 
@@ -52,9 +54,9 @@ impl Rate {
         address: SocketAddr,
         request: &Request,
     ) -> Self {
-        let (stop, began) = (Arc::<AtomicBool>::default(), Instant::now());
+        let (stop, slowest, began) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Instant::now());
         let client = |number: u32| {
-            let (stop, request) = (Arc::clone(&stop), request.clone());
+            let (stop, slowest, request) = (Arc::clone(&stop), Arc::clone(&slowest), request.clone());
             std::thread::spawn(move || {
                 let mut sent = Vec::new();
                 let mut connection = None;
@@ -81,12 +83,19 @@ impl Rate {
                     if status == 0 {
                         connection = None;
                     }
-                    sent.push(Sent { at, ended: Instant::now(), status });
+                    let ended = Instant::now();
+                    slowest.fetch_max(u64::try_from((ended - at).as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+                    sent.push(Sent { at, ended, status });
                 }
                 sent
             })
         };
-        Self { clients: (0..clients).map(client).collect(), stop }
+        Self { clients: (0..clients).map(client).collect(), stop, slowest }
+    }
+
+    /// What the slowest answer took so far.
+    pub fn slowest(&self) -> Duration {
+        Duration::from_millis(self.slowest.load(Ordering::SeqCst))
     }
 
     /// All requests, in the order in which they were sent.
