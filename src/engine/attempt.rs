@@ -232,10 +232,16 @@ impl Worker {
     /// driver can act for, it is to ask [`Worker::on_pause_over`]. (On a tick, since Envoy is not yet done with the others when
     /// it tells of their end.)
     pub fn paused_alone(&mut self) -> Vec<StreamId> {
-        let paused = std::mem::take(&mut self.paused);
-        let is_paused = |stream: &StreamId| self.paused_request(*stream).is_some();
-        self.paused = paused.into_iter().filter(is_paused).collect();
-        self.paused.iter().copied().filter(|stream| self.is_alone(*stream)).collect()
+        let mut alone = Vec::new();
+        for stream in std::mem::take(&mut self.paused) {
+            if self.is_alone(stream) {
+                alone.push(stream);
+            }
+            if self.paused_request(stream).is_some() {
+                self.paused.push(stream);
+            }
+        }
+        alone
     }
 
     fn paused_request(&self, stream: StreamId) -> Option<(StreamId, Refusal)> {

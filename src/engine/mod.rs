@@ -179,7 +179,13 @@ impl Engine {
 
     /// The clusters for which `due` holds. (By reference: each kind of closure would cost the module 300 bytes.)
     fn clusters_that(&self, due: &dyn Fn(&Cluster) -> bool) -> Vec<ClusterId> {
-        self.clusters.iter().filter(|(_, cluster)| due(cluster)).map(|(id, _)| id).collect()
+        let mut clusters = Vec::new();
+        for (id, cluster) in self.clusters.iter() {
+            if due(cluster) {
+                clusters.push(id);
+            }
+        }
+        clusters
     }
 
     /// The clusters whose hosts other workers may know more about, or shall hear of.

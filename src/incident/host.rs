@@ -254,9 +254,8 @@ impl HostIncidents {
             let (count, apart) = (restarts.count, sub(restarts.last_down, restarts.first_down));
             let period = apart.checked_div(sub(count, 1)).unwrap_or_default();
             let [down, min, max] = restarts.downtime();
-            let (resets, refusals) = (restarts.resets, restarts.refusals);
-            let periods = [restarts.crashes, period, restarts.period_min, restarts.period_max, lasted];
-            let numbers = [[count, down, min, max, resets, refusals].as_slice(), &periods].concat();
+            let Restarts { resets, refusals, crashes, period_min, period_max, .. } = *restarts;
+            let numbers = [count, down, min, max, resets, refusals, crashes, period, period_min, period_max, lasted];
             return Event::new(state, pattern, host, &numbers);
         }
         let down = self.episode.down().copied().unwrap_or_default();

@@ -253,8 +253,8 @@ impl Budget {
     /// Replaces `record` by the budget in bytes, without its policy: that is the reader's.
     pub fn encode(&self, record: &mut Vec<u8>) {
         let mut record = Writer::new(record, &FORMAT, Self::ENCODED_BYTES);
-        let windows = [&self.requests, &self.retries, &self.retries_on_floor];
-        for window in windows.into_iter().chain([&self.requests_of_second, &self.retries_of_second]) {
+        let Self { requests, retries, retries_on_floor, requests_of_second, retries_of_second, .. } = self;
+        for window in [requests, retries, retries_on_floor, requests_of_second, retries_of_second] {
             window.encode(&mut record);
         }
         self.trouble.encode(&mut record);
@@ -268,23 +268,19 @@ impl Budget {
     #[must_use]
     pub fn decode(policy: BudgetPolicy, record: &[u8], now: Time) -> Option<Self> {
         let mut record = Reader::new(record, &FORMAT)?;
-        let mut window = || Window::decode(&mut record).filter(|window| INTERVALS.contains(&window.interval()));
-        let (requests, retries, retries_on_floor) = (window()?, window()?, window()?);
-        let (requests_of_second, retries_of_second) = (window()?, window()?);
-        let trouble = Trouble::decode(&mut record)?;
-        if !record.is_empty() {
-            return None;
+        let mut budget = Self::new(policy);
+        for (window, edge) in [
+            (&mut budget.requests, Edge::Start),
+            (&mut budget.retries, Edge::End),
+            (&mut budget.retries_on_floor, Edge::End),
+            (&mut budget.requests_of_second, Edge::Start),
+            (&mut budget.retries_of_second, Edge::End),
+        ] {
+            let read = Window::decode(&mut record).filter(|read| INTERVALS.contains(&read.interval()))?;
+            *window = read.with_interval(window.interval(), edge, now);
         }
-        let (interval, floor_interval) = intervals(&policy);
-        Some(Self {
-            policy,
-            requests: requests.with_interval(interval, Edge::Start, now),
-            retries: retries.with_interval(interval, Edge::End, now),
-            retries_on_floor: retries_on_floor.with_interval(floor_interval, Edge::End, now),
-            requests_of_second: requests_of_second.with_interval(SECOND, Edge::Start, now),
-            retries_of_second: retries_of_second.with_interval(SECOND, Edge::End, now),
-            trouble,
-        })
+        budget.trouble = Trouble::decode(&mut record)?;
+        record.is_empty().then_some(budget)
     }
 }
 
