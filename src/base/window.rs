@@ -117,10 +117,12 @@ impl<S: Default> Window<S> {
     fn move_to(&mut self, slot: u64) {
         if slot > self.newest {
             let passed = usize::try_from(slot - self.newest).map_or(RING, |passed| passed.min(RING));
-            for place in (passed..RING).rev() {
-                self.slots.swap(place, place - passed);
+            for place in (0..RING).rev() {
+                let newer = place.checked_sub(passed).and_then(|newer| self.slots.get_mut(newer)).map(std::mem::take);
+                if let Some(slot) = self.slots.get_mut(place) {
+                    *slot = newer.unwrap_or_default();
+                }
             }
-            self.slots.iter_mut().take(passed).for_each(|slot| *slot = S::default());
             self.newest = slot;
         } else if self.newest - slot > SLOTS as u64 {
             // The next slot, not this one, of which a part may have passed: the counts would age by that part.

@@ -307,9 +307,11 @@ fn policy(root: &Json) -> Result<Policy, ConfigError> {
             .within(&["steering.header"]));
     }
     if let Some(clusters) = root.field("clusters") {
+        let everywhere_else = policy.clusters.pop();
         clusters
             .each(MAX_CLUSTERS, &mut |entry| cluster(&everywhere, entry, &mut policy))
             .map_err(|error| error.in_field("clusters"))?;
+        policy.clusters.extend(everywhere_else);
     }
     Ok(policy)
 }
@@ -328,7 +330,7 @@ fn cluster(everywhere: &Settings, entry: &Json, policy: &mut Policy) -> Result<(
     settings.overlay(&CLUSTER, entry)?;
     let Some(pattern) = entry.field("match") else { return no("match", "missing") };
     let pattern = glob(pattern, &policy.patterns).map_err(|error| error.in_field("match"))?;
-    policy.clusters.insert(policy.patterns.len(), settings.cluster(steering.is_none()));
+    policy.clusters.push(settings.cluster(steering.is_none()));
     policy.patterns.push(pattern);
     Ok(())
 }
