@@ -1,4 +1,5 @@
-//! The clusters that a worker knows: by name, bounded, the least recently used forgotten first.
+//! The clusters that a worker knows: by name, bounded, the least recently used forgotten first, unless hosts of it
+//! are out or its circuit is open.
 
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
@@ -81,7 +82,9 @@ impl Clusters {
     }
 
     fn replace_least_recently_used(&mut self, cluster: Box<Cluster>) -> ClusterId {
-        let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| cluster.last_used);
+        // What was told of one in trouble would stand for ever, since Envoy forgets no gauge.
+        let key = |cluster: &Cluster| (cluster.reported_open || cluster.reported_hosts.0 > 0, cluster.last_used);
+        let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| key(cluster));
         let slot = oldest.map_or(0, |(slot, _)| slot as u16);
         self.by_name.retain(|listed| *listed != slot);
         let Some((id, oldest)) = self.slots.get_mut(usize::from(slot)) else { return ClusterId(0) };

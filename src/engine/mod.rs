@@ -188,10 +188,11 @@ impl Engine {
         clusters
     }
 
-    /// The clusters whose hosts other workers may know more about, or shall hear of.
+    /// The clusters whose hosts other workers may know more about, or shall hear of; and those of which hosts are out, since that is
+    /// over some time after the last request.
     #[must_use]
     pub fn clusters_to_exchange(&self, now: Time) -> Vec<ClusterId> {
-        let due = |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending();
+        let due = |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending() || outliers.ejected() > 0;
         let due = |cluster: &Cluster| cluster.outliers.as_ref().is_some_and(due);
         self.clusters_that(&due)
     }

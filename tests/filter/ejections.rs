@@ -523,3 +523,25 @@ fn a_calm_guard_removes_nothing() {
     assert_eq!(edits, []);
     assert_eq!(counts(&at.host, "ejections", "reason", "calm guard"), BTreeMap::new());
 }
+
+/// Envoy forgets no gauge: what was told of a host that was out when the last request came must not stand for ever, nor when a
+/// thousand other clusters make Weir forget its own.
+#[test]
+fn a_gauge_does_not_outlive_an_ejection_without_requests() {
+    for others in [0, 1_100] {
+        let cluster = ["abandoned", "abandoned and forgotten"][usize::from(others > 0)];
+        let mut envoy = Balancer::new(Attached::new(Level::Guard), cluster);
+        envoy.warm_up();
+        envoy.kill(HOSTS[0]);
+        envoy.at.tick();
+        assert_eq!((envoy.metric("hosts_out"), envoy.out(HOSTS[0])), (1, 1), "{cluster}");
+        for other in 0..others {
+            envoy.at.host.request(envoy.at.decide).cluster(&format!("other {other}")).begin().end();
+        }
+        for _ in 0..700 {
+            envoy.at.host.advance(Duration::from_millis(100));
+            envoy.at.tick();
+        }
+        assert_eq!((envoy.metric("hosts_out"), envoy.out(HOSTS[0])), (0, 0), "{cluster}");
+    }
+}
