@@ -116,6 +116,15 @@ impl Worker {
         let Steering { route, list, hedge } = self.steer(cluster, admission.plan, circuit_probe.is_some(), view);
         let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, &admission);
         let failures_before = self.visibility(cluster).failures();
+        if let Some(state) = self.engine.cluster_mut(cluster) {
+            state.undecided = None;
+            // Where hosts are not judged, nobody looks into the queue.
+            if state.outliers.is_some() {
+                state.waiting.arrived(stream);
+            }
+        }
+        let retry = self.engine.retry_headers(cluster, &admission);
+        let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
         self.requests.insert(
             stream.0,
             Request {
@@ -130,21 +139,13 @@ impl Worker {
                 waits: true,
                 already_retried: headers.attempt > 1,
                 failures_before,
+                names_not_sent: uses_retriable_header,
                 ..Request::default()
             },
         );
         if self.attached.guard {
             self.latest_request = Some(stream);
         }
-        if let Some(state) = self.engine.cluster_mut(cluster) {
-            state.undecided = None;
-            // Where hosts are not judged, nobody looks into the queue.
-            if state.outliers.is_some() {
-                state.waiting.arrived(stream);
-            }
-        }
-        let retry = self.engine.retry_headers(cluster, &admission);
-        let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
         self.uses_retriable_header |= uses_retriable_header && self.enforces();
         self.forward(Edits {
             remove_hosts: self.hosts_to_remove(&headers),

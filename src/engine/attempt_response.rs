@@ -55,7 +55,10 @@ impl Worker {
         let marked = view.response_header(RATE_LIMITED).is_some();
         let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
         let stated = managed.plan != Plan::Nothing && view.not_processed(policy);
+        let named = self.requests.get(managed.id.0).is_some_and(|request| request.names_not_sent);
+        // Envoy asks another host only if it was told of the mark when the request arrived, or if it does so by the status.
         let elsewhere = signal == Signal::Pushback
+            && (named || by_status)
             && (managed.plan.repeats() || stated)
             && retries_left
             && self.others_take(managed.cluster);
@@ -68,7 +71,7 @@ impl Worker {
             return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
         }
         let unsent = signal == Signal::Error && managed.plan != Plan::Nothing && was_not_sent(view);
-        let not_sent = !by_status && !elsewhere && (stated || unsent);
+        let not_sent = named && !by_status && !elsewhere && (stated || unsent);
         if not_sent
             && !retries_left
             && let Some(request) = self.requests.get_mut(managed.id.0)

@@ -192,7 +192,8 @@ impl Engine {
     /// over some time after the last request.
     #[must_use]
     pub fn clusters_to_exchange(&self, now: Time) -> Vec<ClusterId> {
-        let due = |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending() || outliers.ejected() > 0;
+        let due =
+            |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending() || outliers.may_be_over(now);
         let due = |cluster: &Cluster| cluster.outliers.as_ref().is_some_and(due);
         self.clusters_that(&due)
     }

@@ -50,6 +50,8 @@ pub(super) struct Request {
     pub(super) later: Vec<StreamId>,
     /// The header by which `guard` told Envoy whether to retry a response; the client shall not see it.
     pub(super) strip_response_header: Option<&'static str>,
+    /// Whether Envoy was told to retry what `guard` marks as not sent.
+    pub(super) names_not_sent: bool,
     /// Whether its last attempt was not sent on by the proxy in front of the upstream, as `guard` knows: it would be retried
     /// once more.
     pub(super) last_not_sent: bool,

@@ -297,6 +297,12 @@ impl Outliers {
         now.is_soon_after(RECENTLY, self.latest.request)
     }
 
+    /// Whether hosts are out of which nothing was heard for a while: some time after the last request they no longer are.
+    #[must_use]
+    pub fn may_be_over(&self, now: Time) -> bool {
+        self.ejected > 0 && now.is_later(RECENTLY, self.sharing.exchanged)
+    }
+
     /// Whether there is something to write for other workers.
     #[must_use]
     pub fn is_pending(&self) -> bool {

@@ -545,3 +545,24 @@ fn a_gauge_does_not_outlive_an_ejection_without_requests() {
         assert_eq!((envoy.metric("hosts_out"), envoy.out(HOSTS[0])), (0, 0), "{cluster}");
     }
 }
+
+/// Envoy asks another host in place of one that pushes back only where it was told so when the request arrived: what it will not
+/// send is not paid, and no hop above shall send it.
+#[test]
+fn the_first_pushback_pays_for_no_retry() {
+    let mut envoy = Balancer::new(Attached::new(Level::Guard), "first pushback");
+    envoy.warm_up();
+    for (told, granted) in [(false, 0), (true, 1)] {
+        let request = envoy.begin("GET");
+        assert_eq!(request.request_header("x-envoy-retriable-header-names").is_some(), told);
+        let attempt = envoy.at.host.attempt(envoy.at.guard.unwrap(), &request, 1).host(HOSTS[0]).begin();
+        assert!(attempt.response(429, []));
+        assert_eq!(attempt.response_header("x-weir-not-sent").is_some(), told);
+        assert_eq!(attempt.response_header("x-envoy-ratelimited").is_some(), !told);
+        assert_eq!(envoy.metric("retries_total.verdict.granted"), granted, "told: {told}");
+        attempt.end();
+        envoy.at.attempt_log(&End::of_attempt(&request, 1).host(HOSTS[0]).code(429));
+        request.response(429, []);
+        request.end_with(&End::new().host(HOSTS[0]).property("upstream.request_attempt_count", 1).code(429));
+    }
+}
