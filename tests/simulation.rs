@@ -194,7 +194,8 @@ fn failures_everywhere() {
 /// One host of some fails six of ten times, or hangs: it is out within a handful, and back when it is fine.
 #[test]
 fn one_bad_host() {
-    let states = [State::Mixed(Signal::Reset, 60), State::Mixed(Signal::Error, 60), State::Hangs, State::Refuses];
+    let mixed = |signal| State::Mixed(signal, 60);
+    let states = [mixed(Signal::Reset), mixed(Signal::Error), mixed(Signal::Timeout), State::Hangs, State::Refuses];
     for replicas in [2, 4, 50, 500] {
         for state in states {
             let report = sum((0..if replicas > 100 { 1 } else { 3 }).map(|seed| {

@@ -8,7 +8,8 @@
 //!
 //! What takes long by nature is overdue, too, now and then, and so is what never is answered, wherever it is sent: a path whose database
 //! hangs. The wait is long enough for all but some three percent; and where more than one in four thousand is overdue and answered in the
-//! end, or its host answers others meanwhile, a single one does not make a host suspect: two must be overdue there.
+//! end, or its host answers others meanwhile, a single one does not make a host suspect: as many must be overdue there as chance hardly
+//! ever sends to one host without any that is answered.
 //!
 //! While nothing is overdue, this asks the host for nothing: requests stand in a queue, and those that were answered leave it.
 
@@ -43,6 +44,8 @@ const HEDGE_LEAST: u64 = 100_000_000;
 const MOST_LATE: usize = 64;
 /// At most so many requests stand in a queue. Where nobody knows how long answers take, the first may stand there for hours.
 const MOST_QUEUED: usize = 10_000;
+/// At most so many need be overdue at a host.
+const MOST_ALIKE: usize = 8;
 /// One in four thousand, of 2^24.
 const RARE: u32 = 1 << 12;
 
@@ -67,7 +70,7 @@ pub(super) struct Waiting {
 impl Waiting {
     /// A request arrives.
     pub(super) fn arrived(&mut self, stream: StreamId) {
-        self.natural -= self.natural >> 10;
+        self.natural -= self.natural >> 7;
         if self.queue.len() >= MOST_QUEUED {
             self.queue.pop_front();
         }
@@ -90,9 +93,20 @@ impl Waiting {
         (self.timed >= TIMED).then_some((self.usual * FACTOR).max(LEAST))
     }
 
+    /// How many requests to a host must be overdue, while it answers none, for chance to explain it less than once in a thousand times.
+    fn enough(&self) -> usize {
+        let share = u64::from(self.natural);
+        let (mut enough, mut chance) = (1 + usize::from(self.natural >= RARE), share);
+        while enough < MOST_ALIKE && chance * share >= (1 << 48) / 1_000 {
+            chance = (chance * share) >> 24;
+            enough += 1;
+        }
+        enough
+    }
+
     /// A request was overdue, by nature.
     const fn was_natural(&mut self) {
-        self.natural += (1 << 24) >> 10;
+        self.natural += (1 << 24) >> 7;
     }
 
     /// After how many nanoseconds a request is sent once more, beside the first, while no host is known to be out.
@@ -117,6 +131,8 @@ impl Worker {
             return Ok(());
         };
         let deadline = waiting.deadline().unwrap_or(u64::MAX);
+        let enough = waiting.enough();
+        outliers.set_blind(enough > 2);
         waiting.oldest_hedged = now;
         while let Some(stream) = waiting.queue.front().copied() {
             if let Some(request) = self.requests.get(stream.0).filter(|request| request.waits) {
@@ -158,7 +174,8 @@ impl Worker {
                 // host of few requests has none at times.
                 let (arrived, host) = (request.arrived, request.overdue.clone());
                 if let Some(host) = &host {
-                    let enough = waiting.natural < RARE || waits_at(&self.requests, &waiting.late, host);
+                    let answered = outliers.answered_at(host);
+                    let enough = waiting_at(&self.requests, &waiting.late, host, answered) + 1 >= enough;
                     told |= outliers.overdue(host, arrived, (odd, again, enough), now);
                 }
             }
@@ -188,7 +205,10 @@ impl Worker {
         let answered = view.details() == b"via_upstream";
         let deadline = state.waiting.deadline().unwrap_or(u64::MAX);
         let natural = overdue.as_ref().is_some_and(|host| match answered {
-            true => !(outliers.is_silent(host) && waits_at(&self.requests, &state.waiting.late, host)),
+            true => {
+                !(outliers.is_silent(host)
+                    && waiting_at(&self.requests, &state.waiting.late, host, Time::default()) > 0)
+            }
             false => nanos_since(arrived, outliers.answered_at(host)) >= deadline,
         });
         if natural {
@@ -200,8 +220,9 @@ impl Worker {
     }
 }
 
-/// Whether an overdue request waits at a host.
-fn waits_at(requests: &Contexts<Request>, late: &VecDeque<StreamId>, host: &str) -> bool {
-    let waits = |request: &Request| request.waits && request.overdue.as_deref() == Some(host);
-    late.iter().any(|stream| requests.get(stream.0).is_some_and(waits))
+/// How many overdue requests wait at a host that arrived after that time.
+fn waiting_at(requests: &Contexts<Request>, late: &VecDeque<StreamId>, host: &str, after: Time) -> usize {
+    let waits =
+        |request: &Request| request.waits && request.arrived > after && request.overdue.as_deref() == Some(host);
+    late.iter().filter(|stream| requests.get(stream.0).is_some_and(waits)).count()
 }

@@ -88,6 +88,14 @@ pub fn is_widespread(peers: &Peers, failure: Failure) -> bool {
     failed > 0 && 2 * failed >= attempts
 }
 
+/// Whether the others, taken together, show at least a third of the timeouts that this host shows among as many attempts.
+#[must_use]
+pub fn is_spread(peers: &Peers, host: &AttemptHistory) -> bool {
+    let (failed, attempts) = host.last(Failure::Timeout, LENGTH);
+    let others = peers.share(Failure::Timeout, LENGTHS.len() - 1, false);
+    3 * others.0 * attempts >= failed * others.1
+}
+
 // Numbers here are at most 64 for the host and 64,000 for a thousand others, so no product overflows a u64.
 
 fn is_above((failed, attempts): (u64, u64), others: (u64, u64), by: Percent) -> bool {

@@ -125,7 +125,7 @@ impl Outliers {
                 health.failed(now, interval);
                 host.report(now);
                 self.hosts.answered(place, evidence.answers);
-                self.failed(place, failure, false, now);
+                self.failed(place, failure, evidence.answers > 0, false, now);
             }
         }
     }

@@ -97,6 +97,11 @@ impl AttemptHistory {
         }
     }
 
+    /// The attempt that failed last began before the one that ended before it, and counts as if it had ended before.
+    pub fn failed_before(&mut self) {
+        self.failed.iter_mut().for_each(|bits| *bits = (*bits & !3) | (*bits & 1) << 1 | (*bits >> 1) & 1);
+    }
+
     /// The process that took no connection, or broke off what it had, is gone.
     pub fn restarted(&mut self) {
         let [refused, reset, ..] = &mut self.failed;

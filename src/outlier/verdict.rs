@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::probe_budget::ProbeBudget;
 use super::{EndedAttempt, Event, FEW, Outliers};
 use crate::base::time::{Time, nanos_since};
-use crate::outlier::detector::{Failure, Outcome, is_outlier, is_widespread};
+use crate::outlier::detector::{Failure, Outcome, is_outlier, is_spread, is_widespread};
 use crate::outlier::ejection::{HostState, Verdict};
 use crate::outlier::shared::{Change, Ejection};
 use crate::signal::Signal;
@@ -47,7 +47,8 @@ impl Outliers {
         }
         if let Some((failure, answers)) = reported {
             self.sharing.pending.push(Change::ReportFailure(address.into(), failure, answers));
-            self.failed(place, failure, true, now);
+            let others = self.hosts.at(place).is_some_and(|host| host.answered > attempt.began);
+            self.failed(place, failure, others, true, now);
         }
         self.sharing.pending.iter().any(|change| !matches!(change, Change::ReportPick(_)))
     }
@@ -151,6 +152,11 @@ impl Outliers {
         host.map_or(Time::default(), |host| host.answered)
     }
 
+    /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
+    pub const fn set_blind(&mut self, blind: bool) {
+        self.steering.set_blind(blind);
+    }
+
     /// An attempt that began then is not answered, though later ones are, and counts as a timeout of its host as long as that is so.
     /// `odd`: hardly any are, so this one alone makes the host suspect. `again`: this was told of it before, and it counts if the host
     /// answered nothing since. `enough`: it is not alone, or need not be another. As [`attempt_ended`](Self::attempt_ended).
@@ -173,15 +179,20 @@ impl Outliers {
             let report = Change::ReportFailure(address.into(), Failure::Timeout, host.report(now));
             self.sharing.pending.push(report);
         }
-        self.failed(place, Failure::Timeout, true, now);
+        self.failed(place, Failure::Timeout, false, true, now);
         self.is_pending()
     }
 
-    /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's.
-    pub(super) fn failed(&mut self, place: usize, failure: Failure, mine: bool, now: Time) {
+    /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's. `answers`: the host answered others
+    /// meanwhile. So one that timed out does not show that it hangs; it may be one of those that time out wherever they are sent.
+    pub(super) fn failed(&mut self, place: usize, failure: Failure, answers: bool, mine: bool, now: Time) {
+        let answers = answers && failure == Failure::Timeout;
         self.hosts.failed(place, failure, now);
+        if answers {
+            self.hosts.failed_before(place);
+        }
         self.latest.failure = now;
-        if failure != Failure::Error {
+        if failure != Failure::Error && !answers {
             self.latest.break_off = now;
         }
         if self.healthy_all_fail(now) {
@@ -196,7 +207,7 @@ impl Outliers {
         if self.is_probe_budget_exhausted(now) {
             policy.reset.count = policy.reset.count.div_ceil(2);
         }
-        if !is_outlier(&policy, &host.history, failure, &peers, now) {
+        if !is_outlier(&policy, &host.history, failure, &peers, now) || (answers && is_spread(&peers, &host.history)) {
             return;
         }
         let most = self.policy.max_ejected(self.hosts.known(now));

@@ -198,6 +198,11 @@ impl Steering {
         self.responsiveness.is_unresponsive(host, now)
     }
 
+    /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
+    pub const fn set_blind(&mut self, blind: bool) {
+        self.responsiveness.blind = blind;
+    }
+
     /// A request is steered to a host.
     pub fn sends(&self, host: &mut Host, now: Time) {
         self.responsiveness.sends(host, now);

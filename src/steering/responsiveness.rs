@@ -35,11 +35,13 @@ pub(super) struct Responsiveness {
     timed: u32,
     /// How long a request took that was hedged in vain, in nanoseconds, and when that was.
     natural: (u64, Time),
+    /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
+    pub(super) blind: bool,
 }
 
 impl Responsiveness {
     pub(super) const fn new() -> Self {
-        Self { answered: Time::from_nanos(0), slow: 0, timed: 0, natural: (0, Time::from_nanos(0)) }
+        Self { answered: Time::from_nanos(0), slow: 0, timed: 0, natural: (0, Time::from_nanos(0)), blind: false }
     }
 
     pub(super) fn clamp(&mut self, now: Time) {
@@ -80,7 +82,7 @@ impl Responsiveness {
     }
 
     pub(super) fn is_unresponsive(&self, host: &Host, now: Time) -> bool {
-        let Some(oldest) = host.oldest_outstanding else { return false };
+        let Some(oldest) = host.oldest_outstanding.filter(|_| !self.blind) else { return false };
         let waits = nanos_since(oldest, now);
         self.deadline().is_some_and(|deadline| waits >= deadline && waits - deadline < avoided(host))
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use weir::signal::Signal;
+
 use super::replica::{Replica, State};
 use super::report::{Each, Report};
 use super::world::{SLOW, Setup, World};
@@ -78,5 +80,32 @@ fn what_takes_long_by_nature_is_left_alone() {
             // Two that take long may be at one replica that happens to answer no other for a while: chance does that now and then.
             assert!(twice * 10 <= all && wrong <= 3, "{told}");
         }
+    }
+}
+
+/// A replica that hangs is found among requests that take long, or never end, wherever they are sent.
+#[test]
+fn a_replica_that_hangs_is_found_among_slow_requests() {
+    for (rate, slow, fails) in [(100, 5, 0), (100, 0, 12), (100, 0, 33), (400, 0, 33)] {
+        let (mut gets, mut posts) = ((0, 0), (0, 0));
+        for seed in 0..12 {
+            let mut replicas = vec![Replica::always(State::Fine); 4];
+            replicas[seed as usize % 4] = Replica::between(HANGS, 2 * LASTS, State::Hangs);
+            let timeout = if fails > 0 { Duration::from_millis(800) } else { LASTS };
+            let fails = (fails > 0).then_some((Signal::Timeout, fails));
+            let setup = Setup { rate, timeout, slow, fails, ..setup(seed, LASTS.as_secs(), replicas) };
+            let mut report = World::run(setup);
+            if seed == 0 {
+                println!("ABS {rate} {slow} {fails:?} {:?}", report.absences[0]);
+            }
+            report.each.retain(|each| !each.slow && !each.fails);
+            let add = |sum: &mut (usize, usize), (all, lost)| *sum = (sum.0 + all, sum.1 + lost);
+            add(&mut gets, lost(&report, true, 1_000, 7_500));
+            add(&mut posts, lost(&report, false, 1_000, 7_500));
+        }
+        let told = format!("{rate}/s, {slow} percent slow, {fails} percent time out: GETs {gets:?}, POSTs {posts:?}");
+        println!("{told}");
+        // It would be a quarter.
+        assert!(gets.1 * 50 <= gets.0 && posts.1 * 33 <= posts.0, "{told}");
     }
 }

@@ -28,7 +28,8 @@ fn what_fails_everywhere_ejects_nobody() {
         (Signal::Reset, 12, 2.0),
         (Signal::Reset, 33, 2.0),
         (Signal::Timeout, 5, 3.0),
-        (Signal::Timeout, 12, 10.0),
+        (Signal::Timeout, 12, 3.0),
+        (Signal::Timeout, 33, 12.0),
     ] {
         for (rate, replicas) in [(40, 4), (100, 4), (400, 4), (50, 2), (100, 10)] {
             let run = |seed| {

@@ -364,9 +364,11 @@ impl World {
             State::Resets => (self.micros(500, 4_000), Signal::Reset),
             State::Refuses => (self.micros(100, 600), Signal::Refused),
             State::Hangs => (self.setup.timeout, Signal::Timeout),
-            State::Mixed(signal, percent) => {
-                (takes, if self.random.below(100) < percent { signal } else { Signal::Answered })
-            }
+            State::Mixed(signal, percent) if self.random.below(100) < percent => match signal {
+                Signal::Timeout => (self.setup.timeout, signal),
+                signal => (takes, signal),
+            },
+            State::Mixed(..) => (takes, Signal::Answered),
         };
         self.queue(takes, What::Ends(worker, sent.attempt, signal.index() as u8));
     }

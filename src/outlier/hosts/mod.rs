@@ -261,6 +261,11 @@ impl Hosts {
         self.change_history(place, &mut |history| history.failed(failure, now));
     }
 
+    /// The attempt that failed last on a host, by a timeout, began before the host answered another.
+    pub fn failed_before(&mut self, place: usize) {
+        self.change_history(place, &mut AttemptHistory::failed_before);
+    }
+
     /// All known hosts, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Host> + Clone {
         self.hosts.iter().map(|host| &**host)
