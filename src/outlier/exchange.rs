@@ -79,13 +79,13 @@ impl Outliers {
         let found = record.and_then(|record| Ejections::decode(record, &self.policy, now)).unwrap_or_default();
         self.count_evidence(&found, now);
         let mut shared = found;
-        let encoded = |shared: &Ejections| {
-            let mut record = Vec::new();
-            shared.encode(&mut record);
-            record
+        // Evidence is added and dropped, and never changed, so its number is enough to see whether it is other evidence.
+        let parts = |shared: &Ejections| {
+            let numbers = (shared.all_failed, shared.reported, shared.evidence.len());
+            (numbers, shared.ejected.clone(), shared.workers.clone())
         };
         // With nothing pending, there is nothing to compare.
-        let before = self.is_pending().then(|| encoded(&shared));
+        let before = self.is_pending().then(|| parts(&shared));
         let (me, applied) = (self.me, &mut self.sharing.applied);
         applied.clear();
         for change in &self.sharing.pending {
@@ -95,13 +95,15 @@ impl Outliers {
                 applied.push(event);
             }
         }
+        let changed = before.is_some_and(|before| before != parts(&shared));
         let maintained = shared.maintain(me, self.has_requests(now), now);
         self.adopt(&shared, now);
-        if before.is_none() && !maintained {
+        if !changed && !maintained {
             return None;
         }
-        let after = encoded(&shared);
-        (maintained || before.is_some_and(|before| before != after)).then_some(after)
+        let mut record = Vec::new();
+        shared.encode(&mut record);
+        Some(record)
     }
 
     /// Counts what other workers saw as if this one had seen it.
@@ -142,7 +144,7 @@ impl Outliers {
     /// `None` if this worker hardly knows the hosts itself, or wrote the list a moment ago, or if there are more hosts than can
     /// be remembered: then nothing is steered.
     pub fn host_list(&mut self, now: Time) -> Option<Vec<u8>> {
-        let recent = now.is_soon_after(LIST_EVERY, self.sharing.listed);
+        let recent = now.since(self.sharing.listed) < LIST_EVERY && self.sharing.listed <= now;
         if recent || self.lacks_samples() || self.hosts.is_crowded(now) {
             return None;
         }
