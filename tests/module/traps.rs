@@ -47,7 +47,7 @@ const HELPER: &str = "a method of the SDK's traits that nobody calls, and that `
 const BORROWED: &str =
     "the dispatcher's maps are borrowed for a callback, and no host function calls back but to allocate";
 
-const EXPLAINED: [Explained; 50] = [
+const EXPLAINED: [Explained; 51] = [
     // Of the SDK, and where the compiler has put it into ours.
     explained("proxy_wasm::traits::", ALONE, HELPER),
     explained("proxy_wasm::hostcalls::", "core::panicking::panic_fmt", STATUS),
@@ -103,6 +103,7 @@ const EXPLAINED: [Explained; 50] = [
     explained("core::slice::", "core::panicking::panic_fmt", MACHINERY),
     explained("alloc::raw_vec::", "core::panicking::panic_fmt", MACHINERY),
     explained("std::", "", MACHINERY),
+    explained("<std::panicking::begin_panic::Payload", "", MACHINERY),
     explained("__rustc::", "", MACHINERY),
 ];
 
