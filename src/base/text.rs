@@ -6,15 +6,15 @@ pub fn printable(cluster: &str) -> String {
     cluster.chars().map(|c| if c.is_control() || matches!(c, '"' | '\\') { '_' } else { c }).collect()
 }
 
-/// The items of a list, between commas.
+/// The items of a list, with commas between them.
 #[must_use]
-pub fn list(items: &[&str]) -> String {
-    let mut list = String::with_capacity(items.iter().map(|item| item.len() + 1).sum());
+pub fn list<T: AsRef<str>>(items: &[T]) -> String {
+    let mut list = String::with_capacity(items.iter().map(|item| item.as_ref().len() + 1).sum());
     for item in items {
         if !list.is_empty() {
             list.push(',');
         }
-        list.push_str(item);
+        list.push_str(item.as_ref());
     }
     list
 }

@@ -1,10 +1,12 @@
 //! Entries of `clusters` that no request goes by: mostly a mistake in a name, which nothing else shows while all is well.
 
+use super::host::update;
 use super::log_limit::LogLimit;
 use super::telemetry::record;
 use crate::base::text::printable;
+use crate::engine::host::Update;
 use crate::engine::worker::Worker;
-use crate::host::{self as abi, Level, Swap};
+use crate::host::Level;
 use crate::metrics::ENTRIES_UNUSED;
 
 /// After so many ticks workers tell each other which entries they use, and after as many again they look what none uses. With
@@ -36,14 +38,17 @@ impl Entries {
                 return;
             }
             let key = ["weir/entry/", pattern].concat();
-            let Some(shared) = abi::shared(&key) else { return };
-            let known = shared.value.and_then(|value| value.first().copied());
-            if !used && known != Some(USED) {
+            let (mut known, mut says) = (None, false);
+            let update = update(&key, &mut |record| {
+                known = record.and_then(|record| record.first().copied());
+                says = !used && looks && known.is_none();
+                let tells = used && known != Some(USED);
+                (says || tells).then(|| vec![if used { USED } else { SAID }])
+            });
+            if !used && known != Some(USED) && update != Update::Unread {
                 unused += 1;
             }
-            let new = if used { USED } else { SAID };
-            let tells = if used { known != Some(USED) } else { looks && known.is_none() };
-            if tells && abi::swap_shared(&key, &[new], shared.version) == Swap::Done && !used {
+            if says && update == Update::Done {
                 let line = ["weir: no request went to a cluster that \"match\": \"", &printable(pattern), "\" is for"];
                 log.write(Level::Warn, &line.concat());
             }

@@ -73,8 +73,9 @@ impl Vm {
         if self.in_force != root {
             return;
         }
-        let left = self.roots.iter().rev().find_map(|(id, root)| Some((*id, root.policy.as_deref()?)));
-        if let Some((left, policy)) = left.and_then(|(left, bytes)| Some((left, config::parse(bytes).ok()?.policy?))) {
+        let policy = |root: &Root| config::parse(root.policy.as_deref()?).ok()?.policy;
+        let left = self.roots.iter().rev().find_map(|(id, root)| Some((*id, policy(root)?)));
+        if let Some((left, policy)) = left {
             self.put_in_force(policy, left);
         }
     }

@@ -41,9 +41,7 @@ impl Outliers {
     /// Whether some host pushed back a moment ago.
     #[must_use]
     pub fn was_pushed_back(&self, now: Time) -> bool {
-        self.latest.pushback > Time::default()
-            && self.latest.pushback <= now
-            && now.is_within(LEFT_ALONE, self.latest.pushback)
+        self.latest.pushback > Time::default() && now.is_soon_after(LEFT_ALONE, self.latest.pushback)
     }
 
     /// Whether a host that pushes back is busy, and others are not: fewer than half of those that are in, or one of two.

@@ -15,6 +15,7 @@ pub mod outage;
 pub mod reason;
 pub mod reservations;
 
+use crate::base::text::list;
 use crate::base::time::millis;
 use crate::config::{AlreadyRetried, PerTryTimeout, RetryPolicy};
 use crate::signal::{Answer, Signal};
@@ -231,11 +232,11 @@ impl Headers {
         let (condition, status_codes) = match policy.status_codes.as_slice() {
             [] => ("", None),
             codes if codes == GATEWAY_ERRORS => (",gateway-error", None),
-            codes => (",retriable-status-codes", Some(list(&mut codes.iter().map(u16::to_string)))),
+            codes => (",retriable-status-codes", Some(list(&codes.iter().map(u16::to_string).collect::<Vec<_>>()))),
         };
         let status_codes = (RETRIABLE_STATUS_CODES, status_codes);
         let codes = &policy.grpc_status_codes;
-        let names = (!codes.is_empty()).then(|| list(&mut codes.iter().map(|code| code.name().to_owned())));
+        let names = (!codes.is_empty()).then(|| list(&codes.iter().map(|code| code.name()).collect::<Vec<_>>()));
         let grpc_on = (RETRY_GRPC_ON, names);
         let timeout = match policy.per_try_timeout {
             Some(PerTryTimeout::Fixed(timeout)) => Some(millis(timeout).to_string()),
@@ -248,7 +249,7 @@ impl Headers {
             let names = match !stated.is_empty() || (guarded && (busy || !by_status)) {
                 false => None,
                 true if guarded => Some(NOT_SENT.to_owned()),
-                true => Some(list(&mut stated.iter().cloned())),
+                true => Some(list(stated)),
             };
             let mut retry_on = conditions.concat();
             if names.is_some() {
@@ -269,14 +270,4 @@ impl Headers {
             grpc_repeatable: with(&[UNPROCESSED, ",reset"], false, &[&grpc_on, &per_try]),
         }
     }
-}
-
-/// The items between commas.
-fn list(items: &mut dyn Iterator<Item = String>) -> String {
-    let mut list = String::new();
-    for item in items {
-        list.push_str(if list.is_empty() { "" } else { "," });
-        list.push_str(&item);
-    }
-    list
 }
