@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::host_mode::{Gateway, HTTP, MODULE, ORDERS, Setup, backend};
 use crate::mesh::documents;
 use crate::support::client::{Request, exchange};
-use crate::support::envoy::{self, Envoy, Launch};
+use crate::support::envoy::{Envoy, Launch};
 use crate::support::wait;
 use crate::{Test, registry};
 
@@ -468,8 +468,7 @@ fn upgrades() -> Result<()> {
     let ended = AtomicBool::new(false);
     let folder = tempfile::tempdir()?;
     let module = folder.path().join("weir-2.wasm");
-    // A custom section more: it does the same, and is another module.
-    std::fs::write(&module, [std::fs::read(envoy::module())?.as_slice(), b"\0\x02\x01n"].concat())?;
+    registry::write_another_module(&module)?;
     let told = |parts: &[&str], count: usize| {
         let found = wait::until(wait::LIMIT, || {
             let log = gateway.log();
@@ -505,7 +504,7 @@ fn upgrades() -> Result<()> {
             ensure!(new, "the former module is there: {}", gateway.story());
             Ok(())
         };
-        wait::until(wait::LIMIT, || loaded().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
+        wait::until_ok(loaded)
     };
     let statuses = std::thread::scope(|scope| {
         let load = scope.spawn(|| -> Result<Vec<u16>> {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::mesh::documents;
+use crate::mesh::{documents, yaml};
 use crate::pod::{Arrived, Pod};
 use crate::support::admin::Admin;
 use crate::support::client::{Request, exchange};
@@ -265,16 +265,14 @@ impl Process {
             }
             bail!("Envoy was not started: {}", self.log());
         };
-        let found = wait::until(wait::LIMIT, || read().map_err(|error| format!("{error:#}")));
-        Ok(Admin { address: found.map_err(anyhow::Error::msg)? })
+        Ok(Admin { address: wait::until_ok(read)? })
     }
 }
 
 /// Puts the resources where Envoy Gateway reads them, all at once.
 fn write(directory: &Path, setup: &Setup) -> Result<()> {
     let module = std::path::absolute(envoy::module())?;
-    let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
-    let text = texts.join("\n---\n").replace(MODULE, &module.to_string_lossy());
+    let text = yaml(&setup.resources).replace(MODULE, &module.to_string_lossy());
     let text = text.replace(CONFIG, &directory.join("config").to_string_lossy());
     std::fs::write(directory.join("all.yaml"), text)?;
     Ok(std::fs::rename(directory.join("all.yaml"), directory.join(RESOURCES))?)
@@ -358,8 +356,7 @@ impl Gateway {
             }
             Ok(())
         };
-        wait::until(wait::LIMIT, || serves().map_err(|error| format!("{error:#}")))
-            .map_err(|error| anyhow::anyhow!("{error}: {}", self.story()))
+        wait::until_ok(serves).map_err(|error| anyhow::anyhow!("{error}: {}", self.story()))
     }
 
     /// Envoy refused nothing of what it was sent.

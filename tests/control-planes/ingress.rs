@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Test;
 use crate::cluster::Cluster;
 use crate::image::{DOWN, PROGRAM};
-use crate::mesh::{Setup, documents};
+use crate::mesh::{Setup, documents, yaml};
 use crate::shop::{self, WITHOUT_ISTIO_STATS};
 use crate::support::client::{Request, exchange};
 use crate::support::wait;
@@ -59,7 +59,7 @@ impl Proxy<'_> {
 
     /// Waits until it is there, with all roles.
     fn wait(&self) -> Result<()> {
-        until(|| {
+        wait::until_ok(|| {
             let log = self.log()?;
             ensure!(log.contains("roles decide, watch, guard"), "Weir is not there: {}", self.story());
             Ok(())
@@ -82,11 +82,6 @@ impl Proxy<'_> {
         let own = metrics.lines().filter(|line| line.starts_with(name));
         Ok(own.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
     }
-}
-
-/// Waits until that succeeds.
-fn until(check: impl Fn() -> Result<()>) -> Result<()> {
-    wait::until(wait::LIMIT, || check().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
 }
 
 /// How many of so many GETs and POSTs through a gateway fail.
@@ -112,14 +107,9 @@ fn service(cluster: &Cluster) -> Result<Vec<String>> {
     pods["metadata"]["annotations"] = json!({"sidecar.istio.io/inject": "false"});
     pods["spec"]["containers"][0]["command"] = json!([PROGRAM, "serve", "8080"]);
     setup.resources.retain(|resource| resource["metadata"]["name"] == "orders");
-    apply(cluster, &setup.resources)?;
+    cluster.apply(&yaml(&setup.resources))?;
     cluster.run("kubectl -n shop wait deployment/orders --for=condition=Available --timeout=5m")?;
     Ok(cluster.run("kubectl -n shop get pods -l app=orders -o name")?.lines().map(str::to_owned).collect())
-}
-
-fn apply(cluster: &Cluster, resources: &[Value]) -> Result<()> {
-    let texts: Vec<String> = resources.iter().map(ToString::to_string).collect();
-    cluster.apply(&texts.join("\n---\n"))
 }
 
 /// The shipped files on a cluster, of a gateway of each API: no request fails while one of the two replicas is down.
@@ -149,13 +139,13 @@ fn gateways() -> Result<()> {
     setup.ship("gateway-api")?;
     // No cloud gives it an address.
     setup.find("Gateway", "shop")?["metadata"]["annotations"]["networking.istio.io/service-type"] = json!("ClusterIP");
-    apply(&cluster, &setup.resources)?;
+    cluster.apply(&yaml(&setup.resources))?;
     let of_the_api =
         Proxy { cluster: &cluster, namespace: "shop", pods: "gateway.networking.k8s.io/gateway-name=shop" };
     for (replica, gateway) in [&ingress, &of_the_api].into_iter().enumerate() {
         gateway.wait()?;
         let address = gateway.address()?;
-        until(|| {
+        wait::until_ok(|| {
             let failed = failures(address, 5, 0)?;
             ensure!(failed == [0, 0], "it does not serve: {}", gateway.story());
             Ok(())
@@ -177,7 +167,7 @@ fn survives(gateway: &Proxy<'_>, replica: usize, down: &dyn Fn(usize, bool) -> R
     ensure!(gateway.metric("weir_steering_disobeyed_total")? == 0, "requests went astray: {}", gateway.story());
     down(replica, false)?;
     // It is back before another goes.
-    until(|| {
+    wait::until_ok(|| {
         failures(address, 20, 0)?;
         ensure!(gateway.metric("weir_hosts_out{")? == 0, "a host is out: {}", gateway.story());
         Ok(())

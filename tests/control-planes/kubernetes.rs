@@ -83,7 +83,7 @@ fn https(cluster: &Cluster) -> Result<()> {
         "{} generate envoy-gateway --route shop/orders --gateway eg --listener http:80 --listener https:443 | kubectl apply -f -",
         env!("CARGO_BIN_EXE_weir")
     ))?;
-    until(|| {
+    wait::until_ok(|| {
         let dump = Admin { address: ADMIN }.get("/config_dump?resource=dynamic_listeners")?;
         let dump: Value = serde_json::from_str(&dump)?;
         let listeners = dump["configs"].as_array().context("no listeners")?;
@@ -110,16 +110,11 @@ fn https(cluster: &Cluster) -> Result<()> {
 fn consistent_hash(cluster: &Cluster) -> Result<()> {
     let hash = r#"{"spec": {"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}}}"#;
     cluster.run(&format!("kubectl -n shop patch backendtrafficpolicy orders --type merge -p '{hash}'"))?;
-    until(|| {
+    wait::until_ok(|| {
         let dump = Admin { address: ADMIN }.get("/config_dump?resource=dynamic_active_clusters")?;
         ensure!(dump.contains("maglev"), "no cluster is balanced by hashes");
         Ok(())
     })
-}
-
-/// Waits until that succeeds.
-fn until(check: impl Fn() -> Result<()>) -> Result<()> {
-    wait::until(wait::LIMIT, || check().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
 }
 
 /// The guide, with Weir by the Helm chart.

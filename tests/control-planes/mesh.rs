@@ -271,6 +271,11 @@ impl Istiod {
     }
 }
 
+/// Resources in one text, as YAML takes JSON, too.
+pub fn yaml<'a>(resources: impl IntoIterator<Item = &'a Value>) -> String {
+    resources.into_iter().map(ToString::to_string).collect::<Vec<_>>().join("\n---\n")
+}
+
 fn write(directory: &Path, resources: &[Value]) -> Result<()> {
     let module = std::path::absolute(envoy::module())?;
     let is_object = |resource: &&Value| {
@@ -279,9 +284,7 @@ fn write(directory: &Path, resources: &[Value]) -> Result<()> {
     };
     let (objects, configs): (Vec<&Value>, Vec<&Value>) = resources.iter().partition(is_object);
     for (name, resources) in [("objects.yaml", objects), ("configs.yaml", configs)] {
-        let texts: Vec<String> = resources.iter().map(ToString::to_string).collect();
-        let text = texts.join("\n---\n").replace(MODULE, &module.to_string_lossy());
-        std::fs::write(directory.join(name), text)?;
+        std::fs::write(directory.join(name), yaml(resources).replace(MODULE, &module.to_string_lossy()))?;
     }
     Ok(())
 }

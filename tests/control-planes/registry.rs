@@ -42,6 +42,11 @@ pub fn hang(address: SocketAddr) -> Result<Arc<AtomicUsize>> {
     Ok(count)
 }
 
+/// Writes a module that does what the module does, and is another one: it has a custom section more.
+pub fn write_another_module(path: &Path) -> Result<()> {
+    Ok(std::fs::write(path, [std::fs::read(envoy::module())?.as_slice(), b"\0\x02\x01n"].concat())?)
+}
+
 /// Serves this file as the module. The image's digest.
 pub fn serve_module(address: SocketAddr, module: &Path) -> Result<String> {
     let (content, digest) = content(module)?;

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::guide;
 use crate::image::{DOWN, ENOUGH, PROGRAM};
-use crate::mesh::{Setup, documents};
+use crate::mesh::{Setup, documents, yaml};
 use crate::support::wait;
 
 pub const ISTIO: &str = "envoy/istio/README.md";
@@ -72,8 +72,7 @@ impl Shop {
         let ports = &mut setup.find("Service", "orders")?["spec"]["ports"];
         ports.as_array_mut().context("no ports")?.push(json!({"name": "grpc", "port": 9090, "targetPort": 9090}));
         weir(&cluster, &mut setup)?;
-        let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
-        cluster.apply(&texts.join("\n---\n"))?;
+        cluster.apply(&yaml(&setup.resources))?;
         cluster
             .run("kubectl -n shop wait deployment --all --for=condition=Available --timeout=5m")
             .with_context(|| cluster.story("shop"))?;
@@ -131,11 +130,11 @@ impl Shop {
         ] {
             self.cluster.run(command).with_context(|| self.story())?;
         }
-        wait::until(wait::LIMIT, || {
+        wait::until_ok(|| {
             // Not `kubectl wait`, which fails where a pod goes away meanwhile.
-            let pods = self.cluster.run("kubectl -n shop get pods -l app=storefront -o name");
-            let pods = pods.map_err(|error| error.to_string())?;
-            if pods.lines().count() == 1 { Ok(()) } else { Err(format!("still there: {pods}")) }
+            let pods = self.client()?;
+            ensure!(pods.lines().count() == 1, "still there: {pods}");
+            Ok(())
         })
         .map_err(|error| anyhow!("{error}: {}", self.story()))
     }

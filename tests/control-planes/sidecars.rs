@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::chart::Chart;
 use crate::cluster::ADDRESS;
-use crate::mesh::{MODULE, Setup, documents};
+use crate::mesh::{MODULE, Setup, documents, yaml};
 use crate::shop::{HOST, Shop};
 use crate::support::{envoy, wait};
 use crate::{Test, registry};
@@ -37,7 +37,7 @@ fn in_mode(shop: &Shop, mode: &str) -> Result<()> {
         ensure!(!now.is_empty() && all(&now, " 1") && all(&before, " 0"), "it is not in mode {mode}: {info:?}");
         Ok(())
     };
-    wait::until(wait::LIMIT, || told().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
+    wait::until_ok(told)
 }
 
 /// Applies the files of the guide that have a part of Weir in them, changed.
@@ -47,8 +47,7 @@ fn apply(shop: &Shop, change: impl FnOnce(&mut Setup) -> Result<()>) -> Result<(
     setup.ship("attempts")?;
     setup.name_in_weir(HOST, 9090)?;
     change(&mut setup)?;
-    let texts: Vec<String> = setup.resources.iter().map(ToString::to_string).collect();
-    shop.cluster.apply(&texts.join("\n---\n"))
+    shop.cluster.apply(&yaml(&setup.resources))
 }
 
 /// Another policy, and another module, while requests come: none fails. As docs/upgrade.md says, the module comes under another
@@ -64,8 +63,7 @@ fn upgrades(shop: &Shop) -> Result<()> {
     })?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("weir-2.wasm");
-    // A custom section more: it does the same, and is another module.
-    std::fs::write(&path, [std::fs::read(envoy::module())?.as_slice(), b"\0\x02\x01n"].concat())?;
+    registry::write_another_module(&path)?;
     let module = "/etc/istio/custom-bootstrap/weir-2.wasm";
     shop.under_load(|| {
         shop.cluster.run(&format!(
@@ -74,8 +72,7 @@ fn upgrades(shop: &Shop) -> Result<()> {
             path.display()
         ))?;
         let ls = format!("kubectl -n shop exec deploy/storefront -c istio-proxy -- ls {module}");
-        let there = || shop.cluster.run(&ls).map(drop).map_err(|error| format!("{error:#}"));
-        wait::until(wait::LIMIT, there).map_err(anyhow::Error::msg)?;
+        wait::until_ok(|| shop.cluster.run(&ls))?;
         apply(shop, |setup| {
             for resource in &mut setup.resources {
                 *resource = serde_json::from_str(&resource.to_string().replace(MODULE, module))?;
@@ -90,7 +87,7 @@ fn upgrades(shop: &Shop) -> Result<()> {
             ensure!(loaded, "the sidecar has the former module: {}", shop.story());
             Ok(())
         };
-        wait::until(wait::LIMIT, || loaded().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
+        wait::until_ok(loaded)
     })?;
     shop.down(0, true)?;
     let failed = shop.failures([150, 60, 60])?;
@@ -126,8 +123,7 @@ fn replicas_crash_and_upgrades() -> Result<()> {
         ensure!(out.len() == 2 && out.iter().all(|line| line.ends_with(" 0")), "{out:?}");
         Ok(())
     };
-    wait::until(wait::LIMIT, || all_are_back().map_err(|error| format!("{error:#}")))
-        .map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))?;
+    wait::until_ok(all_are_back).map_err(|error| anyhow::anyhow!("{error}: {}", shop.story()))?;
     shop.log(&[&format!("no request went to a cluster that \"match\": \"outbound|9999|*|{HOST}\" is for")])?;
     let unused = shop.metrics("weir_entries_unused")?;
     ensure!(unused.iter().any(|line| line.ends_with(" 1")), "{unused:?}: {}", shop.story());
@@ -181,9 +177,8 @@ fn registries() -> Result<()> {
 
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("weir.wasm");
-    let module = std::fs::read(envoy::module())?;
-    // A custom section more: the bytes differ, so the roles are in two VMs.
-    std::fs::write(&path, [module.as_slice(), b"\0\x02\x01x"].concat())?;
+    // The roles are in two VMs then.
+    registry::write_another_module(&path)?;
     registry::serve_module(at(other)?, &path)?;
     shop.cluster.apply(&plugin(other, VERSION)?.to_string())?;
     shop.restart_client()?;
@@ -192,7 +187,7 @@ fn registries() -> Result<()> {
     ensure!(failed == [0; 3], "{failed:?} of 60 fail with another module: {}", shop.story());
 
     // What Envoy cannot load. Whoever has a module keeps it.
-    std::fs::write(&path, &module[..8])?;
+    std::fs::write(&path, &std::fs::read(envoy::module())?[..8])?;
     registry::serve_module(at(wrong)?, &path)?;
     shop.cluster.apply(&plugin(wrong, VERSION)?.to_string())?;
     shop.log(&["TypedExtensionConfig rejected"])?;
@@ -219,10 +214,7 @@ fn istio_chart() -> Result<()> {
         ensure!(!shop.metrics(metric)?.is_empty(), "there is no {metric}: {}", shop.story());
         Ok(())
     };
-    let reaches = |wanted: &str, metric: &str| {
-        wait::until(wait::LIMIT, || mode(wanted, [20; 3], metric).map_err(|error| format!("{error:#}")))
-            .map_err(anyhow::Error::msg)
-    };
+    let reaches = |wanted: &str, metric: &str| wait::until_ok(|| mode(wanted, [20; 3], metric));
     reaches("shadow", "weir_shadow_ejections_total")?;
     shop.cluster.run(&format!("{} --set mode=enforce", chart.install.replace("helm install", "helm upgrade")))?;
     reaches("enforce", "weir_ejections_total")?;
@@ -235,7 +227,7 @@ fn istio_chart() -> Result<()> {
         ensure!(!listeners.contains("weir."), "Weir is still there");
         Ok(())
     };
-    wait::until(wait::LIMIT, || gone().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)?;
+    wait::until_ok(gone)?;
     let failed = shop.failures([60; 3])?;
     ensure!(failed == [0; 3], "{failed:?} of 60 fail without Weir: {}", shop.story());
     Ok(())

@@ -95,9 +95,6 @@ fn a_replica_that_hangs_is_found_among_slow_requests() {
             let fails = (fails > 0).then_some((Signal::Timeout, fails));
             let setup = Setup { rate, timeout, slow, fails, ..setup(seed, LASTS.as_secs(), replicas) };
             let mut report = World::run(setup);
-            if seed == 0 {
-                println!("ABS {rate} {slow} {fails:?} {:?}", report.absences[0]);
-            }
             report.each.retain(|each| !each.slow && !each.fails);
             let add = |sum: &mut (usize, usize), (all, lost)| *sum = (sum.0 + all, sum.1 + lost);
             add(&mut gets, lost(&report, true, 1_000, 7_500));

@@ -6,6 +6,11 @@ use std::time::{Duration, Instant};
 /// and a machine of two cores with other work beside may take a thousand times as long.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+/// Tries `probe` until it succeeds, at most for [`LIMIT`].
+pub fn until_ok<T>(mut probe: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    until(LIMIT, || probe().map_err(|error| format!("{error:#}"))).map_err(anyhow::Error::msg)
+}
+
 /// Asks `probe` until it answers, at most for `limit`. A probe that says no says why: the last reason is the error.
 pub fn until<T>(limit: Duration, mut probe: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let deadline = Instant::now() + limit;
