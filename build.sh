@@ -54,8 +54,8 @@ Helm, Go, a network namespace. The last line says how many were left out.
 Environment:
   WEIR_ENVOY_VERSION  the version of Envoy to download (now $envoy_version)
   WEIR_ENVOY          an Envoy binary to use instead
-  WEIR_SOURCE         where this repository is published; the image's labels say so, and the chart's alerts lead there
-  WEIR_BOOK           where the book of ./build.sh docs is served; the chart's alerts then lead there
+  WEIR_SOURCE         where this repository is published; the image's labels say so, and alerts and findings lead there
+  WEIR_BOOK           where the book of ./build.sh docs is served; alerts and findings then lead there
   WEIR_TOOLCHAIN      "debian": compile for WebAssembly with Debian's Rust even where rustup has the target
   VERBOSE             anything: as -v
 END
@@ -817,13 +817,18 @@ lint_chart() {
 # stage_chart FOLDER: the chart, FOLDER/weir, with the module and the files of envoy/ in it. Its alerts lead to the documentation where
 # it is known where that can be read.
 stage_chart() {
-    local runbooks=""
+    local pages
+    pages=$(published_pages)
+    envoy/helm/stage.sh target/weir.wasm "$version" "$1" "${pages/\%/alerts}"
+}
+
+# Where the pages of docs/ can be read, with % for the name of one; nothing where nobody said so.
+published_pages() {
     if [[ -n ${WEIR_BOOK:-} ]]; then
-        runbooks=${WEIR_BOOK%/}/docs/alerts.html
+        echo "${WEIR_BOOK%/}/docs/%.html"
     elif [[ -n ${WEIR_SOURCE:-} && -n $revision ]]; then
-        runbooks=${WEIR_SOURCE%/}/blob/$revision/docs/alerts.md
+        echo "${WEIR_SOURCE%/}/blob/$revision/docs/%.md"
     fi
-    envoy/helm/stage.sh target/weir.wasm "$version" "$1" "$runbooks"
 }
 
 build_image() { # [NAME:TAG]
@@ -847,7 +852,7 @@ cli_cargo() {
     local full=$version
     if [[ -n $revision ]]; then full="$version ($revision)"; fi
     CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        WEIR_VERSION=$full CARGO_TARGET_DIR=$1 quietly cargo build --locked --release --bin weir "${@:2}"
+        WEIR_VERSION=$full WEIR_DOCS=$(published_pages) CARGO_TARGET_DIR=$1 quietly cargo build --locked --release --bin weir "${@:2}"
 }
 
 build_cli() {

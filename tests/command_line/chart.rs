@@ -101,6 +101,13 @@ fn settings() -> Vec<(Value, Vec<&'static str>)> {
             .concat(),
         ),
         (
+            json!({"services": two, "clients": {"labels": ["app=storefront", "app.kubernetes.io/name=Check_out.v2"], "namespace": "ops"}}),
+            "istio --service carts.web:80 --service shop.auth:9090 -n ops --clients app=storefront \
+             --clients app.kubernetes.io/name=Check_out.v2"
+                .split_whitespace()
+                .collect(),
+        ),
+        (
             json!({"platform": "envoy-gateway", "services": [{"name": "orders", "namespace": "shop"}], "gateway": {"name": "eg"}}),
             vec!["envoy-gateway", "--route", "shop/orders", "--gateway", "eg"],
         ),
@@ -186,7 +193,7 @@ fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
         assert_eq!(dashboard["data"]["weir.json"], shipped);
         let rule = of_kind(&rendered, "PrometheusRule", "weir").expect("the alerts");
         let shipped = std::fs::read_to_string(envoy.join("prometheus/weir-alerts.yaml")).expect("the shipped ones");
-        let shipped = shipped.replace("https://weir.example/docs/alerts.html", "https://docs.test/weir/alerts");
+        let shipped = shipped.replace("runbook_url: docs/alerts.md", "runbook_url: https://docs.test/weir/alerts");
         assert_eq!(rule["spec"], generate::documents(&shipped)[0]);
         assert!(shipped.contains("https://docs.test/weir/alerts#weircrashloop"));
         assert_eq!(
@@ -194,7 +201,7 @@ fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
             (&json!({"release": "prom"}), &json!("ops"))
         );
 
-        // Where nobody said where the documentation is, no alert leads to a host that does not exist.
+        // Where nobody said where the documentation is, no alert has a link, which nobody could follow there.
         values["alerts"] = json!({"enabled": true});
         let rendered = render(&chart, &values);
         let mut rules = of_kind(&rendered, "PrometheusRule", "weir").expect("the alerts")["spec"].clone();

@@ -166,3 +166,42 @@ fn what_is_no_name_is_refused() {
     assert_eq!(weir(&["generate", "envoy-gateway", "--route", "shop/orders:2", "--gateway", "eg"], b"").status, 2);
     assert_eq!(weir(&["generate", "envoy", "--service", "orders=host"], b"").status, 2);
 }
+
+/// Several kinds of pods call the same services: each gets its own filters, and the services theirs once.
+#[test]
+fn several_clients_have_filters_of_their_own() {
+    let one = ["istio", "--service", "orders.shop:8080", "--service", "carts.web:80"];
+    for image in [None, Some("oci://registry.example.com/weir:7")] {
+        let image: Vec<&str> = image.into_iter().flat_map(|url| ["--image", url]).collect();
+        let with = |clients: &[&'static str]| {
+            let clients = clients.iter().flat_map(|label| ["--clients", label]);
+            let arguments: Vec<&str> = one.into_iter().chain(image.iter().copied()).chain(clients).collect();
+            generate(&arguments)
+        };
+        let both = with(&["app=storefront", "app.kubernetes.io/name=check_out.v2"]);
+        clean(&both, false);
+        let all = documents(&both.out);
+        let names: std::collections::BTreeSet<String> =
+            all.iter().map(|one| format!("{} {}", one["kind"], one["metadata"])).collect();
+        assert_eq!(names.len(), all.len(), "each has a name of its own");
+        // Each has what it would have alone.
+        for (label, end) in
+            [("app=storefront", "-storefront"), ("app.kubernetes.io/name=check_out.v2", "-check-out-v2")]
+        {
+            for mut alone in documents(&with(&[label]).out) {
+                let name = alone["metadata"]["name"].as_str().expect("a name").to_owned();
+                if !["weir", "weir-decide", "weir-attempts"].contains(&name.as_str()) {
+                    assert!(all.contains(&alone), "{name}");
+                    continue;
+                }
+                alone["metadata"]["name"] = format!("{name}{end}").into();
+                assert!(all.contains(&alone), "{name} of {label}");
+            }
+        }
+        assert_eq!(all.len(), documents(&with(&["app=storefront"]).out).len() + 2);
+    }
+    for wrong in ["app", "=a", "app=", "app=a,tier=b", "app=-a", "app=a b"] {
+        let run = weir(&["generate", "istio", "--service", "orders.shop:80", "--clients", wrong], b"");
+        assert!(run.status == 2 && run.err.contains("is not KEY=VALUE"), "{wrong}: {run:?}");
+    }
+}

@@ -387,6 +387,68 @@ fn one_codec_for_several_filters() {
     ]);
 }
 
+/// Resources for many services hold for those of the policy that have none of their own.
+#[test]
+fn what_holds_for_many_services_holds_for_ours() {
+    let rule = |name: &str, host: &str, policy: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: {name}, namespace: istio-system}}, \
+             spec: {{host: '{host}', trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: 500ms}}, http: {{maxRetries: 3}}}}{policy}}}}}}}\n"
+        )
+    };
+    let (all, others, few) = (
+        rule("all", "*.local", ""),
+        rule("others", "*.cart.svc.cluster.local", ""),
+        rule("few", "*.shop.svc.cluster.local", ""),
+    );
+    let passthrough = rule("all", "*", ", loadBalancer: {simple: PASSTHROUGH}");
+    let service: &[&str] = &["istio/decide.yaml", "istio/attempts.yaml", "istio/service.yaml"];
+    let steered: &[&str] = &["istio/decide-override.yaml", "istio/cluster.yaml", "istio/service.yaml"];
+    let both = [all.as_str(), &few].concat();
+    try_cases(&[
+        // The service has a DestinationRule of its own.
+        (ISTIO, "istio/traffic.yaml", "", &all, &[]),
+        (service, "istio/service.yaml", "", &all, &["max-retries-low"]),
+        (service, "istio/service.yaml", "", &others, &[]),
+        (service, "istio/service.yaml", "", &both, &["max-retries-low"]),
+        (steered, "istio/service.yaml", "", &passthrough, &["max-retries-low", "override-host-refused"]),
+        (
+            ISTIO,
+            "istio/traffic.yaml",
+            "      attempts: 2\n",
+            "      attempts: 2\n      retryIgnorePreviousHosts: false\n",
+            &["retry-same-host"],
+        ),
+    ]);
+    let folder = folder(service, "istio/service.yaml", "", &both);
+    assert_eq!(findings(&check(folder.path(), &["--format", "json"])).len(), 1, "only the closest one holds");
+
+    let gateway = "---\n{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: BackendTrafficPolicy, metadata: {name: all, namespace: shop}, \
+        spec: {MERGE targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}], loadBalancer: {type: RoundRobin}, \
+        timeout: {tcp: {connectTimeout: 500ms}}, retry: {retryOn: {triggers: [5xx]}}}}\n";
+    let (plain, merged) = (gateway.replace("MERGE", ""), gateway.replace("MERGE", "mergeType: StrategicMerge,"));
+    let alone: &[&str] = &["gateway/envoypatchpolicy.yaml", "gateway/envoyproxy.yaml", "gateway/gateway.yaml"];
+    try_cases(&[
+        (GATEWAY, "gateway/gateway.yaml", "", &plain, &[]),
+        (alone, "gateway/gateway.yaml", "", &plain, &["route-retry-on"]),
+        (alone, "gateway/gateway.yaml", "", &merged, &["route-retry-on"]),
+    ]);
+}
+
+#[test]
+fn metrics_that_nobody_will_find_are_told() {
+    let matches = |value: &str| {
+        format!("  telemetry: {{ metrics: {{ matches: [{{ type: Prefix, value: {value} }}] }} }}\n  logging:")
+    };
+    let (hidden, shown) = (matches("http."), matches("wasm"));
+    try_cases(&[
+        (ENVOY, "envoy.yaml", "tag_name: weir_cluster", "tag_name: cluster", &["labels-missing"]),
+        (GATEWAY, "gateway/envoyproxy.yaml", "tag_name: weir_cluster", "tag_name: cluster", &["labels-missing"]),
+        (GATEWAY, "gateway/envoyproxy.yaml", "  logging:", &hidden, &["metrics-hidden"]),
+        (GATEWAY, "gateway/envoyproxy.yaml", "  logging:", &shown, &[]),
+    ]);
+}
+
 /// What selects nothing, or finds nothing, says nothing where it runs.
 #[test]
 fn what_finds_nothing_in_istio() {
@@ -858,7 +920,8 @@ fn findings_are_written_for_people_and_for_machines() {
     assert_eq!(run.status, 0, "{}", run.err);
     assert!(run.out.contains(&format!("{file}:{line}: warning[route-retry-on]\n")), "{}", run.out);
     assert!(
-        run.flowing().contains("retryOn \"5xx\" is added") && run.out.contains("docs/checks.md#route-retry-on"),
+        run.flowing().contains("retryOn \"5xx\" is added")
+            && run.out.contains("See docs/checks.md#route-retry-on, or run weir docs checks#route-retry-on\n"),
         "{}",
         run.out
     );
@@ -885,7 +948,14 @@ fn findings_are_written_for_people_and_for_machines() {
         result["locations"][0]["physicalLocation"],
         json!({"artifactLocation": {"uri": file}, "region": {"startLine": line}})
     );
-    assert_eq!(sarif["runs"][0]["tool"]["driver"]["rules"][0]["id"], "route-retry-on");
+    let rule = &sarif["runs"][0]["tool"]["driver"]["rules"][0];
+    assert_eq!(rule["id"], "route-retry-on");
+    // SARIF's helpUri has to be a whole address, which only a published release has.
+    assert!(
+        rule["helpUri"].is_null()
+            && rule["help"]["text"].as_str().is_some_and(|text| text.contains("weir docs checks#route-retry-on")),
+        "{rule}"
+    );
 }
 
 #[test]

@@ -424,6 +424,25 @@ fn each_proxy_has_a_budget_of_its_own() {
         apart["clusters"][0]["incidentCount"],
         json!(3 * one["clusters"][0]["incidentCount"].as_u64().expect("a count"))
     );
+    // Each says what it saw.
+    let cluster = &apart["clusters"][0];
+    for (list, count) in [("incidents", "incidentCount"), ("ejections", "ejectionCount")] {
+        let told = cluster[list].as_array().expect("a list");
+        for pod in ["a-1", "b-2", "c-3"] {
+            let own = told.iter().filter(|one| one["proxy"] == pod).count();
+            assert!(own > 0 && json!(3 * own) == cluster[count], "{list} of {pod}: {own} of {}", cluster[count]);
+        }
+        assert!(one["clusters"][0][list].as_array().expect("a list").iter().all(|own| own["proxy"].is_null()));
+    }
+    let run = weir(&["replay", "--policy", &policy, "-"], three.as_bytes());
+    for pod in ["a-1", "b-2", "c-3"] {
+        assert!(run.out.lines().any(|line| line.contains(&format!(" proxy={pod} state="))), "{}", run.out);
+        assert!(
+            run.out.lines().any(|line| line.contains("10.0.0.3:80") && line.ends_with(&format!("in {pod}"))),
+            "{}",
+            run.out
+        );
+    }
     // Without their names they are one proxy, with one budget.
     let together: String =
         three.lines().map(|line| format!("{}\n", line.split_once("] ").expect("a prefix").1)).collect();
@@ -442,6 +461,10 @@ fn each_proxy_has_a_budget_of_its_own() {
     let run = weir(&["replay", "--json", "--per-file", "--policy", &policy, &file, "-"], log.as_bytes());
     let report: Value = serde_json::from_str(&run.out).expect("JSON");
     assert_eq!(count(&report, "deniedByBudget"), 2 * count(&one, "deniedByBudget"));
+    let told = report["clusters"][0]["incidents"].as_array().expect("a list");
+    for name in [file.as_str(), "standard input"] {
+        assert!(told.iter().any(|incident| incident["proxy"] == name), "{told:?}");
+    }
 }
 
 #[test]

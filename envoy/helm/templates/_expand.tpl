@@ -103,6 +103,7 @@ does it: what names the service is repeated for each of one's own, be it a docum
 {{- end -}}
 {{- range include "weir.repeat" (list (include "weir.marks" (toYaml $document)) $each $around) | fromJsonArray -}}
 {{- $made := fromYaml . -}}
+{{- if $around.suffix -}}{{- $_ := set $made.metadata "name" (printf "%s-%s" $made.metadata.name $around.suffix) -}}{{- end -}}
 {{- if eq $key "clusters" -}}
 {{- $_ := set $made.spec.pluginConfig "clusters" $items -}}
 {{- $_ := set $made.spec "pluginConfig" (include "weir.policy" (list $made.spec.pluginConfig $context) | fromJson) -}}

@@ -26,7 +26,8 @@ pub struct Arguments {
 
 const EXAMPLES: &str = "Examples:
   weir generate istio --service orders.shop:8080 --clients app=storefront | weir check -
-  weir generate istio --service orders.shop:8080 --service carts.shop:80 --clients app=storefront --shadow | kubectl apply -f -
+  weir generate istio --service orders.shop:8080 --service carts.shop:80 --clients app=storefront --clients app=checkout --shadow \
+    | kubectl apply -f -
   weir generate envoy-gateway --route shop/orders --gateway eg --listener http:80 --listener https:443
   weir generate envoy --service orders=10.0.3.7:8080,10.0.3.8:8080 --module /etc/envoy/weir.wasm";
 
@@ -52,9 +53,9 @@ struct Istio {
     /// A service that crashes: its name and namespace, and its port; may be given several times
     #[arg(long, value_name = "NAME.NAMESPACE:PORT", required = true, value_parser = service)]
     service: Vec<Service>,
-    /// The label of the pods that call it
-    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
-    clients: (String, String),
+    /// The label of the pods that call it; given several times, pods with any of these labels
+    #[arg(long, value_name = "KEY=VALUE", required = true, value_parser = label)]
+    clients: Vec<Label>,
     /// The namespace of the clients; by default that of the first service
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
@@ -94,6 +95,12 @@ struct Envoy {
     /// Only decide and count, and change nothing
     #[arg(long)]
     shadow: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Label {
+    key: String,
+    value: String,
 }
 
 #[derive(Clone, Debug)]
@@ -144,10 +151,20 @@ fn service(text: &str) -> Result<Service, String> {
     Ok(Service { name: name.to_owned(), namespace: namespace.to_owned(), port })
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+/// A label of Kubernetes, whose key may have a prefix: `app.kubernetes.io/name=storefront`.
+fn label(text: &str) -> Result<Label, String> {
+    let is_part = |part: &str| {
+        let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let middle = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        part.len() < 64 && ends(part.bytes().next()) && ends(part.bytes().last()) && part.bytes().all(middle)
+    };
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is not KEY=VALUE, such as app=storefront")),
+        Some((key, value)) if is_part(key.rsplit('/').next().unwrap_or_default()) && is_part(value) => {
+            Ok(Label { key: key.to_owned(), value: value.to_owned() })
+        }
+        _ => Err(format!(
+            "{text:?} is not KEY=VALUE, such as app=storefront; give other clients with --clients once more"
+        )),
     }
 }
 
@@ -208,8 +225,7 @@ impl Istio {
     fn make(&self) -> Result<String, String> {
         let first = self.service.first().ok_or("no service")?;
         let namespace = self.namespace.as_ref().unwrap_or(&first.namespace);
-        let (key, value) = &self.clients;
-        let around = Names::new([("shop", namespace.clone()), ("storefront", value.clone())]);
+        let around = Names::new([("shop", namespace.clone())]);
         let each: Vec<Names> = self
             .service
             .iter()
@@ -236,17 +252,40 @@ impl Istio {
             None => include_str!("../../../envoy/istio/decide.yaml"),
         };
         let mut all = Vec::new();
-        for text in [
-            decide,
-            include_str!("../../../envoy/istio/attempts.yaml"),
-            include_str!("../../../envoy/istio/proxy-status.yaml"),
-            include_str!("../../../envoy/istio/traffic.yaml"),
-        ] {
+        for text in [decide, include_str!("../../../envoy/istio/attempts.yaml")] {
+            let documents = template::documents(text)?;
+            for label in &self.clients {
+                all.extend(self.of_clients(&documents, label, namespace, &each));
+            }
+        }
+        for text in
+            [include_str!("../../../envoy/istio/proxy-status.yaml"), include_str!("../../../envoy/istio/traffic.yaml")]
+        {
             all.extend(expand(&template::documents(text)?, "orders", &around, &each));
         }
         if self.shadow {
             template::leave_traffic(&mut all);
+            all.iter_mut().for_each(template::shadow);
         }
+        let clients: Vec<String> = self.clients.iter().map(|Label { key, value }| format!("{key}={value}")).collect();
+        let clients = clients.join(" and ");
+        let intro = format!(
+            "# Weir for the clients {clients} in {namespace}, by weir generate istio. The module and the labels of its\n\
+             # metrics come from a ConfigMap:\n#   kubectl -n {namespace} create configmap weir --from-file=weir.wasm --from-file=custom_bootstrap.json\n\
+             # The clients' pods need the annotation sidecar.istio.io/bootstrapOverride: weir. The pods of a service are taken to\n\
+             # have the label app with its name: correct that in weir-proxy-status where they have another.\n{}# See envoy/istio/README.md.\n",
+            if self.shadow { TRAFFIC_LATER } else { TRAFFIC_NOW }
+        );
+        template::write(&intro, &all)
+    }
+}
+
+impl Istio {
+    /// What is put into the proxies of the clients with a label. Where there are others, its names end with that label's value.
+    fn of_clients(&self, documents: &[Value], label: &Label, namespace: &str, each: &[Names]) -> Vec<Value> {
+        let Label { key, value } = label;
+        let around = Names::new([("shop", namespace.to_owned()), ("storefront", value.clone())]);
+        let mut all = expand(documents, "orders", &around, each);
         for document in &mut all {
             template::each_object(document, &mut |fields| {
                 if fields.get("app").and_then(Value::as_str) == Some(value) && key != "app" {
@@ -257,18 +296,12 @@ impl Istio {
                     *url = json!(image);
                 }
             });
-            if self.shadow {
-                template::shadow(document);
+            if let (Some(name), true) = (document.pointer_mut("/metadata/name"), self.clients.len() > 1) {
+                let own = value.to_lowercase().replace(['.', '_'], "-");
+                *name = format!("{}-{own}", name.as_str().unwrap_or_default()).into();
             }
         }
-        let intro = format!(
-            "# Weir for the clients {key}={value} in {namespace}, by weir generate istio. The module and the labels of its\n\
-             # metrics come from a ConfigMap:\n#   kubectl -n {namespace} create configmap weir --from-file=weir.wasm --from-file=custom_bootstrap.json\n\
-             # The clients' pods need the annotation sidecar.istio.io/bootstrapOverride: weir. The pods of a service are taken to\n\
-             # have the label app with its name: correct that in weir-proxy-status where they have another.\n{}# See envoy/istio/README.md.\n",
-            if self.shadow { TRAFFIC_LATER } else { TRAFFIC_NOW }
-        );
-        template::write(&intro, &all)
+        all
     }
 }
 

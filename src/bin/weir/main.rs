@@ -5,6 +5,7 @@
 //!
 //! - [`check`]: `weir check FILE...` validates policies, says in words and numbers what they mean, and looks at all that is set up
 //!   around them.
+//! - [`docs`]: `weir docs LINK` prints a page of the documentation.
 //! - [`explain`]: `weir explain LINE` says what one line of an access log means to Weir.
 //! - [`generate`]: `weir generate PLATFORM` writes the resources for one's own services.
 //! - [`replay`]: `weir replay ACCESS_LOG...` runs the engine over Envoy's access logs.
@@ -13,6 +14,8 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod check;
+#[cfg(not(target_arch = "wasm32"))]
+mod docs;
 #[cfg(not(target_arch = "wasm32"))]
 mod explain;
 #[cfg(not(target_arch = "wasm32"))]
@@ -47,6 +50,7 @@ fn main() -> std::process::ExitCode {
         Explain(explain::Arguments),
         Generate(generate::Arguments),
         Top(top::Arguments),
+        Docs(docs::Arguments),
         /// Writes what a shell needs to complete commands
         #[command(after_help = "Example:\n  weir completions bash >/etc/bash_completion.d/weir")]
         Completions {
@@ -67,6 +71,7 @@ fn main() -> std::process::ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Docs(arguments) => docs::run(&arguments),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Command::command(), "weir", &mut text);

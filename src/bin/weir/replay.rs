@@ -45,7 +45,7 @@ use world::World;
 ///
 /// Reads Envoy's and Istio's default text formats, JSON (Istio's, Envoy Gateway's, and logs of requests and of attempts as
 /// envoy/access-log.yaml has Envoy write them), and what kubectl logs makes of them. Lines with the prefix of kubectl logs --prefix
-/// are told apart by pod: each proxy has a budget of its own. Several files are read side by side, in the order of time. With several
+/// are told apart by pod: each proxy has a budget of its own, and what it saw is told with its pod. Several files are read side by side, in the order of time. With several
 /// policies they are compared. Exit status: 0, also where lines are of no use; 1 if none is; 2 if a file cannot be read or the
 /// command line is wrong.
 #[derive(clap::Args)]
@@ -169,7 +169,8 @@ const MOST_PROXIES: usize = 500;
 struct Proxies {
     policies: Vec<Policy>,
     window: u64,
-    per_file: bool,
+    /// The files, where each is of a proxy of its own.
+    files: Vec<String>,
     /// By the file, where each is of its own, and the pod.
     by_name: HashMap<(usize, String), usize>,
     all: Vec<Proxy>,
@@ -177,6 +178,8 @@ struct Proxies {
 
 /// One of them, with a worker for each policy.
 struct Proxy {
+    /// Its pod, or its file; `None` of lines that say neither.
+    name: Option<Rc<str>>,
     order: Order,
     worlds: Vec<World>,
 }
@@ -184,18 +187,21 @@ struct Proxy {
 impl Proxies {
     fn new(policies: Vec<Policy>, arguments: &Arguments) -> Self {
         let window = arguments.window.saturating_mul(1_000_000_000);
-        Self { policies, window, per_file: arguments.per_file, by_name: HashMap::new(), all: Vec::new() }
+        let files = if arguments.per_file { arguments.files.clone() } else { Vec::new() };
+        Self { policies, window, files, by_name: HashMap::new(), all: Vec::new() }
     }
 
     /// The proxy that wrote a line.
     fn of(&mut self, file: usize, pod: &str) -> Result<&mut Proxy, Useless> {
-        let name = (if self.per_file { file } else { 0 }, pod.to_owned());
+        let own = self.files.get(file);
+        let name = (own.map_or(0, |_| file), pod.to_owned());
         let number = match self.by_name.get(&name) {
             Some(number) => *number,
             None if self.all.len() >= MOST_PROXIES => return Err(Useless::TooManyProxies),
             None => {
                 let worlds = self.policies.iter().cloned().map(World::new).collect();
-                self.all.push(Proxy { order: Order::new(self.window), worlds });
+                let shown = if pod.is_empty() { own.map(|own| input::shown(own)) } else { Some(pod) };
+                self.all.push(Proxy { name: shown.map(Rc::from), order: Order::new(self.window), worlds });
                 self.by_name.insert(name, self.all.len() - 1);
                 self.all.len() - 1
             }
@@ -205,7 +211,12 @@ impl Proxies {
 
     /// What all of them come to, by policy.
     fn totals(&self) -> Vec<Totals> {
-        let of = |policy: usize| self.all.iter().filter_map(move |proxy| proxy.worlds.get(policy));
+        let several = self.all.len() > 1;
+        let of = |policy: usize| {
+            self.all
+                .iter()
+                .filter_map(move |proxy| Some((proxy.name.as_ref().filter(|_| several), proxy.worlds.get(policy)?)))
+        };
         (0..self.policies.len()).map(|policy| Totals::of(of(policy))).collect()
     }
 }

@@ -125,9 +125,15 @@ impl Measure {
 
     /// What is allowed, in words.
     pub const ALLOWANCES: &str = "\
-failures: 1 percent of the requests, or 2, or 2 percent of those that fail without Weir, whichever is most; slow answers and
-moved requests: 1 percent, or 2; requests that reach the wrong replica: 2 percent, or 3; started twice, or kept from healthy
-replicas: 5 percent, or 2; attempts: Weir's budget of 20 percent of the requests or 10 a second; POSTs done twice: none";
+| what is counted | how much more it may be with Weir |
+|---|---|
+| failed | 1 percent of the requests, or 2 requests, or 2 percent of those that fail without Weir: whichever is most |
+| slow answers, and requests that moved off their own replica | 1 percent, or 2 |
+| requests that reached the wrong replica | 2 percent, or 3 |
+| started twice, or kept from healthy replicas | 5 percent, or 2 |
+| attempts | Weir's budget: 20 percent of the requests, or 10 a second |
+| POSTs done twice, and failures without a reason | none |
+";
 }
 
 fn share<'a, T: 'a>(all: impl Iterator<Item = &'a T>, which: impl Fn(&T) -> bool) -> Count {

@@ -142,18 +142,27 @@ pub fn markdown(found: &[Found], machine: &str) -> String {
     let mut page = format!(
         "<!-- Written by `./build.sh compare harm --markdown`. -->\n\
          # What Weir does to services that are well, or that Envoy alone would carry\n\n\
-         Nobody puts into every request's path what makes a healthy service fail. So each row is a situation that ordinary services\n\
-         have, in two real Envoys beside each other, in the same moment, with the same requests: one without Weir, and with the\n\
-         retries that Istio gives by default (`connect-failure,refused-stream,unavailable,cancelled`, two, to another host); one with\n\
-         Weir at its defaults, all three roles, as `envoy/envoy.yaml` attaches them. Numbers are what went wrong: requests, of how\n\
-         many. A row is **worse** where there is more of it with Weir than without, and more than two runs of the same thing may differ\n\
-         by: {}.\n\
-         What is not named in a row did not happen on either side. `./build.sh compare harm` repeats all of it, `./build.sh compare harm\n\
-         NAME` the situations whose names contain NAME (`--log` adds what Weir said), `--seed N` at other moments, `--markdown`\n\
-         writes this page. The command fails if a situation is worse.\n\n\
+         Nobody puts into every request's path what makes a healthy service fail. So each row below is a situation that ordinary\n\
+         services have. It runs in two real Envoys beside each other, in the same moment, with the same requests:\n\n\
+         - **without Weir**: with the retries that Istio gives by default. These are `connect-failure,refused-stream,unavailable,cancelled`,\n\
+           two of them, to another host.\n\
+         - **with Weir**: at its defaults, with all three roles, as `envoy/envoy.yaml` attaches them.\n\n\
+         ## How to read the table\n\n\
+         The numbers are what went wrong: how many requests, of how many. What is not named in a row did not happen on either side.\n\n\
+         Two runs of the same thing differ a little. A row is **worse** where there is more of it with Weir than without, by more than\n\
+         this:\n\n\
+         {}\n\
+         ## Try it\n\n\
+         ```sh\n\
+         ./build.sh compare harm                # all of it; fails if a situation is worse\n\
+         ./build.sh compare harm NAME --log     # the situations whose names contain NAME, and what Weir said\n\
+         ./build.sh compare harm --seed 7       # at other moments\n\
+         ./build.sh compare harm --markdown     # writes this page\n\
+         ```\n\n\
+         ## What was found\n\n\
          {machine}: {} situations, {worse} worse with Weir, {better} better.\n\n\
          | situation | what went wrong | without Weir | with Weir | |\n|---|---|---:|---:|---|\n",
-        Measure::ALLOWANCES.replace('\n', " "),
+        Measure::ALLOWANCES,
         found.len(),
     );
     for found in found {

@@ -50,8 +50,14 @@ pub struct Finding {
     pub todo: String,
 }
 
-/// Where the documentation has an anchor for each rule.
-pub const PAGE: &str = "docs/checks.md";
+impl Rule {
+    /// Its section in the documentation: where that is published, if whoever built the program said where, else in the repository.
+    fn link(&self) -> String {
+        let published = option_env!("WEIR_DOCS").filter(|pages| !pages.is_empty());
+        let page = published.unwrap_or("docs/%.md").replace('%', "checks");
+        format!("{page}#{}", self.id)
+    }
+}
 
 impl Finding {
     pub fn new(id: &str, node: &Node<'_>, text: impl Into<String>, todo: impl Into<String>) -> Self {
@@ -78,8 +84,9 @@ impl Finding {
         }
     }
 
-    fn link(&self) -> String {
-        format!("{PAGE}#{}", self.rule.id)
+    /// Where to read more: in the repository, or with the program alone.
+    fn more(&self) -> String {
+        format!("See {}, or run weir docs checks#{}", self.rule.link(), self.rule.id)
     }
 
     /// `envoy.yaml:17`.
@@ -93,7 +100,7 @@ impl Finding {
 
     fn json(&self) -> Value {
         json!({"id": self.rule.id, "level": self.rule.level.name(), "file": self.file, "line": self.line,
-            "place": self.place, "text": self.text, "do": self.todo, "see": self.link()})
+            "place": self.place, "text": self.text, "do": self.todo, "see": self.rule.link()})
     }
 
     /// What is wrong, with its full stop, unless the module's words end with a question.
@@ -108,7 +115,7 @@ impl Finding {
         let level = if self.rule.level == Level::Note { "notice" } else { self.rule.level.name() };
         let line = self.line.map(|line| format!(",line={line}")).unwrap_or_default();
         let file = property(&self.file);
-        let text = data(&format!("{} {}. See {}", self.sentence(), capital(&self.todo), self.link()));
+        let text = data(&format!("{} {}. {}", self.sentence(), capital(&self.todo), self.more()));
         format!("::{level} file={file}{line},title=weir {}::{text}\n", self.rule.id)
     }
 
@@ -154,9 +161,15 @@ pub fn write(findings: &[Finding], format: Format) -> String {
         Format::Sarif => {
             let mut rules: Vec<Value> = Vec::new();
             for rule in RULES.iter().filter(|rule| findings.iter().any(|finding| finding.rule.id == rule.id)) {
-                rules.push(json!({"id": rule.id, "shortDescription": {"text": rule.about},
-                    "help": {"text": format!("See {PAGE}#{}", rule.id)},
-                    "defaultConfiguration": {"level": rule.level.name()}}));
+                let link = rule.link();
+                let help = format!("{} See {link}, or run weir docs checks#{}", rule.about, rule.id);
+                let mut described = json!({"id": rule.id, "shortDescription": {"text": rule.about},
+                    "help": {"text": help}, "defaultConfiguration": {"level": rule.level.name()}});
+                // It has to be a whole address.
+                if link.contains("://") {
+                    described["helpUri"] = link.into();
+                }
+                rules.push(described);
             }
             pretty(&json!({
                 "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -188,7 +201,7 @@ fn text(finding: &Finding) -> String {
     }
     paragraph(&mut out, 2, &finding.text);
     paragraph(&mut out, 2, &format!("{}.", capital(&finding.todo)));
-    let _ = writeln!(out, "  {}", style(finding.link()).dim());
+    let _ = writeln!(out, "  {}", style(finding.more()).dim());
     out
 }
 
@@ -196,7 +209,7 @@ fn text(finding: &Finding) -> String {
 pub fn page() -> String {
     let mut out = String::from(
         "# What `weir check` finds\n\n\
-         `weir check FILE...` names a rule in each finding. This page has them all; it is what `weir check --rules` prints.\n\n\
+         `weir check FILE...` names a rule in each finding. This page has them all; it is what `weir check --rules` prints. `weir docs checks#NAME` prints one of them.\n\n\
          An **error** is refused, or nothing works with it: the exit status is 1. A **warning** is valid and hardly what \
          anybody wants: with `--strict` the exit status is 3. A **note** is worth knowing.\n",
     );
@@ -225,7 +238,7 @@ const fn note(id: &'static str, about: &'static str) -> Rule {
 }
 
 /// All of them.
-pub static RULES: [Rule; 79] = [
+pub static RULES: [Rule; 81] = [
     error(
         "invalid-policy",
         "The module refuses this configuration, in these words. A policy in force stays; in an Envoy \
@@ -415,6 +428,12 @@ pub static RULES: [Rule; 79] = [
         "Envoy's own outlier detection ejects after five errors in a row, whoever caused \
         them, for 30 s.",
     ),
+    warning(
+        "labels-missing",
+        "Envoy makes labels of Weir's metrics by `stats_tags` of its bootstrap. Without them, names are like \
+        `weir_attempts_total_signal_reset_cluster_orders`: dashboard, alerts and `weir top` find nothing.",
+    ),
+    warning("metrics-hidden", "The proxies' metrics are filtered, and none of Weir's gets through."),
     // Istio.
     error(
         "patch-of-all-clusters",

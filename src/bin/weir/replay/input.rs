@@ -19,6 +19,11 @@ pub struct Input {
     line: Vec<u8>,
 }
 
+/// What a file is called in the report.
+pub fn shown(name: &str) -> &str {
+    if name == "-" { "standard input" } else { name }
+}
+
 /// What a file has next.
 pub enum Next<'a> {
     /// A line without its end.
@@ -46,8 +51,7 @@ impl Input {
         } else {
             Box::new(buffered)
         };
-        let name = if name == "-" { "standard input" } else { name };
-        Ok(Self { name: name.to_owned(), lines: 0, reader, line: Vec::new() })
+        Ok(Self { name: shown(name).to_owned(), lines: 0, reader, line: Vec::new() })
     }
 
     /// The next line that is not empty.

@@ -1,6 +1,7 @@
 //! What came of it, as text and as JSON.
 
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -201,7 +202,8 @@ fn cluster(out: &mut String, watched: bool, tally: &Tally) {
                     1 => "prolonged once".to_owned(),
                     times => format!("prolonged {times} times"),
                 };
-                vec![clock(ejected.at, false), ejected.host.to_string(), ejected.why.to_owned(), back, prolonged]
+                let host = ejected.host.to_string();
+                vec![clock(ejected.at, false), host, ejected.why.to_owned(), back, prolonged, by(&ejected.proxy)]
             })
             .collect();
         table(out, &rows);
@@ -228,6 +230,7 @@ fn cluster(out: &mut String, watched: bool, tally: &Tally) {
                     clock(opening.at, false),
                     format!("{} of {} attempts broke", opening.broke, opening.attempts),
                     closed,
+                    by(&opening.proxy),
                 ]
             })
             .collect();
@@ -239,7 +242,12 @@ fn cluster(out: &mut String, watched: bool, tally: &Tally) {
     } else {
         paragraph(out, 0, &format!("Incidents: {}.", tally.incidents));
         for told in tally.told.iter().take(MOST_SHOWN) {
-            paragraph(out, 4, &format!("{} {}", clock(told.at, false), told.line));
+            let at = clock(told.at, false);
+            let text = match &told.proxy {
+                Some(proxy) => format!("{at} proxy={proxy} {}", told.line),
+                None => format!("{at} {}", told.line),
+            };
+            paragraph(out, 4, &text);
         }
         more(out, tally.told.len(), "lines about incidents");
     }
@@ -280,6 +288,11 @@ fn retries(out: &mut String, watched: bool, tally: &Tally) {
             if watched { "" } else { " Attempts that a retry hid are missing." }
         ),
     );
+}
+
+/// Who saw it, where several proxies are told apart.
+fn by(proxy: &Option<Rc<str>>) -> String {
+    proxy.as_ref().map(|proxy| format!("in {proxy}")).unwrap_or_default()
 }
 
 fn more(out: &mut String, all: usize, what: &str) {
@@ -343,6 +356,7 @@ pub fn json(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
                         "at": at(ejected.at),
                         "back": ejected.back.map(at),
                         "prolonged": ejected.prolonged,
+                        "proxy": ejected.proxy.as_deref(),
                     })).collect::<Vec<_>>(),
                     "circuit": {
                         "opened": tally.opened,
@@ -352,6 +366,7 @@ pub fn json(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
                             "closed": opening.closed.map(at),
                             "broke": opening.broke,
                             "attempts": opening.attempts,
+                            "proxy": opening.proxy.as_deref(),
                         })).collect::<Vec<_>>(),
                     },
                     "incidentCount": tally.incidents,
@@ -361,6 +376,7 @@ pub fn json(lines: &Lines, all: &[Totals], policies: &[String]) -> String {
                         "pattern": told.pattern,
                         "host": told.host,
                         "line": told.line,
+                        "proxy": told.proxy.as_deref(),
                     })).collect::<Vec<_>>(),
                 })
             })

@@ -1,6 +1,7 @@
 //! What is counted of one cluster: bounded, however long the log.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use weir::circuit;
 use weir::outlier;
@@ -74,6 +75,8 @@ pub struct Ejected {
     pub back: Option<u64>,
     /// How often that was prolonged.
     pub prolonged: u32,
+    /// Who saw it so, where several proxies are told apart.
+    pub proxy: Option<Rc<str>>,
 }
 
 /// A circuit was open.
@@ -83,6 +86,7 @@ pub struct Opening {
     pub broke: u64,
     pub attempts: u64,
     pub closed: Option<u64>,
+    pub proxy: Option<Rc<str>>,
 }
 
 /// An incident.
@@ -93,11 +97,12 @@ pub struct Told {
     pub state: &'static str,
     pub host: Option<Box<str>>,
     pub line: String,
+    pub proxy: Option<Rc<str>>,
 }
 
 impl Tally {
     /// Adds what another proxy had to do with the same cluster.
-    pub fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self, proxy: Option<&Rc<str>>) {
         self.requests += other.requests;
         self.attempts += other.attempts;
         self.other_hosts += other.other_hosts;
@@ -124,9 +129,13 @@ impl Tally {
             add(&mut own.signals, &host.signals);
             own.while_out += host.while_out;
         }
-        merge(&mut self.ejected, &other.ejected, |ejected| ejected.at);
-        merge(&mut self.openings, &other.openings, |opening| opening.at);
-        merge(&mut self.told, &other.told, |told| told.at);
+        let proxy = || proxy.cloned();
+        let ejected = other.ejected.iter().map(|ejected| Ejected { proxy: proxy(), ..ejected.clone() });
+        merge(&mut self.ejected, ejected, |ejected| ejected.at);
+        let openings = other.openings.iter().map(|opening| Opening { proxy: proxy(), ..opening.clone() });
+        merge(&mut self.openings, openings, |opening| opening.at);
+        let told = other.told.iter().map(|told| Told { proxy: proxy(), ..told.clone() });
+        merge(&mut self.told, told, |told| told.at);
         self.timeline.add(&other.timeline);
     }
 
@@ -167,7 +176,7 @@ impl Tally {
                 self.ejections += 1;
                 if self.ejected.len() < MOST_KEPT {
                     let (host, why) = (ejection.address.clone(), ejection.failure.name());
-                    self.ejected.push(Ejected { host, why, at, back: None, prolonged: 0 });
+                    self.ejected.push(Ejected { host, why, at, back: None, prolonged: 0, proxy: None });
                 }
             }
             outlier::Event::Extended(ejection) => {
@@ -191,7 +200,7 @@ impl Tally {
             circuit::Event::Opened { broke, attempts, .. } => {
                 self.opened += 1;
                 if self.openings.len() < MOST_KEPT {
-                    self.openings.push(Opening { at, broke, attempts, closed: None });
+                    self.openings.push(Opening { at, broke, attempts, closed: None, proxy: None });
                 }
             }
             circuit::Event::Closed { .. } => {
@@ -213,8 +222,8 @@ fn add(signals: &mut Signals, others: &Signals) {
 }
 
 /// Adds to a list, in the order of time, as far as there is room.
-fn merge<T: Clone>(list: &mut Vec<T>, others: &[T], at: impl Fn(&T) -> u64) {
-    list.extend_from_slice(others);
+fn merge<T>(list: &mut Vec<T>, others: impl Iterator<Item = T>, at: impl Fn(&T) -> u64) {
+    list.extend(others);
     list.sort_by_key(at);
     list.truncate(MOST_KEPT);
 }

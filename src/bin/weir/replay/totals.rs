@@ -1,6 +1,7 @@
 //! What the proxies come to, together.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::tally::Tally;
 use super::world::World;
@@ -11,12 +12,15 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub fn of<'a>(worlds: impl Iterator<Item = &'a World>) -> Self {
+    /// Of each proxy, with its name where there are several.
+    pub fn of<'a>(worlds: impl Iterator<Item = (Option<&'a Rc<str>>, &'a World)>) -> Self {
         let mut clusters: BTreeMap<Box<str>, (bool, Tally)> = BTreeMap::new();
-        for (name, watched, tally) in worlds.flat_map(World::tallies) {
-            let (all_watched, all) = clusters.entry(name.into()).or_insert_with(|| (watched, Tally::default()));
-            *all_watched &= watched;
-            all.add(tally);
+        for (proxy, world) in worlds {
+            for (name, watched, tally) in world.tallies() {
+                let (all_watched, all) = clusters.entry(name.into()).or_insert_with(|| (watched, Tally::default()));
+                *all_watched &= watched;
+                all.add(tally, proxy);
+            }
         }
         Self { clusters }
     }

@@ -288,7 +288,7 @@ impl Cluster {
             let line = event.line(&self.name);
             let line = line.strip_prefix("weir: incident ").unwrap_or(&line).to_owned();
             let (pattern, host) = (event.pattern.name(), event.host.clone());
-            self.tally.told.push(Told { at, pattern, state, host, line });
+            self.tally.told.push(Told { at, pattern, state, host, line, proxy: None });
         }
     }
 }

@@ -22,6 +22,7 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
         return;
     }
     chains(setup, &own, out);
+    labels(setup, &roots, out);
     quiet_guard(setup, &own, out);
     let clusters: Vec<&Node<'_>> = own.iter().filter(|object| is_cluster(object)).collect();
     let policies = clusters.iter().filter_map(|cluster| Some((cluster.text("name"), retry_policy(cluster)?))).collect();
@@ -40,6 +41,19 @@ pub(super) fn is_cluster(object: &Node<'_>) -> bool {
     // A dump leaves out what is the default, such as the type STATIC.
     let kinds = ["type", "cluster_type", "load_assignment", "connect_timeout"];
     has("name") && kinds.into_iter().any(has) && !has("typed_config") && !has("filter_chains")
+}
+
+/// Bootstraps of Envoys that have Weir in them, and no tags for its metrics.
+fn labels(setup: &Setup<'_>, roots: &[Node<'_>], out: &mut Vec<Finding>) {
+    for root in roots.iter().filter(|root| setup.plugins.iter().any(|plugin| std::ptr::eq(plugin.file, root.file))) {
+        let bootstrap = root.objects().into_iter().find(|object| object.get("static_resources").is_some());
+        if let Some(bootstrap) = bootstrap.filter(|bootstrap| !is_resource(root) && !bootstrap.mentions("weir_cluster"))
+        {
+            let text = "stats_config has none of Weir's stats_tags: labels stand in the names of its metrics";
+            let todo = "take over stats_config of envoy/envoy.yaml, or envoy/istio/custom_bootstrap.json for Istio";
+            out.push(Finding::new("labels-missing", &bootstrap, text, todo));
+        }
+    }
 }
 
 /// `guard` behind a matcher, so that calm first attempts pass it by: what the rest of the configuration has to say then.

@@ -39,6 +39,7 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
     extensions(setup, &ours, &steering, out);
     header(setup, &ours, &steering, out);
     setup.kind("BackendTrafficPolicy").iter().for_each(|policy| traffic(setup, policy, out));
+    metrics(setup, out);
     bypass(setup, out);
 }
 
@@ -415,6 +416,21 @@ fn header(setup: &Setup<'_>, ours: &[&Node<'_>], steering: &Steering<'_>, out: &
     out.push(Finding::new(rule, source, text, todo));
 }
 
+/// Clusters that policies name, of routes that have no BackendTrafficPolicy of their own, so that the one of their Gateway holds.
+fn inheriting(setup: &Setup<'_>) -> Vec<String> {
+    let policies = setup.kind("BackendTrafficPolicy");
+    let own = |route: &str| {
+        let mut targets = policies.iter().filter(|policy| policy.at("spec.merge_type").is_none()).flat_map(targets);
+        targets.any(|target| target.text("kind").ends_with("Route") && target.text("name") == route)
+    };
+    let named = setup.policies().flat_map(|(plugin, _)| patterns(&plugin.raw));
+    let routes = named.filter(|pattern| pattern.starts_with("httproute/") || pattern.starts_with("grpcroute/"));
+    routes
+        .filter(|pattern| !pattern.split('/').nth(2).is_some_and(own))
+        .map(|pattern| pattern.replace('*', "0"))
+        .collect()
+}
+
 fn traffic(setup: &Setup<'_>, policy: &Node<'_>, out: &mut Vec<Finding>) {
     let names: Vec<String> = targets(policy)
         .iter()
@@ -423,6 +439,7 @@ fn traffic(setup: &Setup<'_>, policy: &Node<'_>, out: &mut Vec<Finding>) {
             "GRPCRoute" => format!("grpcroute/{}/{}/rule/0", policy.namespace(), target.text("name")),
             kind => kind.to_owned(),
         })
+        .chain(targets(policy).iter().filter(|target| target.text("kind") == "Gateway").flat_map(|_| inheriting(setup)))
         .collect();
     if !names.iter().any(|name| setup.acts_on(name)) {
         return;
@@ -480,6 +497,38 @@ fn traffic(setup: &Setup<'_>, policy: &Node<'_>, out: &mut Vec<Finding>) {
                 text,
                 "set healthCheck.passive.consecutive5XxErrors: 0",
             ));
+        }
+    }
+}
+
+/// Whether Weir's metrics come out of the proxies, and with labels.
+fn metrics(setup: &Setup<'_>, out: &mut Vec<Finding>) {
+    let proxies = setup.kind("EnvoyProxy");
+    if !setup
+        .plugins
+        .iter()
+        .filter_map(|plugin| plugin.root.as_ref())
+        .any(|root| root.text("kind").starts_with("Envoy"))
+    {
+        return;
+    }
+    if let Some(proxy) = proxies.first().filter(|_| !proxies.iter().any(|proxy| proxy.mentions("weir_cluster"))) {
+        let text = "no EnvoyProxy has Weir's stats_tags: labels stand in the names of its metrics";
+        let todo = "take over spec.bootstrap of envoy/gateway/envoyproxy.yaml";
+        out.push(Finding::new("labels-missing", proxy, text, todo));
+    }
+    for proxy in &proxies {
+        let all = proxy.items("spec.telemetry.metrics.matches");
+        let shows = |one: &Node<'_>| match (one.text("type"), one.text("value")) {
+            (_, value) if value.contains("weir") => true,
+            ("Prefix", value) => "wasmcustom.weir_".starts_with(value),
+            ("RegularExpression", value) => value.contains("wasm") || value.starts_with(".*"),
+            _ => false,
+        };
+        if let Some(first) = all.first().filter(|_| !all.iter().any(shows)) {
+            let text = "telemetry.metrics.matches lets other metrics through, and none of Weir's";
+            let todo = "add { type: Prefix, value: wasmcustom.weir_ } to telemetry.metrics.matches";
+            out.push(Finding::new("metrics-hidden", first, text, todo));
         }
     }
 }

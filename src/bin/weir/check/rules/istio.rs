@@ -486,17 +486,39 @@ fn clusters(setup: &Setup<'_>, host: &str) -> Vec<String> {
     names
 }
 
+/// The hosts that a DestinationRule is for. With a wildcard, those are the services that policies name and that have no rule of
+/// their own: Istio takes the most specific one, and joins nothing.
+fn ruled(setup: &Setup<'_>, rule: &Node<'_>) -> Vec<String> {
+    let host = rule.text("spec.host");
+    let Some(end) = host.strip_prefix('*') else { return vec![full(host, rule.namespace())] };
+    let rules = setup.kind("DestinationRule");
+    let closer = |service: &str| {
+        rules.iter().map(|other| full(other.text("spec.host"), other.namespace())).any(|other| {
+            let ends = other.strip_prefix('*').map_or(other == service, |end| service.ends_with(end));
+            ends && (!other.starts_with('*') || other.len() > host.len())
+        })
+    };
+    let named = setup.policies().flat_map(|(plugin, _)| patterns(&plugin.raw));
+    let services = named.filter_map(|pattern| pattern.rsplit_once('|').map(|(_, service)| service.to_owned()));
+    services.filter(|service| !service.contains('*') && service.ends_with(end) && !closer(service)).collect()
+}
+
 fn destination_rule(setup: &Setup<'_>, rule: &Node<'_>, patches: &[Patch<'_>], out: &mut Vec<Finding>) {
-    let host = full(rule.text("spec.host"), rule.namespace());
+    let hosts = ruled(setup, rule);
+    let Some(host) =
+        hosts.iter().find(|host| clusters(setup, host).iter().any(|name| setup.acts_on(name))).or(hosts.first())
+    else {
+        return;
+    };
     let subsets = rule.items("spec.subsets").into_iter().filter_map(|subset| subset.get("traffic_policy"));
     let ports = rule.items("spec.traffic_policy.port_level_settings");
     let policies: Vec<Node<'_>> = rule.at("spec.traffic_policy").into_iter().chain(subsets).chain(ports).collect();
-    if is_patched(patches, &host) {
+    if is_patched(patches, host) {
         for policy in &policies {
-            refused(policy, &host, out);
+            refused(policy, host, out);
         }
     }
-    let names = clusters(setup, &host);
+    let names = clusters(setup, host);
     if !names.iter().any(|name| setup.acts_on(name)) {
         return;
     }
@@ -536,7 +558,7 @@ fn destination_rule(setup: &Setup<'_>, rule: &Node<'_>, patches: &[Patch<'_>], o
             }
         }
         let simple = policy.text("load_balancer.simple");
-        if matches!(simple, "LEAST_REQUEST" | "LEAST_CONN") && !is_patched(patches, &host) {
+        if matches!(simple, "LEAST_REQUEST" | "LEAST_CONN") && !is_patched(patches, host) {
             let node = policy.at("load_balancer.simple");
             let text = format!("{host:?}: least request sends most to a host that refuses, until it is out");
             out.push(Finding::new(
@@ -597,6 +619,15 @@ fn virtual_service(setup: &Setup<'_>, service: &Node<'_>, out: &mut Vec<Finding>
             out.push(Finding::new("default-retries", &route, text, todo));
             continue;
         };
+        if let Some(node) = retries.get("retry_ignore_previous_hosts").filter(|node| node.value == false) {
+            let text = format!("a retry to {host:?} may meet the very host that just failed");
+            out.push(Finding::new(
+                "retry-same-host",
+                &node,
+                text,
+                "leave retryIgnorePreviousHosts out, or set it to true",
+            ));
+        }
         let conditions = retries.text("retry_on");
         if retries.number("attempts") == Some(0.0) {
             let text = format!("attempts: 0 on the route to {host:?}: retries may meet the host that just failed");
