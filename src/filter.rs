@@ -9,7 +9,6 @@ mod apply;
 mod contexts;
 mod entries;
 mod host;
-mod log_limit;
 mod roots;
 mod startup;
 mod telemetry;

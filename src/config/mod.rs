@@ -19,7 +19,6 @@
 pub mod duration;
 mod excerpt;
 mod glob;
-mod incidents;
 mod json;
 mod protobuf;
 mod reader;
@@ -30,8 +29,8 @@ mod table;
 
 use std::{fmt, mem};
 
+pub use crate::incident::IncidentPolicy;
 pub use glob::Glob;
-pub use incidents::IncidentPolicy;
 pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
 pub use steering::{SteeringPolicy, Via};
 

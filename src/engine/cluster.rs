@@ -1,8 +1,8 @@
 //! What a worker knows of one cluster.
 
 use super::route::Misrouted;
-use super::sampling::Sampler;
 use super::waiting::Waiting;
+use crate::base::random::Random;
 use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::incident::Incidents;
@@ -152,6 +152,36 @@ impl Charging {
             Self::AtEnd => false,
         }
     }
+}
+
+/// Of a calm cluster's answered attempts, and of its requests, one in so many is looked at, by chance: to ask for a host's address
+/// costs more than it tells there.
+pub(super) const SAMPLE: u32 = 8;
+
+/// Counts what of a calm cluster could be looked at, and says which of it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sampler {
+    attempts: u32,
+    requests: u32,
+}
+
+impl Sampler {
+    /// Whether the next answered attempt is in the sample.
+    pub(super) fn takes_attempt(&mut self) -> bool {
+        takes(&mut self.attempts)
+    }
+
+    /// Whether the next request is in the sample.
+    pub(super) fn takes_request(&mut self) -> bool {
+        takes(&mut self.requests)
+    }
+}
+
+/// Not each eighth: a balancer that takes turns among four hosts would show the same one each time, and the other three would
+/// never be known.
+fn takes(count: &mut u32) -> bool {
+    *count = count.wrapping_add(1);
+    Random::new((*count).into()).number().is_multiple_of(SAMPLE.into())
 }
 
 /// After so many attempts at a cluster for which `decide` saw no request, it is taken not to see any.

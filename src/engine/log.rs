@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::cluster::SAMPLE;
 use super::correlate::{Attempt, ClusterId};
 use super::event::What;
 use super::host::{HeaderMap, Host, Property, StreamId};
-use super::sampling::SAMPLE;
 use super::view::{Phase, View, parse_u32, went_well};
 use super::worker::Worker;
 use crate::base::random::hash;

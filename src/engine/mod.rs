@@ -38,7 +38,6 @@ mod log;
 mod request;
 mod response;
 mod route;
-mod sampling;
 mod streams;
 mod sync;
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! Entries of `clusters` that no request goes by: mostly a mistake in a name, which nothing else shows while all is well.
 
 use super::host::update;
-use super::log_limit::LogLimit;
-use super::telemetry::record;
+use super::telemetry::{LogLimit, record};
 use crate::base::text::printable;
 use crate::engine::host::Update;
 use crate::engine::worker::Worker;

@@ -1,10 +1,9 @@
 //! What happened, told: counters, gauges and lines of Envoy's log.
 
 use super::host::update;
-use super::log_limit::LogLimit;
 use crate::base::random::hash;
 use crate::base::text::printable;
-use crate::base::time::millis;
+use crate::base::time::{Time, millis};
 use crate::circuit;
 use crate::config::Mode;
 use crate::engine::correlate::ClusterId;
@@ -22,6 +21,10 @@ use crate::outlier;
 const HOST_SERIES: &str = "weir/host-series";
 /// There are never more of these, since Envoy forgets none.
 const MOST_HOST_SERIES: usize = 200;
+/// A worker writes at most so many lines about hosts in a second: how many there are to write is up to the upstreams, and a log that
+/// is flooded hides the rest. What is left out is counted, and metrics have it.
+const MOST_LINES: u32 = 20;
+const SECOND: u64 = 1_000_000_000;
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -269,6 +272,39 @@ impl Series {
             }
         }
         out.clone_into(&mut self.out);
+    }
+}
+
+/// Bounds how many lines about hosts are written into Envoy's log: it counts those of the current second of the host's clock.
+#[derive(Debug, Default)]
+pub(super) struct LogLimit {
+    second: u64,
+    written: u32,
+    left_out: u32,
+}
+
+impl LogLimit {
+    /// Begins a new second if there is one, and says how many lines the one before left out.
+    pub(super) fn turn(&mut self, now: Time) {
+        let second = now.as_nanos() / SECOND;
+        if self.second == second {
+            return;
+        }
+        let left_out = std::mem::replace(self, Self { second, ..Self::default() }).left_out;
+        if left_out > 0 {
+            let count = left_out.to_string();
+            abi::log(Level::Warn, &["weir: ", &count, " more lines in one second were left out"].concat());
+        }
+    }
+
+    /// Writes a line that names what upstreams are called, unless there were too many.
+    pub(super) fn write(&mut self, level: Level, line: &str) {
+        if self.written >= MOST_LINES {
+            self.left_out = self.left_out.saturating_add(1);
+            return;
+        }
+        self.written += 1;
+        abi::log(level, line);
     }
 }
 

@@ -42,6 +42,13 @@ use episode::Kind;
 /// Milliseconds, since the epoch or between two moments.
 pub type Milliseconds = u64;
 
+/// How incidents are told. They concern what is told, and nothing that is done, so all clusters are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IncidentPolicy {
+    /// The time that patterns scale with: 1 s to 1 h. Default: 10 s.
+    pub interval: Milliseconds,
+}
+
 /// What `watch` knows of an attempt besides the signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hint {

@@ -29,7 +29,7 @@
 //! cluster-wide, and all hosts come back. The first host that shows it may be ejected until then: some milliseconds.
 
 pub use super::history::{Failure, Outcome};
-pub use super::peers::Peers;
+pub use super::hosts::Peers;
 pub use super::policy::{Detector, OutlierPolicy};
 
 use crate::base::percent::Percent;

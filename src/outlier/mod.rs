@@ -9,11 +9,11 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `policy` | the settings |
-//! | `history`, `peers`, `detector` | how attempts ended; the sums over the other hosts; whether a host is an outlier among these |
+//! | `history`, `detector` | how attempts ended; whether a host is an outlier among its peers |
 //! | `ejection`, `health` | the state of one host: healthy, ejected, being probed |
-//! | `host`, `hosts`, `address` | what is known of each host, found by address |
+//! | `host`, `hosts`, `address` | what is known of each host, found by address, and of its peers |
 //! | `verdict` | what the end of an attempt decides |
-//! | `probing`, `probe_budget`, `downtime` | which ejected host is probed, when, and what that may cost |
+//! | `probing`, `downtime` | which ejected host is probed, when, and what that may cost |
 //! | `panic` | what happens when the healthy hosts fail as well |
 //! | `route` | where a request goes |
 //! | `exchange`, `shared` | what workers share |
@@ -70,9 +70,7 @@ pub mod history;
 pub mod host;
 pub mod hosts;
 mod panic;
-pub mod peers;
 pub mod policy;
-mod probe_budget;
 mod probing;
 mod route;
 pub mod shared;
@@ -84,7 +82,7 @@ pub use route::Route;
 use downtime::Downtime;
 use exchange::{MOST_EVENTS, Sharing};
 use panic::Panic;
-use probe_budget::ProbeBudget;
+use probing::ProbeBudget;
 
 use crate::base::time::Time;
 use crate::outlier::detector::{Failure, OutlierPolicy};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::probe_budget::ProbeBudget;
+use super::probing::ProbeBudget;
 use super::{EndedAttempt, Event, FEW, Outliers};
 use crate::base::time::{Time, nanos_since};
 use crate::outlier::detector::{Failure, Outcome, is_outlier, is_spread, is_widespread};

@@ -15,10 +15,11 @@ mod peers;
 mod recent;
 
 pub use adopt::Return;
+pub use peers::Peers;
 
 use crate::base::time::Time;
 use crate::outlier::address::is_address;
-use crate::outlier::detector::{Failure, Peers};
+use crate::outlier::detector::Failure;
 use crate::outlier::ejection::{Ejected, HostState};
 use crate::outlier::history::AttemptHistory;
 use crate::outlier::host::{Host, KNOWN_FOR};

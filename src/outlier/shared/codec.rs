@@ -1,4 +1,9 @@
-//! The record of ejections, as bytes.
+//! What workers share about hosts, as bytes: the record of ejections, and the list of a cluster's hosts.
+//!
+//! **The list of hosts** is for workers that do not know them yet. A worker that starts while hosts are ejected, since it had no
+//! requests before or its VM was loaded anew, knows the ejected hosts from the record, and no others: it would have to leave its
+//! requests to Envoy's balancer, which also sends them to ejected hosts. So a worker that ejects a host, or keeps it ejected, writes
+//! down which hosts there are, and how often Envoy's balancer picks each.
 
 use std::time::Duration;
 
@@ -7,6 +12,7 @@ use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::time::{Time, nanos};
 use crate::outlier::address::is_address;
 use crate::outlier::detector::{Failure, OutlierPolicy};
+use crate::outlier::hosts::MOST_HOSTS;
 
 /// What a record starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wre\x03";
@@ -14,6 +20,13 @@ const FORMAT: Format = *b"wre\x03";
 const NO_FAILURE: u8 = u8::MAX;
 /// The bit beside the count of ejections.
 const UNREACHABLE: u8 = 128;
+
+/// What a list of hosts starts with: a name, and the version of what follows.
+const LIST_FORMAT: Format = *b"wrh\x01";
+/// How long a list of hosts is valid. While hosts are ejected, one is written more often than this; later, the hosts may be others.
+const VALID: Duration = Duration::from_secs(120);
+/// The largest weight that a host may have in a list.
+const MOST_WEIGHT: u32 = 64 * MOST_HOSTS as u32;
 
 impl Ejections {
     /// Replaces what is in `record`: the time of the last cluster-wide failure and the number of the latest evidence, then the
@@ -115,6 +128,35 @@ fn read_host(record: &mut Reader<'_>) -> Option<(Box<str>, Option<Failure>)> {
     Some((address, failure))
 }
 
-pub(super) fn read_address(record: &mut Reader<'_>) -> Option<Box<str>> {
+fn read_address(record: &mut Reader<'_>) -> Option<Box<str>> {
     record.text().filter(|address| is_address(address)).map(Into::into)
+}
+
+/// Writes a list of addresses, each with its weight.
+#[must_use]
+pub fn encode_host_list<'a>(hosts: impl Iterator<Item = (&'a str, u32)>, now: Time) -> Vec<u8> {
+    let mut list = Vec::new();
+    let mut record = Writer::new(&mut list, &LIST_FORMAT, 0);
+    record.times([now]);
+    for (address, weight) in hosts.take(MOST_HOSTS) {
+        record.text(address);
+        record.u32(weight);
+    }
+    list
+}
+
+/// Reads a list of addresses with their weights. `None` if it is no such list, one of another version, or too old.
+#[must_use]
+pub fn decode_host_list(list: &[u8], now: Time) -> Option<Vec<(Box<str>, u32)>> {
+    let mut record = Reader::new(list, &LIST_FORMAT)?;
+    let written = record.time()?;
+    if now.is_later(VALID, written) || written.is_later(VALID, now) {
+        return None;
+    }
+    let mut hosts = Vec::new();
+    while !record.is_empty() && hosts.len() < MOST_HOSTS {
+        let address = read_address(&mut record)?;
+        hosts.push((address, record.u32()?.min(MOST_WEIGHT)));
+    }
+    Some(hosts)
 }

@@ -25,9 +25,8 @@
 //! longest ejection.
 
 mod codec;
-mod host_list;
 
-pub use host_list::{decode_host_list, encode_host_list};
+pub use codec::{decode_host_list, encode_host_list};
 
 use std::time::Duration;
 
