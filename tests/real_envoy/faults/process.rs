@@ -105,8 +105,13 @@ fn hot_restart() -> Result<()> {
         second.wait_for_log(&["weir", "roles decide, watch, guard"])?;
         // What the first one counted in its last moments, Envoy may lose. What the second counts from now on is exact.
         let granted = |tally: &Tally| tally.retries.iter().filter(|verdict| *verdict == "granted").count();
-        std::thread::sleep(Duration::from_millis(500));
-        let before = Tally::read(second.admin, "upstream").map_err(anyhow::Error::msg)?;
+        let before = wait::until(wait::LIMIT, || {
+            let before = Tally::read(second.admin, "upstream")?;
+            std::thread::sleep(Duration::from_millis(500));
+            let after = Tally::read(second.admin, "upstream")?;
+            if before == after { Ok(after) } else { Err("it still counts what came before".to_owned()) }
+        })
+        .map_err(anyhow::Error::msg)?;
         for _ in 0..MORE {
             let response = exchange(address, &Request::get("/"))?;
             ensure!(response.status == 200, "{response:?}");

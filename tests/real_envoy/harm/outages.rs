@@ -11,6 +11,7 @@ use crate::ejection::site::{Setup, Site};
 use crate::level::Level;
 use crate::support::client::Request;
 use crate::support::delay::Watch;
+use crate::support::wait;
 
 /// The longest comes first.
 pub const PACED: &[Test] = &[
@@ -63,7 +64,11 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
         std::thread::sleep(Duration::from_millis(*length));
         site.replicas.first().map(|replica| replica.start()).transpose()?;
         let (listens, watch) = (Instant::now(), Watch::start());
-        std::thread::sleep(WORST);
+        wait::until(wait::LIMIT, || match rate.answered_after(listens) {
+            true => Ok(()),
+            false => Err(format!("no answer; {}", site.story())),
+        })
+        .map_err(anyhow::Error::msg)?;
         let delayed = watch.read().delayed;
         // The others are half a second later.
         std::thread::sleep(Duration::from_millis(500).saturating_sub(listens.elapsed()));

@@ -1,8 +1,8 @@
 //! Clients that send at a rate, whatever becomes of their requests.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ pub struct Rate {
     stop: Arc<AtomicBool>,
     /// What the slowest answer took, in milliseconds.
     slowest: Arc<AtomicU64>,
+    last_answer: Arc<Mutex<Option<Instant>>>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
 }
 
@@ -55,8 +56,10 @@ impl Rate {
         request: &Request,
     ) -> Self {
         let (stop, slowest, began) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Instant::now());
+        let last_answer = Arc::<Mutex<Option<Instant>>>::default();
         let client = |number: u32| {
             let (stop, slowest, request) = (Arc::clone(&stop), Arc::clone(&slowest), request.clone());
+            let last_answer = Arc::clone(&last_answer);
             std::thread::spawn(move || {
                 let mut sent = Vec::new();
                 let mut connection = None;
@@ -85,12 +88,21 @@ impl Rate {
                     }
                     let ended = Instant::now();
                     slowest.fetch_max(u64::try_from((ended - at).as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
-                    sent.push(Sent { at, ended, status });
+                    let one = Sent { at, ended, status };
+                    if one.answered() {
+                        *last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+                    }
+                    sent.push(one);
                 }
                 sent
             })
         };
-        Self { clients: (0..clients).map(client).collect(), stop, slowest }
+        Self { clients: (0..clients).map(client).collect(), stop, slowest, last_answer }
+    }
+
+    /// Whether a request was answered after that moment.
+    pub fn answered_after(&self, moment: Instant) -> bool {
+        self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last >= moment)
     }
 
     /// What the slowest answer took so far.
