@@ -435,6 +435,93 @@ fn what_holds_for_many_services_holds_for_ours() {
     ]);
 }
 
+/// Routes of the Gateway API that Istio takes, and those for gRPC of Envoy Gateway.
+#[test]
+fn routes_of_the_gateway_api_are_checked() {
+    let route = |backend: &str, retry: &str| {
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: o, namespace: shop}}, spec: \
+             {{parentRefs: [{{kind: Service, group: '', name: orders}}], rules: [{{backendRefs: [{backend}]{retry}}}]}}}}\n"
+        )
+    };
+    let codes = ", retry: {attempts: 2, codes: [500]}";
+    let (ours, other, elsewhere) = (
+        route("{name: orders, port: 8080}", codes),
+        route("{name: orders, namespace: cart, port: 8080}", codes),
+        route("{name: orders, port: 8080}", ""),
+    );
+    try_cases(&[
+        (ISTIO, "istio/traffic.yaml", "", &ours, &["route-retry-on"]),
+        (ISTIO, "istio/traffic.yaml", "", &other, &[]),
+        (ISTIO, "istio/traffic.yaml", "", &elsewhere, &[]),
+    ]);
+    let grpc: &[&str] = &[
+        "gateway/envoypatchpolicy-override.yaml",
+        "gateway/envoyproxy.yaml",
+        "gateway/traffic-override.yaml",
+        "gateway/gateway.yaml",
+    ];
+    let folder = folder(grpc, "gateway/gateway.yaml", "kind: HTTPRoute", "kind: GRPCRoute");
+    for name in ["gateway-envoypatchpolicy-override.yaml", "gateway-traffic-override.yaml"] {
+        let path = folder.path().join(name);
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        let text = text.replace("httproute/", "grpcroute/").replace("kind: HTTPRoute", "kind: GRPCRoute");
+        std::fs::write(path, text).expect("it is written");
+    }
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::new(), "{}", run.out);
+    let path = folder.path().join("gateway-gateway.yaml");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    let one = "    backendRefs: [{ name: orders, port: 8080 }]";
+    assert!(text.contains(one));
+    std::fs::write(path, text.replace(one, &format!("{one}\n  - backendRefs: [{{ name: b, port: 1 }}]")))
+        .expect("it is written");
+    let run = check(folder.path(), &["--format", "json"]);
+    assert_eq!(ids(&findings(&run)), BTreeSet::from(["rule-without-steering"]), "{}", run.out);
+}
+
+/// What somebody wants as it is need not be told each time, by its name, for all files or for one.
+#[test]
+fn warnings_can_be_allowed_by_name() {
+    let folder = folder(ISTIO, "istio/traffic.yaml", "retryOn: connect-failure,refused-stream", "retryOn: 5xx");
+    assert_eq!(check(folder.path(), &["--strict"]).status, 3);
+    let run = check(folder.path(), &["--strict", "--allow", "max-retries-low,route-retry-on"]);
+    assert!(run.status == 0 && run.out.ends_with("4 files: 0 errors, 0 warnings, 0 notes, 1 allowed\n"), "{}", run.out);
+    assert_eq!(check(folder.path(), &["--strict", "--allow", "max-retries-low"]).status, 3);
+    for (rule, why) in [("route-retries-on", "there is no rule"), ("codec-missing", "is an error")] {
+        let run = check(folder.path(), &["--allow", rule]);
+        assert!(run.status == 2 && run.err.contains(rule) && run.err.contains(why), "{}", run.err);
+    }
+    let path = folder.path().join("istio-traffic.yaml");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    for (comment, other, status) in
+        [("route-retry-on", "istio-traffic.yaml", 0), ("route-retry-on", "istio-decide.yaml", 3)]
+    {
+        std::fs::write(&path, &text).expect("it is written");
+        let other = folder.path().join(other);
+        let before = std::fs::read_to_string(&other).expect("it is there");
+        std::fs::write(&other, format!("{before}\n# weir check: allow {comment}\n")).expect("it is written");
+        assert_eq!(check(folder.path(), &["--strict"]).status, status, "{}", other.display());
+        std::fs::write(&other, before).expect("it is written");
+    }
+    std::fs::write(&path, format!("# weir check: allow route-retries\n{text}")).expect("it is written");
+    let run = check(folder.path(), &[]);
+    assert!(
+        run.status == 2 && run.err.contains("istio-traffic.yaml") && run.err.contains("route-retries"),
+        "{}",
+        run.err
+    );
+
+    // The examples are such a case.
+    let run = weir(&["check", "--strict", "envoy/policies"], b"");
+    assert!(
+        run.status == 0 && run.out.ends_with("files: 0 errors, 0 warnings, 0 notes, 1 allowed\n"),
+        "{}{}",
+        run.out,
+        run.err
+    );
+}
+
 #[test]
 fn metrics_that_nobody_will_find_are_told() {
     let matches = |value: &str| {
@@ -948,6 +1035,12 @@ fn findings_are_written_for_people_and_for_machines() {
         result["locations"][0]["physicalLocation"],
         json!({"artifactLocation": {"uri": file}, "region": {"startLine": line}})
     );
+    let odd = folder.path().join("a #1 %.yaml");
+    std::fs::rename(folder.path().join("istio-traffic.yaml"), &odd).expect("another name");
+    let run = check(folder.path(), &["--format", "sarif"]);
+    let other: Value = serde_json::from_str(&run.out).expect("it is JSON");
+    let uri = &other["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
+    assert!(uri.as_str().is_some_and(|uri| uri.ends_with("/a%20%231%20%25.yaml")), "{uri}");
     let rule = &sarif["runs"][0]["tool"]["driver"]["rules"][0];
     assert_eq!(rule["id"], "route-retry-on");
     // SARIF's helpUri has to be a whole address, which only a published release has.
@@ -976,6 +1069,10 @@ fn a_folder_may_hold_other_things() {
     let run = check(folder.path(), &["--strict"]);
     assert_eq!(run.status, 0, "{}{}", run.out, run.err);
     std::fs::remove_file(folder.path().join("more/waf.yaml")).expect("it is removed");
+    // Those of a chart are told of once.
+    let run = weir(&["check", "--strict", "--format", "json", "envoy/helm"], b"");
+    let found = findings(&run);
+    assert_eq!((run.status, found.len(), &found[0]["file"]), (0, 1, &json!("envoy/helm/templates")), "{}", run.out);
     // Templates are no YAML.
     std::fs::write(folder.path().join("more/template.yaml"), "{{- if .Values.weir }}\na: [\n").expect("it is written");
     let run = check(folder.path(), &["--strict", "--format", "json"]);

@@ -41,6 +41,10 @@ pub struct Arguments {
     /// Warnings fail
     #[arg(long)]
     strict: bool,
+    /// Leave out a warning or note that is as you want it, by its name, such as unsafe-methods. A comment in a file does so for that
+    /// file: # weir check: allow unsafe-methods
+    #[arg(long, value_name = "RULE,...", value_delimiter = ',')]
+    allow: Vec<String>,
     /// How findings are written
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     format: Format,
@@ -127,6 +131,21 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             rules::policy::check(plugin, policy, &around, native, &mut findings);
         }
     }
+    let before = findings.len();
+    let allowed = match allowed(arguments, &files) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            eprintln!("weir: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    findings.retain(|finding| {
+        let by = |(file, rule): &(Option<&str>, &str)| {
+            *rule == finding.rule.id && file.is_none_or(|file| file == finding.file)
+        };
+        finding.rule.level == Level::Error || !allowed.iter().any(by)
+    });
+    let left_out = before - findings.len();
     // The gravest first, and else in the order of the files.
     findings.sort_by_key(|finding| finding.rule.level);
     let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count();
@@ -143,11 +162,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             }
         }
         if refused.is_empty() {
-            crate::print(&tell(arguments, &setup, &around, &findings));
+            crate::print(&tell(arguments, &setup, &around, &findings, left_out));
         } else if !arguments.quiet {
             let others: Vec<&Finding> = findings.iter().filter(|finding| finding.rule.id != "invalid-policy").collect();
             if setup.files.len() > 1 || !others.is_empty() {
-                crate::print(&format!("{}{}", finding::text_of(others), sum(&setup, &findings)));
+                crate::print(&format!("{}{}", finding::text_of(others), sum(&setup, &findings, left_out)));
             }
         }
     }
@@ -168,8 +187,16 @@ fn read(arguments: &Arguments, findings: &mut Vec<Finding>) -> Result<Result<Vec
             return Err(format!("{} is empty; to have the defaults explained, write {{}}", name(&path)));
         }
         match File::new(&path, &bytes) {
-            // What a folder has besides is none of our business.
-            Ok(file) if in_folder && !file.is_of_use() => {}
+            Ok(file) if in_folder => {
+                if file.is_chart() {
+                    let templates = path.replace("Chart.yaml", "templates");
+                    findings.push(Finding::unread(&templates, "templates of a chart are not YAML, and were left out"));
+                }
+                // What a folder has besides is none of our business.
+                if file.is_of_use() {
+                    files.push(file);
+                }
+            }
             Ok(file) => files.push(file),
             Err(error) if in_folder => findings.push(Finding::unread(&path, &error)),
             Err(error) => {
@@ -185,6 +212,23 @@ fn read(arguments: &Arguments, findings: &mut Vec<Finding>) -> Result<Result<Vec
         return Err(format!("there is nothing to check in {}", arguments.files.join(", ")));
     }
     Ok(Ok(files))
+}
+
+/// The warnings and notes that nobody wants to hear, each for one file or for all.
+fn allowed<'a>(arguments: &'a Arguments, files: &'a [File]) -> Result<Vec<(Option<&'a str>, &'a str)>, String> {
+    let mut all: Vec<(Option<&str>, &str)> = arguments.allow.iter().map(|rule| (None, rule.as_str())).collect();
+    for file in files {
+        all.extend(file.allowed.iter().map(|rule| (Some(file.name.as_str()), rule.as_str())));
+    }
+    for (file, rule) in &all {
+        let place = file.map_or("--allow".to_owned(), |file| format!("{file}: allow"));
+        match finding::level_of(rule) {
+            None => return Err(format!("{place}: there is no rule {rule:?}; weir check --rules prints all")),
+            Some(Level::Error) => return Err(format!("{place}: {rule:?} is an error, which cannot be allowed")),
+            Some(Level::Warning | Level::Note) => {}
+        }
+    }
+    Ok(all)
 }
 
 fn name(file: &str) -> &str {
@@ -213,7 +257,7 @@ fn is_alone(setup: &Setup<'_>) -> bool {
 }
 
 /// What there is to say, in words.
-fn tell(arguments: &Arguments, setup: &Setup<'_>, around: &Around, findings: &[Finding]) -> String {
+fn tell(arguments: &Arguments, setup: &Setup<'_>, around: &Around, findings: &[Finding], left_out: usize) -> String {
     let mut out = String::new();
     let one = setup.files.len() == 1;
     for Plugin { file, place, config, .. } in &setup.plugins {
@@ -242,19 +286,20 @@ fn tell(arguments: &Arguments, setup: &Setup<'_>, around: &Around, findings: &[F
         let _ = writeln!(out, "\nFindings");
         out.push_str(&finding::text_of(findings));
     }
-    out.push_str(&sum(setup, findings));
+    out.push_str(&sum(setup, findings, left_out));
     out
 }
 
 /// How many files and findings there are.
-fn sum(setup: &Setup<'_>, findings: &[Finding]) -> String {
+fn sum(setup: &Setup<'_>, findings: &[Finding], left_out: usize) -> String {
     let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count() as u64;
     format!(
-        "\n{}: {}, {}, {}\n",
+        "\n{}: {}, {}, {}{}\n",
         words::count(setup.files.len() as u64, "file"),
         words::count(count(Level::Error), "error"),
         words::count(count(Level::Warning), "warning"),
-        words::count(count(Level::Note), "note")
+        words::count(count(Level::Note), "note"),
+        if left_out > 0 { format!(", {left_out} allowed") } else { String::new() }
     )
 }
 

@@ -350,9 +350,7 @@ fn of_reason(reason: Reason, own: &ClusterPolicy) -> (String, Vec<String>) {
 /// What makes a retry after this signal permitted.
 fn decides(signal: Signal, plan: Plan, own: &ClusterPolicy) -> String {
     match signal {
-        Signal::Refused | Signal::Unreachable => {
-            "none is needed: what was not processed may always be repeated".to_owned()
-        }
+        Signal::Refused | Signal::Unreachable => "none else: what was not processed may always be repeated".to_owned(),
         Signal::Error | Signal::Answered => own.retry.as_ref().map_or_else(String::new, statuses),
         _ if plan.repeats() => method(own),
         _ => String::new(),

@@ -120,7 +120,7 @@ impl Finding {
     }
 
     fn sarif(&self) -> Value {
-        let mut place = json!({"artifactLocation": {"uri": self.file.replace(' ', "%20")}});
+        let mut place = json!({"artifactLocation": {"uri": uri(&self.file)}});
         if let Some(line) = self.line {
             place["region"] = json!({"startLine": line});
         }
@@ -131,6 +131,20 @@ impl Finding {
         json!({"ruleId": self.rule.id, "level": self.rule.level.name(),
             "message": {"text": format!("{} {}.", self.sentence(), capital(&self.todo))}, "locations": [location]})
     }
+}
+
+/// A path as a URI has it.
+fn uri(path: &str) -> String {
+    let mut uri = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+                uri.push(char::from(byte))
+            }
+            _ => _ = write!(uri, "%{byte:02X}"),
+        }
+    }
+    uri
 }
 
 fn capital(text: &str) -> String {
@@ -217,6 +231,11 @@ pub fn page() -> String {
         let _ = write!(out, "\n## {}\n\n{}. {}\n", rule.id, capital(rule.level.name()), rule.about);
     }
     out
+}
+
+/// How grave what a rule finds is, if there is such a rule.
+pub fn level_of(id: &str) -> Option<Level> {
+    RULES.iter().find(|rule| rule.id == id).map(|rule| rule.level)
 }
 
 fn rule(id: &str) -> &'static Rule {

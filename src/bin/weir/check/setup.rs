@@ -15,15 +15,30 @@ pub struct File {
     /// Its name, as given.
     pub name: String,
     pub document: Document,
+    /// The findings that a comment of it allows.
+    pub allowed: Vec<String>,
     lines: Lines,
 }
+
+/// What such a comment begins with.
+const ALLOW: &str = "# weir check: allow ";
 
 impl File {
     /// Reads what a file holds.
     pub fn new(name: &str, bytes: &[u8]) -> Result<Self, String> {
         let document = find::find(bytes)?;
         let name = if name == "-" { "standard input" } else { name };
-        Ok(Self { name: name.to_owned(), document, lines: Lines::of(bytes) })
+        let text = String::from_utf8_lossy(bytes);
+        let comments = text.lines().filter_map(|line| line.split_once(ALLOW));
+        let rules = comments.flat_map(|(_, rules)| rules.split([',', ' '])).filter(|rule| !rule.is_empty());
+        let allowed = rules.map(str::to_owned).collect();
+        Ok(Self { name: name.to_owned(), document, allowed, lines: Lines::of(bytes) })
+    }
+
+    /// Whether it is about a chart that has templates beside it.
+    pub fn is_chart(&self) -> bool {
+        let path = Path::new(&self.name);
+        path.ends_with("Chart.yaml") && path.with_file_name("templates").is_dir()
     }
 
     /// Whether it has anything to do with Weir or what may stand around it.
@@ -340,7 +355,11 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            walk(&path, found)?;
+            // What Helm makes YAML of is not YAML yet.
+            let is_template = path.ends_with("templates") && folder.join("Chart.yaml").is_file();
+            if !is_template {
+                walk(&path, found)?;
+            }
         } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json") {
             found.push(path);
         }

@@ -77,6 +77,9 @@ impl View {
             .map(|(series, _)| series.label("cluster"))
             .filter(|name| !name.is_empty())
             .collect();
+        if clusters.is_empty() && answering == 0 {
+            return out;
+        }
         if clusters.is_empty() {
             let why = if self.envoys.iter().any(|known| known.now.unlabelled) {
                 "Weir's metrics have no labels: give Envoy the stats_tags of envoy/envoy.yaml"

@@ -33,8 +33,8 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
     let steering = Steering::of(setup, &ours);
     sessions(setup, &ours, &steering, out);
     steered(setup, &steering, out);
-    for route in setup.kind("HTTPRoute") {
-        http_route(setup, &route, &steering, out);
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        setup.kind(kind).iter().for_each(|route| rules(setup, route, kind, &steering, out));
     }
     extensions(setup, &ours, &steering, out);
     header(setup, &ours, &steering, out);
@@ -76,7 +76,7 @@ impl<'a> Steering<'a> {
             for source in policy.items("spec.load_balancer.endpoint_override.extract_from") {
                 sources.push((source.clone(), source.text("header")));
                 routes.extend(targets(&policy).iter().map(|target| match target.text("kind") {
-                    "HTTPRoute" => target.text("name"),
+                    "HTTPRoute" | "GRPCRoute" => target.text("name"),
                     _ => "",
                 }));
             }
@@ -276,15 +276,16 @@ fn steered(setup: &Setup<'_>, steering: &Steering<'_>, out: &mut Vec<Finding>) {
     }
 }
 
-fn http_route(setup: &Setup<'_>, route: &Node<'_>, steering: &Steering<'_>, out: &mut Vec<Finding>) {
-    let prefix = format!("httproute/{}/{}/rule/", route.namespace(), route.name());
+/// The rules of a route, each with a cluster of its own.
+fn rules(setup: &Setup<'_>, route: &Node<'_>, kind: &str, steering: &Steering<'_>, out: &mut Vec<Finding>) {
+    let prefix = format!("{}/{}/{}/rule/", kind.to_lowercase(), route.namespace(), route.name());
     let any = steering.clusters.iter().any(|(name, _)| name.starts_with(&prefix));
     for (position, rule) in route.items("spec.rules").iter().enumerate() {
         let cluster = format!("{prefix}{position}");
         let backends = rule.items("backend_refs");
         if any && !steering.covers(route, &cluster) {
             let text = format!(
-                "rule {position} of HTTPRoute {:?} has the cluster {cluster:?}, which no patch steers",
+                "rule {position} of {kind} {:?} has the cluster {cluster:?}, which no patch steers",
                 route.name()
             );
             let todo = "add a patch of this cluster, and an entry in the policy's clusters";
@@ -342,7 +343,7 @@ fn http_route(setup: &Setup<'_>, route: &Node<'_>, steering: &Steering<'_>, out:
         if let Some(retry) = rule.get("retry") {
             let text =
                 "the rule's retry is added to what Weir asks for, and comes before BackendTrafficPolicy's".to_owned();
-            let todo = "take retry out of the HTTPRoute; retryOn of a BackendTrafficPolicy with connect-failure and \
+            let todo = "take retry out of the route; retryOn of a BackendTrafficPolicy with connect-failure and \
                         refused-stream is enough";
             if retry.get("codes").is_some() || setup.retries(&cluster) {
                 out.push(Finding::new("route-retry-on", &retry, text, todo));

@@ -21,6 +21,7 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
     nothing_found(setup, &patches, out);
     setup.kind("DestinationRule").iter().for_each(|rule| destination_rule(setup, rule, &patches, out));
     setup.kind("VirtualService").iter().for_each(|service| virtual_service(setup, service, out));
+    setup.kind("HTTPRoute").iter().for_each(|route| http_route(setup, route, out));
 }
 
 /// A patch of an EnvoyFilter that has a part of Weir in it.
@@ -602,6 +603,26 @@ fn refused(policy: &Node<'_>, host: &str, out: &mut Vec<Finding>) {
             text,
             "do without the CLUSTER patch for it, and set steering: \"off\"",
         ));
+    }
+}
+
+/// A route of the Gateway API, which Istio makes the same of as of a VirtualService.
+fn http_route(setup: &Setup<'_>, route: &Node<'_>, out: &mut Vec<Finding>) {
+    if !setup.policies().any(|(plugin, _)| plugin.root.as_ref().is_some_and(is_istio)) {
+        return;
+    }
+    for rule in route.items("spec.rules") {
+        let Some(retry) = rule.get("retry").filter(|retry| retry.get("codes").is_some()) else { continue };
+        let host = |backend: &Node<'_>| {
+            let namespace = backend.text("namespace");
+            full(backend.text("name"), if namespace.is_empty() { route.namespace() } else { namespace })
+        };
+        let hosts: Vec<String> = rule.items("backend_refs").iter().map(host).collect();
+        if let Some(host) = hosts.iter().find(|host| clusters(setup, host).iter().any(|name| setup.retries(name))) {
+            let text = format!("the retry of the route to {host:?} names codes, which are added to what Weir asks for");
+            let todo = "take retry.codes out of the HTTPRoute, and set retry.statusCodes in Weir's policy";
+            out.push(Finding::new("route-retry-on", &retry, text, todo));
+        }
     }
 }
 
