@@ -123,7 +123,10 @@ impl Vm {
         self.telemetry.tell(&mut self.worker);
         self.telemetry.tell_totals(&self.worker);
         self.announce();
-        self.entries.on_tick(&self.worker, &mut self.telemetry.log);
+        // There may be many roots, one for each role of each listener, and each has a timer.
+        if self.roots.first().is_some_and(|(first, _)| *first == root) {
+            self.entries.on_tick(&self.worker, &mut self.telemetry.log);
+        }
         // Last, since it acts for other contexts.
         for stream in self.worker.paused_alone() {
             if !abi::act_for(stream.0) {

@@ -8,9 +8,9 @@ use crate::engine::worker::Worker;
 use crate::host::Level;
 use crate::metrics::ENTRIES_UNUSED;
 
-/// After so many ticks workers tell each other which entries they use, and after as many again they look what none uses. With
-/// one role a VM has ten ticks a second, and with three thirty: so 20 to 60 seconds after a policy came, and again as often.
-const TICKS: u32 = 300;
+/// After so many ticks of one root workers tell each other which entries they use, and after as many again they look what none uses:
+/// 50 seconds after a policy came, and again as often.
+const TICKS: u32 = 250;
 
 /// What shared data has under an entry's pattern: some worker uses it, or it was said that none does.
 const USED: u8 = b'1';
@@ -23,7 +23,7 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// The timer. A worker that has seen no request says nothing; on Envoy's main thread there are never any.
+    /// The timer of one root. A worker that has seen no request says nothing; on Envoy's main thread there are never any.
     pub(super) fn on_tick(&mut self, worker: &Worker, log: &mut LogLimit) {
         self.ticks = self.ticks.wrapping_add(1);
         if !self.ticks.is_multiple_of(TICKS) || worker.cluster_counts().0 == 0 {

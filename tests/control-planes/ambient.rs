@@ -32,7 +32,7 @@ spec:
 ";
 
 /// A plain Envoy lacks filters of Istio's proxy, so they are taken out.
-const PLAIN_ENVOY: &str = "
+pub const PLAIN_ENVOY: &str = "
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
 metadata: { name: plain-envoy, namespace: shop }

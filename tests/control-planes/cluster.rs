@@ -117,6 +117,9 @@ impl Cluster {
         }
         link("envoy", std::path::absolute(envoy::binary())?)?;
         link(image::PROGRAM, std::env::current_exe()?)?;
+        // A plain Envoy lacks an extension that Istio's bootstrap has for waypoints.
+        let template = std::fs::read_to_string(program("envoy_bootstrap.json"))?;
+        std::fs::write(self.file("template.json"), template.replace("{{- if .metadata_discovery }}", "{{- if false }}"))?;
         let of = |name: &str| self.file(name).display().to_string();
         let arguments = [
             "-kubeconfig".to_owned(),
@@ -128,7 +131,7 @@ impl Cluster {
             "-programs".to_owned(),
             images.display().to_string(),
             "-template".to_owned(),
-            program("envoy_bootstrap.json").display().to_string(),
+            of("template.json"),
             "-work".to_owned(),
             of("pods"),
         ];

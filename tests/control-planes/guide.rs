@@ -4,11 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// Each block of code in a language, in a section of a page.
+/// Each block of code in a language, in a section of a page, less what is in sections of its own below.
 fn blocks(page: &str, section: &str, language: &str) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).context(page.to_owned())?;
-    let (_, rest) = text.split_once(&format!("\n## {section}\n")).with_context(|| format!("{page}: no {section}"))?;
-    let section = rest.split("\n## ").next().unwrap_or_default();
+    let from = |marks: &&str| text.split_once(&format!("\n{marks} {section}\n"));
+    let (_, rest) = ["##", "###"].iter().find_map(from).with_context(|| format!("{page}: no {section}"))?;
+    let section = ["\n## ", "\n### "].iter().filter_map(|next| rest.split(next).next()).min_by_key(|part| part.len());
+    let section = section.unwrap_or_default();
     let fence = format!("```{language}\n");
     let blocks = section.split(&fence).skip(1).filter_map(|block| block.split("```").next());
     Ok(blocks.map(str::to_owned).collect())

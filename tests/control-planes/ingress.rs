@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Test;
 use crate::cluster::Cluster;
@@ -38,19 +38,20 @@ spec:
 ";
 
 /// A pod of a proxy.
-struct Proxy<'a> {
-    cluster: &'a Cluster,
-    namespace: &'static str,
-    pods: &'static str,
+pub struct Proxy<'a> {
+    pub cluster: &'a Cluster,
+    pub namespace: &'static str,
+    /// The label that it has.
+    pub pods: &'static str,
 }
 
 impl Proxy<'_> {
-    fn log(&self) -> Result<String> {
+    pub fn log(&self) -> Result<String> {
         let (namespace, pods) = (self.namespace, self.pods);
         self.cluster.run(&format!("kubectl -n {namespace} logs -l {pods} -c istio-proxy --tail=-1"))
     }
 
-    fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let log = self.log().unwrap_or_else(|error| error.to_string());
         let odd = |line: &&str| ["weir", "warn", "error"].iter().any(|mark| line.contains(mark));
         let lines: Vec<&str> = log.lines().filter(odd).collect();
@@ -58,7 +59,7 @@ impl Proxy<'_> {
     }
 
     /// Waits until it is there, with all roles.
-    fn wait(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<()> {
         wait::until_ok(|| {
             let log = self.log()?;
             ensure!(log.contains("roles decide, watch, guard"), "Weir is not there: {}", self.story());
@@ -66,15 +67,15 @@ impl Proxy<'_> {
         })
     }
 
-    /// Where it takes requests from outside.
-    fn address(&self) -> Result<SocketAddr> {
+    /// Where it takes requests.
+    pub fn address(&self, port: u16) -> Result<SocketAddr> {
         let (namespace, pods) = (self.namespace, self.pods);
         let ip = format!("kubectl -n {namespace} get pods -l {pods} -o jsonpath='{{.items[0].status.podIP}}'");
-        Ok(SocketAddr::new(self.cluster.run(&ip)?.trim().parse()?, 80))
+        Ok(SocketAddr::new(self.cluster.run(&ip)?.trim().parse()?, port))
     }
 
     /// Weir's metric, the sum over all clusters.
-    fn metric(&self, name: &str) -> Result<u64> {
+    pub fn metric(&self, name: &str) -> Result<u64> {
         let (namespace, pods) = (self.namespace, self.pods);
         let pod = self.cluster.run(&format!("kubectl -n {namespace} get pods -l {pods} -o name"))?;
         let exec = format!("kubectl -n {namespace} exec {} -c istio-proxy --", pod.trim());
@@ -97,8 +98,8 @@ fn failures(gateway: SocketAddr, gets: usize, posts: usize) -> Result<[usize; 2]
     Ok(failures)
 }
 
-/// The shop's service, with two replicas and no clients. Its pods have no sidecars.
-fn service(cluster: &Cluster) -> Result<Vec<String>> {
+/// The shop's service, with two replicas and no clients, its pods changed. They have no sidecars.
+pub fn service(cluster: &Cluster, change: impl FnOnce(&mut Value)) -> Result<Vec<String>> {
     let mut setup =
         Setup { resources: documents(include_str!("../../envoy/compose/kubernetes.yaml"))?, ..Setup::bare()? };
     let deployment = setup.find("Deployment", "orders")?;
@@ -106,26 +107,35 @@ fn service(cluster: &Cluster) -> Result<Vec<String>> {
     let pods = &mut deployment["spec"]["template"];
     pods["metadata"]["annotations"] = json!({"sidecar.istio.io/inject": "false"});
     pods["spec"]["containers"][0]["command"] = json!([PROGRAM, "serve", "8080"]);
+    change(pods);
     setup.resources.retain(|resource| resource["metadata"]["name"] == "orders");
     cluster.apply(&yaml(&setup.resources))?;
     cluster.run("kubectl -n shop wait deployment/orders --for=condition=Available --timeout=5m")?;
     Ok(cluster.run("kubectl -n shop get pods -l app=orders -o name")?.lines().map(str::to_owned).collect())
 }
 
+/// Has a replica refuse connections from now on, or listen again.
+pub fn set_down(cluster: &Cluster, replica: &str, down: bool) -> Result<()> {
+    let change = if down { "touch" } else { "rm" };
+    cluster.run(&format!("kubectl -n shop exec {replica} -c orders -- {change} {DOWN}")).map(drop)
+}
+
+/// What of the Gateway API a cluster needs first.
+pub fn gateway_api(cluster: &Cluster) -> Result<()> {
+    let definitions = "target/control-planes/gateway-helm/charts/crds/crds";
+    cluster.run(&format!("kubectl apply --server-side -f {definitions}/gatewayapi-crds.yaml")).map(drop)
+}
+
 /// The shipped files on a cluster, of a gateway of each API: no request fails while one of the two replicas is down.
 fn gateways() -> Result<()> {
     let cluster = Cluster::start()?;
-    let definitions = "target/control-planes/gateway-helm/charts/crds/crds";
-    cluster.run(&format!("kubectl apply --server-side -f {definitions}/gatewayapi-crds.yaml"))?;
+    gateway_api(&cluster)?;
     for command in shop::commands()? {
         cluster.run(&command).with_context(|| cluster.story(""))?;
     }
     cluster.apply(WITHOUT_ISTIO_STATS)?;
-    let replicas = service(&cluster)?;
-    let down = |replica: usize, down: bool| {
-        let change = if down { "touch" } else { "rm" };
-        cluster.run(&format!("kubectl -n shop exec {} -c orders -- {change} {DOWN}", replicas[replica])).map(drop)
-    };
+    let replicas = service(&cluster, |_| ())?;
+    let down = |replica: usize, down: bool| set_down(&cluster, &replicas[replica], down);
 
     // The ConfigMap belongs to the gateway's namespace as well.
     cluster.run(
@@ -144,7 +154,7 @@ fn gateways() -> Result<()> {
         Proxy { cluster: &cluster, namespace: "shop", pods: "gateway.networking.k8s.io/gateway-name=shop" };
     for (replica, gateway) in [&ingress, &of_the_api].into_iter().enumerate() {
         gateway.wait()?;
-        let address = gateway.address()?;
+        let address = gateway.address(80)?;
         wait::until_ok(|| {
             let failed = failures(address, 5, 0)?;
             ensure!(failed == [0, 0], "it does not serve: {}", gateway.story());
@@ -157,7 +167,7 @@ fn gateways() -> Result<()> {
 
 /// A replica is down: no request fails, and Weir has it out.
 fn survives(gateway: &Proxy<'_>, replica: usize, down: &dyn Fn(usize, bool) -> Result<()>) -> Result<()> {
-    let address = gateway.address()?;
+    let address = gateway.address(80)?;
     let calm = failures(address, 40, 20)?;
     ensure!(calm == [0, 0], "{calm:?} of 40 and 20 fail in calm: {}", gateway.story());
     down(replica, true)?;

@@ -35,6 +35,7 @@ mod situations;
 #[allow(unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;
+mod waypoints;
 mod ztunnel;
 
 use std::os::unix::fs::MetadataExt;
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     }
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
-    let kubernetes = [kubernetes::TESTS, sidecars::TESTS, ingress::TESTS, resources::TESTS].concat();
+    let kubernetes = [kubernetes::TESTS, sidecars::TESTS, ingress::TESTS, resources::TESTS, waypoints::TESTS].concat();
     let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec()), ("kubernetes", kubernetes)];
     let tests = tests
         .iter()

@@ -208,14 +208,32 @@ fn entries_that_no_request_goes_by_are_told_of_once() {
     host.request(root).cluster("unused|\u{7}").begin().end();
     minute(root);
     assert_eq!((told().len(), unused()), (0, 0));
-    // A new policy has time to be used.
-    (0..500).for_each(|_| host.tick(root));
-    host.stop(root);
-    root = host.start(r#"{"clusters": [{"match": "wrong"}]}"#);
-    (0..599).for_each(|_| host.tick(root));
-    assert_eq!(told(), []);
-    host.tick(root);
-    assert_eq!((told().len(), unused()), (1, 1));
+}
+
+/// A new policy has time to be used, and half a minute is not too much, however many listeners have it.
+#[test]
+fn entries_are_looked_at_within_a_minute_whatever_the_number_of_roots() {
+    const POLICY: &str = r#"{"clusters": [{"match": "wrong"}]}"#;
+    for listeners in [1, 2, 20] {
+        let host = Host::new();
+        host.clear_shared();
+        let seconds = |roots: &[_], seconds: usize| {
+            (0..seconds * 10).for_each(|_| roots.iter().for_each(|root| host.tick(*root)));
+            let lines = host.take_logs().into_iter().filter(|line| line.text.contains("no request went to"));
+            (lines.count(), host.metric("weir_entries_unused"))
+        };
+        let mut roots = vec![host.start(r#"{"clusters": [{"match": "*"}]}"#)];
+        host.request(roots[0]).cluster("orders").begin().end();
+        assert_eq!(seconds(&roots, 55), (0, 0));
+        for _ in 0..listeners {
+            roots.extend([POLICY, WATCH, GUARD].map(|role| host.start(role)));
+        }
+        assert_eq!(seconds(&roots, 30), (0, 0), "{listeners} listeners");
+        // That of the policy before goes.
+        host.stop(roots.remove(0));
+        assert_eq!(seconds(&roots, 29), (1, 1), "{listeners} listeners");
+        roots.into_iter().for_each(|root| host.stop(root));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -197,6 +198,10 @@ func (c *container) environment() ([]string, error) {
 	environment := append(c.pod.node.images.environment(c.specification.Image),
 		"HOSTNAME="+c.pod.object.Name,
 		"KUBERNETES_SERVICE_HOST="+c.pod.node.network.address, "KUBERNETES_SERVICE_PORT=6443")
+	if slices.Contains(c.specification.Args, "waypoint") {
+		// To a newer one istiod sends what only Istio's own build of Envoy has.
+		environment = append(environment, "ISTIO_META_ISTIO_VERSION=1.28.0")
+	}
 	for _, variable := range c.specification.Env {
 		value := variable.Value
 		if source := variable.ValueFrom; source != nil {
