@@ -119,7 +119,10 @@ impl Cluster {
         link(image::PROGRAM, std::env::current_exe()?)?;
         // A plain Envoy lacks an extension that Istio's bootstrap has for waypoints.
         let template = std::fs::read_to_string(program("envoy_bootstrap.json"))?;
-        std::fs::write(self.file("template.json"), template.replace("{{- if .metadata_discovery }}", "{{- if false }}"))?;
+        std::fs::write(
+            self.file("template.json"),
+            template.replace("{{- if .metadata_discovery }}", "{{- if false }}"),
+        )?;
         let of = |name: &str| self.file(name).display().to_string();
         let arguments = [
             "-kubeconfig".to_owned(),

@@ -460,12 +460,38 @@ fn canary() -> Result<()> {
     Ok(())
 }
 
+/// Sends GETs, POSTs and calls while something changes. None of them fails.
+pub fn under_load(
+    succeeds: &(dyn Fn(&Request) -> Result<bool> + Sync),
+    change: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let ended = AtomicBool::new(false);
+    let (sent, failed) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| -> Result<(usize, usize)> {
+            let (mut sent, mut failed) = (0, 0);
+            while sent < 100 || !ended.load(Ordering::Acquire) {
+                for request in [Request::get("/orders"), Request::post("/orders"), Request::grpc("/orders")] {
+                    failed += usize::from(!succeeds(&request)?);
+                    sent += 1;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok((sent, failed))
+        });
+        let changed = change();
+        ended.store(true, Ordering::Release);
+        let load = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
+        changed.and(load)
+    })?;
+    ensure!(failed == 0, "{failed} of {sent} requests failed");
+    Ok(())
+}
+
 /// Another policy, and another module, while requests come: none fails.
 fn upgrades() -> Result<()> {
     let shipped = Setup::shop()?;
     let gateway = shipped.clone().start()?;
     gateway.wait_for_log(&["roles decide, watch, guard"])?;
-    let ended = AtomicBool::new(false);
     let folder = tempfile::tempdir()?;
     let module = folder.path().join("weir-2.wasm");
     registry::write_another_module(&module)?;
@@ -506,24 +532,8 @@ fn upgrades() -> Result<()> {
         };
         wait::until_ok(loaded)
     };
-    let statuses = std::thread::scope(|scope| {
-        let load = scope.spawn(|| -> Result<Vec<u16>> {
-            let mut statuses = Vec::new();
-            while statuses.len() < 100 || !ended.load(Ordering::Acquire) {
-                for request in [Request::get("/orders"), Request::post("/orders"), Request::grpc("/orders")] {
-                    statuses.extend(gateway.send(&request, 1)?);
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Ok(statuses)
-        });
-        let changed = change();
-        ended.store(true, Ordering::Release);
-        let load = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
-        changed.and(load)
-    })?;
-    let failed = statuses.iter().filter(|status| **status != 200).count();
-    ensure!(failed == 0, "{failed} of {} requests failed: {}", statuses.len(), gateway.story());
+    under_load(&|request| gateway.send(request, 1).map(|statuses| statuses == [200]), change)
+        .with_context(|| gateway.story())?;
     gateway.nothing_is_refused()?;
     one_pod_down(&gateway, HTTP, &[("/orders", "httproute/shop/orders/rule/0")])
 }

@@ -49,7 +49,7 @@ fn istio_guide() -> Result<()> {
     Ok(())
 }
 
-const GATEWAY: &str = "envoy/gateway/README.md";
+pub const GATEWAY: &str = "envoy/gateway/README.md";
 /// Where the guide forwards Envoy's admin port to.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 19000);
 
@@ -134,14 +134,16 @@ fn envoy_gateway_chart() -> Result<()> {
     .map(drop)
 }
 
-/// Does what the guide for Envoy Gateway says, except for commands that are done `otherwise`. The cluster, and what goes on in it.
-fn walk(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<(Cluster, Following)> {
+/// Does what the guide for Envoy Gateway says before it looks, except for commands that are done `otherwise`. The cluster, and the
+/// commands that look.
+pub fn install(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<(Cluster, Vec<String>)> {
     let cluster = Cluster::start()?;
-    let commands = guide::commands(GATEWAY, "Five minutes")?;
+    let mut commands = guide::commands(GATEWAY, "Five minutes")?;
     // From there on they share a variable, and processes in the background.
     let looks = commands.iter().position(|command| command.starts_with("envoy=$(")).context("nobody looks")?;
+    let rest = commands.split_off(looks);
     let mut done = 0;
-    for command in &commands[..looks] {
+    for command in &commands {
         // The chart is that of this version, from another place.
         let chart = env!("CARGO_MANIFEST_DIR").to_owned() + "/target/control-planes/gateway-helm";
         let command = command.replace("oci://docker.io/envoyproxy/gateway-helm --version v1.9.0", &chart);
@@ -152,7 +154,13 @@ fn walk(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<(Cluster, 
         }
     }
     ensure!(done == DONE.len(), "the guide no longer has {DONE:?}");
-    let mut log = cluster.follow(&commands[looks..].join("\n"))?;
+    Ok((cluster, rest))
+}
+
+/// Does all that the guide says, except for commands that are done `otherwise`. The cluster, and what goes on in it.
+fn walk(otherwise: impl Fn(&Cluster, &str) -> Result<bool>) -> Result<(Cluster, Following)> {
+    let (cluster, looks) = install(otherwise)?;
+    let mut log = cluster.follow(&looks.join("\n"))?;
     log.line(|line| line.contains(": roles decide, watch, guard; signals of every attempt; "))
         .with_context(|| cluster.story(""))?;
     let ejected = "weir: cluster httproute/shop/orders/rule/0: host 10.244.";

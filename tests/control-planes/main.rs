@@ -11,6 +11,7 @@ mod chart;
 mod cluster;
 mod envoy_gateway;
 mod filters;
+mod gateway_upgrades;
 mod gateways;
 mod guide;
 mod host_mode;
@@ -55,7 +56,15 @@ fn main() -> ExitCode {
     }
     let istiod =
         [balancing::TESTS, services::TESTS, filters::TESTS, behind::TESTS, gateways::TESTS, ambient::TESTS].concat();
-    let kubernetes = [kubernetes::TESTS, sidecars::TESTS, ingress::TESTS, resources::TESTS, waypoints::TESTS].concat();
+    let kubernetes = [
+        kubernetes::TESTS,
+        sidecars::TESTS,
+        ingress::TESTS,
+        resources::TESTS,
+        waypoints::TESTS,
+        gateway_upgrades::TESTS,
+    ]
+    .concat();
     let tests = [("istiod", istiod), ("envoy_gateway", envoy_gateway::TESTS.to_vec()), ("kubernetes", kubernetes)];
     let tests = tests
         .iter()

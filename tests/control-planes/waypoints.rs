@@ -76,8 +76,7 @@ fn waypoint() -> Result<()> {
     for command in guide::commands(ISTIO, "Ambient mode")? {
         cluster.run(&command)?;
     }
-    let proxy =
-        Proxy { cluster: &cluster, namespace: "shop", pods: "gateway.networking.k8s.io/gateway-name=waypoint" };
+    let proxy = Proxy { cluster: &cluster, namespace: "shop", pods: "gateway.networking.k8s.io/gateway-name=waypoint" };
     proxy.wait()?;
     let service = cluster.run("kubectl -n shop get service orders -o jsonpath='{.spec.clusterIP}'")?;
     let client = pod(50, PORT);

@@ -61,11 +61,11 @@ func sources(volume corev1.VolumeSource) []corev1.VolumeProjection {
 // refresh has the files of a pod's ConfigMaps follow what these have, as the kubelet does.
 func refresh(ctx context.Context, clients kubernetes.Interface, pod *pod, folder string) {
 	for _, volume := range pod.object.Spec.Volumes {
-		if volume.ConfigMap == nil {
-			continue
-		}
 		files := files{ctx: ctx, clients: clients, pod: pod, folder: filepath.Join(folder, volume.Name)}
 		for _, source := range sources(volume.VolumeSource) {
+			if source.ConfigMap == nil {
+				continue
+			}
 			if err := files.from(source); err != nil {
 				log.Printf("pod %s, volume %s: %v", pod.object.Name, volume.Name, err)
 			}
