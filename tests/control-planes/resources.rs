@@ -1,5 +1,6 @@
-//! Every resource in `envoy/`, and those that `weir generate` writes, at an API server with the schemas of their platforms and the
-//! webhook of istiod: they are taken, and nothing is lost on the way.
+//! Every resource in `envoy/`, and those that `weir generate` writes, without what is null in them, as many tools pass them on: `istioctl`
+//! has nothing to say of them, and an API server with the schemas of their platforms and the webhook of istiod takes them and keeps all
+//! that they have.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +10,8 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::cluster::Cluster;
-use crate::mesh::documents;
+use crate::kubernetes::only_envoy_filters;
+use crate::mesh::{documents, yaml};
 use crate::shop;
 
 pub const TESTS: &[Test] = &[("resources", resources)];
@@ -53,7 +55,33 @@ fn resources() -> Result<()> {
     Ok(())
 }
 
-/// What `kubectl apply` makes of resources has all that they have.
+/// The value less all that is null.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, field)| !field.is_null())
+            .map(|(name, field)| (name.clone(), without_nulls(field)))
+            .collect(),
+        Value::Array(values) => values.iter().filter(|value| !value.is_null()).map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+/// `istioctl` finds nothing in resources.
+fn nothing_is_found(cluster: &Cluster, resources: &[Value]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("resources.yaml");
+    std::fs::write(&path, yaml(resources))?;
+    let filters = resources.iter().filter(|resource| resource["kind"] == "EnvoyFilter").count();
+    for command in ["istioctl validate -f", "istioctl analyze --use-kube=false -A"] {
+        let said = cluster.run(&format!("{command} {} 2>&1", path.display()))?;
+        ensure!(only_envoy_filters(command, &said, filters), "{command}: {said}");
+    }
+    Ok(())
+}
+
+/// What `kubectl apply` makes of resources without nulls has all that they have.
 fn keeps(cluster: &Cluster, text: &str, namespaces: &mut BTreeSet<String>) -> Result<()> {
     let given = documents(text)?;
     for resource in &given {
@@ -62,7 +90,12 @@ fn keeps(cluster: &Cluster, text: &str, namespaces: &mut BTreeSet<String>) -> Re
             cluster.run(&format!("kubectl create namespace {namespace}"))?;
         }
     }
-    cluster.apply(text)?;
+    let passed_on: Vec<Value> = given.iter().map(without_nulls).collect();
+    if given.iter().any(|resource| resource["apiVersion"].as_str().is_some_and(|version| version.contains("istio.io/")))
+    {
+        nothing_is_found(cluster, &passed_on)?;
+    }
+    cluster.apply(&yaml(&passed_on))?;
     for resource in &given {
         let text = |path: &str| resource.pointer(path).and_then(Value::as_str).context("a name is missing");
         let group = text("/apiVersion")?.split('/').next().filter(|group| group.contains('.'));
