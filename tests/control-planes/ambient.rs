@@ -17,7 +17,8 @@ pub const TESTS: &[Test] = &[
     ("waypoint", || waypoint(false, false)),
     ("waypoint_with_a_route", || waypoint(false, true)),
     ("waypoint_to_ambient_pods", || waypoint(true, false)),
-    ("sidecar_to_ambient_pods", sidecar_to_ambient_pods),
+    ("sidecar_to_ambient_pods", || sidecar(&["orders-1", "orders-2"])),
+    ("sidecar_to_pods_of_both_kinds", || sidecar(&["orders-1"])),
 ];
 
 const HTTPROUTE: &str = "
@@ -69,14 +70,14 @@ metadata: { name: istio-waypoint }
 spec: { controllerName: istio.io/mesh-controller }
 ";
 
-/// Istiod runs for an ambient mesh, and the pods of `orders` are in it.
-pub fn with_tunnels(setup: &mut Setup) -> Result<()> {
+/// Istiod runs for an ambient mesh, and these pods of `orders`, from the first on, are in it.
+pub fn with_tunnels(setup: &mut Setup, pods: &[&str]) -> Result<()> {
     setup.environment.push(("PILOT_ENABLE_AMBIENT", "true"));
-    for name in ["orders-1", "orders-2"] {
+    for name in pods {
         setup.find("Pod", name)?["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
     }
     let ambient = setup.ambient.take().map_or_else(Ambient::new, Ok)?;
-    setup.ambient = Some(ambient.pods(&setup.pods));
+    setup.ambient = Some(ambient.pods(&setup.pods[..pods.len()]));
     Ok(())
 }
 
@@ -120,7 +121,7 @@ fn waypoint(tunnels: bool, route: bool) -> Result<()> {
     setup.ambient = Some(Ambient::new()?.client(client, SocketAddr::from(([127, 0, 0, 30], 15008)), "10.96.0.10:8080"));
     if tunnels {
         setup.environment.clear();
-        with_tunnels(&mut setup)?;
+        with_tunnels(&mut setup, &["orders-1", "orders-2"])?;
     }
     let mesh = run(setup)?;
     mesh.envoy().wait_for_log(&ALL_ROLES)?;
@@ -141,9 +142,9 @@ fn waypoint(tunnels: bool, route: bool) -> Result<()> {
 }
 
 /// Endpoints of an ambient mesh beside sidecars.
-fn sidecar_to_ambient_pods() -> Result<()> {
+fn sidecar(pods: &[&str]) -> Result<()> {
     let mut setup = Setup::shop(true)?;
-    with_tunnels(&mut setup)?;
+    with_tunnels(&mut setup, pods)?;
     let mesh = run(setup)?;
     mesh.envoy().wait_for_log(&ALL_ROLES)?;
     let first = mesh.send(&Request::get("/"), 1)?;

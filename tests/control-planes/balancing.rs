@@ -15,6 +15,15 @@ pub const TESTS: &[Test] = &[
             Ok(())
         })
     }),
+    ("traffic_distribution_of_the_namespace", || {
+        one_pod_down(|setup| {
+            let distribution = json!({"networking.istio.io/traffic-distribution": "PreferClose"});
+            setup.resources.push(json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": distribution},
+            }));
+            Ok(())
+        })
+    }),
     ("locality_weights", || {
         one_pod_down(|setup| {
             let to = json!({"here/a/*": 80, "here/b/*": 20});
@@ -25,6 +34,19 @@ pub const TESTS: &[Test] = &[
         one_pod_down(|setup| {
             setup.mesh =
                 json!({"localityLbSetting": {"enabled": true, "failoverPriority": ["topology.istio.io/network"]}});
+            Ok(())
+        })
+    }),
+    ("locality_weights_of_the_mesh", || {
+        one_pod_down(|setup| {
+            let to = json!({"here/a/*": 80, "here/b/*": 20});
+            setup.mesh = json!({"localityLbSetting": {"distribute": [{"from": "here/a/*", "to": to}]}});
+            Ok(())
+        })
+    }),
+    ("locality_weights_by_a_variable", || {
+        one_pod_down(|setup| {
+            setup.environment.push(("ENABLE_LOCALITY_WEIGHTED_LB_CONFIG", "true"));
             Ok(())
         })
     }),

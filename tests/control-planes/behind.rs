@@ -17,12 +17,17 @@ pub const TESTS: &[Test] = &[
     ("proxy_headers_off", proxy_headers_off),
 ];
 
-/// The pods listen at another port, and their sidecars in their place.
 fn shop(weir: bool, proxy_status: bool) -> Result<Setup> {
     let mut setup = Setup::shop(weir)?;
     if weir && proxy_status {
         setup.ship("proxy-status")?;
     }
+    with_sidecars(&mut setup)?;
+    Ok(setup)
+}
+
+/// The pods listen at another port, and their sidecars in their place.
+pub fn with_sidecars(setup: &mut Setup) -> Result<()> {
     setup.pods = vec![pod(21, 9080), pod(22, 9080)];
     for (number, last) in [(1, 21), (2, 22)] {
         let name = format!("orders-{number}");
@@ -44,10 +49,11 @@ fn shop(weir: bool, proxy_status: bool) -> Result<Setup> {
         }));
         setup.proxies.push(Proxy::sidecar("orders", name, last));
     }
-    Ok(setup)
+    Ok(())
 }
 
-fn signals(mesh: &Mesh, signal: &str) -> Result<u64> {
+/// How many attempts ended so.
+pub fn signals(mesh: &Mesh, signal: &str) -> Result<u64> {
     let attempts = mesh.metrics("attempts_total")?;
     let signal = format!(".signal.{signal}.");
     Ok(attempts.iter().filter(|(name, _)| name.contains(&signal)).map(|(_, value)| *value).sum())

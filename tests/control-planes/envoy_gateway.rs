@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::host_mode::{Gateway, HTTP, MODULE, ORDERS, Setup, backend};
 use crate::mesh::documents;
+use crate::pod::Arrived;
 use crate::support::client::{Request, exchange};
 use crate::support::envoy::{Envoy, Launch};
 use crate::support::wait;
@@ -188,6 +189,17 @@ fn lay(below: &mut Value, above: &Value) {
 
 /// Rules of all kinds, beside the one that is shipped, and one policy for them.
 fn rules() -> Result<()> {
+    const CREDENTIAL: &str = "
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: HTTPRouteFilter
+metadata: { name: credential, namespace: shop }
+spec: { credentialInjection: { overwrite: true, credential: { valueRef: { name: credential } } } }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: credential, namespace: shop }
+data: { credential: QmVhcmVyIHNlY3JldA== }
+";
     const CALLS: &str = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
@@ -222,6 +234,10 @@ spec:
         let session = json!({"type": "Header", "sessionName": "x-session"});
         rule(setup, "session", &json!({"sessionPersistence": session}), &json!({"healthCheck": health}))?;
         setup.cluster(&json!({"match": "httproute/shop/orders/rule/7", "steering": "off"}))?;
+        let reference = json!({"group": "gateway.envoyproxy.io", "kind": "HTTPRouteFilter", "name": "credential"});
+        let injected = json!({"filters": [{"type": "ExtensionRef", "extensionRef": reference}]});
+        rule(setup, "credential", &injected, &Value::Null)?;
+        setup.add(CREDENTIAL)?;
         setup.add(CALLS)?;
         let mut calls = setup.find("BackendTrafficPolicy", "orders")?.clone();
         calls["metadata"]["name"] = json!("calls");
@@ -239,6 +255,7 @@ spec:
         ("/warm", "rule/5"),
         ("/filtered", "rule/6"),
         ("/session", "rule/7"),
+        ("/credential", "rule/8"),
     ]
     .into();
     one_pod_down(&gateway, HTTP, &paths)?;
@@ -256,6 +273,10 @@ spec:
     });
     ensure!(!ejected.map_err(anyhow::Error::msg)?, "a call of the GRPCRoute failed: {}", gateway.story());
     nothing_leaks(&gateway)?;
+    let injected = |arrived: &Arrived| {
+        arrived.path != "/credential" || arrived.headers.get("authorization").is_some_and(|own| own == "Bearer secret")
+    };
+    ensure!(gateway.arrived().iter().all(injected), "the credential is missing");
     // Who wants a host by the user's own header gets it.
     let pod = gateway.pod(ORDERS[2])?;
     let before = pod.arrived().len();

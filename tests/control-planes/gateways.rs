@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::behind::signals;
 use crate::mesh::{Destination, Mesh, Setup};
 use crate::proxy::Proxy;
 use crate::situations::{ALL_ROLES, run};
@@ -12,6 +13,7 @@ use crate::support::client::{Request, exchange};
 pub const TESTS: &[Test] = &[
     ("gateway", || one_pod_down(&run(gateway()?)?)),
     ("gateway_api", || one_pod_down(&run(gateway_api()?)?)),
+    ("gateway_to_sidecars", gateway_to_sidecars),
     ("gateway_to_ambient_pods", gateway_to_ambient_pods),
 ];
 
@@ -88,10 +90,22 @@ fn one_pod_down(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
+/// Pods behind sidecars, which tell the gateway of refusals: POSTs are repeated, and what they tell is not seen outside.
+fn gateway_to_sidecars() -> Result<()> {
+    let mut setup = gateway()?;
+    setup.ship("proxy-status")?;
+    crate::behind::with_sidecars(&mut setup)?;
+    let mesh = run(setup)?;
+    one_pod_down(&mesh)?;
+    let (refused, errors) = (signals(&mesh, "refused")?, signals(&mesh, "error")?);
+    ensure!(refused > 0 && errors == 0, "{refused} refused, {errors} errors: {}", mesh.story());
+    Ok(())
+}
+
 /// Pods of an ambient mesh, which the gateway reaches by tunnels.
 fn gateway_to_ambient_pods() -> Result<()> {
     let mut setup = gateway()?;
-    crate::ambient::with_tunnels(&mut setup)?;
+    crate::ambient::with_tunnels(&mut setup, &["orders-1", "orders-2"])?;
     let mesh = run(setup)?;
     mesh.envoy().wait_for_log(&ALL_ROLES)?;
     crate::ambient::survives(&mesh, OUTSIDE)

@@ -75,9 +75,10 @@ fn load(to: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a request is answered well.
+/// Whether a request is answered well. It goes to `HOST:PORT`, or `HOST:PORT@ADDRESS:PORT`.
 fn once(kind: &str, to: &str) -> Result<bool> {
-    let address = to.to_socket_addrs()?.next().context("no address")?;
+    let (to, at) = to.split_once('@').unwrap_or((to, to));
+    let address = at.to_socket_addrs()?.next().context("no address")?;
     Ok(match kind {
         "GET" => exchange(address, &Request::get("/").header("host", to))?.status == 200,
         "POST" => exchange(address, &Request::post("/").header("host", to))?.status == 200,

@@ -1,5 +1,7 @@
 //! Services of other kinds, several of them, and several clients.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -14,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("service_entries_beside", || one_pod_down(|setup| setup.add(SERVICE_ENTRIES))),
     ("service_entry_static", || service_entry("static.example")),
     ("service_entry_dns", || service_entry("dns.example")),
+    ("service_entries_named", service_entries_named),
     ("http2", || http2("http2")),
     ("grpc", || http2("grpc")),
     ("faults", faults),
@@ -89,6 +92,28 @@ fn service_entry(host: &'static str) -> Result<()> {
     ensure!(failed == 0, "{failed} requests failed: {}", mesh.story());
     ensure!(of_cluster(&mesh, "ejections_total", host)? > 0, "nothing was ejected: {}", mesh.story());
     mesh.nothing_leaks()
+}
+
+/// Services outside of the mesh where Weir can choose no host: of one address, and of those that clients name. Envoy refuses nothing, and
+/// one that was gone is there again with the first request that it takes.
+fn service_entries_named() -> Result<()> {
+    let mut setup = Setup::shop(true)?;
+    setup.add(SERVICE_ENTRIES)?;
+    for host in ["round-robin.example", "none.example"] {
+        setup.name_in_weir(host, 8081)?;
+    }
+    setup.pods.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)));
+    let mesh = crate::situations::run(setup)?;
+    let destination = Destination { address: pod(11, 8081), host: "round-robin.example" };
+    ensure!(destination.failures(60, 20)? == 0, "in calm: {}", mesh.story());
+    mesh.pods[2].stop();
+    let failed = destination.failures(30, 0)?;
+    ensure!(failed == 30, "{failed} of 30 failed without a host");
+    mesh.pods[2].start()?;
+    let failed = destination.failures(60, 20)?;
+    ensure!(failed == 0, "{failed} requests failed after that: {}", mesh.story());
+    mesh.nothing_is_refused()?;
+    survives(&mesh)
 }
 
 /// A service whose pods speak HTTP/2, called by HTTP/2.

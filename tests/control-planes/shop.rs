@@ -85,11 +85,22 @@ impl Shop {
     pub fn failures(&self, counts: [usize; 3]) -> Result<[usize; 3]> {
         let mut failures = [0; 3];
         for (failed, ((kind, port), count)) in failures.iter_mut().zip(PORTS.iter().zip(counts)) {
-            let send = format!("{PROGRAM} send {kind} {count} {HOST}:{port}");
-            let said = self.cluster.run(&format!("kubectl -n shop exec deploy/storefront -c clients -- {send}"))?;
-            *failed = said.trim().parse().with_context(|| said.clone())?;
+            *failed = self.failures_to(&format!("{HOST}:{port}"), kind, count)?;
         }
         Ok(failures)
+    }
+
+    /// How many of so many requests of a kind fail, to `HOST:PORT` or to `HOST:PORT@ADDRESS:PORT`.
+    pub fn failures_to(&self, to: &str, kind: &str, count: usize) -> Result<usize> {
+        let send = format!("{PROGRAM} send {kind} {count} {to}");
+        let said = self.cluster.run(&format!("kubectl -n shop exec deploy/storefront -c clients -- {send}"))?;
+        said.trim().parse().with_context(|| said.clone())
+    }
+
+    /// The address of a replica's pod.
+    pub fn address(&self, replica: usize) -> Result<String> {
+        let ip = format!("kubectl -n shop get {} -o jsonpath='{{.status.podIP}}'", self.replicas[replica]);
+        Ok(self.cluster.run(&ip)?.trim().to_owned())
     }
 
     /// Sends requests of all kinds while something changes. None of them fails.

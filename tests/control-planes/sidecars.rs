@@ -15,6 +15,7 @@ use crate::{Test, registry};
 
 pub const TESTS: &[Test] = &[
     ("replicas_crash_and_upgrades", replicas_crash_and_upgrades),
+    ("hosts_that_clients_choose", hosts_that_clients_choose),
     ("registries", registries),
     ("istio_chart", istio_chart),
 ];
@@ -128,6 +129,51 @@ fn replicas_crash_and_upgrades() -> Result<()> {
     let unused = shop.metrics("weir_entries_unused")?;
     ensure!(unused.iter().any(|line| line.ends_with(" 1")), "{unused:?}: {}", shop.story());
     upgrades(&shop)
+}
+
+/// A service beside `orders`, of the same pods: requests to its one address go there, whatever it leads to.
+const PASSTHROUGH: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { name: carts, namespace: shop }
+spec: { selector: { app: orders }, ports: [{ name: http, port: 8080 }] }
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: carts, namespace: shop }
+spec: { host: carts.shop.svc.cluster.local, trafficPolicy: { loadBalancer: { simple: PASSTHROUGH } } }
+"#;
+const CARTS: &str = "carts.shop.svc.cluster.local";
+
+/// A headless service, and one with `PASSTHROUGH`: Envoy refuses nothing, and whoever asks for a pod that is well gets it, even while
+/// others ask for one that is gone.
+fn hosts_that_clients_choose() -> Result<()> {
+    let shop = Shop::start(|setup| {
+        setup.find("Service", "orders")?["spec"]["clusterIP"] = json!("None");
+        setup.name_in_weir(CARTS, 8080)?;
+        setup.add(PASSTHROUGH)
+    })?;
+    let to = |replica: usize| -> Result<String> { Ok(format!("{HOST}:8080@{}:8080", shop.address(replica)?)) };
+    let (gone, well) = (to(0)?, to(1)?);
+    for to in [&gone, &well, &format!("{CARTS}:8080")] {
+        for kind in ["GET", "POST"] {
+            let failed = shop.failures_to(to, kind, 60)?;
+            ensure!(failed == 0, "{failed} of 60 {kind} to {to} fail in calm: {}", shop.story());
+        }
+    }
+    shop.down(0, true)?;
+    for _ in 0..5 {
+        let failed = shop.failures_to(&gone, "GET", 60)?;
+        ensure!(failed == 60, "{failed} of 60 fail that want the pod that is gone: {}", shop.story());
+        let failed = [shop.failures_to(&well, "GET", 30)?, shop.failures_to(&well, "POST", 30)?];
+        ensure!(failed == [0; 2], "{failed:?} of 30 fail that want the pod that is well: {}", shop.story());
+    }
+    shop.log(&["requests do not go where they are steered"])?;
+    let refused = shop.cluster.run(
+        "kubectl -n shop exec deploy/storefront -c istio-proxy -- pilot-agent request GET stats | grep update_rejected",
+    )?;
+    ensure!(refused.lines().all(|line| line.ends_with(": 0")), "{refused}");
+    Ok(())
 }
 
 /// How the image is named where it is not by its digest.

@@ -69,12 +69,28 @@ func (n *network) resolve(writer dns.ResponseWriter, query *dns.Msg) {
 			answer.Rcode = dns.RcodeNameError
 		} else if question.Qtype == dns.TypeA {
 			header := dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}
-			answer.Answer = append(answer.Answer, &dns.A{Hdr: header, A: net.ParseIP(service.Spec.ClusterIP)})
+			for _, address := range n.addresses(service) {
+				answer.Answer = append(answer.Answer, &dns.A{Hdr: header, A: net.ParseIP(address)})
+			}
 		}
 	}
 	if err := writer.WriteMsg(answer); err != nil {
 		log.Print(err)
 	}
+}
+
+// addresses are what the name of a service stands for: its own, or where it has none those of its pods.
+func (n *network) addresses(service *corev1.Service) []string {
+	if service.Spec.ClusterIP != corev1.ClusterIPNone {
+		return []string{service.Spec.ClusterIP}
+	}
+	var addresses []string
+	for _, endpoint := range n.endpoints(service.Namespace, service.Name, service.Spec.Ports[0].Name) {
+		address, _, err := net.SplitHostPort(endpoint)
+		check(err)
+		addresses = append(addresses, address)
+	}
+	return addresses
 }
 
 // listen has the address of a service lead to its pods.
