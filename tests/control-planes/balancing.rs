@@ -1,22 +1,24 @@
 //! Ways to spread requests, each with Weir.
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Test;
-use crate::situations::{balance, failures, no_worse, nothing_refused, one_pod_down, rule, start, two_versions};
+use crate::situations::{
+    Change, balance, failures, no_worse, nothing_refused, one_pod_down, rule, start, survives, two_versions,
+};
 use crate::support::client::Request;
 
 pub const TESTS: &[Test] = &[
     ("plain", || one_pod_down(|_| Ok(()))),
     ("traffic_distribution", || {
-        one_pod_down(|setup| {
+        by_localities("locality_weighted_lb_config", |setup| {
             setup.find("Service", "orders")?["spec"]["trafficDistribution"] = json!("PreferClose");
             Ok(())
         })
     }),
     ("traffic_distribution_of_the_namespace", || {
-        one_pod_down(|setup| {
+        by_localities("locality_weighted_lb_config", |setup| {
             let distribution = json!({"networking.istio.io/traffic-distribution": "PreferClose"});
             setup.resources.push(json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": distribution},
@@ -25,32 +27,32 @@ pub const TESTS: &[Test] = &[
         })
     }),
     ("locality_weights", || {
-        one_pod_down(|setup| {
-            let to = json!({"here/a/*": 80, "here/b/*": 20});
-            balance(setup, json!({"localityLbSetting": {"distribute": [{"from": "here/a/*", "to": to}]}}))
+        by_localities("locality_weighted_lb_config", |setup| {
+            balance(setup, json!({"localityLbSetting": {"distribute": weights()}}))
+        })
+    }),
+    ("locality_weights_of_the_mesh", || {
+        by_localities("locality_weighted_lb_config", |setup| {
+            setup.mesh = json!({"localityLbSetting": {"distribute": weights()}});
+            Ok(())
+        })
+    }),
+    ("locality_weights_by_a_variable", || {
+        by_localities("locality_weighted_lb_config", |setup| {
+            setup.environment.push(("ENABLE_LOCALITY_WEIGHTED_LB_CONFIG", "true"));
+            Ok(())
         })
     }),
     ("locality_failover_of_the_mesh", || {
-        one_pod_down(|setup| {
+        by_localities("locality_weighted_lb_config", |setup| {
             setup.mesh =
                 json!({"localityLbSetting": {"enabled": true, "failoverPriority": ["topology.istio.io/network"]}});
             Ok(())
         })
     }),
-    ("locality_weights_of_the_mesh", || {
-        one_pod_down(|setup| {
-            let to = json!({"here/a/*": 80, "here/b/*": 20});
-            setup.mesh = json!({"localityLbSetting": {"distribute": [{"from": "here/a/*", "to": to}]}});
-            Ok(())
-        })
+    ("zone_aware", || {
+        by_localities("zone_aware_lb_config", |setup| balance(setup, json!({"zoneAwareLbSetting": {"enabled": true}})))
     }),
-    ("locality_weights_by_a_variable", || {
-        one_pod_down(|setup| {
-            setup.environment.push(("ENABLE_LOCALITY_WEIGHTED_LB_CONFIG", "true"));
-            Ok(())
-        })
-    }),
-    ("zone_aware", || one_pod_down(|setup| balance(setup, json!({"zoneAwareLbSetting": {"enabled": true}})))),
     ("round_robin", || one_pod_down(|setup| balance(setup, json!({"simple": "ROUND_ROBIN"})))),
     ("random", || one_pod_down(|setup| balance(setup, json!({"simple": "RANDOM"})))),
     ("warm_up", || {
@@ -93,6 +95,18 @@ pub const TESTS: &[Test] = &[
     }),
     ("passthrough", || nothing_refused(|setup| balance(setup, json!({"simple": "PASSTHROUGH"})))),
 ];
+
+fn weights() -> Value {
+    json!([{"from": "here/a/*", "to": {"here/a/*": 80, "here/b/*": 20}}])
+}
+
+/// The cluster has this of localities, which Envoy takes beside no other policy of balancing; and the service survives.
+fn by_localities(setting: &str, change: Change) -> Result<()> {
+    let mesh = start(true, change)?;
+    let clusters = mesh.envoy().admin.get("/config_dump?resource=dynamic_active_clusters")?;
+    ensure!(clusters.contains(setting), "istiod makes no {setting} of it");
+    survives(&mesh)
+}
 
 /// A canary keeps its share, in calm and while a pod of the other version is out.
 fn weighted_subsets() -> Result<()> {
