@@ -189,6 +189,25 @@ fn the_page_shows_the_numbers() {
     assert_eq!(cards.count(), Variant::ALL.len());
 }
 
+/// Also where the curves are one upon the other, as here.
+#[test]
+fn names_of_curves_do_not_cover_each_other() {
+    let text = compose();
+    let page = parse(&text);
+    let mut seen = 0;
+    for chart in page.descendants().filter(|node| node.has_tag_name("svg")) {
+        let names = chart.descendants().filter(|node| node.attribute("class") == Some("label middle"));
+        let place = |node: roxmltree::Node<'_, '_>, name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let places: Vec<(f64, f64)> = names.map(|node| (place(node, "x"), place(node, "y"))).collect();
+        for (number, (x, y)) in places.iter().enumerate() {
+            let covered = places[..number].iter().any(|(a, b)| (a - x).abs() < 60.0 && (b - y).abs() < 12.0);
+            assert!(!covered, "{places:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 6, "{seen} names");
+}
+
 #[test]
 fn the_page_says_what_made_it() {
     let page = compose();

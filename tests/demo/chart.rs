@@ -25,6 +25,8 @@ pub struct Curve {
 
 const HEIGHT: f64 = 150.0;
 const TOP: f64 = 8.0;
+/// How high a line of text is.
+const LINE: f64 = 14.0;
 
 pub fn draw(chart: &Chart<'_>, id: &str, width: u32) -> String {
     let width = f64::from(width);
@@ -56,12 +58,19 @@ pub fn draw(chart: &Chart<'_>, id: &str, width: u32) -> String {
         }
         svg.path(&format!("curve {}", curve.class), &data);
     }
+    let mut named: Vec<(f64, f64)> = Vec::new();
     for curve in &chart.curves {
         // Where it is highest.
         let highest = curve.points.iter().max_by(|one, other| one.1.total_cmp(&other.1));
         if let Some((at, value)) = highest {
             let x = frame.x(*at).clamp(frame.left + 40.0, frame.left + frame.span - 40.0);
-            svg.text("label middle", (x, y(*value) - 7.0), curve.name);
+            // Beside the names of curves that are highest at the same place.
+            let free = |at: &f64| !named.iter().any(|(other, y)| (other - x).abs() < 90.0 && (y - at).abs() < LINE);
+            let above = y(*value) - 7.0;
+            let lines = [0.0, -1.0, 1.0, 2.0, 3.0].into_iter().map(|lines| above + lines * LINE);
+            let at = lines.filter(|at| *at >= LINE).find(free).unwrap_or(above);
+            named.push((x, at));
+            svg.text("label middle", (x, at), curve.name);
         }
     }
     svg.finish(&frame, TOP + HEIGHT + 20.0, id, chart.title, &chart.description, false)
