@@ -925,7 +925,7 @@ pack_cli() {
     mkdir -p "$root/$2/man" "$root/$2/completions"
     cp "$1" LICENSE "$root/$2/"
     "$writer" man >"$root/$2/man/weir.1"
-    for command in check replay explain generate top; do
+    for command in check replay explain generate top docs; do
         "$writer" man "$command" >"$root/$2/man/weir-$command.1"
     done
     for command in bash zsh fish; do

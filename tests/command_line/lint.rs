@@ -480,6 +480,26 @@ fn routes_of_the_gateway_api_are_checked() {
     assert_eq!(ids(&findings(&run)), BTreeSet::from(["rule-without-steering"]), "{}", run.out);
 }
 
+/// As one reads a file.
+#[test]
+fn findings_of_a_file_are_in_the_order_of_its_lines() {
+    let from = "maxRetries: 10000";
+    let folder = folder(ISTIO, "istio/traffic.yaml", "retryOn: connect-failure,refused-stream", "retryOn: 5xx");
+    let path = folder.path().join("istio-traffic.yaml");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    assert!(text.contains(from) && text.contains("connectTimeout: 500ms"));
+    let text = text.replace(from, "maxRetries: 1").replace("connectTimeout: 500ms", "connectTimeout: 10s");
+    // The resource that is looked at first stands last.
+    let mut documents: Vec<&str> = text.split("---\n").collect();
+    documents.reverse();
+    for text in [text.clone(), documents.join("---\n")] {
+        std::fs::write(&path, text).expect("it is written");
+        let run = check(folder.path(), &["--format", "json"]);
+        let lines: Vec<u64> = findings(&run).iter().filter_map(|finding| finding["line"].as_u64()).collect();
+        assert!(lines.len() == 3 && lines.is_sorted(), "{lines:?}");
+    }
+}
+
 /// What somebody wants as it is need not be told each time, by its name, for all files or for one.
 #[test]
 fn warnings_can_be_allowed_by_name() {

@@ -146,8 +146,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         finding.rule.level == Level::Error || !allowed.iter().any(by)
     });
     let left_out = before - findings.len();
-    // The gravest first, and else in the order of the files.
-    findings.sort_by_key(|finding| finding.rule.level);
+    // The gravest first, and else in the order of the files and their lines.
+    let order = |name: &str| files.iter().position(|file| file.name == name);
+    findings.sort_by_key(|finding| (finding.rule.level, order(&finding.file), finding.line));
     let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
 

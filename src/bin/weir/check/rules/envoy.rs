@@ -531,7 +531,7 @@ fn native(setup: &Setup<'_>, cluster: &Node<'_>, overridden: bool, routed: bool,
             let most = default.and_then(|default| default.number("max_retries")).unwrap_or(3.0);
             if most < FEW_RETRIES {
                 let text = format!(
-                    "cluster {name:?}: at most {most} retries at a time; Envoy refuses more without asking Weir"
+                    "cluster {name:?}: no more than {most} at a time may be retried; Envoy refuses more without asking Weir"
                 );
                 let todo = "set max_retries: 10000 in circuit_breakers.thresholds";
                 out.push(Finding::new("max-retries-low", default.unwrap_or(cluster), text, todo));

@@ -470,7 +470,8 @@ fn traffic(setup: &Setup<'_>, policy: &Node<'_>, out: &mut Vec<Finding>) {
     if let Some(most) = policy.at("spec.circuit_breaker.max_parallel_retries")
         && most.value.as_f64().is_some_and(|most| most < FEW_RETRIES)
     {
-        let text = format!("at most {} retries at a time; Envoy refuses more without asking Weir", most.value);
+        let text =
+            format!("no more than {} at a time may be retried; Envoy refuses more without asking Weir", most.value);
         out.push(Finding::new("max-retries-low", &most, text, "set circuitBreaker.maxParallelRetries: 10000"));
     }
     if let Some(budget) = policy.at("spec.circuit_breaker.retry_budget") {

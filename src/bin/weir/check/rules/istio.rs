@@ -526,7 +526,9 @@ fn destination_rule(setup: &Setup<'_>, rule: &Node<'_>, patches: &[Patch<'_>], o
     for (position, policy) in policies.iter().enumerate() {
         if let Some(most) = policy.number("connection_pool.http.max_retries").filter(|most| *most < FEW_RETRIES) {
             let node = policy.at("connection_pool.http.max_retries");
-            let text = format!("{host:?}: at most {most} retries at a time; Envoy refuses more without asking Weir");
+            let text = format!(
+                "{host:?}: no more than {most} at a time may be retried; Envoy refuses more without asking Weir"
+            );
             let todo = "set connectionPool.http.maxRetries: 10000";
             out.push(Finding::new("max-retries-low", node.as_ref().unwrap_or(policy), text, todo));
         }
