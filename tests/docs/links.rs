@@ -77,3 +77,18 @@ fn every_page_is_in_the_book() {
         assert!(outside || summary.contains(&from_docs), "{page} is not in docs/SUMMARY.md");
     }
 }
+
+/// The pictures were drawn on some day; their colours are those of today, one for one policy in all of them.
+#[test]
+fn the_pictures_have_the_colours_of_the_others() {
+    let style = ["palette.css", "picture.css"].map(|file| read(&format!("src/bin/weir/replay/svg/{file}"))).concat();
+    for picture in ["tests/compare/incident/incident.svg", "benches/fleet/fleet.svg"] {
+        let text = read(picture);
+        assert!(text.contains(&format!("<style>{style}</style>")), "{picture}");
+        let classes = text.split("class=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let bands = classes.filter_map(|class| class.strip_prefix("answered ").or(class.strip_prefix("curve ")));
+        for band in bands {
+            assert!(style.contains(&format!(".answered.{band} ")), "{picture}: {band} has no colour");
+        }
+    }
+}
