@@ -1,15 +1,18 @@
 //! Where Weir is attached, and the one Envoy per such level that all cases share.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use anyhow::ensure;
 use serde_json::json;
 
 use crate::case::Case;
 use crate::support::bootstrap::{self, Attach, Listener};
+use crate::support::client::{self, Request};
 use crate::support::envoy::{Envoy, Launch};
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Upstream, answer, http1};
 use crate::support::{envoy, ports};
 
 /// How much of Weir is attached.
@@ -85,6 +88,15 @@ impl Site {
             clusters.extend(parts.clusters);
             routes.extend(parts.routes);
         }
+        // Weir warns of entries that no request went by within a minute, which is not enough for all cases on a busy machine: so
+        // one goes by each at once.
+        let answers = http1(|_| answer(200, &[], ""));
+        let first = |entry: String| (format!("/first/{entry}/"), entry);
+        let first: Vec<_> = entries().into_iter().map(first).collect();
+        for (path, cluster) in &first {
+            clusters.push(bootstrap::cluster(cluster, &[answers.address]));
+            routes.push(bootstrap::route(path, cluster));
+        }
         let port = ports::free().port();
         let listener = bootstrap::listener(Listener {
             name: "cases",
@@ -96,6 +108,11 @@ impl Site {
             manager: json!({"stream_idle_timeout": "0s", "route_config": {"validate_clusters": false}}),
         });
         let envoy = Launch::json(bootstrap::bootstrap(&[listener], &clusters)).concurrency(2).start()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        for (path, _) in &first {
+            let response = client::exchange(address, &Request::get(path))?;
+            ensure!(response.status == 200, "{path}: {response:?}");
+        }
         Ok(Self { level, version, admin: envoy.admin, envoy: Mutex::new(envoy), port, upstreams, logs })
     }
 
@@ -160,6 +177,13 @@ fn policy() -> serde_json::Value {
             {"match": "none-*", "retry": {"alreadyRetried": "none"}},
         ],
     })
+}
+
+/// A cluster for each entry of the policy.
+fn entries() -> Vec<String> {
+    let policy = policy();
+    let entries = policy["clusters"].as_array().into_iter().flatten();
+    entries.filter_map(|entry| Some(entry["match"].as_str()?.replace('*', "first"))).collect()
 }
 
 /// The Envoys that run, one per level, each started by the first case that needs it.
