@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::site::{CLUSTER, Load, Mode, PATH, Switch, metric, policy, stage, story};
 use crate::alone::Test;
 use crate::ejection::replica::{Mode as ReplicaMode, Replica};
-use crate::stage::{Setup, Stage};
+use crate::stage::{Setup, Stage, times};
 use crate::support::bootstrap::{self, Attach};
 use crate::support::client::Request;
 
@@ -48,10 +48,8 @@ fn statuses() -> Result<()> {
     let outcome = load.stop()?;
     many?;
     ensure!(outcome.shed == 0, "{outcome:?}");
-    stage.wait_for("attempts", |stage| match metric(stage, "attempts_total.signal.error") {
-        errors if errors == outcome.sent => Ok(()),
-        errors => Err(format!("{errors} errors counted, {outcome:?}")),
-    })?;
+    let what = format!("{} errors", outcome.sent);
+    stage.wait_tally(CLUSTER, &what, |tally| times(&tally.attempts, "error") as u64 == outcome.sent)?;
     never_opened(&stage)
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::site::{CLUSTER, Load, Mode, PATH, Switch, metric, policy, quick, stage, story, wait_until};
+use super::site::{
+    CLUSTER, Load, Mode, PATH, Switch, TIMEOUT, metric, policy, quick, stage, stage_with, story, wait_until,
+};
 use crate::alone::Test;
 use crate::ejection::replica::{Mode as ReplicaMode, Replica};
 use crate::stage::Setup;
@@ -28,7 +30,8 @@ const OPEN_TIME: Duration = Duration::from_millis(400);
 /// Everything breaks off or hangs; then all is well.
 fn broken(attach: Attach, mode: Mode, request: &Request) -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(attach, policy("400ms"), 1, &upstream)?;
+    let timeout = if mode == Mode::Hang { TIMEOUT } else { "0s" };
+    let stage = stage_with(attach, policy("400ms"), 1, &upstream, timeout)?;
     let load = Load::start(stage.address, 8, Duration::from_millis(4), request);
     stage.wait_for("requests", |stage| match metric(stage, "requests_total.retry.") {
         sent if sent > 100 => Ok(()),

@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::site::{Load, Mode, PATH, Switch, is_shed, metric, open, policy, stage, story, wait_until};
+use super::site::{
+    Load, Mode, PATH, Switch, TIMEOUT, is_shed, metric, open, policy, stage, stage_with, story, wait_until,
+};
 use crate::alone::Test;
 use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
@@ -23,7 +25,7 @@ pub const TESTS: &[Test] = &[
 /// What is shed says so: to the client, to every hop above, and in the access log.
 fn replies() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("59500ms"), 1, &upstream)?;
+    let stage = stage_with(Attach::GUARD, policy("59500ms"), 1, &upstream, TIMEOUT)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let before = upstream.upstream.count();
     let path = "/orders/replies";
@@ -44,7 +46,7 @@ fn replies() -> Result<()> {
 
 fn grpc() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("60s"), 1, &upstream)?;
+    let stage = stage_with(Attach::GUARD, policy("60s"), 1, &upstream, TIMEOUT)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let path = "/orders/grpc";
     let response = stage.connect()?.exchange(&Request::grpc(path))?;
@@ -107,7 +109,7 @@ fn policy_update() -> Result<()> {
 /// All VMs are new, and shed from their first request on.
 fn module_update() -> Result<()> {
     let upstream = Switch::new();
-    let mut stage = stage(Attach::GUARD, policy("60s"), 2, &upstream)?;
+    let mut stage = stage_with(Attach::GUARD, policy("60s"), 2, &upstream, TIMEOUT)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let mut module = std::fs::read(envoy::module())?;
     // A custom section of four bytes whose name is "new".

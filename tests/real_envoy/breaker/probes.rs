@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::site::{Load, Mode, PATH, Switch, is_shed, metric, open, policy, stage, stage_with, story, wait_until};
+use super::site::{
+    Load, Mode, PATH, Switch, TIMEOUT, is_shed, metric, open, policy, stage, stage_with, story, wait_until,
+};
 use crate::alone::Test;
 use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
@@ -118,7 +120,7 @@ fn workers_act_together() -> Result<()> {
 /// counts, what clients saw and what the upstream saw is the same.
 fn books(attach: Attach) -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(attach, policy("200ms"), WORKERS, &upstream)?;
+    let stage = stage_with(attach, policy("200ms"), WORKERS, &upstream, TIMEOUT)?;
     let load = Load::start(stage.address, 16, Duration::from_millis(2), &Request::post(PATH));
     let flows = || {
         let before = upstream.upstream.count();
