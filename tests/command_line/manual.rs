@@ -26,8 +26,15 @@ fn help_fits_a_terminal_and_has_examples() {
     for command in ["check", "replay", "explain", "generate", "top", "docs"] {
         let run = weir(&[command, "--help"], b"");
         assert!(run.status == 0 && run.out.contains("Examples:"), "{}", run.out);
-        // Examples are to be copied, so that they are not broken.
-        let text = run.out.split("Examples:").next().unwrap_or_default();
+        // Examples are to be copied: none is broken, also where the terminal has 80 columns.
+        let (text, examples) = run.out.split_once("Examples:").unwrap_or_default();
+        let mut goes_on = false;
+        for line in examples.lines().filter(|line| !line.trim().is_empty()) {
+            let begins = line.starts_with("  ") && !line.starts_with("   ");
+            assert!(line.chars().count() <= 80 && begins != goes_on, "{command}: {line}");
+            assert!(goes_on || ["weir ", "kubectl "].iter().any(|it| line.trim().starts_with(it)), "{command}: {line}");
+            goes_on = line.ends_with('\\');
+        }
         let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 100).collect();
         assert!(long.is_empty(), "{long:?}");
         assert!(!run.out.contains('\u{1b}'), "no colours where nobody looks");

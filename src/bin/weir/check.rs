@@ -74,7 +74,8 @@ const EXAMPLES: &str = "Examples:
   weir check --strict --format github deploy/
   weir check decide.yaml attempts.yaml traffic.yaml
   weir check --admin http://127.0.0.1:9901
-  kubectl exec deploy/storefront -c istio-proxy -- pilot-agent request GET config_dump | weir check -";
+  kubectl exec deploy/storefront -c istio-proxy -- \\
+    pilot-agent request GET config_dump | weir check -";
 
 /// Where Weir is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -25,7 +25,8 @@ use crate::replay::read_policy;
 /// status: 0; 1 if a line cannot be read; 2 if a file cannot be read or the command line is wrong.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  kubectl logs deploy/storefront -c istio-proxy | grep ' UF' | head -1 | weir explain -
+  kubectl logs deploy/storefront -c istio-proxy | grep -m1 ' UF' | \\
+    weir explain -
   weir explain --policy policy.yaml '{\"start_time\": …}'")]
 pub struct Arguments {
     /// A line; - is standard input, and each line of it

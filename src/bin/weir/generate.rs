@@ -25,11 +25,14 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "Examples:
-  weir generate istio --service orders.shop:8080 --clients app=storefront | weir check -
-  weir generate istio --service orders.shop:8080 --service carts.shop:80 --clients app=storefront --clients app=checkout --shadow \
+  weir generate istio --service orders.shop:8080 --clients app=storefront
+  weir generate istio --service orders.shop:8080 --service carts.shop:80 \\
+    --clients app=storefront --clients app=checkout --shadow \\
     | kubectl apply -f -
-  weir generate envoy-gateway --route shop/orders --gateway eg --listener http:80 --listener https:443
-  weir generate envoy --service orders=10.0.3.7:8080,10.0.3.8:8080 --module /etc/envoy/weir.wasm";
+  weir generate envoy-gateway --route shop/orders --gateway eg \\
+    --listener http:80 --listener https:443 | weir check -
+  weir generate envoy --service orders=10.0.3.7:8080,10.0.3.8:8080 \\
+    --module /etc/envoy/weir.wasm";
 
 /// What to know about the resources for retries and timeouts, which are not Weir's alone.
 const TRAFFIC_NOW: &str = "\

@@ -51,7 +51,8 @@ use world::World;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kubectl logs deploy/storefront -c istio-proxy --since=24h | weir replay -
-  kubectl logs -l app=storefront -c istio-proxy --prefix --since=24h --tail=-1 --max-log-requests=50 | weir replay -
+  kubectl logs -l app=storefront -c istio-proxy --prefix --since=24h \\
+    --tail=-1 --max-log-requests=50 | weir replay -
   weir replay --policy defaults --policy mine.yaml requests.json attempts.json")]
 pub struct Arguments {
     /// Log files, plain or gzip; - is standard input
