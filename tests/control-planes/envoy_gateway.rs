@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
     ("a_mistake_in_the_policy", a_mistake_in_the_policy),
     ("an_upstream_access_log_of_the_users", an_upstream_access_log),
     ("decide_alone", decide_alone),
+    ("decide_alone_behind_a_rate_limit", decide_alone_behind_a_rate_limit),
     ("decide_alone_without_its_registry", decide_alone_without_its_registry),
 ];
 
@@ -609,6 +610,28 @@ fn decide_alone() -> Result<()> {
     ensure!(failed == [0; 3], "of GETs, POSTs and calls {failed:?} failed: {}", gateway.story());
     ensure!(gateway.metric("retries_total", "httproute/shop/orders/rule/0")? > 0, "Weir retried nothing");
     nothing_leaks(&gateway)
+}
+
+/// With the `filterOrder` of the guide, what a local rate limit answers is no request of Weir's. The policy is given as text.
+fn decide_alone_behind_a_rate_limit() -> Result<()> {
+    registry::serve(REGISTRY)?;
+    let mut setup = served(true)?;
+    let config = &mut setup.find("EnvoyExtensionPolicy", "weir")?["spec"]["wasm"][0]["config"];
+    *config = json!(config.to_string());
+    let limit = json!({"requests": 10, "unit": "Hour"});
+    setup.find("BackendTrafficPolicy", "orders")?["spec"]["rateLimit"] =
+        json!({"type": "Local", "local": {"rules": [{"limit": limit}]}});
+    let wasm = json!({"name": "envoy.filters.http.wasm", "after": "envoy.filters.http.local_ratelimit"});
+    setup.find("EnvoyProxy", "weir")?["spec"]["filterOrder"] = json!([wasm]);
+    let gateway = setup.start()?;
+    gateway.nothing_is_refused()?;
+    gateway.wait_for_log(&["roles decide;"])?;
+    let statuses = gateway.send(&Request::get("/orders"), 40)?;
+    let limited = statuses.iter().filter(|status| **status == 429).count();
+    ensure!(limited == 30, "{limited} of 40 requests were limited: {statuses:?}");
+    let requests = gateway.metric("requests_total", "httproute/shop/orders/rule/0")?;
+    ensure!(requests == 10, "of 10 requests that were let through, {requests} were counted: {}", gateway.story());
+    Ok(())
 }
 
 /// The registry is down: the status says so, and requests pass as without Weir.

@@ -10,6 +10,7 @@ use crate::chart::Chart;
 use crate::cluster::ADDRESS;
 use crate::mesh::{MODULE, Setup, documents, yaml};
 use crate::shop::{HOST, Shop};
+use crate::situations::rule;
 use crate::support::{envoy, wait};
 use crate::{Test, registry};
 
@@ -186,6 +187,34 @@ fn plugin(port: u16, version: &str) -> Result<Value> {
     Ok(plugin)
 }
 
+/// What a VirtualService aborts is no attempt, though such a plugin stands before the filter that aborts.
+fn aborts(shop: &Shop) -> Result<()> {
+    let abort = json!({"abort": {"httpStatus": 503, "percentage": {"value": 100}}});
+    let apply = |fault: Option<Value>| -> Result<()> {
+        let mut setup = Setup { resources: Vec::new(), ..Setup::bare()? };
+        setup.ship("traffic")?;
+        if let Some(fault) = fault {
+            rule(&mut setup)?["fault"] = fault;
+        }
+        shop.cluster.apply(&yaml(&setup.resources))
+    };
+    let fail = |wanted: usize| {
+        wait::until_ok(|| {
+            let failed = shop.failures([5, 0, 0])?;
+            ensure!(failed == [wanted, 0, 0], "{failed:?} of 5 fail: {}", shop.story());
+            Ok(())
+        })
+    };
+    let attempts = || shop.metrics("weir_attempts_total");
+    apply(Some(abort))?;
+    fail(5)?;
+    let before = attempts()?;
+    let failed = shop.failures([60, 0, 0])?;
+    ensure!(failed == [60, 0, 0] && before == attempts()?, "{failed:?} of 60 were aborted: {}", shop.story());
+    apply(None)?;
+    fail(0)
+}
+
 /// A registry that is down, slow or has another module costs Weir, and no request.
 fn registries() -> Result<()> {
     let [good, slow, other, wrong] = [5000, 5001, 5002, 5003];
@@ -209,6 +238,7 @@ fn registries() -> Result<()> {
     ensure!(failed == [0; 3], "{failed:?} of 100, 60 and 60 fail: {}", shop.story());
     ensure!(!shop.metrics("weir_ejections_total")?.is_empty(), "nothing was ejected: {}", shop.story());
     shop.down(0, false)?;
+    aborts(&shop)?;
 
     let asked = registry::hang(at(slow)?)?;
     shop.cluster.apply(&plugin(slow, VERSION)?.to_string())?;
