@@ -164,17 +164,17 @@ impl Outliers {
         for (address, _) in &shares {
             self.hosts.seen(address, now);
         }
-        self.steering.learn(&mut self.hosts, &shares);
+        self.steering.shares.learn(&mut self.hosts, &shares);
     }
 
     fn lacks_samples(&self) -> bool {
-        self.steering.lacks_samples(self.hosts.len() as u64)
+        self.steering.shares.lacks_samples(self.hosts.len() as u64)
     }
 
     /// Ejects hosts and brings them back, as the record says.
     fn adopt(&mut self, shared: &Ejections, now: Time) {
         let all_fail = shared.all_failed > self.sharing.all_failed;
-        let back = Return { all_fail, answers: self.policy.probe_successes, picks: self.steering.picks() };
+        let back = Return { all_fail, answers: self.policy.probe_successes, picks: self.steering.shares.picks() };
         if self.hosts.adopt(&shared.ejected, back, now) && !all_fail {
             self.panic.all_fail = super::panic::Condition::Absent;
         }

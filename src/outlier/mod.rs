@@ -8,12 +8,12 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `policy` | the settings |
-//! | `history`, `detector` | how attempts ended; whether a host is an outlier among its peers |
+//! | `detector`, `history` | whether a host is an outlier among its peers, and the settings; how attempts ended |
 //! | `ejection`, `health` | the state of one host: healthy, ejected, being probed |
 //! | `host`, `hosts`, `address` | what is known of each host, found by address, and of its peers |
 //! | `verdict` | what the end of an attempt decides |
 //! | `probing`, `downtime` | which ejected host is probed, when, and what that may cost |
+//! | `busy` | hosts that push back |
 //! | `panic` | what happens when the healthy hosts fail as well |
 //! | `route` | where a request goes |
 //! | `exchange`, `shared` | what workers share |
@@ -70,7 +70,6 @@ pub mod history;
 pub mod host;
 pub mod hosts;
 mod panic;
-pub mod policy;
 mod probing;
 mod route;
 pub mod shared;
@@ -275,7 +274,7 @@ impl Outliers {
     /// Whether the shares that Envoy's balancer gives the hosts are known well enough that a sample keeps them current.
     #[must_use]
     pub fn knows_shares(&self) -> bool {
-        self.steering.knows_shares(self.hosts.len())
+        self.steering.shares.are_known(self.hosts.len())
     }
 
     /// Whether the record was not read for a while, so that another worker may have ejected a host since.
@@ -336,6 +335,6 @@ impl Outliers {
 
     /// A host that was listed is no longer in the cluster. It is listed again when Envoy's balancer picks it.
     pub fn gone(&mut self, address: &str) {
-        self.steering.gone(&mut self.hosts, address);
+        self.steering.shares.gone(&mut self.hosts, address);
     }
 }

@@ -94,7 +94,7 @@ impl Outliers {
     }
 
     fn healthy_all_unresponsive(&mut self, now: Time) -> bool {
-        let unresponsive = |host: &Host| self.steering.is_unresponsive(host, now);
+        let unresponsive = |host: &Host| self.steering.responsiveness.is_unresponsive(host, now);
         self.ejected > 0
             && !self.hosts.any_healthy(&|host| !unresponsive(host) && !host.history.is_failing(), now)
             && self.hosts.present(now).any(unresponsive)

@@ -53,7 +53,7 @@ impl Outliers {
         if let Some(place) = self.hosts.find(first)
             && let Some(host) = self.hosts.at_mut(place)
         {
-            self.steering.sends(host, now);
+            self.steering.responsiveness.sends(host, now);
             if !repeatable && host.last_answer != Time::default() {
                 host.pinned = host.pinned.saturating_add(1);
             }
@@ -68,16 +68,18 @@ impl Outliers {
     /// have become slow.
     #[must_use]
     pub fn hedge_after(&self, usually: Option<u64>, now: Time) -> Option<Duration> {
-        let deadline = match self.steering.response_deadline().filter(|_| self.ejected > 0) {
-            Some(deadline) => Some(deadline).filter(|deadline| self.steering.answers_arrive(*deadline, now)),
+        let deadline = match self.steering.responsiveness.deadline().filter(|_| self.ejected > 0) {
+            Some(deadline) => {
+                Some(deadline).filter(|deadline| self.steering.responsiveness.answers_arrive(*deadline, now))
+            }
             None => usually.filter(|_| now < self.latest.alert_until),
         };
-        deadline.map(|deadline| Duration::from_nanos(deadline.max(self.steering.takes_by_nature(now))))
+        deadline.map(|deadline| Duration::from_nanos(deadline.max(self.steering.responsiveness.takes_by_nature(now))))
     }
 
     /// A request was answered by a host that was to be hedged [after](Self::hedge_after) that time, and took so long until then.
     pub fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
-        self.steering.hedged(after, took, now);
+        self.steering.responsiveness.hedged(after, took, now);
     }
 
     /// A request arrives that finds out for an open circuit whether the cluster is back. It goes to the ejected host that is due
@@ -156,7 +158,7 @@ impl Outliers {
         }
         let may = if repeatable { after_ejection } else { now.is_within(SUSPICION, self.latest.break_off) };
         let is_bad = |host: &Host| match repeatable {
-            true => self.steering.is_unresponsive(host, now),
+            true => self.steering.responsiveness.is_unresponsive(host, now),
             false => is_suspect(host, now),
         };
         may && self.hosts.any_watched(&is_bad, now)
@@ -206,7 +208,7 @@ impl Outliers {
         // A host that seems to have left may still be there: it is better than one that failed.
         let rank = |host: &Host| match host.state.ejected() {
             Some(ejected) => Some(self.downtime.rank(ejected, now)),
-            None if host.picks.weight > 0 && host.is_known(now) && !self.steering.is_picked(host) => Some(0),
+            None if host.picks.weight > 0 && host.is_known(now) && !self.steering.shares.is_picked(host) => Some(0),
             None => None,
         };
         list.extend(self.hosts.lowest(attempts.saturating_sub(list.len()), &rank));
@@ -217,7 +219,7 @@ impl Outliers {
     fn likeliest_back(&mut self, attempts: usize, now: Time) -> Option<Route> {
         let rank = |host: &Host| {
             // A host that seems to hang comes last.
-            if self.steering.is_unresponsive(host, now) {
+            if self.steering.responsiveness.is_unresponsive(host, now) {
                 return Some(u64::MAX);
             }
             match &host.state {

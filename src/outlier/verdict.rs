@@ -18,7 +18,7 @@ impl Outliers {
     /// may know more.
     pub fn attempt_ended(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         if Outcome::from(attempt.signal) == Outcome::Answered && attempt.weight <= 1 {
-            self.steering.answered(attempt.began, now);
+            self.steering.responsiveness.answered(attempt.began, now);
         }
         self.said(attempt, now)
     }
@@ -26,7 +26,7 @@ impl Outliers {
     /// An attempt was answered at that time, and goes on: a stream speaks for its host while it runs. What it comes to, where it
     /// breaks off, is told as [`Signal::Closed`]. As [`attempt_ended`](Self::attempt_ended).
     pub fn stream_runs(&mut self, attempt: &EndedAttempt<'_>, answered: Time, now: Time) -> bool {
-        self.steering.answered(attempt.began, answered);
+        self.steering.responsiveness.answered(attempt.began, answered);
         self.said(attempt, now)
     }
 
@@ -107,7 +107,7 @@ impl Outliers {
 
     /// An attempt ended on an ejected host that this worker probes.
     fn verdict(&mut self, place: usize, outcome: Outcome, began: Time, now: Time) {
-        let deadline = self.steering.response_deadline().unwrap_or(u64::MAX);
+        let deadline = self.steering.responsiveness.deadline().unwrap_or(u64::MAX);
         // What is widespread among the peers, too, is no fault of this host.
         let outcome = match outcome {
             Outcome::Failed(failure) if is_widespread(&self.hosts.peers_of(place, now), failure) => Outcome::Answered,
@@ -154,7 +154,7 @@ impl Outliers {
 
     /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
     pub const fn set_blind(&mut self, blind: bool) {
-        self.steering.set_blind(blind);
+        self.steering.responsiveness.blind = blind;
     }
 
     /// An attempt that began then is not answered, though later ones are, and counts as a timeout of its host as long as that is so.

@@ -31,7 +31,7 @@
 //! attempt, after that time ([`Outliers::hedge_after`](crate::outlier::Outliers::hedge_after)): so no client waits for a host
 //! that hangs, and an attempt that just takes long is still answered.
 //!
-//! **Exploring** (`explore`). To keep the shares current and to meet new hosts, some requests carry no list: a share of
+//! **Exploring.** To keep the shares current and to meet new hosts, some requests carry no list: a share of
 //! `explore_percent` at most, and no more than it takes for each host to be picked every two seconds, by all workers together:
 //! they share what was picked. Such a request may meet an ejected host, which costs it a retry. So where one of many hosts is
 //! ejected there may be more of them, up to nine in 400 that meet it: in a big and quiet cluster, where two seconds are never
@@ -45,20 +45,19 @@
 
 use std::time::Duration;
 
-mod explore;
-mod list;
-mod responsiveness;
+pub(crate) mod responsiveness;
 mod sampler;
 pub mod session;
-mod shares;
-
-pub use explore::Exploration;
+pub(crate) mod shares;
 
 use responsiveness::Responsiveness;
+use sampler::Weighting;
 use shares::Shares;
 
+use crate::base::percent::Percent;
 use crate::base::random::Random;
-use crate::base::time::Time;
+use crate::base::time::{Time, nanos, nanos_since};
+use crate::outlier::busy::is_busy;
 use crate::outlier::host::Host;
 use crate::outlier::hosts::Hosts;
 
@@ -66,6 +65,22 @@ use crate::outlier::hosts::Hosts;
 pub const SUSPICION: Duration = Duration::from_secs(1);
 /// At most this many requests that cannot be repeated may be pinned without further canaries.
 const MAX_CANARIES: u32 = 8;
+/// A request is pinned to the host that answered last, if that was within this time.
+const ANSWERED_RECENTLY: Duration = Duration::from_secs(1);
+/// This long after some host was ejected, the shares from calm times are current, and half the exploring will do.
+const CURRENT: Duration = Duration::from_secs(5);
+/// More than `explore_percent` may explore while fewer requests than this meet an ejected host because they explore, in basis
+/// points of the requests that can be repeated.
+const CHEAP: u64 = 225;
+/// While probes fail all the time, which costs enough, no more requests than this may meet an ejected host.
+const DEAR: u64 = 20;
+/// The same where all ejected hosts refuse, which costs hardly any time, and no budget.
+const REFUSED: u64 = 1_250;
+/// How often each host should be picked by Envoy's balancer.
+const EACH_HOST: Duration = Duration::from_secs(2);
+/// The same where all ejected hosts refuse. A host that Envoy's balancer does not pick any more, since it is drained or fails
+/// health checks, then gets no more after a second or so.
+const EACH_HOST_REFUSED: Duration = Duration::from_millis(100);
 
 /// Whether the latest attempt on a host was not answered at all, recently.
 #[must_use]
@@ -73,12 +88,38 @@ pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.history.last_broke() && now.is_within(SUSPICION, host.seen)
 }
 
+/// What decides how many requests explore.
+#[derive(Clone, Copy, Debug)]
+pub struct Exploration {
+    /// The share of requests that may explore, as it is configured.
+    pub percent: Percent,
+    /// The number of hosts that are remembered.
+    pub hosts: u64,
+    /// How many of these are ejected.
+    pub ejected: u64,
+    /// The number of workers that take turns.
+    pub workers: u32,
+    /// Whether to meet an ejected host costs next to nothing: all of them refuse, and another one is asked instead.
+    pub cheap: bool,
+    /// Whether probes fail all the time.
+    pub probes_fail: bool,
+}
+
+/// A host that was drawn.
+struct Drawn {
+    place: usize,
+    /// The picks that it had in the sampler, which are put back in the end.
+    picks: u32,
+    /// Whether it comes first; suspects and unresponsive hosts come last.
+    first: bool,
+}
+
 /// Draws the lists of one cluster.
 #[derive(Clone, Debug)]
 pub struct Steering {
     random: Random,
-    shares: Shares,
-    responsiveness: Responsiveness,
+    pub(crate) shares: Shares,
+    pub(crate) responsiveness: Responsiveness,
     /// Since when some host is ejected.
     active_since: Option<Time>,
     /// When a request was last left to Envoy's balancer.
@@ -124,87 +165,127 @@ impl Steering {
         self.shares.picked(hosts, place, self.active_since.is_some(), &mut self.random);
     }
 
-    /// The number of picks of Envoy's balancer that were seen so far.
-    #[must_use]
-    pub const fn picks(&self) -> u64 {
-        self.shares.picks()
-    }
-
-    /// Whether there are too few picks to know anything of this number of hosts.
-    #[must_use]
-    pub const fn lacks_samples(&self, hosts: u64) -> bool {
-        self.shares.lacks_samples(hosts)
-    }
-
-    /// Whether enough picks were seen to know the shares of this number of hosts.
-    #[must_use]
-    pub const fn knows_shares(&self, hosts: usize) -> bool {
-        self.shares.are_known(hosts)
-    }
-
-    /// Adds what another worker knows of the hosts' shares, as if this one had seen it.
-    pub fn learn(&mut self, hosts: &mut Hosts, shares: &[(Box<str>, u32)]) {
-        self.shares.learn(hosts, shares);
-    }
-
-    /// A host is no longer in the cluster.
-    pub fn gone(&mut self, hosts: &mut Hosts, address: &str) {
-        self.shares.gone(hosts, address);
-    }
-
-    /// Whether Envoy's balancer still picks a host, so that it may be listed.
-    #[must_use]
-    pub fn is_picked(&self, host: &Host) -> bool {
-        self.shares.is_picked(host)
-    }
-
     /// Whether the next request should be left to Envoy's balancer because that has hosts that were never seen: as often as it
     /// would pick one of these.
     pub const fn goes_to_unseen_host(&mut self) -> bool {
         self.shares.goes_to_unseen_host(&mut self.random)
     }
 
-    /// An attempt that `began` then was answered.
-    pub fn answered(&mut self, began: Time, now: Time) {
-        self.responsiveness.answered(began, now);
+    /// Whether the next request should be left to Envoy's balancer. One that is not `repeatable` is left only where no other
+    /// comes.
+    pub fn explores(&mut self, exploration: Exploration, repeatable: bool, now: Time) -> bool {
+        let Exploration { percent, workers, cheap, probes_fail, .. } = exploration;
+        if !repeatable && self.has_canaries() {
+            return false;
+        }
+        let (hosts, ejected) = (exploration.hosts.max(1), exploration.ejected.max(1));
+        let healthy = hosts.saturating_sub(ejected).max(1);
+        if percent > Percent::default() && self.shares.lacks_samples(hosts) {
+            return self.random.below(2 * hosts * hosts) < healthy * healthy;
+        }
+        let share = match percent.basis_points() {
+            0 => 0,
+            share if cheap => (REFUSED * hosts / ejected).max(u64::from(share)),
+            share if probes_fail => (DEAR * hosts / ejected).min(u64::from(share)),
+            share => (CHEAP * hosts / ejected).max(u64::from(share)),
+        };
+        // Whether a host is still picked is soon known, if that is all that is asked.
+        if cheap && share > 0 && self.shares.doubts {
+            return true;
+        }
+        if self.random.below(u64::from(Percent::MAX.basis_points())) >= share {
+            return false;
+        }
+        let current = self.active_since.is_some_and(|since| now.is_within(CURRENT, since));
+        let pause = nanos(if cheap { EACH_HOST_REFUSED } else { EACH_HOST })
+            .saturating_mul(hosts)
+            .saturating_mul(u64::from(workers.max(1)))
+            .saturating_mul(if current && !cheap { 2 } else { 1 })
+            .saturating_mul(if repeatable { 1 } else { 4 })
+            / (healthy * healthy);
+        let explores = nanos_since(self.explored, now) >= pause;
+        if explores {
+            self.explored = now;
+        }
+        explores
     }
 
-    /// How many nanoseconds an answer may take before a host counts as unresponsive; `None` while too few answers were seen.
-    #[must_use]
-    pub fn response_deadline(&self) -> Option<u64> {
-        self.responsiveness.deadline()
+    /// Draws `count` different healthy hosts, or as many as there are: each with its share among those that are left. Suspects
+    /// and unresponsive hosts come last, and only if `trusting`; if not, the host that answered last comes first.
+    pub fn draw<'a>(&mut self, hosts: &'a Hosts, count: usize, trusting: bool, now: Time) -> Vec<&'a str> {
+        self.shares.fill_sampler(hosts);
+        let mut drawn: Vec<Drawn> = Vec::with_capacity(4);
+        if !trusting && let Some(place) = self.pin(hosts, now) {
+            let picks = self.shares.sampler.set(place, 0);
+            drawn.push(Drawn { place, picks, first: true });
+        }
+        let pinned = drawn.len();
+        let first = pinned + self.draw_by_share(hosts, count, trusting, &mut drawn, now);
+        for host in &drawn {
+            self.shares.sampler.set(host.place, host.picks);
+        }
+        let mut list = Vec::with_capacity(4);
+        for turn in [true, false] {
+            if list.len() < count && (turn || trusting) {
+                let of_turn = drawn.iter().filter(|drawn| drawn.first == turn);
+                list.extend(of_turn.filter_map(|drawn| hosts.at(drawn.place)).map(|host| &*host.address));
+            }
+        }
+        list.truncate(count.max(first));
+        list
     }
 
-    /// How many nanoseconds are to pass before a request is hedged, since some take that long by nature, wherever they are sent.
-    #[must_use]
-    pub fn takes_by_nature(&self, now: Time) -> u64 {
-        self.responsiveness.takes_by_nature(now)
+    /// The place of the host that a request is pinned to, if it has a canary.
+    fn pin(&mut self, hosts: &Hosts, now: Time) -> Option<usize> {
+        if self.canaries == 0 {
+            return None;
+        }
+        self.canaries -= 1;
+        self.last_to_answer(hosts, now).and_then(|host| hosts.find(&host.address))
     }
 
-    /// A request was answered by a host that was to be hedged after that time, and took so long.
-    pub fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
-        self.responsiveness.hedged(after, took, now);
+    /// Draws hosts until `count` come first, or none is left. Returns how many come first of those that were drawn.
+    fn draw_by_share(
+        &mut self,
+        hosts: &Hosts,
+        count: usize,
+        trusting: bool,
+        drawn: &mut Vec<Drawn>,
+        now: Time,
+    ) -> usize {
+        let (real, mean) = self.shares.spread(hosts.len() as u64);
+        let weighting = Weighting::new(256 * real, mean * (256 - real));
+        let (pinned, mut first) = (drawn.len(), 0);
+        while pinned + first < count && self.shares.sampler.total(weighting) > 0 {
+            let point = self.random.below(self.shares.sampler.total(weighting));
+            let place = self.shares.sampler.pick(point, weighting);
+            let picks = self.shares.sampler.set(place, 0);
+            // A host that is picked no longer stays out of the sampler, until it is picked.
+            if let Some(host) = hosts.at(place).filter(|host| self.shares.is_picked(host)) {
+                // One request at a time tries a suspect, with its first attempt.
+                let tries = trusting && pinned + first == 0 && host.oldest_outstanding.is_none();
+                let comes_first = (tries || !is_suspect(host, now))
+                    && !self.responsiveness.is_unresponsive(host, now)
+                    && !is_busy(host, now);
+                drawn.push(Drawn { place, picks, first: comes_first });
+                first += usize::from(comes_first);
+            }
+        }
+        first
     }
 
-    /// Whether some host answered recently. If none did, all may just have become slow.
-    #[must_use]
-    pub fn answers_arrive(&self, deadline: u64, now: Time) -> bool {
-        self.responsiveness.answers_arrive(deadline, now)
-    }
-
-    /// Whether a host has not answered any request since its oldest outstanding one, for longer than answers take.
-    #[must_use]
-    pub fn is_unresponsive(&self, host: &Host, now: Time) -> bool {
-        self.responsiveness.is_unresponsive(host, now)
-    }
-
-    /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
-    pub const fn set_blind(&mut self, blind: bool) {
-        self.responsiveness.blind = blind;
-    }
-
-    /// A request is steered to a host.
-    pub fn sends(&self, host: &mut Host, now: Time) {
-        self.responsiveness.sends(host, now);
+    /// The host that answered last, if a request may be pinned to it.
+    fn last_to_answer<'a>(&self, hosts: &'a Hosts, now: Time) -> Option<&'a Host> {
+        let may = |host: &Host| {
+            !host.state.is_ejected()
+                && host.history.last_succeeded()
+                && host.pinned == 0
+                && host.last_answer <= now
+                && nanos_since(host.last_answer, now) < nanos(ANSWERED_RECENTLY)
+                && self.shares.is_picked(host)
+                && !self.responsiveness.is_unresponsive(host, now)
+                && !is_busy(host, now)
+        };
+        hosts.last_to_answer(&may, ANSWERED_RECENTLY, now)
     }
 }

@@ -26,7 +26,7 @@ const DECAY: u64 = 32;
 
 /// How long answers take.
 #[derive(Clone, Debug)]
-pub(super) struct Responsiveness {
+pub(crate) struct Responsiveness {
     /// When some host answered last.
     answered: Time,
     /// What the slower of the recent answers took, in nanoseconds.
@@ -36,39 +36,42 @@ pub(super) struct Responsiveness {
     /// How long a request took that was hedged in vain, in nanoseconds, and when that was.
     natural: (u64, Time),
     /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
-    pub(super) blind: bool,
+    pub(crate) blind: bool,
 }
 
 impl Responsiveness {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { answered: Time::from_nanos(0), slow: 0, timed: 0, natural: (0, Time::from_nanos(0)), blind: false }
     }
 
-    pub(super) fn clamp(&mut self, now: Time) {
+    pub(crate) fn clamp(&mut self, now: Time) {
         self.answered = self.answered.min(now);
     }
 
     /// An attempt that `began` then was answered. The longest recent time counts, and fades with a few dozen shorter ones.
-    pub(super) fn answered(&mut self, began: Time, now: Time) {
+    pub(crate) fn answered(&mut self, began: Time, now: Time) {
         self.answered = now;
         let time = nanos_since(began, now);
         self.slow = time.max(self.slow - self.slow.saturating_sub(time) / DECAY);
         self.timed = self.timed.saturating_add(1);
     }
 
-    pub(super) fn deadline(&self) -> Option<u64> {
+    /// How many nanoseconds an answer may take before a host counts as unresponsive; `None` while too few answers were seen.
+    pub(crate) fn deadline(&self) -> Option<u64> {
         (self.timed >= TIMED).then_some(self.slow.saturating_mul(DEADLINE_FACTOR).max(nanos(MIN_DEADLINE)))
     }
 
-    /// Some requests take long by nature, among others that do not: to send them once more helps nobody. So where a request took
-    /// three times as long as it waited, though others were asked, none is hedged before it waits for twice as long as that one took,
-    /// until none took so long for a minute.
-    pub(super) fn takes_by_nature(&self, now: Time) -> u64 {
+    /// How many nanoseconds are to pass before a request is hedged, since some take that long by nature, wherever they are sent.
+    ///
+    /// To send those once more helps nobody. So where a request took three times as long as it waited, though others were asked, none
+    /// is hedged before it waits for twice as long as that one took, until none took so long for a minute.
+    pub(crate) fn takes_by_nature(&self, now: Time) -> u64 {
         let (natural, seen) = self.natural;
         if now.is_soon_after(NATURAL, seen) { natural.saturating_mul(2) } else { 0 }
     }
 
-    pub(super) fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
+    /// A request was answered by a host that was to be hedged after that time, and took so long.
+    pub(crate) fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
         let (natural, seen) = self.natural;
         let natural = if now.is_within(NATURAL, seen) { natural } else { 0 };
         let took = nanos(took);
@@ -77,11 +80,13 @@ impl Responsiveness {
         }
     }
 
-    pub(super) fn answers_arrive(&self, deadline: u64, now: Time) -> bool {
+    /// Whether some host answered recently. If none did, all may just have become slow.
+    pub(crate) fn answers_arrive(&self, deadline: u64, now: Time) -> bool {
         nanos_since(self.answered, now) < deadline.saturating_add(nanos(NO_ANSWERS))
     }
 
-    pub(super) fn is_unresponsive(&self, host: &Host, now: Time) -> bool {
+    /// Whether a host has not answered any request since its oldest outstanding one, for longer than answers take.
+    pub(crate) fn is_unresponsive(&self, host: &Host, now: Time) -> bool {
         let Some(oldest) = host.oldest_outstanding.filter(|_| !self.blind) else { return false };
         let waits = nanos_since(oldest, now);
         self.deadline().is_some_and(|deadline| waits >= deadline && waits - deadline < avoided(host))
@@ -89,7 +94,7 @@ impl Responsiveness {
 
     /// A request is steered to a host: it is the oldest outstanding one, if there is no other, or the other is so old that the
     /// host is tried again.
-    pub(super) fn sends(&self, host: &mut Host, now: Time) {
+    pub(crate) fn sends(&self, host: &mut Host, now: Time) {
         let over = self.deadline().unwrap_or(nanos(AVOIDED)).saturating_add(avoided(host));
         match host.oldest_outstanding {
             Some(oldest) if oldest <= now && nanos_since(oldest, now) < over => return,

@@ -21,7 +21,7 @@ const FEW: u64 = 4;
 
 /// How often Envoy's balancer picked the hosts of one cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     /// All picks so far.
     picks: u64,
     /// The picks that are remembered: the sum over the hosts.
@@ -39,24 +39,27 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { picks: 0, weight: 0, squares: 0, singles: 0, doubts: false, sampler: WeightedSampler::new(), filled: 0 }
     }
 
-    pub(super) const fn picks(&self) -> u64 {
+    /// The number of picks of Envoy's balancer that were seen so far.
+    pub(crate) const fn picks(&self) -> u64 {
         self.picks
     }
 
-    pub(super) const fn lacks_samples(&self, hosts: u64) -> bool {
+    /// Whether there are too few picks to know anything of this number of hosts.
+    pub(crate) const fn lacks_samples(&self, hosts: u64) -> bool {
         self.picks < FEW.saturating_mul(hosts)
     }
 
-    pub(super) const fn are_known(&self, hosts: usize) -> bool {
+    /// Whether enough picks were seen to know the shares of this number of hosts.
+    pub(crate) const fn are_known(&self, hosts: usize) -> bool {
         self.weight >= ENOUGH * hosts as u64
     }
 
     /// Envoy's balancer picked a host; `steered` says whether requests are steered.
-    pub(super) fn picked(&mut self, hosts: &mut Hosts, place: usize, steered: bool, random: &mut Random) {
+    pub(crate) fn picked(&mut self, hosts: &mut Hosts, place: usize, steered: bool, random: &mut Random) {
         self.picks += 1;
         if self.weight >= MEMORY * hosts.len() as u64 {
             // Odd numbers are rounded by chance, so that no share is rounded away.
@@ -82,7 +85,7 @@ impl Shares {
     }
 
     /// Adds what another worker knows of the hosts' shares, as if this one had seen it.
-    pub(super) fn learn(&mut self, hosts: &mut Hosts, shares: &[(Box<str>, u32)]) {
+    pub(crate) fn learn(&mut self, hosts: &mut Hosts, shares: &[(Box<str>, u32)]) {
         self.picks += shares.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>();
         for (address, weight) in shares {
             let Some(host) = hosts.find(address).and_then(|place| hosts.at_mut(place)) else { continue };
@@ -100,7 +103,7 @@ impl Shares {
     }
 
     /// A host is no longer in the cluster.
-    pub(super) fn gone(&mut self, hosts: &mut Hosts, address: &str) {
+    pub(crate) fn gone(&mut self, hosts: &mut Hosts, address: &str) {
         let version = hosts.version();
         if let Some(place) = hosts.find(address)
             && let Some(host) = hosts.at_mut(place)
@@ -116,7 +119,7 @@ impl Shares {
     }
 
     /// Fills the sampler anew, if the hosts changed.
-    pub(super) fn fill_sampler(&mut self, hosts: &Hosts) {
+    pub(crate) fn fill_sampler(&mut self, hosts: &Hosts) {
         if self.filled != hosts.version() {
             self.filled = hosts.version();
             self.sampler.fill(hosts.len(), &mut hosts.iter().map(sampled));
@@ -126,11 +129,12 @@ impl Shares {
     /// Whether the next request should go to a host that was never seen. The share of such hosts is that of the picks that saw a
     /// host for the only time so far (I. J. Good, "The population frequencies of species and the estimation of population
     /// parameters", Biometrika 40, 1953). One such host is no evidence: it may be new.
-    pub(super) const fn goes_to_unseen_host(&self, random: &mut Random) -> bool {
+    pub(crate) const fn goes_to_unseen_host(&self, random: &mut Random) -> bool {
         self.singles > 1 && random.below(self.weight) < self.singles - 1
     }
 
-    pub(super) fn is_picked(&self, host: &Host) -> bool {
+    /// Whether Envoy's balancer still picks a host, so that it may be listed.
+    pub(crate) fn is_picked(&self, host: &Host) -> bool {
         host.picks.weight > 0 && !self.is_missed(host, MISSED)
     }
 
@@ -148,7 +152,7 @@ impl Shares {
     ///
     /// Where a balancer picks by chance, their variance is a third to all of their mean. Up to half as much again is taken to be
     /// chance; from two and a half times the mean on, all of it is real.
-    pub(super) fn spread(&self, hosts: u64) -> (u64, u64) {
+    pub(crate) fn spread(&self, hosts: u64) -> (u64, u64) {
         let (hosts, weight) = (hosts.max(1), self.weight.max(1));
         let variance = self.squares.saturating_sub(weight.saturating_mul(weight) / hosts);
         let beyond = variance.saturating_mul(2).saturating_sub(weight.saturating_mul(3));
