@@ -62,7 +62,8 @@ pub enum What {
     RetriesLeft(u64),
     /// Something happened to a host, or to all of them.
     Host(Box<HostEvent>),
-    /// Other hosts are ejected than before, or another number is remembered, or some were forgotten to make room.
+    /// Other hosts are ejected than before, or another number is remembered, or some were forgotten to make room. Which are ejected
+    /// [follows](Self::HostOut).
     Hosts {
         /// How many hosts are ejected.
         ejected: usize,
@@ -70,9 +71,9 @@ pub enum What {
         remembered: usize,
         /// How many were forgotten since the last such event.
         forgotten: u32,
-        /// The addresses of the ejected ones, each with a space after it.
-        out: String,
     },
+    /// A host is ejected that was not when this was last reported, or no longer is: its address, and whether it is.
+    HostOut(Box<str>, bool),
     /// An incident begins, goes on, or ends.
     Incident(Box<incident::Event>),
 }

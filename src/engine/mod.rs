@@ -57,6 +57,7 @@ use crate::engine::cluster::Cluster;
 use crate::engine::clusters::Clusters;
 use crate::engine::correlate::{Attempts, ClusterId};
 use crate::engine::event::{MOST_NAMED, What};
+use crate::engine::route::Misrouted;
 use crate::incident::Milliseconds;
 use crate::latency::{AdaptiveTimeout, Latency};
 use crate::outlier::Outliers;
@@ -141,17 +142,7 @@ impl Engine {
         self.clusters.get(id)
     }
 
-    /// All clusters, to change them.
-    pub fn clusters_mut(&mut self) -> impl Iterator<Item = &mut Cluster> {
-        self.clusters.iter_mut().map(|(_, cluster)| cluster)
-    }
-
-    /// The clusters that have no budget any more and of which it was reported how many retries are left.
-    pub(crate) fn closed_budgets(&self) -> Vec<ClusterId> {
-        self.clusters_that(&|cluster| cluster.account.is_none() && cluster.reported_budget)
-    }
-
-    /// The same, to change it.
+    /// What is known of a cluster, to change it.
     pub fn cluster_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         self.clusters.get_mut(id)
     }
@@ -232,9 +223,27 @@ impl Engine {
             }
             if cluster.reported_hosts != counts || cluster.reported_out != out || forgotten > 0 {
                 cluster.reported_hosts = counts;
-                cluster.reported_out.clone_from(&out);
-                changed.push((id, What::Hosts { ejected: counts.0, remembered: counts.1, forgotten, out }));
+                changed.push((id, What::Hosts { ejected: counts.0, remembered: counts.1, forgotten }));
+                cluster.report_out(out, &mut |what| changed.push((id, what)));
             }
+        }
+        changed
+    }
+
+    /// The mode is about to change. What there is to report, so that nothing is said to be out or open any more.
+    pub fn leave_mode(&mut self) -> Vec<(ClusterId, What)> {
+        let mut changed = Vec::new();
+        for (id, cluster) in self.clusters.iter_mut() {
+            let (ejected, remembered) = std::mem::take(&mut cluster.reported_hosts);
+            if ejected > 0 {
+                changed.push((id, What::Hosts { ejected: 0, remembered, forgotten: 0 }));
+            }
+            cluster.report_out(String::new(), &mut |what| changed.push((id, what)));
+            if std::mem::take(&mut cluster.reported_open) {
+                changed.push((id, What::CircuitOpen(false)));
+            }
+            // In shadow mode nothing goes where it is steered.
+            cluster.misrouted = Misrouted::default();
         }
         changed
     }
@@ -260,6 +269,11 @@ impl Engine {
     #[must_use]
     pub fn cluster_counts(&self) -> (usize, u64) {
         self.clusters.counts()
+    }
+
+    /// The clusters that have no budget any more and of which it was reported how many retries are left.
+    pub(crate) fn closed_budgets(&self) -> Vec<ClusterId> {
+        self.clusters_that(&|cluster| cluster.account.is_none() && cluster.reported_budget)
     }
 
     /// The clusters whose accounts have something to write into the shared record, or to learn from it.

@@ -21,7 +21,6 @@ use super::correlate::{ClusterId, Ended};
 use super::event::{Event, What};
 use super::host::{Host, Property, StreamId};
 use super::request::Request;
-use super::route::Misrouted;
 use super::view::{Phase, View};
 use crate::base::time::{Clock, Time};
 use crate::config::{Mode, Policy, Via};
@@ -76,16 +75,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Puts a policy in force; what was learned stays. The events until then are of the former mode, so poll them first.
+    /// The mode is about to change: whatever was reported to be out or open is reported to be so no longer, since what is told of the
+    /// former mode would stand for ever. What is out or open all the same is reported anew in the next one.
+    pub fn leave_mode(&mut self) {
+        for (cluster, what) in self.engine.leave_mode() {
+            self.report(cluster, what);
+        }
+    }
+
+    /// Puts a policy in force; what was learned stays. If its mode is another, the events until then are of the former one: so
+    /// [leave](Self::leave_mode) that, and poll them, first.
     pub fn configure<H: Host>(&mut self, policy: Policy, host: &H) {
         let now = self.now(&View::new(host, Phase::Headers));
         if policy.mode != self.engine.mode() {
-            self.engine.clusters_mut().for_each(|cluster| {
-                cluster.reported_hosts = (0, 0);
-                cluster.reported_open = false;
-                // In shadow mode nothing goes where it is steered.
-                cluster.misrouted = Misrouted::default();
-            });
+            self.leave_mode();
         }
         self.engine.reconfigure(policy, now);
         self.close_budgets();

@@ -44,10 +44,6 @@ struct Series {
     counters: [Option<Metric>; Counter::COUNT],
     /// The gauge of what its budget has left.
     budget: Option<Metric>,
-    /// How many hosts are ejected, which ones, and whether the circuit is open, as told last.
-    ejected: usize,
-    out: String,
-    open: bool,
 }
 
 /// A cluster, while something is told about it.
@@ -78,10 +74,7 @@ impl Telemetry {
             What::WouldShed => self.count(cluster, Counter::Shed, 1),
             What::CircuitProbed => self.count(cluster, Counter::CircuitProbes, 1),
             What::Circuit(event, open_time) => self.tell_of_circuit(cluster, *event, millis(*open_time)),
-            What::CircuitOpen(open) => {
-                self.series(cluster.id).into_iter().for_each(|series| series.open = *open);
-                record(&decided(cluster.mode).1.name(cluster.name), u64::from(*open));
-            }
+            What::CircuitOpen(open) => record(&decided(cluster.mode).1.name(cluster.name), u64::from(*open)),
             What::HostProbed => self.count(cluster, Counter::Probes, 1),
             What::Misrouted => {
                 self.log_of(Level::Warn, cluster, MISROUTED);
@@ -99,11 +92,10 @@ impl Telemetry {
             What::Vetoed(veto) => self.count(cluster, Counter::Vetoes(*veto), 1),
             What::RetriesLeft(left) => self.gauge_budget(cluster, *left),
             What::Host(event) => self.tell_of_host(cluster, event),
-            What::Hosts { ejected, remembered, forgotten, out } => {
-                if let Some(series) = self.series(cluster.id) {
-                    series.ejected = *ejected;
-                    series.tell_hosts_out(cluster.name, cluster.mode, out);
-                }
+            What::HostOut(host, out) => {
+                record_of_host(&host_out(host, cluster.name, cluster.mode == Mode::Shadow), u64::from(*out));
+            }
+            What::Hosts { ejected, remembered, forgotten } => {
                 record(&decided(cluster.mode).0.name(cluster.name), *ejected as u64);
                 record(&Gauge::HOSTS_KNOWN.name(cluster.name), *remembered as u64);
                 if *forgotten > 0 {
@@ -138,7 +130,7 @@ impl Telemetry {
         }
         let series = self.series.get_mut(slot)?;
         if series.as_ref().is_none_or(|series| series.cluster != cluster) {
-            *series = Some(Box::new(Series::new(cluster)));
+            *series = Some(Box::new(Series { cluster, counters: [None; Counter::COUNT], budget: None }));
         }
         series.as_deref_mut()
     }
@@ -239,39 +231,11 @@ impl Telemetry {
         }
     }
 
-    /// The mode changes: other names are in force, and gauges of the old one shall not say for ever what was so last.
+    /// The mode is about to change: other names will be in force.
     pub(super) fn leave_mode(&mut self, worker: &mut Worker) {
+        worker.leave_mode();
         self.tell(worker);
-        let (hosts_out, circuit_open) = decided(worker.mode());
-        for series in self.series.iter_mut().flatten() {
-            series.counters = [None; Counter::COUNT];
-            let Some(name) = worker.cluster_name(series.cluster) else { continue };
-            if std::mem::take(&mut series.ejected) > 0 {
-                record(&hosts_out.name(name), 0);
-                series.tell_hosts_out(name, worker.mode(), "");
-            }
-            if std::mem::take(&mut series.open) {
-                record(&circuit_open.name(name), 0);
-            }
-        }
-    }
-}
-
-impl Series {
-    const fn new(cluster: ClusterId) -> Self {
-        Self { cluster, counters: [None; Counter::COUNT], budget: None, ejected: 0, out: String::new(), open: false }
-    }
-
-    /// Tells which hosts are out that were not, and which no longer are.
-    fn tell_hosts_out(&mut self, cluster: &str, mode: Mode, out: &str) {
-        for (hosts, others, value) in [(&*self.out, out, 0), (out, &*self.out, 1)] {
-            for host in hosts.split(' ') {
-                if !host.is_empty() && others.split(' ').all(|other| other != host) {
-                    record_of_host(&host_out(host, cluster, mode == Mode::Shadow), value);
-                }
-            }
-        }
-        out.clone_into(&mut self.out);
+        self.series.iter_mut().flatten().for_each(|series| series.counters = [None; Counter::COUNT]);
     }
 }
 

@@ -172,7 +172,7 @@ impl Both {
                     outlier::Event::Unejected(_) | outlier::Event::AllUnejected => count(Counter::Readmissions, 1),
                 },
                 What::Circuit(..) | What::CircuitOpen(_) | What::RetriesLeft(_) | What::Incident(_) => {}
-                What::Hosts { .. } => {}
+                What::Hosts { .. } | What::HostOut(..) => {}
             }
         }
     }
