@@ -1,5 +1,6 @@
 //! What a worker knows of one cluster.
 
+use super::correlate::ClusterId;
 use super::event::What;
 use super::route::Misrouted;
 use super::waiting::Waiting;
@@ -223,13 +224,13 @@ impl Cluster {
         }
     }
 
-    /// Reports which hosts are out that were not when this was last reported, and which no longer are. `out` has the addresses of those
-    /// that are, each with a space after it.
-    pub(super) fn report_out(&mut self, out: String, report: &mut dyn FnMut(What)) {
+    /// Adds to `events` which hosts are out that were not when this was last reported, and which no longer are. `out` has the addresses
+    /// of those that are, each with a space after it.
+    pub(super) fn report_out(&mut self, id: ClusterId, out: String, events: &mut Vec<(ClusterId, What)>) {
         for (hosts, others, is_out) in [(&*self.reported_out, &*out, false), (&*out, &*self.reported_out, true)] {
             for host in hosts.split(' ') {
                 if !host.is_empty() && others.split(' ').all(|other| other != host) {
-                    report(What::HostOut(host.into(), is_out));
+                    events.push((id, What::HostOut(host.into(), is_out)));
                 }
             }
         }

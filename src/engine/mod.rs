@@ -224,7 +224,7 @@ impl Engine {
             if cluster.reported_hosts != counts || cluster.reported_out != out || forgotten > 0 {
                 cluster.reported_hosts = counts;
                 changed.push((id, What::Hosts { ejected: counts.0, remembered: counts.1, forgotten }));
-                cluster.report_out(out, &mut |what| changed.push((id, what)));
+                cluster.report_out(id, out, &mut changed);
             }
         }
         changed
@@ -237,8 +237,8 @@ impl Engine {
             let (ejected, remembered) = std::mem::take(&mut cluster.reported_hosts);
             if ejected > 0 {
                 changed.push((id, What::Hosts { ejected: 0, remembered, forgotten: 0 }));
+                cluster.report_out(id, String::new(), &mut changed);
             }
-            cluster.report_out(String::new(), &mut |what| changed.push((id, what)));
             if std::mem::take(&mut cluster.reported_open) {
                 changed.push((id, What::CircuitOpen(false)));
             }

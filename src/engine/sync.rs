@@ -139,9 +139,8 @@ impl Worker {
             _ = self.count_overdue(cluster, view);
             self.exchange_hosts(cluster, view);
         }
-        for (cluster, what) in self.engine.changed_hosts() {
-            self.report(cluster, what);
-        }
+        let events = self.engine.changed_hosts();
+        self.report_all(events);
     }
 
     /// Exchanges what is known about a cluster's hosts with the other workers.

@@ -78,9 +78,8 @@ impl Worker {
     /// The mode is about to change: whatever was reported to be out or open is reported to be so no longer, since what is told of the
     /// former mode would stand for ever. What is out or open all the same is reported anew in the next one.
     pub fn leave_mode(&mut self) {
-        for (cluster, what) in self.engine.leave_mode() {
-            self.report(cluster, what);
-        }
+        let events = self.engine.leave_mode();
+        self.report_all(events);
     }
 
     /// Puts a policy in force; what was learned stays. If its mode is another, the events until then are of the former one: so
@@ -157,6 +156,14 @@ impl Worker {
 
     pub(super) fn report(&mut self, cluster: ClusterId, what: What) {
         self.events.push_back(Event { cluster, what });
+    }
+
+    /// Reports what happened to several clusters. (Not inlined: it would be twice.)
+    #[inline(never)]
+    pub(super) fn report_all(&mut self, events: Vec<(ClusterId, What)>) {
+        for (cluster, what) in events {
+            self.report(cluster, what);
+        }
     }
 
     /// Takes back what the current callback reported of a request that was not shed after all.
