@@ -74,11 +74,13 @@ fn reasons(attach: Attach) -> anyhow::Result<()> {
         "circuitBreaker": "off",
         "clusters": [{"match": "off", "retry": "off"}],
     });
-    let route = json!({"route": {"timeout": "0.5s"}});
+    // A busy machine may take longer for any of the others.
+    let timeout = json!({"route": {"timeout": "0.5s"}});
     let stage = Setup::new(attach, policy)
-        .cluster_with("up", upstream.address, &json!({}), &route)
-        .cluster_with("down", down.address, &json!({}), &route)
-        .cluster_with("off", upstream.address, &json!({}), &route)
+        .cluster("up", upstream.address)
+        .cluster_with("late", upstream.address, &json!({}), &timeout)
+        .cluster("down", down.address)
+        .cluster("off", upstream.address)
         .start()?;
     let busy = if attach.guard { "pushback" } else { "retries_used_up" };
     let big = Request::new("PUT", "").body(vec![b'x'; 3_000_000]);
@@ -90,7 +92,7 @@ fn reasons(attach: Attach) -> anyhow::Result<()> {
         ("up", "500", Request::get(""), "status"),
         ("up", "busy", Request::get(""), busy),
         ("up", "cut", Request::get(""), "answer_begun"),
-        ("up", "hang", Request::get(""), "no_time_left"),
+        ("late", "hang", Request::get(""), "no_time_left"),
         ("up", "503", Request::get(""), "retries_used_up"),
         ("up", "reset", Request::get("").header("x-envoy-attempt-count", "2"), "already_retried"),
         ("down", "refused", Request::post(""), "retries_used_up"),
