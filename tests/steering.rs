@@ -112,6 +112,42 @@ fn each_host_of_a_list_has_its_share_of_what_is_left() {
     println!("chi-square, 23 degrees of freedom: {chi_square:.1}");
 }
 
+/// Seven hosts share 95 requests of 100, and a canary has five. When one of the seven is out, the canary has 5.8 of 100, and not what
+/// all hosts have on the average: whatever was seen of so small a share, and however long ago some of it was forgotten.
+#[test]
+fn a_canary_keeps_its_share_while_another_host_is_out() {
+    const RIGHT: f64 = 5.0 / (100.0 - 95.0 / 7.0);
+    let others: Vec<String> = (1..7).map(|host| format!("h{host}:1")).collect();
+    let mut random = Random::new(11);
+    let (mut sum, mut far, mut runs) = (0.0, Vec::new(), 0.0);
+    for seed in 0..200 {
+        let mut outliers = Outliers::new(OutlierPolicy::default(), WorkerId(seed));
+        for _ in 0..600 + 7 * seed {
+            let host = match random.below(140) {
+                0..7 => "canary:1",
+                7..26 => "out:1",
+                ticket => &others[(ticket - 26) as usize / 19],
+            };
+            pick(&mut outliers, host, Signal::Answered, NOW);
+        }
+        outliers.requested(NOW);
+        pick(&mut outliers, "out:1", Signal::Refused, NOW);
+        outliers.exchange(None, NOW);
+        outliers.published();
+        let first = |_| outliers.route(NOW, true, 2, Percent::default()).unwrap().hosts.starts_with("canary:1,");
+        let share = (0..2_000).map(first).filter(|canary| *canary).count() as f64 / 2_000.0;
+        sum += share;
+        runs += 1.0;
+        if (share - RIGHT).abs() > 0.02 {
+            far.push(share);
+        }
+    }
+    let mean = sum / runs;
+    println!("mean {mean:.4}, right {RIGHT:.4}; {} of {runs} are further away than two percent: {far:.3?}", far.len());
+    assert!((mean - RIGHT).abs() < 0.005, "{mean}");
+    assert!(far.len() <= 30, "{far:.3?}");
+}
+
 /// What a balancer did by chance is not repeated: of 100 equal hosts, none gets half as many requests more than another does in
 /// the long run.
 #[test]

@@ -6,8 +6,8 @@
 //! Envoy's own balancer did: each host is drawn with the share that the balancer gave it while it was asked, and a host
 //! that the balancer picks no longer (drained, unhealthy, removed) is listed no longer.
 //!
-//! **Shares** (`shares`) are counted in picks, not in seconds: when there are 64 for each host, all are halved. So in calm times
-//! they follow the balancer within a second or so, and in a long ejection, when few requests are left to the balancer, they
+//! **Shares** (`shares`) are counted in picks, not in seconds: when there are 128 for each host, all are halved. So in calm times
+//! they follow the balancer within a second or two, and in a long ejection, when few requests are left to the balancer, they
 //! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the
 //! balancer has made as many picks without it as would have given it four.
 //!

@@ -5,8 +5,9 @@ use crate::base::random::Random;
 use crate::outlier::host::{Host, Picks};
 use crate::outlier::hosts::Hosts;
 
-/// The largest number of picks that are remembered for each host: then all are halved.
-const MEMORY: u64 = 64;
+/// The largest number of picks that are remembered for each host: then all are halved. Of half as many, a canary of five
+/// percent beside seven hosts cannot be told from chance just after the halving, and would get what the others get.
+const MEMORY: u64 = 128;
 /// A host has left when it would have been picked this many times, but was not, in halves: four times.
 const MISSED: u64 = 8;
 /// The same for whether it may have left.

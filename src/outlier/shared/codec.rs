@@ -26,7 +26,7 @@ const LIST_FORMAT: Format = *b"wrh\x01";
 /// How long a list of hosts is valid. While hosts are ejected, one is written more often than this; later, the hosts may be others.
 const VALID: Duration = Duration::from_secs(120);
 /// The largest weight that a host may have in a list.
-const MOST_WEIGHT: u32 = 64 * MOST_HOSTS as u32;
+const MOST_WEIGHT: u32 = 128 * MOST_HOSTS as u32;
 
 impl Ejections {
     /// Replaces what is in `record`: the time of the last cluster-wide failure and the number of the latest evidence, then the
