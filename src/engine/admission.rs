@@ -23,7 +23,7 @@ pub struct Admission {
     pub per_try_timeout: Option<Duration>,
     /// Whether each retry is charged when it happens.
     pub per_attempt: bool,
-    /// Whether a host pushed back a moment ago, and `guard` may ask another.
+    /// Whether a host pushed back not long ago, and `guard` may ask another where one does.
     pub busy: bool,
 }
 
@@ -89,7 +89,7 @@ impl Engine {
         let class = Class::of(&retry.policy, request);
         let busy = per_attempt
             && plan.repeats()
-            && cluster.outliers.as_ref().is_some_and(|outliers| outliers.was_pushed_back(wall_clock));
+            && cluster.outliers.as_ref().is_some_and(|outliers| outliers.expects_pushback(wall_clock));
         let admission = Admission { class, plan: Some(plan), denied, held, per_try_timeout: None, per_attempt, busy };
         if shadow {
             return admission;

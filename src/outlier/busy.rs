@@ -13,6 +13,8 @@ use crate::signal::Signal;
 
 /// A host that pushed back is left alone for so long.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// For so long, Envoy is told of what may be repeated that another host may be asked: one that pushes back once will do so again.
+const EXPECTED: Duration = Duration::from_secs(60);
 /// One that pushed back as often, of its latest sixteen attempts, is busy for longer.
 const OFTEN: u32 = 4;
 
@@ -38,10 +40,14 @@ impl Host {
 }
 
 impl Outliers {
-    /// Whether some host pushed back a moment ago.
+    /// Whether some host pushed back within the last minute, and so may again.
     #[must_use]
-    pub fn was_pushed_back(&self, now: Time) -> bool {
-        self.latest.pushback > Time::default() && now.is_soon_after(LEFT_ALONE, self.latest.pushback)
+    pub fn expects_pushback(&self, now: Time) -> bool {
+        self.was_pushed_back(EXPECTED, now)
+    }
+
+    fn was_pushed_back(&self, within: Duration, now: Time) -> bool {
+        self.latest.pushback > Time::default() && now.is_soon_after(within, self.latest.pushback)
     }
 
     /// Whether a host that pushes back is busy, and others are not: fewer than half of those that are in, or one of two.
@@ -54,6 +60,6 @@ impl Outliers {
 
     /// Whether some host is to be left alone.
     pub(super) fn leaves_alone(&self, now: Time) -> bool {
-        self.was_pushed_back(now) && self.others_take(now)
+        self.was_pushed_back(LEFT_ALONE, now) && self.others_take(now)
     }
 }

@@ -146,7 +146,7 @@ impl Plan {
 pub struct RetryHeaders {
     alone: Headers,
     guarded: Headers,
-    /// With a `guard`, while some host pushes back.
+    /// With a `guard`, where some host pushed back not long ago.
     busy: Headers,
 }
 
@@ -206,7 +206,7 @@ impl RetryHeaders {
         if guarded { self.guarded.of(plan) } else { self.alone.of(plan) }
     }
 
-    /// The same while some host pushes back: `guard` may say of any answer that another host may be asked.
+    /// The same where some host pushed back not long ago: `guard` may say of any answer that another host may be asked.
     #[must_use]
     pub fn while_busy(&self, plan: Plan) -> &[Header] {
         self.busy.of(plan)

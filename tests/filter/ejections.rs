@@ -552,7 +552,9 @@ fn a_gauge_does_not_outlive_an_ejection_without_requests() {
 fn the_first_pushback_pays_for_no_retry() {
     let mut envoy = Balancer::new(Attached::new(Level::Guard), "first pushback");
     envoy.warm_up();
-    for (told, granted) in [(false, 0), (true, 1)] {
+    // It is told of the next requests for a minute, since the host may push back each time that it is asked again.
+    for (later, told, granted) in [(0, false, 0), (0, true, 1), (50, true, 2), (70, false, 2)] {
+        envoy.at.host.advance(Duration::from_secs(later));
         let request = envoy.begin("GET");
         assert_eq!(request.request_header("x-envoy-retriable-header-names").is_some(), told);
         let attempt = envoy.at.host.attempt(envoy.at.guard.unwrap(), &request, 1).host(HOSTS[0]).begin();

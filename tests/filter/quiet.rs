@@ -39,20 +39,21 @@ fn a_first_attempt_is_calm_where_nothing_failed_and_it_may_be_repeated() {
     assert!(is_calm(&arrive(&at, cluster, "GET")));
     // What may not be repeated is guard's to stop, and what its answer says, guard's to read.
     assert!(!is_calm(&arrive(&at, cluster, "POST")));
-    for (name, end) in [
-        ("reset", End::new().flags(UC)),
-        ("refused", End::new().flags(UF).failure_reason("Connection refused")),
-        ("pushback", End::new().code(429)),
+    // What pushes back once will do so again, and `guard` is to say that another host may be asked.
+    for (name, end, seconds) in [
+        ("reset", End::new().flags(UC), 1),
+        ("refused", End::new().flags(UF).failure_reason("Connection refused"), 1),
+        ("pushback", End::new().code(429), 60),
     ] {
         let request = arrive(&at, cluster, "GET");
         assert!(is_calm(&request), "before the {name}");
         at.attempt_log(&end.host("10.0.0.1:80").cluster(cluster));
         assert!(!is_calm(&arrive(&at, cluster, "GET")), "{name}");
-        at.host.advance(Duration::from_millis(900));
+        at.host.advance(Duration::from_millis(1_000 * seconds - 100));
         assert!(!is_calm(&arrive(&at, cluster, "GET")), "{name}");
         at.host.advance(Duration::from_millis(200));
-        assert!(is_calm(&arrive(&at, cluster, "GET")), "a second after the {name}");
-        assert!(is_calm(&arrive(&at, cluster, "GET")), "a second after the {name}");
+        assert!(is_calm(&arrive(&at, cluster, "GET")), "{seconds} s after the {name}");
+        assert!(is_calm(&arrive(&at, cluster, "GET")), "{seconds} s after the {name}");
     }
     // A client that leaves is no failure.
     let request = arrive(&at, cluster, "GET");

@@ -20,7 +20,7 @@ pub const TESTS: &[Test] = &[
     ("harm::busy::one_of_four_overloaded", || {
         one_of_four(503, &[("x-envoy-overloaded", "true")], &Request::get(PATH), 3)
     }),
-    ("harm::busy::one_of_four_429", || one_of_four(429, &[], &Request::get(PATH), 6)),
+    ("harm::busy::one_of_four_429", || one_of_four(429, &[], &Request::get(PATH), 2)),
     ("harm::busy::one_of_four_posts", || one_of_four(503, &[("retry-after", "1")], &Request::post(PATH), 16)),
     ("harm::busy::all_of_them", all_of_them),
     ("harm::slow::by_nature_20_percent", || by_nature(5)),
