@@ -1,4 +1,4 @@
-//! Patterns with `*`, for names of clusters.
+//! Patterns with `*`, for names of clusters and of routes.
 
 /// A pattern in which `*` stands for any run of characters, the empty one too, and all else for itself.
 ///

@@ -15,6 +15,8 @@
 //!   over the top-level ones field by field; lists and all else are replaced. What the top level switched off and an entry
 //!   switches on again starts from the defaults. `steering` can only be switched off there: users of a cluster that hashes
 //!   stay with their own hosts then.
+//! - An entry with `route` is for requests by name of their route, too, and says how these are retried. What belongs to the hosts, and
+//!   the budget, is the cluster's: that of the first entry without `route` that matches.
 
 pub mod duration;
 mod excerpt;
@@ -103,9 +105,18 @@ pub struct Policy {
     /// How incidents are told; `None` where that is switched off.
     pub incidents: Option<IncidentPolicy>,
     /// Which clusters have an override.
-    patterns: Vec<Glob>,
+    patterns: Vec<Pattern>,
     /// The policies of the overrides in their order, the top-level one last.
     clusters: Vec<ClusterPolicy>,
+}
+
+/// What an entry of `clusters` is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Clusters of such names.
+    pub cluster: Glob,
+    /// Only requests whose routes have such names; `None` for all.
+    pub route: Option<Glob>,
 }
 
 /// The policy for one cluster.
@@ -151,12 +162,50 @@ impl Policy {
     /// The position of [`Policy::for_cluster`] among [`Policy::clusters`].
     #[must_use]
     pub fn index_for(&self, cluster: &str) -> usize {
-        self.patterns.iter().position(|pattern| pattern.matches(cluster)).unwrap_or(self.patterns.len())
+        let is_for = |pattern: &Pattern| pattern.route.is_none() && pattern.cluster.matches(cluster);
+        self.patterns.iter().position(is_for).unwrap_or(self.patterns.len())
+    }
+
+    /// The positions of the overrides by route for a cluster: those that stand before [`Policy::index_for`] it. With each, whether a
+    /// request went by it, which none has done so far.
+    #[must_use]
+    pub fn routes_for(&self, cluster: &str) -> Vec<(usize, bool)> {
+        let mut routes = Vec::new();
+        for (place, pattern) in self.patterns.iter().enumerate().take(self.index_for(cluster)) {
+            if pattern.route.is_some() && pattern.cluster.matches(cluster) {
+                routes.push((place, false));
+            }
+        }
+        routes
+    }
+
+    /// The policy for requests to `cluster` whose route has the name `route`: that of the cluster, with retries by the first override
+    /// for such a route. With it, the position of what says how they are retried.
+    #[must_use]
+    pub fn for_request(&self, cluster: &str, route: &str) -> (usize, ClusterPolicy) {
+        let mut policy = self.for_cluster(cluster).clone();
+        let places: Vec<usize> = self.routes_for(cluster).into_iter().map(|(place, _)| place).collect();
+        // As the engine has it: one budget for all requests of a cluster, of the first that are retried.
+        let retries = |place: &usize| self.clusters.get(*place)?.retry.as_ref();
+        let budget = policy.retry.as_ref().or_else(|| places.iter().find_map(retries)).and_then(|retry| retry.budget);
+        let Some(place) = places.into_iter().find(|place| self.is_for_route(*place, route)) else {
+            return (self.index_for(cluster), policy);
+        };
+        policy.retry = retries(&place).map(|retry| RetryPolicy { budget, ..retry.clone() });
+        (place, policy)
+    }
+
+    /// Whether the override at this position is for requests whose route has this name.
+    #[must_use]
+    pub fn is_for_route(&self, place: usize, route: &str) -> bool {
+        let pattern = self.patterns.get(place).and_then(|pattern| pattern.route.as_ref());
+        pattern.is_some_and(|pattern| pattern.matches(route))
     }
 
     /// The patterns of the overrides, in their order.
-    pub fn patterns(&self) -> impl Iterator<Item = &str> {
-        self.patterns.iter().map(Glob::as_str)
+    #[must_use]
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
     }
 
     /// All policies: those of the overrides in their order, the top-level one last.
@@ -322,25 +371,47 @@ fn cluster(everywhere: &Settings, entry: &Json, policy: &mut Policy) -> Result<(
         return no("incidents", "not for single clusters: it stands at the top level, for all of them");
     }
     let steering = entry.field("steering");
+    let route = entry.field("route");
+    if route.is_some() {
+        for name in ["circuitBreaker", "outlierDetection", "steering"] {
+            if entry.field(name).is_some() {
+                return no(name, NOT_BY_ROUTE);
+            }
+        }
+        for name in ["budget", "minRetryRate"] {
+            if entry.field("retry").and_then(|retry| retry.field(name)).is_some() {
+                return no(name, NOT_BY_ROUTE).map_err(|error| error.in_field("retry"));
+            }
+        }
+    }
     if steering.is_some_and(|steering| !steering.is_off()) {
         return no("steering", "only \"off\" for single clusters: its fields stand at the top level, for all");
     }
     let mut settings = everywhere.clone();
     settings.overlay(&CLUSTER, entry)?;
-    let Some(pattern) = entry.field("match") else { return no("match", "missing") };
-    let pattern = glob(pattern, &policy.patterns).map_err(|error| error.in_field("match"))?;
+    let Some(cluster) = entry.field("match") else { return no("match", "missing") };
+    let pattern = Pattern {
+        cluster: glob(cluster, "a cluster").map_err(|error| error.in_field("match"))?,
+        route: route.map(|route| glob(route, "a route")).transpose().map_err(|error| error.in_field("route"))?,
+    };
+    let hides = |earlier: &Pattern| {
+        earlier.cluster == pattern.cluster && (earlier.route.is_none() || earlier.route == pattern.route)
+    };
+    if policy.patterns.iter().any(hides) {
+        let error = cluster.refuse(&["stands in an earlier entry, and the first match wins: remove one of them"]);
+        return Err(error.in_field("match"));
+    }
     policy.clusters.push(settings.cluster(steering.is_none()));
     policy.patterns.push(pattern);
     Ok(())
 }
 
-fn glob(pattern: &Json, earlier: &[Glob]) -> Result<Glob, ConfigError> {
+const NOT_BY_ROUTE: &str = "not for single routes: it belongs to a cluster, so it stands in an entry without route";
+
+fn glob(pattern: &Json, of: &str) -> Result<Glob, ConfigError> {
     let glob = Glob::new(pattern.text()?);
     if glob.as_str().is_empty() {
-        return Err(pattern.expecting("matches nothing", "the name of a cluster, with * for any part of it"));
-    }
-    if earlier.contains(&glob) {
-        return Err(pattern.refuse(&["stands in an earlier entry, and the first match wins: remove one of them"]));
+        return Err(pattern.expecting("matches nothing", &["the name of ", of, ", with * for any part of it"].concat()));
     }
     Ok(glob)
 }

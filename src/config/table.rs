@@ -179,6 +179,7 @@ pub(super) static CLUSTER: Section = Section::new(&[
     Field::other("match"),
     Field::section("outlierDetection", Number::OutlierDetection, &OUTLIER_DETECTION),
     Field::section("retry", Number::Retry, &RETRY),
+    Field::other("route"),
     Field::other("steering"),
 ]);
 

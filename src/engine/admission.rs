@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Engine;
 use super::correlate::ClusterId;
+use super::{ByRoute, Engine};
 use crate::base::time::Time;
 use crate::config::Mode;
 use crate::retry::{Class, Header, Plan, Request};
@@ -53,7 +53,7 @@ impl Engine {
     /// cannot pay are not even begun, which saves the host a connection.
     pub fn admit(
         &mut self,
-        id: ClusterId,
+        (id, by_route): (ClusterId, ByRoute),
         request: &Request<'_>,
         guard: bool,
         now: Time,
@@ -61,7 +61,8 @@ impl Engine {
     ) -> Admission {
         let shadow = self.policy.mode == Mode::Shadow;
         let Some(cluster) = self.clusters.get_mut(id) else { return Admission::OFF };
-        let Some(Some(retry)) = self.retries.get(cluster.policy) else { return Admission::OFF };
+        let place = by_route.0.checked_sub(self.first_entry).unwrap_or(cluster.policy);
+        let Some(Some(retry)) = self.retries.get(place) else { return Admission::OFF };
         let plan = Plan::of(&retry.policy, request);
         let per_attempt = cluster.charging.is_per_attempt(guard);
         // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
@@ -107,9 +108,8 @@ impl Engine {
 
     /// The request headers that tell Envoy's router what may be retried. Empty where the section is off.
     #[must_use]
-    pub fn retry_headers(&self, id: ClusterId, admission: &Admission) -> &[Header] {
-        let retry = self.clusters.get(id).and_then(|cluster| self.retries.get(cluster.policy)?.as_ref());
-        let headers = retry.zip(admission.plan).map(|(retry, plan)| match admission.busy {
+    pub fn retry_headers(&self, (id, by_route): (ClusterId, ByRoute), admission: &Admission) -> &[Header] {
+        let headers = self.retry(id, by_route).zip(admission.plan).map(|(retry, plan)| match admission.busy {
             true => retry.headers.while_busy(plan),
             false => retry.headers.of(plan, admission.per_attempt),
         });

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::ByRoute;
 use super::admission::Admission;
 use super::breaker::Passage;
 use super::correlate::ClusterId;
 use super::decision::{Edits, RequestDecision};
 use super::event::What;
-use super::host::{Host, Lengths, StreamId};
+use super::host::{Host, Lengths, Property, StreamId};
 use super::request::{Request, Reservation, Retries};
 use super::route::Steering;
 use super::view::{Phase, View, is_grpc, parse_u32};
@@ -94,7 +95,8 @@ impl Worker {
         self.settle_attempts(view);
         let now = self.own_time(view);
         let cluster = self.routed_cluster(view);
-        let policy = cluster.and_then(|cluster| self.engine.retry_policy(cluster));
+        let by_route = cluster.map_or(ByRoute::default(), |cluster| self.by_route(cluster, view));
+        let policy = cluster.and_then(|cluster| self.engine.retry_policy(cluster, by_route));
         let keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
         let mut headers = Headers::read(host, keys, self.steering_header());
         let control = std::mem::take(&mut headers.control);
@@ -102,8 +104,9 @@ impl Worker {
         let Some(cluster) = cluster else {
             return self.forward(Edits { remove_hosts: self.hosts_to_remove(&headers), ..Edits::default() });
         };
+        let routed = (cluster, by_route);
         let request = headers.request();
-        let circuit_probe = match self.pass_circuit(cluster, &request, view) {
+        let circuit_probe = match self.pass_circuit(routed, &request, view) {
             Passage::Forward => None,
             Passage::Probe(ticket) => Some(ticket),
             Passage::Shed(reply) => return RequestDecision::Reply(reply),
@@ -111,9 +114,9 @@ impl Worker {
         if self.count_overdue(cluster, view).is_err() {
             return self.forward(Edits::default());
         }
-        let admission = self.engine.admit(cluster, &request, self.attached.guard, now, self.wall_clock);
+        let admission = self.engine.admit(routed, &request, self.attached.guard, now, self.wall_clock);
         self.report(cluster, What::Forwarded(admission.class));
-        let Steering { route, list, hedge } = self.steer(cluster, admission.plan, circuit_probe.is_some(), view);
+        let Steering { route, list, hedge } = self.steer(routed, admission.plan, circuit_probe.is_some(), view);
         let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, &admission);
         let failures_before = self.visibility(cluster).failures();
         if let Some(state) = self.engine.cluster_mut(cluster) {
@@ -123,12 +126,13 @@ impl Worker {
                 state.waiting.arrived(stream);
             }
         }
-        let retry = self.engine.retry_headers(cluster, &admission);
+        let retry = self.engine.retry_headers(routed, &admission);
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
         self.requests.insert(
             stream.0,
             Request {
                 cluster: Some(cluster),
+                by_route,
                 arrived: self.wall_clock,
                 grpc: headers.grpc,
                 retries: retries(&admission),
@@ -159,6 +163,17 @@ impl Worker {
             tag: self.attached.guard,
             quiet: quiet && !uses_retriable_header,
         })
+    }
+
+    /// What says how this request is retried. The host is asked for the route only where that matters.
+    fn by_route<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> ByRoute {
+        if !self.engine.has_routes(cluster) {
+            return ByRoute::default();
+        }
+        // A route without a name is matched by `*` alone.
+        let name = view.host.property(Property::RouteName);
+        let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
+        self.engine.by_route(cluster, name.unwrap_or_default())
     }
 
     /// Whether `guard` has nothing to say about the first attempt of a request: should it fail, it may be repeated, nothing of its

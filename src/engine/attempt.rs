@@ -186,7 +186,7 @@ impl Worker {
         });
         let last_signal = if beside { Some(Signal::Timeout) } else { last_signal };
         let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return false };
-        let policy = self.engine.retry_policy(request.cluster);
+        let policy = self.engine.retry_policy(request.cluster, request.by_route);
         policy.is_some_and(|policy| !request.plan.permits(policy, signal, &Answer::default()))
     }
 

@@ -48,7 +48,7 @@ impl Worker {
         let answer = view.refusal(end_of_stream)?;
         let signal = answer.signal()?;
         let managed = self.managed(tagged(view.host)?)?;
-        let policy = self.engine.retry_policy(managed.cluster)?;
+        let policy = self.engine.retry_policy(managed.cluster, managed.by_route)?;
         let most = managed.reservation.map_or(policy.max_retries, |reservation| reservation.granted);
         let retries_left = number <= u64::from(most);
         let by_status = managed.plan.permits(policy, Signal::Error, &answer);

@@ -1,5 +1,6 @@
 //! What an open circuit does to requests: which are answered at once, which one finds out, and what that one's end says.
 
+use super::ByRoute;
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
 use super::decision::{Later, Reply, Verdict};
@@ -26,7 +27,7 @@ impl Worker {
     /// A request arrives.
     pub(super) fn pass_circuit<H: Host>(
         &mut self,
-        cluster: ClusterId,
+        (cluster, by_route): (ClusterId, ByRoute),
         request: &Request<'_>,
         view: &View<'_, H>,
     ) -> Passage {
@@ -35,30 +36,32 @@ impl Worker {
         if circuit.requested(now) {
             self.exchange_circuit(cluster, view);
         }
-        match self.admission(cluster, request, now) {
+        match self.admission((cluster, by_route), request, now) {
             Admission::Pass => Passage::Forward,
-            Admission::Shed => self.shed(cluster, request),
+            Admission::Shed => self.shed((cluster, by_route), request),
             Admission::Due => match self.change_circuit(cluster, Wish::Probe, view) {
                 Some(Event::Probing(ticket)) => {
                     self.report(cluster, What::CircuitProbed);
                     Passage::Probe(ticket)
                 }
                 // Another worker was faster: with a probe, or with what it found out.
-                _ if self.engine.cluster(cluster).is_some_and(Cluster::is_open) => self.shed(cluster, request),
+                _ if self.engine.cluster(cluster).is_some_and(Cluster::is_open) => {
+                    self.shed((cluster, by_route), request)
+                }
                 _ => Passage::Forward,
             },
         }
     }
 
-    fn admission(&self, cluster: ClusterId, request: &Request<'_>, now: Time) -> Admission {
+    fn admission(&self, (cluster, by_route): (ClusterId, ByRoute), request: &Request<'_>, now: Time) -> Admission {
         let Some(circuit) = self.engine.cluster(cluster).and_then(|cluster| cluster.circuit.as_ref()) else {
             return Admission::Pass;
         };
-        let policy = || self.engine.retry_policy(cluster);
+        let policy = || self.engine.retry_policy(cluster, by_route);
         circuit.admit(now, || policy().is_some_and(|policy| Plan::of(policy, request).repeats()))
     }
 
-    fn shed(&mut self, cluster: ClusterId, request: &Request<'_>) -> Passage {
+    fn shed(&mut self, (cluster, by_route): (ClusterId, ByRoute), request: &Request<'_>) -> Passage {
         let enforces = self.enforces();
         let Some(circuit) = self.circuit(cluster) else { return Passage::Forward };
         circuit.shed();
@@ -67,7 +70,7 @@ impl Worker {
             self.report(cluster, What::WouldShed);
             return Passage::Forward;
         }
-        let class = self.engine.retry_policy(cluster).map_or(Class::Off, |policy| Class::of(policy, request));
+        let class = self.engine.retry_policy(cluster, by_route).map_or(Class::Off, |policy| Class::of(policy, request));
         self.report(cluster, What::Shed(class));
         // No hop above shall retry it either.
         Passage::Shed(Reply { verdict: Verdict::CircuitOpen, later: Some(Later::after(seconds, request.grpc)) })

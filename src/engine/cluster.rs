@@ -19,6 +19,8 @@ pub struct Cluster {
     pub(super) name: Box<str>,
     /// Which of the engine's policies; they are shared, since thousands of clusters may have the same.
     pub(super) policy: usize,
+    /// Which of them are for some of its routes, and whether a request went by them.
+    pub(super) routes: Vec<(usize, bool)>,
     /// Which of this cluster's attempts `watch` sees.
     pub(super) visibility: Visibility,
     /// When retries at this cluster are charged.
@@ -202,6 +204,7 @@ impl Cluster {
         Self {
             name: name.into(),
             policy,
+            routes: Vec::new(),
             visibility: Visibility::default(),
             charging: Charging::default(),
             account: None,
@@ -235,6 +238,11 @@ impl Cluster {
             }
         }
         self.reported_out = out;
+    }
+
+    /// Whether requests to it go by this one of the engine's policies.
+    pub(super) fn goes_by(&self, policy: usize) -> bool {
+        self.policy == policy || self.routes.contains(&(policy, true))
     }
 
     /// Whether its circuit is open.

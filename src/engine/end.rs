@@ -103,6 +103,7 @@ impl Worker {
         }
         let request = self.requests.get(stream.0)?;
         let (told, already_retried, plan) = (request.reason, request.already_retried, request.retries.plan());
+        let by_route = request.by_route;
         let reason = told.or_else(|| {
             let proxy_status = if view.status() >= Some(500) { view.proxy_status() } else { &[] };
             let begun = !flags.is_empty() && view.status().is_some_and(|status| status < 400);
@@ -120,7 +121,7 @@ impl Worker {
                 denied: denied.is_some_and(|(_, granted)| retries >= granted),
                 shadow: !self.enforces(),
             };
-            Reason::of(self.engine.retry_policy(cluster), &failed)
+            Reason::of(self.engine.retry_policy(cluster, by_route), &failed)
         })?;
         self.report(cluster, What::NotRetried(reason));
         told.is_none().then_some(Verdict::NotRetried(reason))

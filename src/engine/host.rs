@@ -59,6 +59,8 @@ pub struct Stranded;
 pub enum Property {
     /// `xds.cluster_name`: the cluster of the route, if there is such a cluster.
     Cluster,
+    /// `xds.route_name`: the name of the route, empty where it has none.
+    RouteName,
     /// `upstream.request_attempt_count`: which attempt this is, or how many the request had; an integer.
     AttemptCount,
     /// `response.flags`: an integer.

@@ -48,11 +48,12 @@ pub mod worker;
 
 pub use clusters::{LONGEST_NAME, MOST_CLUSTERS};
 
+use std::iter;
 use std::time::Duration;
 
 use crate::base::time::Time;
 use crate::circuit::Circuit;
-use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
+use crate::config::{Mode, Pattern, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
 use crate::engine::cluster::Cluster;
 use crate::engine::clusters::Clusters;
 use crate::engine::correlate::{Attempts, ClusterId};
@@ -76,11 +77,18 @@ struct Retry {
     adaptive: Option<AdaptiveTimeout>,
 }
 
+/// Which entry of the policy says how a request is retried, where its route has one; the default is the cluster's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ByRoute(usize);
+
 /// One worker's engine.
 #[derive(Debug)]
 struct Engine {
     policy: Policy,
     retries: Vec<Option<Retry>>,
+    /// What [`ByRoute`] has for the first entry: more than it had for any entry of an earlier policy, and more than 0. Requests that
+    /// were under way when a policy came into force go by their clusters' policies.
+    first_entry: usize,
     clusters: Clusters,
     /// Attempts that ended and are not yet understood.
     attempts: Attempts,
@@ -96,17 +104,23 @@ impl Engine {
     /// An engine that knows nothing but its policy.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self { retries: compile(&policy), policy, clusters: Clusters::default(), attempts: Attempts::default() }
+        Self {
+            retries: compile(&policy),
+            first_entry: 1,
+            policy,
+            clusters: Clusters::default(),
+            attempts: Attempts::default(),
+        }
     }
 
     /// Puts another policy in force; what was learned stays.
     pub fn reconfigure(&mut self, policy: Policy, now: Time) {
+        self.first_entry += self.retries.len();
         self.retries = compile(&policy);
         for (_, cluster) in self.clusters.iter_mut() {
             cluster.policy = policy.index_for(&cluster.name);
-            let policy = policy.clusters().get(cluster.policy);
-            equip(cluster, &self.retries, policy, now);
-            match policy.and_then(|policy| policy.outlier_detection) {
+            equip(cluster, &self.retries, &policy, now);
+            match policy.clusters().get(cluster.policy).and_then(|policy| policy.outlier_detection) {
                 Some(policy) => cluster.outliers.iter_mut().for_each(|outliers| outliers.set_policy(policy)),
                 None => cluster.outliers = None,
             }
@@ -125,7 +139,7 @@ impl Engine {
         self.clusters.find(name).unwrap_or_else(|| {
             let id = self.clusters.add(name, self.policy.index_for(name));
             if let Some(cluster) = self.clusters.get_mut(id) {
-                equip(cluster, &self.retries, self.policy.clusters().get(cluster.policy), Time::default());
+                equip(cluster, &self.retries, &self.policy, Time::default());
             }
             id
         })
@@ -147,11 +161,34 @@ impl Engine {
         self.clusters.get_mut(id)
     }
 
-    /// The retry policy of a cluster; `None` where it is off or the cluster was forgotten.
+    /// Whether the policy for a request depends on its route.
+    pub fn has_routes(&self, id: ClusterId) -> bool {
+        self.clusters.get(id).is_some_and(|cluster| !cluster.routes.is_empty())
+    }
+
+    /// Which entry is for requests to a cluster whose route has this name.
+    pub fn by_route(&mut self, id: ClusterId, route: &str) -> ByRoute {
+        let Some(cluster) = self.clusters.get_mut(id) else { return ByRoute::default() };
+        for (place, used) in &mut cluster.routes {
+            if self.policy.is_for_route(*place, route) {
+                *used = true;
+                return ByRoute(self.first_entry + *place);
+            }
+        }
+        ByRoute::default()
+    }
+
+    /// How a request to a cluster is retried; `None` where that is off or the cluster was forgotten.
+    fn retry(&self, id: ClusterId, by_route: ByRoute) -> Option<&Retry> {
+        let cluster = self.clusters.get(id)?;
+        let place = by_route.0.checked_sub(self.first_entry).unwrap_or(cluster.policy);
+        self.retries.get(place)?.as_ref()
+    }
+
+    /// The retry policy for a request to a cluster; `None` where it is off or the cluster was forgotten.
     #[must_use]
-    pub fn retry_policy(&self, id: ClusterId) -> Option<&RetryPolicy> {
-        let policy = self.clusters.get(id)?.policy;
-        Some(&self.retries.get(policy)?.as_ref()?.policy)
+    pub fn retry_policy(&self, id: ClusterId, by_route: ByRoute) -> Option<&RetryPolicy> {
+        self.retry(id, by_route).map(|retry| &retry.policy)
     }
 
     /// The outlier detection of a cluster; `None` where it is off or the cluster was forgotten.
@@ -258,10 +295,10 @@ impl Engine {
         self.clusters_that(&due)
     }
 
-    /// Calls `visit` with the pattern of each entry of `clusters` in the policy, and whether one of the clusters goes by it.
-    pub fn each_entry(&self, visit: &mut dyn FnMut(&str, bool)) {
-        for (place, pattern) in self.policy.patterns().enumerate() {
-            visit(pattern, self.clusters.iter().any(|(_, cluster)| cluster.policy == place));
+    /// Calls `visit` with what each entry of `clusters` in the policy is for, and whether a request went by it.
+    pub fn each_entry(&self, visit: &mut dyn FnMut(&Pattern, bool)) {
+        for (place, pattern) in self.policy.patterns().iter().enumerate() {
+            visit(pattern, self.clusters.iter().any(|(_, cluster)| cluster.goes_by(place)));
         }
     }
 
@@ -284,10 +321,18 @@ impl Engine {
 }
 
 /// Gives a cluster what its policy needs, and takes away what it does not.
-fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: Option<&ClusterPolicy>, now: Time) {
-    let retry = retries.get(cluster.policy).and_then(Option::as_ref);
+fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: &Policy, now: Time) {
+    cluster.routes = policy.routes_for(&cluster.name);
+    // Retries of any of its requests are paid for, and where they are off for most, too.
+    let places = iter::once(cluster.policy).chain(cluster.routes.iter().map(|(place, _)| *place));
+    let (mut budget, mut adaptive) = (None, false);
+    for retry in places.filter_map(|place| retries.get(place)?.as_ref()) {
+        budget = budget.or(Some(retry.policy.budget));
+        adaptive |= retry.adaptive.is_some();
+    }
+    let policy = policy.clusters().get(cluster.policy);
     cluster.steered = policy.is_none_or(|policy| policy.steered);
-    cluster.account = retry.and_then(|retry| retry.policy.budget).map(|policy| match cluster.account.take() {
+    cluster.account = budget.flatten().map(|policy| match cluster.account.take() {
         Some(mut account) => {
             account.set_policy(policy, now);
             account
@@ -301,7 +346,6 @@ fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: Option<&Clust
         }
         None => Box::new(Circuit::new(policy)),
     });
-    let adaptive = retry.is_some_and(|retry| retry.adaptive.is_some());
     cluster.latency = adaptive.then(|| cluster.latency.take().unwrap_or_else(|| Latency::new(LATENCY_INTERVAL)));
 }
 

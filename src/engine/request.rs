@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ByRoute;
 use super::correlate::{ClusterId, Unresolved};
 use super::host::StreamId;
 use super::route::Route;
@@ -17,6 +18,8 @@ use crate::signal::Signal;
 pub(super) struct Request {
     /// The cluster it was sent to; `None` for what Envoy answers itself, or Weir.
     pub(super) cluster: Option<ClusterId>,
+    /// What says how it is retried.
+    pub(super) by_route: ByRoute,
     /// When it arrived, by the host's own time.
     pub(super) arrived: Time,
     /// Whether its content is gRPC.
@@ -195,6 +198,7 @@ impl Retries {
 pub(super) struct Managed {
     pub(super) id: StreamId,
     pub(super) cluster: ClusterId,
+    pub(super) by_route: ByRoute,
     pub(super) plan: Plan,
     pub(super) grpc: bool,
     pub(super) asker: Asker,
@@ -208,6 +212,7 @@ impl Request {
         Some(Managed {
             id,
             cluster: self.cluster?,
+            by_route: self.by_route,
             plan: self.retries.plan()?,
             grpc: self.grpc,
             asker,

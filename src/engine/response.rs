@@ -123,7 +123,7 @@ impl Worker {
     ) -> Option<ResponseDecision> {
         let request = self.requests.get(stream.0)?;
         let (cluster, grpc, reservation) = (request.cluster?, request.grpc, request.retries.reservation());
-        let not_sent = request.last_not_sent;
+        let (by_route, not_sent) = (request.by_route, request.last_not_sent);
         let wanted = reservation.and_then(|reservation| reservation.denied);
         let plan = wanted.or(request.retries.plan())?;
         // What was not processed may have been retried for nothing, though the budget paid for none.
@@ -139,7 +139,7 @@ impl Worker {
         answer.overloaded |= view.limit_reached();
         let signal = view.request_end(answer).last_attempt()?;
         let now = self.now(view);
-        let policy = self.engine.retry_policy(cluster)?;
+        let policy = self.engine.retry_policy(cluster, by_route)?;
         let stated = answer.is_error() && plan != Plan::Nothing && view.not_processed(policy);
         let again = not_sent
             || stated

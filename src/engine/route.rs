@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ByRoute;
 use super::correlate::ClusterId;
 use super::event::What;
 use super::host::{Host, Property, StreamId};
@@ -110,7 +111,7 @@ impl Worker {
     /// A request arrives: where to send it. `circuit_probe`: it finds out for an open circuit whether the cluster is back.
     pub(super) fn steer<H: Host>(
         &mut self,
-        cluster: ClusterId,
+        (cluster, by_route): (ClusterId, ByRoute),
         plan: Option<Plan>,
         circuit_probe: bool,
         view: &View<'_, H>,
@@ -119,7 +120,7 @@ impl Worker {
         let steered = self.engine.cluster(cluster).is_some_and(|cluster| cluster.steered);
         let policy = self.engine.steering().filter(|_| steered);
         let policy = policy.map(|steering| (steering.explore_percent, steering.via));
-        let (retries, hedges) = self.retries_and_hedges(cluster, plan);
+        let (retries, hedges) = self.retries_and_hedges((cluster, by_route), plan);
         let Some(outliers) = self.outliers(cluster, view) else { return Steering::default() };
         outliers.requested(now);
         // Without steering, hosts are judged all the same, and somebody else may act on it.
@@ -169,8 +170,8 @@ impl Worker {
     }
 
     /// How many retries a request may have, and whether it may be hedged.
-    fn retries_and_hedges(&self, cluster: ClusterId, plan: Option<Plan>) -> (u32, bool) {
-        match (plan, self.engine.retry_policy(cluster)) {
+    fn retries_and_hedges(&self, (cluster, by_route): (ClusterId, ByRoute), plan: Option<Plan>) -> (u32, bool) {
+        match (plan, self.engine.retry_policy(cluster, by_route)) {
             (Some(plan), Some(policy)) if plan != Plan::Nothing => {
                 (policy.max_retries, policy.max_retries > 0 && policy.per_try_timeout.is_none())
             }

@@ -3,6 +3,7 @@
 //! [`Host::update`] is the one driver of all of them. A record is stamped with the host's own time, which all workers share
 //! (see [`crate::base::time`]), read after the record: so nothing in a record is later than what a worker takes for now.
 
+use super::ByRoute;
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
 use super::event::{HostEvent, What};
@@ -74,7 +75,7 @@ impl Worker {
             if let Some(cluster) = self.engine.cluster_mut(id) {
                 cluster.reported_budget = false;
             }
-            let has_retries = self.engine.retry_policy(id).is_some();
+            let has_retries = self.engine.retry_policy(id, ByRoute::default()).is_some();
             self.report(id, What::RetriesLeft(if has_retries { UNBOUNDED } else { 0 }));
         }
     }

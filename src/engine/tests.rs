@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Engine;
 use super::cluster::{Charging, Visibility};
 use super::clusters::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
 use super::correlate::ClusterId;
+use super::{ByRoute, Engine};
 use crate::base::percent::Percent;
 use crate::base::time::Time;
 use crate::config::{Config, Mode, Policy, parse};
@@ -144,16 +144,19 @@ fn an_engine_forgets_too() {
     let mut engine = Engine::default();
     let orders = engine.cluster_id("orders");
     assert_eq!(engine.cluster_id("orders"), orders);
-    assert_eq!(engine.admit(orders, &GET, false, NOW, NOW).class, Class::Idempotent);
+    assert_eq!(engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW).class, Class::Idempotent);
     for number in 0..1_000 {
         engine.cluster_id(&format!("another {number}"));
     }
     // A request that was under way since before is left alone.
     assert!(engine.cluster(orders).is_none() && engine.cluster_mut(orders).is_none());
-    assert!(engine.retry_policy(orders).is_none() && engine.outlier_policy(orders).is_none());
-    let admission = engine.admit(orders, &GET, false, NOW, NOW);
+    assert!(engine.retry_policy(orders, ByRoute::default()).is_none() && engine.outlier_policy(orders).is_none());
+    let admission = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
     assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, None));
-    assert!(engine.retry_headers(orders, &admission).is_empty() && admission.per_try_timeout.is_none());
+    assert!(
+        engine.retry_headers((orders, ByRoute::default()), &admission).is_empty()
+            && admission.per_try_timeout.is_none()
+    );
     assert!(!engine.due_accounts(NOW).contains(&orders), "what it had not published is gone with it");
     let again = engine.cluster_id("orders");
     assert_ne!(again, orders);
@@ -173,7 +176,7 @@ fn learned() -> (Engine, ClusterId) {
     let latency = engine.cluster_mut(orders).unwrap().latency.as_mut().unwrap();
     (0..200).for_each(|_| latency.record(NOW, Duration::from_millis(40)));
     for _ in 0..200 {
-        engine.admit(orders, &GET, false, NOW, NOW);
+        engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
     }
     let cluster = engine.cluster_mut(orders).unwrap();
     cluster.visibility = Visibility::All { failures: 0 };
@@ -203,7 +206,7 @@ fn a_new_policy_keeps_what_was_learned() {
     let (mut engine, orders) = learned();
     assert_eq!(left(&mut engine, orders), 5);
     let observed = quantile(&mut engine, orders).unwrap();
-    let timeout = engine.admit(orders, &GET, false, NOW, NOW).per_try_timeout;
+    let timeout = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW).per_try_timeout;
     assert_eq!(timeout, Some(observed * 3));
 
     let others = [
@@ -233,17 +236,22 @@ fn a_new_policy_is_in_force_at_once() {
     assert_eq!(left(&mut engine, orders), 25, "20 percent of the requests already counted");
     engine.reconfigure(policy(&LEARNING.replace("0.9,", "0.9, \"factor\": 5,")), NOW);
     let observed = quantile(&mut engine, orders).unwrap();
-    assert_eq!(engine.admit(orders, &GET, false, NOW, NOW).per_try_timeout, Some(observed * 5));
+    assert_eq!(engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW).per_try_timeout, Some(observed * 5));
 
     let entries = r#"{"clusters": [{"match": "pay*", "retry": {"maxRetries": 0}}, {"match": "ord*", "retry": null}]}"#;
     engine.reconfigure(policy(entries), NOW);
     let payments = engine.cluster_id("payments");
     let other = engine.cluster_id("other");
-    assert_eq!(engine.admit(payments, &GET, false, NOW, NOW).plan, Some(Plan::Nothing));
-    assert_eq!(engine.admit(other, &GET, false, NOW, NOW).plan, Some(Plan::Repeatable));
-    let off = engine.admit(orders, &GET, false, NOW, NOW);
-    assert_eq!((off.class, off.plan, engine.retry_headers(orders, &off).len()), (Class::Off, None, 0));
-    assert!(engine.retry_policy(orders).is_none() && engine.cluster(orders).unwrap().account.is_none());
+    assert_eq!(engine.admit((payments, ByRoute::default()), &GET, false, NOW, NOW).plan, Some(Plan::Nothing));
+    assert_eq!(engine.admit((other, ByRoute::default()), &GET, false, NOW, NOW).plan, Some(Plan::Repeatable));
+    let off = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
+    assert_eq!(
+        (off.class, off.plan, engine.retry_headers((orders, ByRoute::default()), &off).len()),
+        (Class::Off, None, 0)
+    );
+    assert!(
+        engine.retry_policy(orders, ByRoute::default()).is_none() && engine.cluster(orders).unwrap().account.is_none()
+    );
     // What was switched off is not kept for later.
     engine.reconfigure(policy(LEARNING), NOW);
     assert_eq!(left(&mut engine, orders), 0);
@@ -255,11 +263,11 @@ fn a_new_policy_is_in_force_at_once() {
 #[test]
 fn shadow_mode_permits_the_same_and_bounds_no_attempt() {
     let (mut engine, orders) = learned();
-    let enforced = engine.admit(orders, &GET, false, NOW, NOW);
+    let enforced = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
     assert!(enforced.per_try_timeout.is_some());
     engine.reconfigure(policy(&LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\"")), NOW);
     assert_eq!(engine.mode(), Mode::Shadow);
-    let shadow = engine.admit(orders, &GET, false, NOW, NOW);
+    let shadow = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
     assert_eq!((shadow.plan, shadow.per_try_timeout), (enforced.plan, None));
 }
 

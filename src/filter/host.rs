@@ -86,6 +86,7 @@ const fn path(property: Property) -> Path {
         // The cluster of the route, if there is such a cluster. (Envoy finds nothing under `cluster_name` before a host is
         // chosen.)
         Property::Cluster => "xds\0cluster_name",
+        Property::RouteName => "xds\0route_name",
         Property::AttemptCount => "upstream\0request_attempt_count",
         Property::Flags => "response\0flags",
         Property::Code => "response\0code",

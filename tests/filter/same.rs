@@ -82,6 +82,7 @@ struct Request {
 const fn path(property: Property) -> &'static str {
     match property {
         Property::Cluster => "xds.cluster_name",
+        Property::RouteName => "xds.route_name",
         Property::AttemptCount => "upstream.request_attempt_count",
         Property::Flags => "response.flags",
         Property::Code => "response.code",

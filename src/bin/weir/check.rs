@@ -320,8 +320,8 @@ fn explain(out: &mut String, arguments: &Arguments, setup: &Setup<'_>, around: &
         if differ {
             let _ = writeln!(out, "\n{}", plugin.place);
         }
-        explain::policy(out, policy, &plugin.raw, around.roles, &arguments.rates);
-        bounds::tell(out, policy, &plugin.raw, around, &arguments.rates);
+        explain::policy(out, policy, around.roles, &arguments.rates);
+        bounds::tell(out, policy, around, &arguments.rates);
     }
     if told.is_empty() && !setup.plugins.is_empty() {
         let _ = writeln!(out, "\nThere is no policy in it: that belongs to role decide.");

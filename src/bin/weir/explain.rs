@@ -134,7 +134,7 @@ const fn class_text(class: Class) -> &'static str {
 }
 
 fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
-    let own = policy.for_cluster(cluster);
+    let (position, own) = &policy.for_request(cluster, &record.route);
     let end = record.request_end();
     let (signal, because) = if record.is_attempt {
         match attempt(record).classify() {
@@ -149,7 +149,7 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
     let plan = own.retry.as_ref().map(|retry| Plan::of(retry, &request));
     let class = own.retry.as_ref().map(|retry| Class::of(retry, &request)).or(Some(Class::Off));
     let retries = record.attempts.saturating_sub(1);
-    let place = place(policy, cluster);
+    let place = place(policy, cluster, *position);
 
     let (verdict, why, settings) = if let Some(told) = logged(record) {
         let (why, settings) = match told {
@@ -199,8 +199,9 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
         };
         ("-".to_owned(), why, Vec::new())
     };
-    let settings =
-        settings.into_iter().map(|text| if text.starts_with("Envoy") { text } else { format!("{text}{place}") });
+    let settings = settings
+        .into_iter()
+        .map(|text| if text.starts_with("Envoy") { text } else { format!("{text}{}", place(&text)) });
     Explained {
         what: described(record, cluster),
         signal,
@@ -410,8 +411,13 @@ fn circuit(own: &ClusterPolicy) -> String {
     })
 }
 
-/// Which part of the policy holds for the cluster.
-fn place(policy: &Policy, cluster: &str) -> String {
-    let position = policy.index_for(cluster);
-    if position + 1 < policy.clusters().len() { format!(" (by clusters[{position}])") } else { String::new() }
+/// Which part of the policy a setting is from: `position` says how the request is retried, and what is not for single routes is the
+/// cluster's.
+fn place(policy: &Policy, cluster: &str, position: usize) -> impl Fn(&str) -> String {
+    let (of_cluster, entries) = (policy.index_for(cluster), policy.patterns().len());
+    move |setting| {
+        let by_cluster = setting.starts_with("circuitBreaker") || setting.starts_with("retry.budget");
+        let position = if by_cluster { of_cluster } else { position };
+        if position < entries { format!(" (by clusters[{position}])") } else { String::new() }
+    }
 }

@@ -15,12 +15,11 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
 use weir::circuit::BreakerPolicy;
 use weir::config::{ClusterPolicy, Mode, Policy, RetryPolicy};
 
 use super::Roles;
-use super::explain::{patterns, retries_per_second};
+use super::explain::{described, retries_per_second};
 use super::words::{count, decimal, paragraph, percent, table, time};
 
 /// What is around Weir.
@@ -46,7 +45,7 @@ struct Bound {
 }
 
 /// Tells the bounds for all policies.
-pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, rates: &[u32]) {
+pub fn tell(out: &mut String, policy: &Policy, around: &Around, rates: &[u32]) {
     let _ = writeln!(out, "\nWorst case: attempts for one request of a client");
     let (client, route) = (u64::from(around.client), u64::from(around.route));
     paragraph(
@@ -61,9 +60,9 @@ pub fn tell(out: &mut String, policy: &Policy, raw: &Value, around: &Around, rat
     );
     let Some((everywhere, overrides)) = policy.clusters().split_last() else { return };
     one(out, everywhere, policy.mode, around, rates);
-    for (pattern, other) in patterns(raw).iter().zip(overrides) {
+    for (pattern, other) in policy.patterns().iter().zip(overrides) {
         if other.retry != everywhere.retry || other.circuit_breaker != everywhere.circuit_breaker {
-            paragraph(out, 0, &format!("Clusters that match {pattern:?}:"));
+            paragraph(out, 0, &format!("For {}:", described(pattern)));
             one(out, other, policy.mode, around, rates);
         }
     }

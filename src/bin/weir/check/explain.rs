@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use weir::base::percent::Percent;
 use weir::circuit::BreakerPolicy;
-use weir::config::{AlreadyRetried, ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, Via};
+use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Pattern, PerTryTimeout, Policy, RetryPolicy, Via};
 use weir::outlier::detector::{Detector, OutlierPolicy};
 use weir::outlier::history::LENGTH;
 use weir::retry::budget::BudgetPolicy;
@@ -17,7 +17,7 @@ use super::Roles;
 use super::words::{count, either, paragraph, percent, table, time};
 
 /// All of it: what holds everywhere, and where that is overridden.
-pub fn policy(out: &mut String, policy: &Policy, raw: &Value, roles: Roles, rates: &[u32]) {
+pub fn policy(out: &mut String, policy: &Policy, roles: Roles, rates: &[u32]) {
     if policy.mode == Mode::Shadow {
         heading(out, "Mode");
         paragraph(
@@ -26,7 +26,6 @@ pub fn policy(out: &mut String, policy: &Policy, raw: &Value, roles: Roles, rate
             "Shadow: decisions are made and counted, and change nothing. What follows is what they would be.",
         );
     }
-    let patterns = patterns(raw);
     if let Some((everywhere, overrides)) = policy.clusters().split_last() {
         cluster(
             out,
@@ -36,8 +35,13 @@ pub fn policy(out: &mut String, policy: &Policy, raw: &Value, roles: Roles, rate
             rates,
             None,
         );
-        for (pattern, other) in patterns.iter().zip(overrides) {
-            cluster(out, other, &format!(", clusters that match {pattern:?}"), roles, rates, Some(everywhere));
+        for (pattern, other) in policy.patterns().iter().zip(overrides) {
+            if pattern.route.is_some() && other != everywhere {
+                heading(out, &format!("Retries, {}", described(pattern)));
+                route(out, other, roles);
+            } else {
+                cluster(out, other, &format!(", {}", described(pattern)), roles, rates, Some(everywhere));
+            }
         }
     }
     heading(out, "Steering");
@@ -71,6 +75,23 @@ pub fn patterns(raw: &Value) -> Vec<String> {
         .collect()
 }
 
+/// What an override is for.
+pub fn described(pattern: &Pattern) -> String {
+    let route =
+        pattern.route.as_ref().map_or_else(String::new, |route| format!(", routes that match {:?}", route.as_str()));
+    format!("clusters that match {:?}{route}", pattern.cluster.as_str())
+}
+
+/// The retries of an override by route: the rest, and the budget, is the cluster's.
+fn route(out: &mut String, policy: &ClusterPolicy, roles: Roles) {
+    match &policy.retry {
+        Some(policy) => retries(out, policy, roles),
+        None => paragraph(out, 0, NO_RETRIES),
+    }
+}
+
+const NO_RETRIES: &str = "Off: Weir has no say in them. The route's own retry policy rules, without a budget.";
+
 fn heading(out: &mut String, text: &str) {
     let _ = writeln!(out, "\n{text}");
 }
@@ -96,9 +117,7 @@ fn cluster(
                 retries(out, policy, roles);
                 budget(out, policy, rates);
             }
-            None => {
-                paragraph(out, 0, "Off: Weir has no say in them. The route's own retry policy rules, without a budget.")
-            }
+            None => paragraph(out, 0, NO_RETRIES),
         }
     }
     if base.is_none_or(|base| base.outlier_detection != policy.outlier_detection) {

@@ -60,7 +60,8 @@ pub fn fields(line: &[u8]) -> Option<Fields<'_>> {
         fields.response_code_details = first()?;
         first()?;
         fields.upstream_transport_failure_reason = first()?;
-        for _ in 0..4 {
+        fields.route_name = last().map(Word::from)?;
+        for _ in 0..3 {
             last()?;
         }
         fields.upstream_local_address = last().map(Word::from)?;

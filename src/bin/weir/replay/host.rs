@@ -89,6 +89,7 @@ impl Host for LogHost {
         let line = shown.line.as_ref();
         match property {
             Property::Cluster => present(&shown.cluster),
+            Property::RouteName => present(&line?.route),
             Property::Request => shown.request.map(|request| request.0.to_le_bytes().to_vec()),
             Property::AttemptCount => Some(number(shown.attempts.into())),
             Property::Code => self.status().map(|status| number(status.into())),

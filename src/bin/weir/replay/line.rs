@@ -23,6 +23,8 @@ pub struct Record {
     pub end: u64,
     /// The host, where there was one.
     pub host: Option<Box<str>>,
+    /// The name of the route; empty where it has none, or the line does not say.
+    pub route: Box<str>,
     pub method: Box<str>,
     pub grpc: bool,
     pub key: bool,
@@ -186,6 +188,7 @@ pub struct Fields<'a> {
     pub start_time: Word<'a>,
     pub duration: Word<'a>,
     pub method: Word<'a>,
+    pub route_name: Word<'a>,
     pub upstream_cluster: Word<'a>,
     pub upstream_host: Word<'a>,
     pub upstream_local_address: Word<'a>,
@@ -258,6 +261,7 @@ pub fn read(line: &[u8]) -> Result<Line<'_>, Useless> {
         start,
         end: start.saturating_add((lasted.min(LONGEST) * 1e6) as u64),
         host: (!host.is_empty()).then(|| host.into()),
+        route: text(&fields.route_name),
         method: text(&fields.method),
         grpc,
         key: fields.idempotency_key.is_there(),

@@ -8,9 +8,27 @@ use super::super::setup::{Node, Plugin, Setup, is_resource};
 
 /// Tells which entries those are.
 pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
-    for (plugin, _) in setup.policies() {
+    for (plugin, policy) in setup.policies() {
         let root = plugin.root.as_ref().filter(|root| is_resource(root));
         let own = root.is_none().then(|| clusters(plugin)).flatten();
+        let node = Node { file: plugin.file, place: plugin.place.clone(), value: &serde_json::Value::Null };
+        let routes = root.is_none().then(|| routes(plugin)).flatten();
+        for route in policy.patterns().iter().filter_map(|pattern| pattern.route.as_ref()) {
+            let unknown = match (&routes, root) {
+                (Some(routes), _) => {
+                    let known = routes.iter().any(|name| route.matches(name));
+                    (!known).then(|| "there is no route of such a name".to_owned())
+                }
+                (None, Some(_)) => of_route(setup, route.as_str()),
+                (None, None) => None,
+            };
+            if let Some(why) = unknown {
+                let text = format!("clusters with route {:?} matches nothing: {why}", route.as_str());
+                let todo =
+                    "give the route this name, or name a route; /config_dump of Envoy's admin interface has the names";
+                out.push(Finding::new("matches-nothing", &node, text, todo));
+            }
+        }
         for pattern in patterns(&plugin.raw).iter().filter(|pattern| *pattern != "*") {
             let why = match (&own, root) {
                 (Some(clusters), _) => {
@@ -22,7 +40,6 @@ pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {
                 (None, None) => None,
             };
             let Some(why) = why else { continue };
-            let node = Node { file: plugin.file, place: plugin.place.clone(), value: &serde_json::Value::Null };
             let text = format!("clusters {pattern:?} matches nothing: {why}");
             let todo = "name a cluster as Envoy does; /clusters of its admin interface has the names";
             out.push(Finding::new("matches-nothing", &node, text, todo));
@@ -40,6 +57,22 @@ fn clusters(plugin: &Plugin<'_>) -> Option<Vec<String>> {
     let is_cluster = |object: &&Node<'_>| super::envoy::is_cluster(object);
     let names: Vec<String> = objects.iter().filter(is_cluster).map(|cluster| cluster.text("name").to_owned()).collect();
     (!names.is_empty() && (dumped || !elsewhere)).then_some(names)
+}
+
+/// The names of Envoy's routes, where the file has all of them; empty for those that have none.
+fn routes(plugin: &Plugin<'_>) -> Option<Vec<String>> {
+    let file = plugin.file;
+    let roots = file.document.values.iter().map(|(place, value)| Node { file, place: place.clone(), value });
+    let objects: Vec<Node<'_>> = roots.flat_map(|root| root.objects()).collect();
+    let elsewhere = ["rds", "scoped_routes", "lds_config"];
+    let elsewhere = objects.iter().any(|object| elsewhere.iter().any(|name| object.get(name).is_some()));
+    if elsewhere && !objects.iter().any(|object| object.kind() == "RoutesConfigDump") {
+        return None;
+    }
+    let hosts = objects.iter().filter(|object| object.get("domains").is_some());
+    let routes: Vec<Node<'_>> = hosts.flat_map(|host| host.items("routes")).collect();
+    let names = routes.iter().map(|route| route.get("name").and_then(|name| name.value.as_str()).unwrap_or_default());
+    (!routes.is_empty()).then(|| names.map(str::to_owned).collect())
 }
 
 /// A name of Istio's: `outbound|8080|v1|orders.shop.svc.cluster.local`, or with `inbound-vip` in front. Why it matches nothing,

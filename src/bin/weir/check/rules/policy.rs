@@ -1,21 +1,35 @@
 //! Combinations of settings that are valid, and hardly what anybody wants.
 
 use weir::base::percent::Percent;
-use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Policy};
+use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Pattern, Policy};
 
 use super::super::bounds::Around;
-use super::super::explain::patterns;
 use super::super::finding::Finding;
 use super::super::setup::{Node, Plugin};
 
 /// What there is to say about a policy, as `(rule, text, what to do)`.
 type Odd = (&'static str, String, &'static str);
 
+/// `clusters "orders" with route "checkout-*"`.
+fn named(pattern: &Pattern) -> String {
+    let route = pattern.route.as_ref().map_or_else(String::new, |route| format!(" with route {:?}", route.as_str()));
+    format!("clusters {:?}{route}", pattern.cluster.as_str())
+}
+
+/// Whether all that `later` is for goes by `earlier`. A pattern is taken as a name: whatever matches that matches all names that fit it.
+fn hides(earlier: &Pattern, later: &Pattern) -> bool {
+    let routes = match (&earlier.route, &later.route) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(earlier), Some(later)) => earlier.matches(later.as_str()),
+    };
+    routes && earlier.cluster.matches(later.cluster.as_str())
+}
+
 /// Tells it. `native`: Envoy's own outlier detection is set up somewhere.
 pub fn check(plugin: &Plugin<'_>, policy: &Policy, around: &Around, native: bool, out: &mut Vec<Finding>) {
     let node = Node { file: plugin.file, place: plugin.place.clone(), value: &serde_json::Value::Null };
-    let patterns = patterns(&plugin.raw);
-    let names = patterns.iter().map(|pattern| format!("clusters {pattern:?}: ")).chain([String::new()]);
+    let names = policy.patterns().iter().map(|pattern| format!("{}: ", named(pattern))).chain([String::new()]);
     let mut told: Vec<&str> = Vec::new();
     // The top level is the last one, and told first.
     let clusters: Vec<(String, &ClusterPolicy)> = names.zip(policy.clusters()).collect();
@@ -27,12 +41,11 @@ pub fn check(plugin: &Plugin<'_>, policy: &Policy, around: &Around, native: bool
             }
         }
     }
-    for (position, pattern) in patterns.iter().enumerate() {
-        // A pattern taken as a name: whatever matches that matches all names that fit it.
-        if let Some(earlier) = patterns.get(policy.index_for(pattern)).filter(|_| policy.index_for(pattern) < position)
-        {
-            let text =
-                format!("clusters {pattern:?}: never used, since {earlier:?} stands before it and matches the same");
+    for (position, pattern) in policy.patterns().iter().enumerate() {
+        if let Some(earlier) = policy.patterns().iter().take(position).find(|earlier| hides(earlier, pattern)) {
+            let before = named(earlier);
+            let before = before.trim_start_matches("clusters ");
+            let text = format!("{}: never used, since {before} stands before it and matches the same", named(pattern));
             out.push(Finding::new("override-unused", &node, text, "put the narrower pattern first"));
         }
     }
