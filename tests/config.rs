@@ -299,6 +299,39 @@ fn an_override_switches_on_what_the_top_level_switched_off() {
     assert_eq!(unlimited.for_cluster("limited").retry.as_ref().unwrap().budget, Some(expected));
 }
 
+/// How requests are retried depends on the first entry for their cluster and route; all else on the first for their cluster.
+#[test]
+fn an_override_for_a_route_is_for_its_retries() {
+    let policy = policy(
+        r#"{"retry": {"maxRetries": 4, "statusCodes": [500]},
+        "clusters": [
+            {"match": "orders*", "route": "checkout-*", "retry": {"maxRetries": 1}},
+            {"match": "orders", "retry": {"budget": {"percent": 7}}, "circuitBreaker": "off"},
+            {"match": "order*", "route": "*", "retry": "off"},
+            {"match": "quiet", "route": "loud", "retry": {"idempotentMethods": ["POST"]}},
+            {"match": "quiet", "retry": "off"}
+        ]}"#,
+    );
+    let of = |cluster, route| {
+        let (place, policy) = policy.for_request(cluster, route);
+        let retry = policy.retry.map(|retry| (retry.max_retries, retry.status_codes, retry.budget.unwrap().percent));
+        (place, retry, policy.circuit_breaker.is_some())
+    };
+    let (all, seven) = (percent(2_000), percent(700));
+    assert_eq!(of("orders", "checkout-1"), (0, Some((1, vec![500], seven)), false), "the budget is the cluster's");
+    assert_eq!(
+        of("orders", "list"),
+        (1, Some((4, vec![500], seven)), false),
+        "the third stands behind one for all routes"
+    );
+    assert_eq!(of("orders", ""), (1, Some((4, vec![500], seven)), false));
+    assert_eq!(of("orders-2", "checkout-1"), (0, Some((1, vec![500], all)), true), "hosts go by the top level");
+    assert_eq!(of("orders-2", "list"), (5, Some((4, vec![500], all)), true));
+    assert_eq!(of("quiet", "loud"), (3, Some((4, vec![500], all)), true), "what is retried is paid for");
+    assert_eq!(of("quiet", "other"), (4, None, true));
+    assert_eq!(of("other", "checkout-1"), (5, Some((4, vec![500], all)), true));
+}
+
 #[test]
 fn patterns() {
     let table = [

@@ -20,7 +20,13 @@ impl Glob {
     /// So there is nothing to backtrack to.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        let (pattern, mut name) = (self.0.as_bytes(), name.as_bytes());
+        self.matches_bytes(name.as_bytes())
+    }
+
+    /// The same for a name as a host tells it.
+    #[must_use]
+    pub fn matches_bytes(&self, mut name: &[u8]) -> bool {
+        let pattern = self.0.as_bytes();
         let mut pieces = pattern.split(|byte| *byte == b'*');
         let prefix = pieces.next().unwrap_or_default();
         let Some(suffix) = pieces.next_back() else { return name == pattern };

@@ -44,6 +44,7 @@ use table::{CLUSTER, GUARD, POLICY, ROLES, WATCH};
 
 use crate::circuit::BreakerPolicy;
 use crate::outlier::detector::OutlierPolicy;
+use crate::retry::budget::BudgetPolicy;
 
 /// Most bytes a configuration may have.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -119,11 +120,22 @@ pub struct Pattern {
     pub route: Option<Glob>,
 }
 
+impl Pattern {
+    /// Both, as log lines have them.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let route = self.route.as_ref().map_or(["", ""], |route| [" with route ", route.as_str()]);
+        [self.cluster.as_str(), route[0], route[1]].concat()
+    }
+}
+
 /// The policy for one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPolicy {
     /// Retries by this module; `None` where they are switched off.
     pub retry: Option<RetryPolicy>,
+    /// What share of its requests may be retries, also where these are off but for some routes; `None` is any.
+    pub budget: Option<BudgetPolicy>,
     /// Outlier detection; `None` where it is switched off.
     pub outlier_detection: Option<OutlierPolicy>,
     /// The circuit breaker; `None` where it is switched off.
@@ -162,21 +174,24 @@ impl Policy {
     /// The position of [`Policy::for_cluster`] among [`Policy::clusters`].
     #[must_use]
     pub fn index_for(&self, cluster: &str) -> usize {
-        let is_for = |pattern: &Pattern| pattern.route.is_none() && pattern.cluster.matches(cluster);
-        self.patterns.iter().position(is_for).unwrap_or(self.patterns.len())
+        self.places_for(cluster).0
     }
 
-    /// The positions of the overrides by route for a cluster: those that stand before [`Policy::index_for`] it. With each, whether a
-    /// request went by it, which none has done so far.
+    /// The position of [`Policy::for_cluster`] among [`Policy::clusters`], and those of the overrides by route that stand before it.
+    /// With each of these, whether a request went by it, which none has done so far.
     #[must_use]
-    pub fn routes_for(&self, cluster: &str) -> Vec<(usize, bool)> {
+    #[inline(never)]
+    pub fn places_for(&self, cluster: &str) -> (usize, Vec<(usize, bool)>) {
         let mut routes = Vec::new();
-        for (place, pattern) in self.patterns.iter().enumerate().take(self.index_for(cluster)) {
-            if pattern.route.is_some() && pattern.cluster.matches(cluster) {
+        for (place, pattern) in self.patterns.iter().enumerate() {
+            if pattern.cluster.matches(cluster) {
+                if pattern.route.is_none() {
+                    return (place, routes);
+                }
                 routes.push((place, false));
             }
         }
-        routes
+        (self.patterns.len(), routes)
     }
 
     /// The policy for requests to `cluster` whose route has the name `route`: that of the cluster, with retries by the first override
@@ -184,22 +199,19 @@ impl Policy {
     #[must_use]
     pub fn for_request(&self, cluster: &str, route: &str) -> (usize, ClusterPolicy) {
         let mut policy = self.for_cluster(cluster).clone();
-        let places: Vec<usize> = self.routes_for(cluster).into_iter().map(|(place, _)| place).collect();
-        // As the engine has it: one budget for all requests of a cluster, of the first that are retried.
-        let retries = |place: &usize| self.clusters.get(*place)?.retry.as_ref();
-        let budget = policy.retry.as_ref().or_else(|| places.iter().find_map(retries)).and_then(|retry| retry.budget);
-        let Some(place) = places.into_iter().find(|place| self.is_for_route(*place, route)) else {
-            return (self.index_for(cluster), policy);
-        };
-        policy.retry = retries(&place).map(|retry| RetryPolicy { budget, ..retry.clone() });
+        let (own, routes) = self.places_for(cluster);
+        let by_route = routes.into_iter().find(|(place, _)| self.is_for_route(*place, route.as_bytes()));
+        let Some((place, _)) = by_route else { return (own, policy) };
+        let retry = self.clusters.get(place).and_then(|entry| entry.retry.clone());
+        policy.retry = retry.map(|retry| RetryPolicy { budget: policy.budget, ..retry });
         (place, policy)
     }
 
     /// Whether the override at this position is for requests whose route has this name.
     #[must_use]
-    pub fn is_for_route(&self, place: usize, route: &str) -> bool {
+    pub fn is_for_route(&self, place: usize, route: &[u8]) -> bool {
         let pattern = self.patterns.get(place).and_then(|pattern| pattern.route.as_ref());
-        pattern.is_some_and(|pattern| pattern.matches(route))
+        pattern.is_some_and(|pattern| pattern.matches_bytes(route))
     }
 
     /// The patterns of the overrides, in their order.
@@ -366,34 +378,28 @@ fn policy(root: &Json) -> Result<Policy, ConfigError> {
 
 /// Reads an entry of `clusters`.
 fn cluster(everywhere: &Settings, entry: &Json, policy: &mut Policy) -> Result<(), ConfigError> {
-    let no = |name, why| Err(ConfigError::new(&[why]).in_field(name));
-    if entry.field("incidents").is_some() {
-        return no("incidents", "not for single clusters: it stands at the top level, for all of them");
-    }
-    let steering = entry.field("steering");
+    entry.without(&["incidents"], "not for single clusters: it stands at the top level, for all of them")?;
     let route = entry.field("route");
     if route.is_some() {
-        for name in ["circuitBreaker", "outlierDetection", "steering"] {
-            if entry.field(name).is_some() {
-                return no(name, NOT_BY_ROUTE);
-            }
-        }
-        for name in ["budget", "minRetryRate"] {
-            if entry.field("retry").and_then(|retry| retry.field(name)).is_some() {
-                return no(name, NOT_BY_ROUTE).map_err(|error| error.in_field("retry"));
-            }
-        }
+        let why = "not by route: it is a cluster's, in an entry without route";
+        entry.without(&["circuitBreaker", "outlierDetection", "steering"], why)?;
+        let retry = entry.field("retry").unwrap_or(&Json::Null);
+        retry.without(&["budget", "minRetryRate"], why).map_err(|error| error.in_field("retry"))?;
     }
-    if steering.is_some_and(|steering| !steering.is_off()) {
-        return no("steering", "only \"off\" for single clusters: its fields stand at the top level, for all");
-    }
+    let steered = match entry.field("steering") {
+        Some(steering) if !steering.is_off() => {
+            return entry.without(
+                &["steering"],
+                "only \"off\" for single clusters: its fields stand at the top level, for all",
+            );
+        }
+        steering => steering.is_none(),
+    };
     let mut settings = everywhere.clone();
     settings.overlay(&CLUSTER, entry)?;
-    let Some(cluster) = entry.field("match") else { return no("match", "missing") };
-    let pattern = Pattern {
-        cluster: glob(cluster, "a cluster").map_err(|error| error.in_field("match"))?,
-        route: route.map(|route| glob(route, "a route")).transpose().map_err(|error| error.in_field("route"))?,
-    };
+    let Some(cluster) = entry.field("match") else { return Err(ConfigError::new(&["missing"]).in_field("match")) };
+    let pattern =
+        Pattern { cluster: glob(cluster, "match")?, route: route.map(|route| glob(route, "route")).transpose()? };
     let hides = |earlier: &Pattern| {
         earlier.cluster == pattern.cluster && (earlier.route.is_none() || earlier.route == pattern.route)
     };
@@ -401,17 +407,16 @@ fn cluster(everywhere: &Settings, entry: &Json, policy: &mut Policy) -> Result<(
         let error = cluster.refuse(&["stands in an earlier entry, and the first match wins: remove one of them"]);
         return Err(error.in_field("match"));
     }
-    policy.clusters.push(settings.cluster(steering.is_none()));
+    policy.clusters.push(settings.cluster(steered));
     policy.patterns.push(pattern);
     Ok(())
 }
 
-const NOT_BY_ROUTE: &str = "not for single routes: it belongs to a cluster, so it stands in an entry without route";
-
-fn glob(pattern: &Json, of: &str) -> Result<Glob, ConfigError> {
-    let glob = Glob::new(pattern.text()?);
-    if glob.as_str().is_empty() {
-        return Err(pattern.expecting("matches nothing", &["the name of ", of, ", with * for any part of it"].concat()));
-    }
-    Ok(glob)
+#[inline(never)]
+fn glob(pattern: &Json, field: &str) -> Result<Glob, ConfigError> {
+    let glob = pattern.text().and_then(|text| match text {
+        "" => Err(pattern.expecting("matches nothing", "a name, with * for any part of it")),
+        text => Ok(Glob::new(text)),
+    });
+    glob.map_err(|error| error.in_field(field))
 }

@@ -29,6 +29,15 @@ impl Json {
         }
     }
 
+    /// None of these fields may be in this object.
+    #[inline(never)]
+    pub(super) fn without(&self, names: &[&str], why: &str) -> Result<(), ConfigError> {
+        match names.iter().find(|name| self.field(name).is_some()) {
+            Some(name) => Err(ConfigError::new(&[why]).in_field(name)),
+            None => Ok(()),
+        }
+    }
+
     /// This value must be an object with no other fields than `known`, and none of them twice.
     #[inline(never)]
     pub(super) fn only(&self, known: &[Field]) -> Result<(), ConfigError> {

@@ -146,6 +146,7 @@ impl Settings {
     pub(super) fn cluster(&self, steered: bool) -> ClusterPolicy {
         ClusterPolicy {
             retry: self.is_on(Number::Retry).then(|| self.retry()),
+            budget: self.budget(),
             outlier_detection: self.is_on(Number::OutlierDetection).then(|| self.outlier_detection()),
             circuit_breaker: self.is_on(Number::CircuitBreaker).then(|| BreakerPolicy {
                 percent: self.percent(Number::BreakerPercent),
@@ -161,14 +162,7 @@ impl Settings {
         let grpc_code = |code: &u16| GrpcCode::ALL.get(usize::from(*code)).copied();
         RetryPolicy {
             max_retries: self.get(Number::MaxRetries),
-            budget: self.is_on(Number::Budget).then(|| BudgetPolicy {
-                percent: self.percent(Number::BudgetPercent),
-                interval: self.time(Number::BudgetInterval),
-                min_retry_rate: MinRetryRate {
-                    count: if self.is_on(Number::MinRetryRate) { self.get(Number::FloorCount) } else { 0 },
-                    interval: self.time(Number::FloorInterval),
-                },
-            }),
+            budget: self.budget(),
             idempotent_methods: self.names(Names::IdempotentMethods),
             idempotency_key_headers: self.names(Names::IdempotencyKeyHeaders),
             not_processed_headers: self.names(Names::NotProcessedHeaders),
@@ -190,6 +184,18 @@ impl Settings {
                 _ => AlreadyRetried::None,
             },
         }
+    }
+
+    #[inline(never)]
+    fn budget(&self) -> Option<BudgetPolicy> {
+        self.is_on(Number::Budget).then(|| BudgetPolicy {
+            percent: self.percent(Number::BudgetPercent),
+            interval: self.time(Number::BudgetInterval),
+            min_retry_rate: MinRetryRate {
+                count: if self.is_on(Number::MinRetryRate) { self.get(Number::FloorCount) } else { 0 },
+                interval: self.time(Number::FloorInterval),
+            },
+        })
     }
 
     fn outlier_detection(&self) -> OutlierPolicy {

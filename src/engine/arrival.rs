@@ -166,14 +166,14 @@ impl Worker {
     }
 
     /// What says how this request is retried. The host is asked for the route only where that matters.
+    #[inline(never)]
     fn by_route<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> ByRoute {
         if !self.engine.has_routes(cluster) {
             return ByRoute::default();
         }
         // A route without a name is matched by `*` alone.
         let name = view.host.property(Property::RouteName);
-        let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
-        self.engine.by_route(cluster, name.unwrap_or_default())
+        self.engine.by_route(cluster, name.as_deref().unwrap_or_default())
     }
 
     /// Whether `guard` has nothing to say about the first attempt of a request: should it fail, it may be repeated, nothing of its

@@ -199,11 +199,11 @@ impl Cluster {
         *attempts == UNDECIDED
     }
 
-    /// One of which nothing is known but its name and policy.
-    pub(super) fn new(name: &str, policy: usize, last_used: u64) -> Self {
+    /// One of which nothing is known but its name.
+    pub(super) fn new(name: &str, last_used: u64) -> Self {
         Self {
             name: name.into(),
-            policy,
+            policy: 0,
             routes: Vec::new(),
             visibility: Visibility::default(),
             charging: Charging::default(),

@@ -60,13 +60,13 @@ impl Clusters {
         self.slots.get(usize::from(slot)).map_or("", |(_, cluster)| &cluster.name)
     }
 
-    /// A new cluster, under the engine's `policy`; one that is known stays as it is.
-    pub fn add(&mut self, name: &str, policy: usize) -> ClusterId {
+    /// A new cluster, of which nothing is known but its name; one that is known stays as it is.
+    pub fn add(&mut self, name: &str) -> ClusterId {
         if let Some(known) = self.find(name) {
             return known;
         }
         self.uses += 1;
-        let cluster = Box::new(Cluster::new(name, policy, self.uses));
+        let cluster = Box::new(Cluster::new(name, self.uses));
         let id = if self.slots.len() < MOST_CLUSTERS {
             let id = ClusterId(self.slots.len() as u32);
             self.slots.push((id, cluster));

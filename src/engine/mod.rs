@@ -48,12 +48,11 @@ pub mod worker;
 
 pub use clusters::{LONGEST_NAME, MOST_CLUSTERS};
 
-use std::iter;
 use std::time::Duration;
 
 use crate::base::time::Time;
 use crate::circuit::Circuit;
-use crate::config::{Mode, Pattern, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
+use crate::config::{Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
 use crate::engine::cluster::Cluster;
 use crate::engine::clusters::Clusters;
 use crate::engine::correlate::{Attempts, ClusterId};
@@ -118,7 +117,6 @@ impl Engine {
         self.first_entry += self.retries.len();
         self.retries = compile(&policy);
         for (_, cluster) in self.clusters.iter_mut() {
-            cluster.policy = policy.index_for(&cluster.name);
             equip(cluster, &self.retries, &policy, now);
             match policy.clusters().get(cluster.policy).and_then(|policy| policy.outlier_detection) {
                 Some(policy) => cluster.outliers.iter_mut().for_each(|outliers| outliers.set_policy(policy)),
@@ -137,7 +135,7 @@ impl Engine {
     /// The cluster of that name, known from now on.
     pub fn cluster_id(&mut self, name: &str) -> ClusterId {
         self.clusters.find(name).unwrap_or_else(|| {
-            let id = self.clusters.add(name, self.policy.index_for(name));
+            let id = self.clusters.add(name);
             if let Some(cluster) = self.clusters.get_mut(id) {
                 equip(cluster, &self.retries, &self.policy, Time::default());
             }
@@ -167,7 +165,8 @@ impl Engine {
     }
 
     /// Which entry is for requests to a cluster whose route has this name.
-    pub fn by_route(&mut self, id: ClusterId, route: &str) -> ByRoute {
+    #[inline(never)]
+    pub fn by_route(&mut self, id: ClusterId, route: &[u8]) -> ByRoute {
         let Some(cluster) = self.clusters.get_mut(id) else { return ByRoute::default() };
         for (place, used) in &mut cluster.routes {
             if self.policy.is_for_route(*place, route) {
@@ -179,6 +178,7 @@ impl Engine {
     }
 
     /// How a request to a cluster is retried; `None` where that is off or the cluster was forgotten.
+    #[inline(never)]
     fn retry(&self, id: ClusterId, by_route: ByRoute) -> Option<&Retry> {
         let cluster = self.clusters.get(id)?;
         let place = by_route.0.checked_sub(self.first_entry).unwrap_or(cluster.policy);
@@ -296,9 +296,9 @@ impl Engine {
     }
 
     /// Calls `visit` with what each entry of `clusters` in the policy is for, and whether a request went by it.
-    pub fn each_entry(&self, visit: &mut dyn FnMut(&Pattern, bool)) {
+    pub fn each_entry(&self, visit: &mut dyn FnMut(&str, bool)) {
         for (place, pattern) in self.policy.patterns().iter().enumerate() {
-            visit(pattern, self.clusters.iter().any(|(_, cluster)| cluster.goes_by(place)));
+            visit(&pattern.text(), self.clusters.iter().any(|(_, cluster)| cluster.goes_by(place)));
         }
     }
 
@@ -322,17 +322,14 @@ impl Engine {
 
 /// Gives a cluster what its policy needs, and takes away what it does not.
 fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: &Policy, now: Time) {
-    cluster.routes = policy.routes_for(&cluster.name);
-    // Retries of any of its requests are paid for, and where they are off for most, too.
-    let places = iter::once(cluster.policy).chain(cluster.routes.iter().map(|(place, _)| *place));
-    let (mut budget, mut adaptive) = (None, false);
-    for retry in places.filter_map(|place| retries.get(place)?.as_ref()) {
-        budget = budget.or(Some(retry.policy.budget));
-        adaptive |= retry.adaptive.is_some();
-    }
+    (cluster.policy, cluster.routes) = policy.places_for(&cluster.name);
+    let by_route = !cluster.routes.is_empty();
     let policy = policy.clusters().get(cluster.policy);
+    let retry = retries.get(cluster.policy).and_then(Option::as_ref);
     cluster.steered = policy.is_none_or(|policy| policy.steered);
-    cluster.account = budget.flatten().map(|policy| match cluster.account.take() {
+    // Where retries are off, those by some routes are paid for all the same.
+    let budget = policy.filter(|_| by_route || retry.is_some()).and_then(|policy| policy.budget);
+    cluster.account = budget.map(|policy| match cluster.account.take() {
         Some(mut account) => {
             account.set_policy(policy, now);
             account
@@ -346,6 +343,8 @@ fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: &Policy, now:
         }
         None => Box::new(Circuit::new(policy)),
     });
+    // Timeouts of single routes may depend on it, too.
+    let adaptive = by_route || retry.is_some_and(|retry| retry.adaptive.is_some());
     cluster.latency = adaptive.then(|| cluster.latency.take().unwrap_or_else(|| Latency::new(LATENCY_INTERVAL)));
 }
 

@@ -26,14 +26,14 @@ const NOW: Time = Time::from_nanos(1_770_000_000_000_000_000);
 fn a_cluster_is_found_by_its_name() {
     let mut clusters = Clusters::default();
     assert_eq!(clusters.find("orders"), None);
-    let orders = clusters.add("orders", 3);
-    let payments = clusters.add("payments", 4);
+    let orders = clusters.add("orders");
+    let payments = clusters.add("payments");
     assert_ne!(orders, payments);
     assert_eq!(clusters.find("orders"), Some(orders));
     assert_eq!(clusters.find("payments"), Some(payments));
     assert_eq!(clusters.find("Orders"), None);
     let cluster = clusters.get(orders).unwrap();
-    assert_eq!((&*cluster.name, cluster.policy), ("orders", 3));
+    assert_eq!(&*cluster.name, "orders");
     assert_eq!((cluster.visibility, cluster.charging), (Visibility::LastOnly, Charging::Unknown));
     assert!(cluster.account.is_none() && cluster.latency.is_none() && cluster.outliers.is_none());
     let watched = Visibility::All { failures: 0 };
@@ -50,7 +50,7 @@ fn a_cluster_is_found_by_its_name() {
 fn a_thousand_and_the_least_recently_used_goes() {
     assert_eq!(MOST_CLUSTERS, 1_000);
     let mut clusters = Clusters::default();
-    let first: Vec<_> = (0..1_000).map(|number| clusters.add(&format!("first {number}"), 0)).collect();
+    let first: Vec<_> = (0..1_000).map(|number| clusters.add(&format!("first {number}"))).collect();
     assert_eq!(clusters.iter().count(), 1_000);
     // All but every tenth are used again; to look at one is no use.
     for (number, id) in first.iter().enumerate() {
@@ -61,7 +61,7 @@ fn a_thousand_and_the_least_recently_used_goes() {
         }
     }
     for number in 0..100 {
-        clusters.add(&format!("second {number}"), 0);
+        clusters.add(&format!("second {number}"));
         assert_eq!(clusters.iter().count(), 1_000);
         // In the order of their last use.
         let known: Vec<_> = first.iter().map(|id| clusters.get(*id).is_some()).collect();
@@ -75,16 +75,16 @@ fn a_thousand_and_the_least_recently_used_goes() {
 #[test]
 fn a_forgotten_id_never_comes_back() {
     let mut clusters = Clusters::default();
-    let orders = clusters.add("orders", 0);
+    let orders = clusters.add("orders");
     let mut ids = vec![orders];
     for number in 0..5_000 {
-        ids.push(clusters.add(&format!("another {number}"), 0));
+        ids.push(clusters.add(&format!("another {number}")));
     }
     assert_eq!(clusters.find("orders"), None);
-    let again = clusters.add("orders", 1);
+    let again = clusters.add("orders");
     assert_ne!(again, orders);
     assert!(clusters.get(orders).is_none() && clusters.get_mut(orders).is_none());
-    assert_eq!(clusters.get(again).unwrap().policy, 1);
+    assert_eq!(&*clusters.get(again).unwrap().name, "orders");
     ids.push(again);
     ids.sort_unstable_by_key(|id| id.0);
     ids.dedup();
@@ -106,7 +106,7 @@ fn any_order_of_uses() {
                 next += 1;
                 let name = format!("cluster {next}");
                 assert_eq!(clusters.find(&name), None);
-                known.push((name.clone(), clusters.add(&name, 0)));
+                known.push((name.clone(), clusters.add(&name)));
                 if known.len() > MOST_CLUSTERS {
                     forgotten.push(known.remove(0).1);
                 }

@@ -23,7 +23,7 @@ use super::host::{Host, Property, StreamId};
 use super::request::Request;
 use super::view::{Phase, View};
 use crate::base::time::{Clock, Time};
-use crate::config::{Mode, Pattern, Policy, Via};
+use crate::config::{Mode, Policy, Via};
 use crate::contexts::Contexts;
 use crate::outlier::shared::WorkerId;
 use crate::retry::reservations::Account;
@@ -147,7 +147,7 @@ impl Worker {
 
     /// Calls `visit` with what each entry of `clusters` in the policy is for, and whether requests went by it, to a cluster that is
     /// known.
-    pub fn each_entry(&self, visit: &mut dyn FnMut(&Pattern, bool)) {
+    pub fn each_entry(&self, visit: &mut dyn FnMut(&str, bool)) {
         self.engine.each_entry(visit);
     }
 

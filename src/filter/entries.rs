@@ -3,7 +3,6 @@
 use super::host::update;
 use super::telemetry::{LogLimit, record};
 use crate::base::text::printable;
-use crate::config::{Glob, Pattern};
 use crate::engine::host::Update;
 use crate::engine::worker::Worker;
 use crate::host::Level;
@@ -32,16 +31,12 @@ impl Entries {
         }
         let looks = self.ticks.is_multiple_of(2 * TICKS);
         let mut unused = 0;
-        worker.each_entry(&mut |Pattern { cluster, route }, used| {
-            let (cluster, route) = (cluster.as_str(), route.as_ref().map(Glob::as_str));
+        worker.each_entry(&mut |pattern, used| {
             // What is for all others.
-            if cluster == "*" && route.is_none() {
+            if pattern == "*" {
                 return;
             }
-            let by_route = route.map_or_else(String::new, |route| {
-                [", by a route that \"route\": \"", &printable(route), "\" is for"].concat()
-            });
-            let key = ["weir/entry/", cluster, &by_route].concat();
+            let key = ["weir/entry/", pattern].concat();
             let (mut known, mut says) = (None, false);
             let update = update(&key, &mut |record| {
                 known = record.and_then(|record| record.first().copied());
@@ -53,8 +48,8 @@ impl Entries {
                 unused += 1;
             }
             if says && update == Update::Done {
-                let line = ["weir: no request went to a cluster that \"match\": \"", &printable(cluster), "\" is for"];
-                log.write(Level::Warn, &[&line.concat(), &*by_route].concat());
+                let line = ["weir: no request went to a cluster that \"match\": \"", &printable(pattern), "\" is for"];
+                log.write(Level::Warn, &line.concat());
             }
         });
         if looks {

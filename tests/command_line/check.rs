@@ -192,6 +192,18 @@ fn what_is_valid_and_odd_is_told() {
         (r#"{"mode": "shadow"}"#, "nothing of this takes effect"),
         (r#"{"clusters": [{"match": "a*"}, {"match": "ab*"}]}"#, "\"ab*\": never used"),
         (r#"{"clusters": [{"match": "a", "retry": {"budget": null}}]}"#, "clusters \"a\": budget is off"),
+        (
+            r#"{"clusters": [{"match": "a", "route": "r", "retry": {"idempotentMethods": ["POST"]}}]}"#,
+            "clusters \"a\" with route \"r\": idempotentMethods has POST",
+        ),
+        (
+            r#"{"clusters": [{"match": "*", "route": "r*"}, {"match": "a", "route": "r1"}]}"#,
+            "clusters \"a\" with route \"r1\": never used, since \"*\" with route \"r*\" stands before it",
+        ),
+        (
+            r#"{"clusters": [{"match": "a*"}, {"match": "ab", "route": "r"}]}"#,
+            "clusters \"ab\" with route \"r\": never used, since \"a*\" stands before it",
+        ),
     ];
     for (policy, text) in cases {
         assert!(warnings(policy).contains(text), "{policy}: {}", warnings(policy));
@@ -253,5 +265,22 @@ fn what_is_valid_and_odd_is_told() {
     assert!(told.contains("\"carts\": it spreads") && !told.contains("orders"), "{told}");
     let apart = r#"{"clusters": [{"match": "carts", "steering": "off"}]}"#;
     assert!(!warnings(&hashed(apart)).contains("it spreads"), "{}", warnings(&hashed(apart)));
-    assert!(!warnings(r#"{"clusters": [{"match": "ab*"}, {"match": "a*"}]}"#).contains("never used"));
+    for apart in [
+        r#"{"clusters": [{"match": "ab*"}, {"match": "a*"}]}"#,
+        r#"{"clusters": [{"match": "a", "route": "r"}, {"match": "a"}]}"#,
+        r#"{"clusters": [{"match": "*", "route": "r"}, {"match": "a", "route": "s"}, {"match": "a"}]}"#,
+    ] {
+        assert!(!warnings(apart).contains("never used"), "{}", warnings(apart));
+    }
+    // Which routes there are, a file tells that gets none elsewhere.
+    let routed = |name: &str, elsewhere: bool| {
+        let policy = r#"{"clusters": [{"match": "*", "route": "check*", "retry": "off"}]}"#;
+        let mut whole: serde_json::Value = serde_json::from_str(&bootstrap(policy)).unwrap();
+        let routes = json!({"virtual_hosts": [{"domains": ["*"], "routes": [{"name": name}, {}]}]});
+        whole["routed"] = if elsewhere { json!({"rds": {}, "route_config": routes}) } else { routes };
+        warnings(&whole.to_string())
+    };
+    assert!(routed("list", false).contains("route \"check*\" matches nothing: there is no route of such a name"));
+    assert!(!routed("checkout", false).contains("matches nothing"));
+    assert!(!routed("list", true).contains("matches nothing"));
 }

@@ -98,6 +98,42 @@ fn the_policy_decides_and_is_named() {
     );
 }
 
+#[test]
+fn a_route_decides_where_the_policy_says_so() {
+    let policy = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(
+        policy.path(),
+        r#"{"clusters": [{"match": "orders", "route": "check*", "retry": {"idempotentMethods": ["POST"]}},
+        {"match": "orders", "retry": {"budget": {"percent": 9}}}]}"#,
+    )
+    .expect("a policy");
+    let policy = ["--policy", policy.path().to_str().expect("UTF-8")];
+    let settings = |route: Value| {
+        let told = explain(&line("POST", 503, "UC", RESET, &json!({"route_name": route})), &policy);
+        (told["verdict"].clone(), told["settings"].clone())
+    };
+    let (verdict, told) = settings(json!("checkout"));
+    assert_eq!(verdict, "retry", "{told:#}");
+    let told = told.to_string();
+    assert!(
+        told.contains("retry.idempotentMethods: POST; idempotencyKeyHeaders: idempotency-key (by clusters[0])"),
+        "{told}"
+    );
+    assert!(told.contains("retry.budget: 9 % of") && told.contains("in 1 s (by clusters[1])"), "{told}");
+    for route in [json!("list"), Value::Null, json!("-")] {
+        let (verdict, told) = settings(route);
+        assert_eq!(verdict, "method", "{told:#}");
+        assert!(told.to_string().contains("(by clusters[1])"), "{told:#}");
+    }
+    // The name of the route is the last word of Istio's format.
+    let text = "[2026-02-02T02:00:04.060Z] \"POST /orders/1 HTTP/1.1\" 503 UC upstream_reset_before_response_started{connection_termination} \
+        - \"-\" 0 91 3 - \"-\" \"curl/8\" \"id\" \"orders:80\" \"10.0.0.3:80\" orders 10.1.1.1:4 10.2.2.2:80 10.1.1.1:5 - ";
+    for (route, verdict) in [("checkout", "retry"), ("default", "method")] {
+        let told = explain(&format!("{text}{route}"), &policy);
+        assert_eq!(told["verdict"], verdict, "{told:#}");
+    }
+}
+
 /// What Weir itself said in the log is what counts: it knew more.
 #[test]
 fn a_verdict_in_the_log_is_explained() {

@@ -717,6 +717,21 @@ fn rules_of_envoy_gateway() {
             &["matches-nothing"],
         ),
         (GATEWAY, "gateway/envoypatchpolicy.yaml", "httproute/shop/orders", "grpcroute/shop/orders", &[]),
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "\"clusters\": [",
+            "\"clusters\": [{ \"match\": \"*\", \"route\": \"httproute/shop/orders/*\", \"retry\": \"off\" },",
+            &[],
+        ),
+        // There is no such route.
+        (
+            GATEWAY,
+            "gateway/envoypatchpolicy.yaml",
+            "\"clusters\": [",
+            "\"clusters\": [{ \"match\": \"*\", \"route\": \"httproute/shop/order/*\", \"retry\": \"off\" },",
+            &["matches-nothing"],
+        ),
         (GATEWAY, "gateway/envoypatchpolicy.yaml", "/upstream_log/-", "/upstream_log", &["access-log-replaced"]),
         (
             GATEWAY,

@@ -126,7 +126,7 @@ fn unknown_fields() {
         ),
         (
             r#"{"clusters": [{"match": "a", "mode": "shadow"}]}"#,
-            "clusters[0].mode: unknown field; expected one of circuitBreaker, match, outlierDetection, retry, steering"
+            "clusters[0].mode: unknown field; expected one of circuitBreaker, match, outlierDetection, retry, route, steering"
                 .to_owned(),
         ),
     ];
@@ -381,7 +381,7 @@ fn entries_of_clusters() {
         (r#"{"clusters": [{"match": 1}]}"#, "clusters[0].match: 1 is not a string: expected one in quotes"),
         (
             r#"{"clusters": [{"match": ""}]}"#,
-            r#"clusters[0].match: "" matches nothing: expected the name of a cluster, with * for any part of it"#,
+            r#"clusters[0].match: "" matches nothing: expected a name, with * for any part of it"#,
         ),
         (
             r#"{"clusters": [{"match": "a*"}, {"match": "b"}, {"match": "a*", "retry": null}]}"#,
@@ -392,6 +392,46 @@ fn entries_of_clusters() {
             r#"clusters[2].retry.perTryTimeout: "250" is not a duration: expected one like "250ms" or "1m30s"; "off", false or null switch it off"#,
         ),
     ]);
+}
+
+#[test]
+fn entries_for_routes() {
+    let cluster = "not by route: it is a cluster's, in an entry without route";
+    let with = |more: &str| format!(r#"{{"clusters": [{{"match": "a", "route": "r", {more}}}]}}"#);
+    for (more, place) in [
+        (r#""circuitBreaker": {}"#, "circuitBreaker"),
+        (r#""circuitBreaker": "off""#, "circuitBreaker"),
+        (r#""outlierDetection": {"error": "off"}"#, "outlierDetection"),
+        (r#""steering": "off""#, "steering"),
+        (r#""retry": {"maxRetries": 1, "budget": {"percent": 1}}"#, "retry.budget"),
+        (r#""retry": {"budget": "off"}"#, "retry.budget"),
+        (r#""retry": {"minRetryRate": {"count": 1, "interval": "1s"}}"#, "retry.minRetryRate"),
+    ] {
+        assert_eq!(refusal(&with(more)), format!("clusters[0].{place}: {cluster}"), "{more}");
+    }
+    refuses(&[
+        (r#"{"clusters": [{"route": "r"}]}"#, "clusters[0].match: missing"),
+        (
+            r#"{"clusters": [{"match": "a", "route": 1}]}"#,
+            "clusters[0].route: 1 is not a string: expected one in quotes",
+        ),
+        (
+            r#"{"clusters": [{"match": "a", "route": ""}]}"#,
+            r#"clusters[0].route: "" matches nothing: expected a name, with * for any part of it"#,
+        ),
+        (
+            r#"{"clusters": [{"match": "a", "route": "r"}, {"match": "b", "route": "r"}, {"match": "a", "route": "r"}]}"#,
+            r#"clusters[2].match: "a" stands in an earlier entry, and the first match wins: remove one of them"#,
+        ),
+        // The first is for all routes.
+        (
+            r#"{"clusters": [{"match": "a"}, {"match": "a", "route": "r"}]}"#,
+            r#"clusters[1].match: "a" stands in an earlier entry, and the first match wins: remove one of them"#,
+        ),
+    ]);
+    policy(
+        r#"{"clusters": [{"match": "a", "route": "r", "retry": "off"}, {"match": "a", "route": "s"}, {"match": "a"}]}"#,
+    );
 }
 
 #[test]

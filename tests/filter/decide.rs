@@ -1,8 +1,11 @@
 //! What `decide` writes into a request, and what it counts.
 
+use super::fake_host::flag::UC;
 use super::fake_host::{Edit, End, HostCall, Request, Stream};
 use super::{Attached, Level, SHADOW, of, requests};
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -111,6 +114,90 @@ fn the_configuration_is_obeyed() {
     assert_eq!(one.request_header("x-envoy-max-retries").as_deref(), Some("1"));
     assert!(!conditions(&one).contains("gateway-error") && !conditions(&one).contains("retriable-status-codes"));
     assert_eq!(requests(&at.host, "configured-off-1"), of([("off", 1)]));
+}
+
+#[test]
+fn a_route_has_its_own_retries() {
+    let config = r#"{
+        "retry": { "perTryTimeout": "1s" },
+        "clusters": [
+            { "match": "by-route*", "route": "checkout-*",
+              "retry": { "idempotentMethods": ["GET", "POST"], "maxRetries": 1, "idempotencyKeyHeaders": ["x-key"] } },
+            { "match": "by-route*", "route": "list", "retry": { "maxRetries": 0 } },
+            { "match": "by-route*", "route": "off", "retry": "off" },
+            { "match": "by-route-off", "retry": "off" }
+        ]
+    }"#;
+    let at = Attached::with(Level::Decide, config);
+    let begin = |cluster: &str, route: &str, method: &str| {
+        begin(&at, cluster, |request| request.method(method).property("xds.route_name", route))
+    };
+    let most = |stream: &Stream| stream.request_header("x-envoy-max-retries");
+    for cluster in ["by-route", "by-route-off"] {
+        let post = begin(cluster, "checkout-7", "POST");
+        assert_eq!((conditions(&post), most(&post).as_deref()), (words(REPEATABLE), Some("1")), "{cluster}");
+        assert_eq!(post.request_header("x-envoy-upstream-rq-per-try-timeout-ms").as_deref(), Some("1000"));
+        let list = begin(cluster, "list", "GET");
+        assert_eq!(most(&list).as_deref(), Some("0"), "{cluster}");
+        assert_eq!(begin(cluster, "off", "GET").edits(), [], "{cluster}");
+    }
+    for route in ["", "checkout", "list-2"] {
+        let post = begin("by-route", route, "POST");
+        assert_eq!((conditions(&post), most(&post).as_deref()), (words(UNPROCESSED), Some("2")), "{route:?}");
+        assert_eq!(begin("by-route-off", route, "GET").edits(), [], "{route:?}");
+    }
+    // A route's own idea of a key, and a route that Envoy does not name.
+    let keyed = begin("by-route", "checkout-7", "PATCH");
+    assert_eq!(conditions(&keyed), words(UNPROCESSED));
+    let keyed = |key| at.host.request(at.decide).cluster("by-route").method("PATCH").header(key, "7");
+    let by_route = keyed("x-key").property("xds.route_name", "checkout-8").begin();
+    assert_eq!(conditions(&by_route), words(REPEATABLE));
+    assert_eq!(conditions(&keyed("x-key").begin()), words(UNPROCESSED));
+    assert_eq!(conditions(&keyed("idempotency-key").begin()), words(REPEATABLE));
+}
+
+#[test]
+fn the_route_is_asked_for_only_where_it_matters() {
+    let config = r#"{"clusters": [{"match": "asked", "route": "a", "retry": "off"}, {"match": "plain", "retry": {}}]}"#;
+    let at = Attached::with(Level::Decide, config);
+    let asked = Rc::new(Cell::new(0));
+    let count = Rc::clone(&asked);
+    at.host.fault(move |call| {
+        count.set(count.get() + u32::from(call.call == HostCall::GetProperty && call.key == "xds.route_name"));
+        None
+    });
+    for (cluster, times) in [("plain", 0), ("unknown", 0), ("asked", 1)] {
+        begin(&at, cluster, |request| request.property("xds.route_name", "a")).end_with(&End::new().code(200));
+        assert_eq!(asked.get(), times, "{cluster}");
+    }
+    at.host.no_faults();
+}
+
+/// A request goes by the policy of its route to its end, in `guard` as well; and by its cluster's, once another is in force.
+#[test]
+fn a_requests_route_decides_to_its_end() {
+    let config =
+        r#"{"clusters": [{"match": "to-the-end", "route": "checkout", "retry": {"idempotentMethods": ["POST"]}}]}"#;
+    let at = Attached::with(Level::Guard, config);
+    let guard = at.guard.unwrap();
+    let post = |route| {
+        let request = at.host.request(at.decide).cluster("to-the-end").property("xds.route_name", route);
+        let request = request.method("POST").begin();
+        at.host.attempt(guard, &request, 1).begin().end();
+        at.attempt_log(&End::of_attempt(&request, 1).flags(UC));
+        request
+    };
+    let passes = |request: &Stream| at.host.attempt(guard, request, 2).begin().continued();
+    assert!(passes(&post("checkout")));
+    assert!(!passes(&post("list")));
+    // Under way while a policy without such an entry comes, and one with another in its place.
+    for config in ["{}", r#"{"clusters": [{"match": "other", "retry": {"idempotentMethods": ["POST"]}}]}"#] {
+        let under_way = post("checkout");
+        let newer = at.host.start(config);
+        assert!(!passes(&under_way), "{config}");
+        at.host.stop(newer);
+        assert!(at.host.configure(at.decide));
+    }
 }
 
 #[test]

@@ -210,6 +210,24 @@ fn entries_that_no_request_goes_by_are_told_of_once() {
     assert_eq!((told().len(), unused()), (0, 0));
 }
 
+/// One route that requests take, one that none takes, and one to a cluster that none goes to.
+#[test]
+fn entries_for_routes_that_no_request_takes_are_told_of() {
+    let host = Host::new();
+    host.clear_shared();
+    let root = host.start(
+        r#"{"clusters": [{"match": "by-route", "route": "a*"}, {"match": "*", "route": "b\"*"}, {"match": "none", "route": "a"}]}"#,
+    );
+    host.request(root).cluster("by-route").property("xds.route_name", "a1").begin().end();
+    (0..1_200).for_each(|_| host.tick(root));
+    let lines = host.take_logs().into_iter().filter(|line| line.text.contains("no request went to"));
+    let lines: Vec<_> = lines.map(|line| line.text).collect();
+    let line = |what| format!(r#"weir: no request went to a cluster that "match": "{what}" is for"#);
+    assert_eq!(lines, [line("* with route b_*"), line("none with route a")]);
+    assert_eq!(host.metric("weir_entries_unused"), 2);
+    host.stop(root);
+}
+
 /// A new policy has time to be used, and half a minute is not too much, however many listeners have it.
 #[test]
 fn entries_are_looked_at_within_a_minute_whatever_the_number_of_roots() {

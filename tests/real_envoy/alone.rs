@@ -5,6 +5,7 @@ mod crowd;
 mod metrics;
 mod own_policy;
 mod quiet;
+mod routes;
 mod shadow;
 mod update;
 mod verdicts;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Test> {
         metrics::TESTS,
         own_policy::TESTS,
         quiet::TESTS,
+        routes::TESTS,
         shadow::TESTS,
         update::TESTS,
         verdicts::TESTS,

@@ -53,6 +53,12 @@ impl Setup {
         self
     }
 
+    /// A route that is tried before all that are there.
+    pub fn route_before(mut self, route: Value) -> Self {
+        self.routes.insert(0, route);
+        self
+    }
+
     pub fn start(self) -> Result<Stage> {
         let directory = tempfile::Builder::new().prefix("weir-stage-").tempdir()?;
         let address = ports::free();

@@ -301,7 +301,7 @@ pub static RULES: [Rule; 81] = [
     warning("breaker-percent-low", "A circuit breaker below 50 percent opens while most attempts are answered."),
     warning(
         "matches-nothing",
-        "An entry of `clusters` matches no cluster, of those that the files tell of: what it says is in force for none. Where \
+        "An entry of `clusters` matches no cluster, or no route, of those that the files tell of: what it says is in force for none. Where \
         Weir runs, the log says so, too, and `weir_entries_unused` counts such entries.",
     ),
     warning(
