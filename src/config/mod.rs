@@ -174,32 +174,30 @@ impl Policy {
     /// The position of [`Policy::for_cluster`] among [`Policy::clusters`].
     #[must_use]
     pub fn index_for(&self, cluster: &str) -> usize {
-        self.places_for(cluster).0
+        self.places_for(cluster, &mut Vec::new())
     }
 
-    /// The position of [`Policy::for_cluster`] among [`Policy::clusters`], and those of the overrides by route that stand before it.
+    /// The position of [`Policy::for_cluster`] among [`Policy::clusters`]; adds those of the overrides by route that stand before it.
     /// With each of these, whether a request went by it, which none has done so far.
-    #[must_use]
     #[inline(never)]
-    pub fn places_for(&self, cluster: &str) -> (usize, Vec<(usize, bool)>) {
-        let mut routes = Vec::new();
+    pub fn places_for(&self, cluster: &str, routes: &mut Vec<(usize, bool)>) -> usize {
         for (place, pattern) in self.patterns.iter().enumerate() {
             if pattern.cluster.matches(cluster) {
                 if pattern.route.is_none() {
-                    return (place, routes);
+                    return place;
                 }
                 routes.push((place, false));
             }
         }
-        (self.patterns.len(), routes)
+        self.patterns.len()
     }
 
     /// The policy for requests to `cluster` whose route has the name `route`: that of the cluster, with retries by the first override
     /// for such a route. With it, the position of what says how they are retried.
     #[must_use]
     pub fn for_request(&self, cluster: &str, route: &str) -> (usize, ClusterPolicy) {
-        let mut policy = self.for_cluster(cluster).clone();
-        let (own, routes) = self.places_for(cluster);
+        let (mut policy, mut routes) = (self.for_cluster(cluster).clone(), Vec::new());
+        let own = self.places_for(cluster, &mut routes);
         let by_route = routes.into_iter().find(|(place, _)| self.is_for_route(*place, route.as_bytes()));
         let Some((place, _)) = by_route else { return (own, policy) };
         let retry = self.clusters.get(place).and_then(|entry| entry.retry.clone());
@@ -381,7 +379,7 @@ fn cluster(everywhere: &Settings, entry: &Json, policy: &mut Policy) -> Result<(
     entry.without(&["incidents"], "not for single clusters: it stands at the top level, for all of them")?;
     let route = entry.field("route");
     if route.is_some() {
-        let why = "not by route: it is a cluster's, in an entry without route";
+        let why = "not by route: it is the cluster's";
         entry.without(&["circuitBreaker", "outlierDetection", "steering"], why)?;
         let retry = entry.field("retry").unwrap_or(&Json::Null);
         retry.without(&["budget", "minRetryRate"], why).map_err(|error| error.in_field("retry"))?;

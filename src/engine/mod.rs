@@ -322,7 +322,8 @@ impl Engine {
 
 /// Gives a cluster what its policy needs, and takes away what it does not.
 fn equip(cluster: &mut Cluster, retries: &[Option<Retry>], policy: &Policy, now: Time) {
-    (cluster.policy, cluster.routes) = policy.places_for(&cluster.name);
+    cluster.routes.clear();
+    cluster.policy = policy.places_for(&cluster.name, &mut cluster.routes);
     let by_route = !cluster.routes.is_empty();
     let policy = policy.clusters().get(cluster.policy);
     let retry = retries.get(cluster.policy).and_then(Option::as_ref);

@@ -277,7 +277,7 @@ const UNDECIDED: &str = ": nobody decides on its requests: role decide is not at
 const UNJUDGED: &str = ": a host without IP address and port (a pipe, perhaps) is not judged, and so never ejected";
 
 const MISROUTED: &str = "requests do not go where they are steered, so ejections are advisory: it lacks \
-                         override_host, or its routes lack stateful_session";
+                         override_host, its routes lack stateful_session or have one of their own";
 
 /// The gauges of what is decided have names of their own in shadow mode.
 const fn decided(mode: Mode) -> (Gauge, Gauge) {

@@ -396,7 +396,7 @@ fn entries_of_clusters() {
 
 #[test]
 fn entries_for_routes() {
-    let cluster = "not by route: it is a cluster's, in an entry without route";
+    let cluster = "not by route: it is the cluster's";
     let with = |more: &str| format!(r#"{{"clusters": [{{"match": "a", "route": "r", {more}}}]}}"#);
     for (more, place) in [
         (r#""circuitBreaker": {}"#, "circuitBreaker"),
