@@ -307,7 +307,7 @@ fn an_override_for_a_route_is_for_its_retries() {
         "clusters": [
             {"match": "orders*", "route": "checkout-*", "retry": {"maxRetries": 1}},
             {"match": "orders", "retry": {"budget": {"percent": 7}}, "circuitBreaker": "off"},
-            {"match": "order*", "route": "*", "retry": "off"},
+            {"match": "*ders", "route": "*", "retry": "off"},
             {"match": "quiet", "route": "loud", "retry": {"idempotentMethods": ["POST"]}},
             {"match": "quiet", "retry": "off"}
         ]}"#,

@@ -1,6 +1,5 @@
 //! What `decide` writes into a request, and what it counts.
 
-use super::fake_host::flag::UC;
 use super::fake_host::{Edit, End, HostCall, Request, Stream};
 use super::{Attached, Level, SHADOW, of, requests};
 use std::cell::Cell;
@@ -119,7 +118,7 @@ fn the_configuration_is_obeyed() {
 #[test]
 fn a_route_has_its_own_retries() {
     let config = r#"{
-        "retry": { "perTryTimeout": "1s" },
+        "retry": { "perTryTimeout": "1s", "minRetryRate": { "count": 100, "interval": "1s" } },
         "clusters": [
             { "match": "by-route*", "route": "checkout-*",
               "retry": { "idempotentMethods": ["GET", "POST"], "maxRetries": 1, "idempotencyKeyHeaders": ["x-key"] } },
@@ -176,27 +175,27 @@ fn the_route_is_asked_for_only_where_it_matters() {
 /// A request goes by the policy of its route to its end, in `guard` as well; and by its cluster's, once another is in force.
 #[test]
 fn a_requests_route_decides_to_its_end() {
-    let config =
-        r#"{"clusters": [{"match": "to-the-end", "route": "checkout", "retry": {"idempotentMethods": ["POST"]}}]}"#;
-    let at = Attached::with(Level::Guard, config);
+    let of_500 = |of: &str| format!(r#"{{"clusters": [{{{of}, "retry": {{"statusCodes": [500]}}}}]}}"#);
+    let at = Attached::with(Level::Guard, &of_500(r#""match": "to-the-end", "route": "checkout""#));
     let guard = at.guard.unwrap();
-    let post = |route| {
-        let request = at.host.request(at.decide).cluster("to-the-end").property("xds.route_name", route);
-        let request = request.method("POST").begin();
-        at.host.attempt(guard, &request, 1).begin().end();
-        at.attempt_log(&End::of_attempt(&request, 1).flags(UC));
-        request
+    let begin = |route| at.host.request(at.decide).cluster("to-the-end").property("xds.route_name", route).begin();
+    // What is not to be retried is marked.
+    let is_retried = |request: &Stream| {
+        let attempt = at.host.attempt(guard, request, 1).begin();
+        assert!(attempt.response(500, []));
+        let marked = attempt.response_header("x-envoy-ratelimited").is_some();
+        attempt.end();
+        at.attempt_log(&End::of_attempt(request, 1).code(500));
+        !marked
     };
-    let passes = |request: &Stream| at.host.attempt(guard, request, 2).begin().continued();
-    assert!(passes(&post("checkout")));
-    assert!(!passes(&post("list")));
-    // Under way while a policy without such an entry comes, and one with another in its place.
-    for config in ["{}", r#"{"clusters": [{"match": "other", "retry": {"idempotentMethods": ["POST"]}}]}"#] {
-        let under_way = post("checkout");
+    assert!(is_retried(&begin("checkout")));
+    assert!(!is_retried(&begin("list")));
+    let under_way: Vec<Stream> = (0..2).map(|_| begin("checkout")).collect();
+    // Policies in which such an entry is missing, or another is in its place.
+    for (config, request) in ["{}".to_owned(), of_500(r#""match": "other""#)].iter().zip(under_way) {
         let newer = at.host.start(config);
-        assert!(!passes(&under_way), "{config}");
+        assert!(!is_retried(&request), "{config}");
         at.host.stop(newer);
-        assert!(at.host.configure(at.decide));
     }
 }
 
