@@ -61,8 +61,9 @@ impl Engine {
     ) -> Admission {
         let shadow = self.policy.mode == Mode::Shadow;
         let Some(cluster) = self.clusters.get_mut(id) else { return Admission::OFF };
-        let place = by_route.0.checked_sub(self.first_entry).unwrap_or(cluster.policy);
-        let Some(Some(retry)) = self.retries.get(place) else { return Admission::OFF };
+        let Some(Some(retry)) = self.retries.get(by_route.place(self.first_entry, cluster)) else {
+            return Admission::OFF;
+        };
         let plan = Plan::of(&retry.policy, request);
         let per_attempt = cluster.charging.is_per_attempt(guard);
         // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.

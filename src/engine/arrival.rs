@@ -95,12 +95,14 @@ impl Worker {
         self.settle_attempts(view);
         let now = self.own_time(view);
         let cluster = self.routed_cluster(view);
-        let by_route = cluster.map_or(ByRoute::default(), |cluster| self.by_route(cluster, view));
+        let by_route = cluster.filter(|cluster| self.engine.has_routes(*cluster));
+        let by_route = by_route.map_or(ByRoute::default(), |cluster| self.by_route(cluster, view));
         let policy = cluster.and_then(|cluster| self.engine.retry_policy(cluster, by_route));
         let keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
         let mut headers = Headers::read(host, keys, self.steering_header());
         let control = std::mem::take(&mut headers.control);
         let remove_control = if headers.trusted && policy.is_some() { control } else { Vec::new() };
+        let most = policy.map_or((0, false), |policy| (policy.max_retries, policy.per_try_timeout.is_none()));
         let Some(cluster) = cluster else {
             return self.forward(Edits { remove_hosts: self.hosts_to_remove(&headers), ..Edits::default() });
         };
@@ -116,7 +118,8 @@ impl Worker {
         }
         let admission = self.engine.admit(routed, &request, self.attached.guard, now, self.wall_clock);
         self.report(cluster, What::Forwarded(admission.class));
-        let Steering { route, list, hedge } = self.steer(routed, admission.plan, circuit_probe.is_some(), view);
+        let Steering { route, list, hedge } =
+            self.steer(cluster, (admission.plan, most), circuit_probe.is_some(), view);
         let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, &admission);
         let failures_before = self.visibility(cluster).failures();
         if let Some(state) = self.engine.cluster_mut(cluster) {
@@ -165,12 +168,9 @@ impl Worker {
         })
     }
 
-    /// What says how this request is retried. The host is asked for the route only where that matters.
+    /// What says how this request is retried, in a cluster where that depends on the route: only there the host is asked for it.
     #[inline(never)]
     fn by_route<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> ByRoute {
-        if !self.engine.has_routes(cluster) {
-            return ByRoute::default();
-        }
         // A route without a name is matched by `*` alone.
         let name = view.host.property(Property::RouteName);
         self.engine.by_route(cluster, name.as_deref().unwrap_or_default())

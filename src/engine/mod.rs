@@ -78,7 +78,14 @@ struct Retry {
 
 /// Which entry of the policy says how a request is retried, where its route has one; the default is the cluster's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct ByRoute(usize);
+struct ByRoute(u32);
+
+impl ByRoute {
+    /// Which of the engine's policies that is, whose first entry this type knows by the number `first`.
+    fn place(self, first: u32, cluster: &Cluster) -> usize {
+        self.0.checked_sub(first).map_or(cluster.policy, |place| place as usize)
+    }
+}
 
 /// One worker's engine.
 #[derive(Debug)]
@@ -87,7 +94,7 @@ struct Engine {
     retries: Vec<Option<Retry>>,
     /// What [`ByRoute`] has for the first entry: more than it had for any entry of an earlier policy, and more than 0. Requests that
     /// were under way when a policy came into force go by their clusters' policies.
-    first_entry: usize,
+    first_entry: u32,
     clusters: Clusters,
     /// Attempts that ended and are not yet understood.
     attempts: Attempts,
@@ -114,7 +121,7 @@ impl Engine {
 
     /// Puts another policy in force; what was learned stays.
     pub fn reconfigure(&mut self, policy: Policy, now: Time) {
-        self.first_entry += self.retries.len();
+        self.first_entry += self.retries.len() as u32;
         self.retries = compile(&policy);
         for (_, cluster) in self.clusters.iter_mut() {
             equip(cluster, &self.retries, &policy, now);
@@ -171,18 +178,15 @@ impl Engine {
         for (place, used) in &mut cluster.routes {
             if self.policy.is_for_route(*place, route) {
                 *used = true;
-                return ByRoute(self.first_entry + *place);
+                return ByRoute(self.first_entry + *place as u32);
             }
         }
         ByRoute::default()
     }
 
     /// How a request to a cluster is retried; `None` where that is off or the cluster was forgotten.
-    #[inline(never)]
     fn retry(&self, id: ClusterId, by_route: ByRoute) -> Option<&Retry> {
-        let cluster = self.clusters.get(id)?;
-        let place = by_route.0.checked_sub(self.first_entry).unwrap_or(cluster.policy);
-        self.retries.get(place)?.as_ref()
+        self.retries.get(by_route.place(self.first_entry, self.clusters.get(id)?))?.as_ref()
     }
 
     /// The retry policy for a request to a cluster; `None` where it is off or the cluster was forgotten.

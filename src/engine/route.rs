@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::ByRoute;
 use super::correlate::ClusterId;
 use super::event::What;
 use super::host::{Host, Property, StreamId};
@@ -108,11 +107,12 @@ impl Misrouted {
 }
 
 impl Worker {
-    /// A request arrives: where to send it. `circuit_probe`: it finds out for an open circuit whether the cluster is back.
+    /// A request arrives: where to send it. `most`: how many retries the policy allows, and whether it leaves hedges to Weir.
+    /// `circuit_probe`: it finds out for an open circuit whether the cluster is back.
     pub(super) fn steer<H: Host>(
         &mut self,
-        (cluster, by_route): (ClusterId, ByRoute),
-        plan: Option<Plan>,
+        cluster: ClusterId,
+        (plan, most): (Option<Plan>, (u32, bool)),
         circuit_probe: bool,
         view: &View<'_, H>,
     ) -> Steering {
@@ -120,7 +120,10 @@ impl Worker {
         let steered = self.engine.cluster(cluster).is_some_and(|cluster| cluster.steered);
         let policy = self.engine.steering().filter(|_| steered);
         let policy = policy.map(|steering| (steering.explore_percent, steering.via));
-        let (retries, hedges) = self.retries_and_hedges((cluster, by_route), plan);
+        let (retries, hedges) = match plan {
+            Some(plan) if plan != Plan::Nothing => (most.0, most.0 > 0 && most.1),
+            _ => (0, false),
+        };
         let Some(outliers) = self.outliers(cluster, view) else { return Steering::default() };
         outliers.requested(now);
         // Without steering, hosts are judged all the same, and somebody else may act on it.
@@ -167,16 +170,6 @@ impl Worker {
             nanos_since(state.waiting.oldest_hedged(), self.wall_clock).saturating_mul(2)
                 >= nanos(after).saturating_mul(IN_VAIN)
         })
-    }
-
-    /// How many retries a request may have, and whether it may be hedged.
-    fn retries_and_hedges(&self, (cluster, by_route): (ClusterId, ByRoute), plan: Option<Plan>) -> (u32, bool) {
-        match (plan, self.engine.retry_policy(cluster, by_route)) {
-            (Some(plan), Some(policy)) if plan != Plan::Nothing => {
-                (policy.max_retries, policy.max_retries > 0 && policy.per_try_timeout.is_none())
-            }
-            _ => (0, false),
-        }
     }
 
     fn choose_route(
