@@ -226,7 +226,7 @@ pub struct Following {
 
 impl Following {
     /// Waits for a line that fits. The line.
-    pub fn line(&mut self, fits: impl Fn(&str) -> bool) -> Result<String> {
+    pub fn line(&mut self, mut fits: impl FnMut(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + wait::LIMIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
