@@ -294,6 +294,8 @@ fn nonsense_is_no_reason_to_panic() {
     assert_eq!(weir(&["replay", "-"], b"").status, 0, "an empty log is one");
     assert_eq!(weir(&["replay", "-"], b"\n\n").status, 0);
     assert_eq!(weir(&["replay", "-"], b"hello\n").status, 1, "nothing is of use");
+    let empty = weir(&["replay", "-"], b"");
+    assert!(empty.status == 0 && empty.err.contains("Does this proxy write an access log?"), "{}", empty.err);
     assert_eq!(weir(&["replay", "no/such/file"], b"").status, 2);
     assert_eq!(weir(&["replay"], b"").status, 2);
     assert_eq!(weir(&["replay", "-"], &[0x1f, 0x8b, 8, 0, 0]).status, 2, "a broken archive is no log");
