@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use weir::config::{self, ClusterPolicy, Policy};
 
+use super::support::without_nulls;
 use super::weir;
 
 /// Those with a policy, and the clusters that they are for.
@@ -52,19 +53,6 @@ fn resources() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|it| it == "yaml")).collect();
     files.sort();
     files
-}
-
-/// What `kubectl apply` leaves of a resource.
-fn pruned(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| (name.clone(), pruned(value)))
-            .collect(),
-        Value::Array(items) => items.iter().filter(|item| !item.is_null()).map(pruned).collect(),
-        value => value.clone(),
-    }
 }
 
 /// Also in text that is JSON.
@@ -120,7 +108,7 @@ fn no_tool_changes_a_policy_by_dropping_nulls() {
             assert!(!has_null(document), "{} has a null", file.display());
         }
         let apply = |documents: Vec<Value>| documents.iter().find_map(policy);
-        assert_eq!(apply(documents.iter().map(pruned).collect()), apply(documents), "{}", file.display());
+        assert_eq!(apply(documents.iter().map(without_nulls).collect()), apply(documents), "{}", file.display());
     }
 }
 

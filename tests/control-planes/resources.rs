@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::kubernetes::only_envoy_filters;
 use crate::mesh::{documents, yaml};
 use crate::shop;
+use crate::support::without_nulls;
 
 pub const TESTS: &[Test] = &[("resources", resources)];
 
@@ -53,19 +54,6 @@ fn resources() -> Result<()> {
         keeps(&cluster, &text, &mut namespaces).with_context(|| arguments.to_owned())?;
     }
     Ok(())
-}
-
-/// The value less all that is null.
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .iter()
-            .filter(|(_, field)| !field.is_null())
-            .map(|(name, field)| (name.clone(), without_nulls(field)))
-            .collect(),
-        Value::Array(values) => values.iter().filter(|value| !value.is_null()).map(without_nulls).collect(),
-        other => other.clone(),
-    }
 }
 
 /// `istioctl` finds nothing in resources.

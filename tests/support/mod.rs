@@ -17,6 +17,7 @@ pub mod wait;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 /// One runtime for all upstreams of this process. Tests themselves are plain threads.
@@ -40,5 +41,19 @@ pub fn exit_code(program: &str, outcome: anyhow::Result<bool>) -> ExitCode {
             eprintln!("{program}: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// A resource less all that is null, as `kubectl apply` and other tools pass it on.
+#[must_use]
+pub fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, field)| !field.is_null())
+            .map(|(name, field)| (name.clone(), without_nulls(field)))
+            .collect(),
+        Value::Array(items) => items.iter().filter(|item| !item.is_null()).map(without_nulls).collect(),
+        other => other.clone(),
     }
 }
