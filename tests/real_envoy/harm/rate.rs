@@ -30,6 +30,7 @@ pub struct Rate {
     stop: Arc<AtomicBool>,
     /// What the slowest answer took, in milliseconds.
     slowest: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
     last_answer: Arc<Mutex<Option<Instant>>>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
 }
@@ -57,9 +58,10 @@ impl Rate {
     ) -> Self {
         let (stop, slowest, began) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Instant::now());
         let last_answer = Arc::<Mutex<Option<Instant>>>::default();
+        let count = Arc::<AtomicU64>::default();
         let client = |number: u32| {
             let (stop, slowest, request) = (Arc::clone(&stop), Arc::clone(&slowest), request.clone());
-            let last_answer = Arc::clone(&last_answer);
+            let (last_answer, count) = (Arc::clone(&last_answer), Arc::clone(&count));
             std::thread::spawn(move || {
                 let mut sent = Vec::new();
                 let mut connection = None;
@@ -93,11 +95,17 @@ impl Rate {
                         *last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
                     }
                     sent.push(one);
+                    count.fetch_add(1, Ordering::SeqCst);
                 }
                 sent
             })
         };
-        Self { clients: (0..clients).map(client).collect(), stop, slowest, last_answer }
+        Self { clients: (0..clients).map(client).collect(), stop, slowest, sent: count, last_answer }
+    }
+
+    /// How many requests have ended so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// Whether a request was answered after that moment.
