@@ -115,6 +115,8 @@ fn a_host_is_killed(attach: Attach, head: &'static str) -> Result<()> {
     }
     std::thread::sleep(Duration::from_millis(300));
     hosts[0].stop();
+    // A stream that begins as the host goes may be lost with it.
+    stage.envoy().wait_for_disconnect(hosts[0].address)?;
     let (lost, _kept): (Vec<_>, Vec<_>) = streams.into_iter().partition(|(_, head)| head.header("x-host") == Some("0"));
     ensure!(lost.len() >= 20, "{} streams on the host that goes", lost.len());
     drop(lost);
