@@ -2,10 +2,14 @@
 //! it go together?
 
 mod bounds;
+mod catalogue;
 mod explain;
+mod file;
 pub mod find;
 mod finding;
 mod lines;
+mod node;
+mod output;
 mod rules;
 mod setup;
 pub mod words;
@@ -16,8 +20,11 @@ use std::process::ExitCode;
 use weir::config::{Config, Policy, Role};
 
 use bounds::Around;
-use finding::{Finding, Format, Level};
-use setup::{File, Plugin, Setup};
+use catalogue::Level;
+use file::File;
+use finding::Finding;
+use output::Format;
+use setup::{Plugin, Setup};
 
 /// Checks policies, and all that is set up around them.
 ///
@@ -104,7 +111,7 @@ impl Roles {
 /// Does it.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.rules {
-        crate::print(&finding::page());
+        crate::print(&catalogue::page());
         return ExitCode::SUCCESS;
     }
     let mut findings = Vec::new();
@@ -118,7 +125,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     };
     let (setup, refused) = Setup::new(&files);
     for (file, place, error) in &refused {
-        let node = setup::Node { file, place: place.clone(), value: &serde_json::Value::Null };
+        let node = node::Node { file, place: place.clone(), value: &serde_json::Value::Null };
         findings.push(Finding::new("invalid-policy", &node, error.clone(), "put right what the module names"));
     }
     findings.extend(rules::of_setup(&setup));
@@ -154,7 +161,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
 
     if arguments.format != Format::Text {
-        crate::print(&finding::write(&findings, arguments.format));
+        crate::print(&output::write(&findings, arguments.format));
     } else {
         for (file, place, error) in &refused {
             match file.line(place).filter(|_| !place.is_empty()) {
@@ -168,7 +175,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         } else if !arguments.quiet {
             let others: Vec<&Finding> = findings.iter().filter(|finding| finding.rule.id != "invalid-policy").collect();
             if setup.files.len() > 1 || !others.is_empty() {
-                crate::print(&format!("{}{}", finding::text_of(others), sum(&setup, &findings, left_out)));
+                crate::print(&format!("{}{}", output::text_of(others), sum(&setup, &findings, left_out)));
             }
         }
     }
@@ -182,7 +189,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 /// All that is to be checked. What cannot be understood is an exit status, already told.
 fn read(arguments: &Arguments, findings: &mut Vec<Finding>) -> Result<Result<Vec<File>, ExitCode>, String> {
     let mut files = Vec::new();
-    for (path, in_folder) in setup::expand(&arguments.files).map_err(|error| error.to_string())? {
+    for (path, in_folder) in file::expand(&arguments.files).map_err(|error| error.to_string())? {
         let bytes = find::read(&path).map_err(|error| format!("{path}: {error}"))?;
         if bytes.trim_ascii().is_empty() && !in_folder {
             // The module takes nothing for the defaults. Here it is mostly what a command before the pipe failed to write.
@@ -208,7 +215,7 @@ fn read(arguments: &Arguments, findings: &mut Vec<Finding>) -> Result<Result<Vec
         }
     }
     for admin in &arguments.admin {
-        files.push(File::new(admin, &setup::config_dump(admin)?).map_err(|error| format!("{admin}: {error}"))?);
+        files.push(File::new(admin, &file::config_dump(admin)?).map_err(|error| format!("{admin}: {error}"))?);
     }
     if files.is_empty() {
         return Err(format!("there is nothing to check in {}", arguments.files.join(", ")));
@@ -224,7 +231,7 @@ fn allowed<'a>(arguments: &'a Arguments, files: &'a [File]) -> Result<Vec<(Optio
     }
     for (file, rule) in &all {
         let place = file.map_or("--allow".to_owned(), |file| format!("{file}: allow"));
-        match finding::level_of(rule) {
+        match catalogue::level_of(rule) {
             None => return Err(format!("{place}: there is no rule {rule:?}; weir check --rules prints all")),
             Some(Level::Error) => return Err(format!("{place}: {rule:?} is an error, which cannot be allowed")),
             Some(Level::Warning | Level::Note) => {}
@@ -286,7 +293,7 @@ fn tell(arguments: &Arguments, setup: &Setup<'_>, around: &Around, findings: &[F
     }
     if !findings.is_empty() {
         let _ = writeln!(out, "\nFindings");
-        out.push_str(&finding::text_of(findings));
+        out.push_str(&output::text_of(findings));
     }
     out.push_str(&sum(setup, findings, left_out));
     out

@@ -7,7 +7,8 @@ mod istio;
 pub mod policy;
 
 use super::finding::Finding;
-use super::setup::{Node, Setup};
+use super::node::Node;
+use super::setup::Setup;
 
 /// What there is to say about how Weir is attached, and about what is set up beside it.
 pub fn of_setup(setup: &Setup<'_>) -> Vec<Finding> {

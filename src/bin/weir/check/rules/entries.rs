@@ -4,7 +4,8 @@ use weir::config::Glob;
 
 use super::super::explain::patterns;
 use super::super::finding::Finding;
-use super::super::setup::{Node, Plugin, Setup, is_resource};
+use super::super::node::Node;
+use super::super::setup::{Plugin, Setup, is_resource};
 
 /// Tells which entries those are.
 pub fn check(setup: &Setup<'_>, out: &mut Vec<Finding>) {

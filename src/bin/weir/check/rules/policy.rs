@@ -5,7 +5,8 @@ use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Pattern, Policy};
 
 use super::super::bounds::Around;
 use super::super::finding::Finding;
-use super::super::setup::{Node, Plugin};
+use super::super::node::Node;
+use super::super::setup::Plugin;
 
 /// What there is to say about a policy, as `(rule, text, what to do)`.
 type Odd = (&'static str, String, &'static str);
