@@ -2,20 +2,25 @@
 //!
 //! The module's own code classifies it and finds the reason; this puts both into words.
 
-use std::fmt::Write as _;
+mod settings;
+mod words;
+
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use weir::config::{ClusterPolicy, PerTryTimeout, Policy, RetryPolicy};
+use weir::config::{ClusterPolicy, Policy};
 use weir::engine::decision::Verdict as Told;
 use weir::retry::reason::{Failed, Reason};
 use weir::retry::{Class, Plan, Request};
-use weir::signal::{Attempt, Flags, Open, Signal, Verdict};
+use weir::signal::{Attempt, Flags, Signal, Verdict};
 
-use crate::check::words::{count, either, paragraph, percent, time};
-use crate::replay::line::{self, Record};
+use crate::check::words::{count, paragraph};
+use crate::replay::line;
 use crate::replay::read_policy;
+use crate::replay::record::Record;
+use settings::{budget, circuit, decides, max_retries, method, of_reason, place};
+use words::{class_text, described, meaning, undecided};
 
 /// Explains a line of an access log.
 ///
@@ -119,17 +124,6 @@ impl Explained {
     fn json(&self) -> Value {
         json!({"line": self.what, "signal": self.signal.map(Signal::name), "because": self.because,
             "class": self.class.map(Class::name), "verdict": self.verdict, "why": self.why, "settings": self.settings})
-    }
-}
-
-const fn class_text(class: Class) -> &'static str {
-    match class {
-        Class::Idempotent => "may be repeated after it was perhaps processed",
-        Class::Unsafe => "may be repeated only if it was not processed",
-        Class::Grpc => {
-            "gRPC, which says nothing about idempotency: repeated only if it was not processed, and after grpcStatusCodes"
-        }
-        Class::Off => "retries are off",
     }
 }
 
@@ -261,163 +255,5 @@ fn reason(
         Signal::Error => Some(Reason::Status),
         Signal::Timeout if plan.permits(retry, signal, &record.answer()) => Some(Reason::NoTime),
         _ => Some(Reason::Method),
-    }
-}
-
-/// `GET to orders at 10.0.3.8:8080: 503 after 2 attempts, flags UF,URX`.
-fn described(record: &Record, cluster: &str) -> String {
-    let mut out = if record.is_attempt { "An attempt: ".to_owned() } else { String::new() };
-    let method = record.method.to_string();
-    let _ = write!(out, "{} to {cluster}", if method.is_empty() { "a request" } else { &method });
-    if let Some(host) = &record.host {
-        let _ = write!(out, " at {host}");
-    }
-    match record.answer().status {
-        Some(status) => _ = write!(out, ": {status}"),
-        None => out.push_str(": no status"),
-    }
-    if let Some(status) = record.answer().grpc_status {
-        let _ = write!(out, ", grpc-status {status}");
-    }
-    if record.attempts > 1 {
-        let _ = write!(out, " after {} attempts", record.attempts);
-    }
-    out
-}
-
-const fn meaning(signal: Signal) -> &'static str {
-    match signal {
-        Signal::Refused => "the host did not take the request, so it was not processed",
-        Signal::Unreachable => "there was no connection, so it was not processed",
-        Signal::Reset => "the connection or stream broke before an answer: it was perhaps processed",
-        Signal::Truncated => "the answer broke off after its headers: it was processed",
-        Signal::Timeout => "there was no (complete) answer in time: it was perhaps processed",
-        Signal::Error => "the upstream answered with a failure of its own",
-        Signal::Pushback => "the upstream said, on purpose, not now",
-        Signal::Answered => "the upstream answered",
-        Signal::Cancelled => "the client, or Envoy for it, no longer wanted it; that says nothing about the host",
-        Signal::Local => "it ended inside this Envoy; that says nothing about the host",
-        Signal::Closed => "a stream that had been answered ended; that says nothing about the host",
-    }
-}
-
-const fn undecided(open: Open) -> &'static str {
-    match open {
-        Open::Dropped => "Envoy dropped the attempt; whether for a timeout, the line of its request tells",
-        Open::Answered(Signal::Answered) => "the upstream answered",
-        Open::Answered(Signal::Pushback) => meaning(Signal::Pushback),
-        Open::Answered(_) => "the upstream answered with a failure",
-        Open::StreamReset => "the upstream reset the stream; whether it had refused it, the line of its request tells",
-    }
-}
-
-/// Why it was not retried, and what decides that.
-fn of_reason(reason: Reason, own: &ClusterPolicy) -> (String, Vec<String>) {
-    let retry = own.retry.as_ref();
-    let of = |setting: fn(&RetryPolicy) -> String| retry.map_or("retry: off".to_owned(), setting);
-    let (why, settings) = match reason {
-        Reason::Off => ("retries are off for this cluster", vec![of(max_retries)]),
-        Reason::AlreadyRetried => {
-            ("it arrived as somebody else's retry, who may try again", vec!["retry.alreadyRetried".to_owned()])
-        }
-        Reason::Method => ("it may have been processed, and its method may not be repeated", vec![method(own)]),
-        Reason::Status => ("its status is none of those that are retried", vec![of(statuses)]),
-        Reason::Pushback => ("the upstream said not to retry; no setting overrules that", Vec::new()),
-        Reason::Begun => ("part of the answer had gone to the client; no setting can take that back", Vec::new()),
-        Reason::NoTime => (
-            "its time was up: the route's timeout, or another that ends the request",
-            vec![of(per_try), "Envoy: timeout of the route".to_owned()],
-        ),
-        Reason::NoHost => (
-            "the cluster had no host to send it to",
-            vec!["Envoy: the cluster's endpoints and their health".to_owned()],
-        ),
-        Reason::Budget => ("it would have been retried, but the budget was empty", vec![of(budget)]),
-        Reason::Limit => (
-            "Envoy's own limit: so many requests, connections or retries at a time",
-            vec![
-                "Envoy: circuit_breakers of the cluster (max_retries, max_connections, max_pending_requests)"
-                    .to_owned(),
-            ],
-        ),
-        Reason::UsedUp => ("it was retried as often as it may be", vec![of(max_retries)]),
-        Reason::Body => (
-            "Envoy had not kept its body, which was too long",
-            vec!["Envoy: request_body_buffer_limit of the route, or the listener's buffer limit".to_owned()],
-        ),
-    };
-    (why.to_owned(), settings)
-}
-
-/// What makes a retry after this signal permitted.
-fn decides(signal: Signal, plan: Plan, own: &ClusterPolicy) -> String {
-    match signal {
-        Signal::Refused | Signal::Unreachable => "none else: what was not processed may always be repeated".to_owned(),
-        Signal::Error | Signal::Answered => own.retry.as_ref().map_or_else(String::new, statuses),
-        _ if plan.repeats() => method(own),
-        _ => String::new(),
-    }
-}
-
-fn max_retries(retry: &RetryPolicy) -> String {
-    format!("retry.maxRetries: {}", retry.max_retries)
-}
-
-fn statuses(retry: &RetryPolicy) -> String {
-    let codes: Vec<String> = retry.status_codes.iter().map(u16::to_string).collect();
-    let grpc = if retry.grpc_status_codes.is_empty() { "; grpcStatusCodes: none" } else { "; grpcStatusCodes" };
-    format!("retry.statusCodes: {}{grpc}", if codes.is_empty() { "none".to_owned() } else { codes.join(" ") })
-}
-
-fn per_try(retry: &RetryPolicy) -> String {
-    match retry.per_try_timeout {
-        None => "retry.perTryTimeout: off, so that one attempt may take all of the request's time".to_owned(),
-        Some(PerTryTimeout::Fixed(timeout)) => format!("retry.perTryTimeout: {}", time(timeout)),
-        Some(PerTryTimeout::Adaptive(_)) => "retry.perTryTimeout: adaptive".to_owned(),
-    }
-}
-
-fn budget(retry: &RetryPolicy) -> String {
-    match &retry.budget {
-        None => "retry.budget: off".to_owned(),
-        Some(budget) => format!(
-            "retry.budget: {} of the requests of {}; minRetryRate: {} in {}",
-            percent(budget.percent),
-            time(budget.interval),
-            budget.min_retry_rate.count,
-            time(budget.min_retry_rate.interval)
-        ),
-    }
-}
-
-fn method(own: &ClusterPolicy) -> String {
-    own.retry.as_ref().map_or("retry: off".to_owned(), |retry| {
-        format!(
-            "retry.idempotentMethods: {}; idempotencyKeyHeaders: {}",
-            either(&retry.idempotent_methods),
-            either(&retry.idempotency_key_headers)
-        )
-    })
-}
-
-fn circuit(own: &ClusterPolicy) -> String {
-    own.circuit_breaker.as_ref().map_or("circuitBreaker: off".to_owned(), |breaker| {
-        format!(
-            "circuitBreaker: {} of {} attempts in {}",
-            percent(breaker.percent),
-            breaker.min_requests,
-            time(breaker.interval)
-        )
-    })
-}
-
-/// Which part of the policy a setting is from: `position` says how the request is retried, and what is not for single routes is the
-/// cluster's.
-fn place(policy: &Policy, cluster: &str, position: usize) -> impl Fn(&str) -> String {
-    let (of_cluster, entries) = (policy.index_for(cluster), policy.patterns().len());
-    move |setting| {
-        let by_cluster = setting.starts_with("circuitBreaker") || setting.starts_with("retry.budget");
-        let position = if by_cluster { of_cluster } else { position };
-        if position < entries { format!(" (by clusters[{position}])") } else { String::new() }
     }
 }

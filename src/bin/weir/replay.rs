@@ -8,12 +8,14 @@
 //! Each proxy has a world of its own, as it would have a Weir of its own; with several policies, one for each. Nothing grows with the length of the log: lines wait in a window of seconds, requests are forgotten when they are over,
 //! timelines have a fixed number of steps.
 
+mod fields;
 mod format;
 mod host;
 mod input;
 pub mod line;
 mod order;
 mod plot;
+pub mod record;
 mod remembered;
 mod report;
 #[allow(dead_code, reason = "the simulation uses more of it")]
@@ -34,8 +36,9 @@ use weir::config::{Mode, Policy};
 
 use crate::check::find;
 use input::{Input, Next as Read};
-use line::{Record, Useless};
+use line::Useless;
 use order::Order;
+use record::Record;
 use totals::Totals;
 use world::World;
 

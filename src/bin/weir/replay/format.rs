@@ -1,6 +1,6 @@
 //! Lines that are no JSON: the default text formats of Envoy and of Istio; and what stands before lines that come from `kubectl`.
 
-use super::line::{Fields, Word};
+use super::fields::{Fields, Word};
 
 /// What `kubectl logs --prefix`, `--timestamps` and the log files of containers put before a line: of which pod it is, and the line.
 pub fn unprefixed(line: &[u8]) -> (&str, &[u8]) {

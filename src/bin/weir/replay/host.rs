@@ -8,7 +8,7 @@ use weir::base::time::Time;
 use weir::config::Policy;
 use weir::engine::host::{self, Change, HeaderMap, Host, Key, Lengths, Property, Stranded, StreamId, Update};
 
-use super::line::Record;
+use super::record::Record;
 
 /// What a callback sees.
 #[derive(Clone, Debug, Default)]

@@ -2,51 +2,14 @@
 //! the default text formats ([`format`]).
 
 use std::borrow::Cow;
-use std::fmt;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use weir::base::random::hash;
-use weir::signal::{Answer, Attempt, Flags, Open, RequestEnd, Signal, Verdict, is_stream};
+use weir::signal::Flags;
 
+use super::fields::{Fields, Word};
 use super::format;
-use super::retry_on::Broke;
-
-/// What one line says.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Whether it is an attempt's line, from the router's `upstream_log`; else a request's.
-    pub is_attempt: bool,
-    /// When it began and ended, in nanoseconds since the Unix epoch.
-    pub start: u64,
-    pub end: u64,
-    /// The host, where there was one.
-    pub host: Option<Box<str>>,
-    /// The name of the route; empty where it has none, or the line does not say.
-    pub route: Box<str>,
-    pub method: Box<str>,
-    pub grpc: bool,
-    pub key: bool,
-    pub flags: Flags,
-    pub status: Option<u16>,
-    pub grpc_status: Option<u32>,
-    pub retry_after: bool,
-    pub overloaded: bool,
-    pub proxy_status: Box<str>,
-    pub details: Box<str>,
-    pub failure: Box<str>,
-    /// Envoy retried it as often as it may: `URX`.
-    pub used_up: bool,
-    /// Weir's own verdict, if the log has that.
-    pub verdict: Box<str>,
-    /// How many attempts the request had; 0 if the line does not say.
-    pub attempts: u32,
-    /// What the lines of one request have in common; 0 if nothing.
-    pub id: u64,
-    /// The attempt's connection.
-    pub connection: Option<u64>,
-}
+use super::record::Record;
 
 /// Why a line is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,134 +49,6 @@ impl Useless {
             Self::LongName => "of a cluster whose name is longer than 512 bytes",
         }
     }
-}
-
-/// A value of whatever type: operators of Envoy write numbers where there is one, and null or "-" where there is none.
-#[derive(Default)]
-pub enum Word<'a> {
-    #[default]
-    None,
-    Number(f64),
-    Text(Cow<'a, str>),
-}
-
-impl<'a> From<&'a str> for Word<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(Cow::Borrowed(text))
-    }
-}
-
-impl Word<'_> {
-    pub fn text(&self) -> &str {
-        match self {
-            Self::Text(text) if &**text != "-" => text,
-            _ => "",
-        }
-    }
-
-    fn number(&self) -> Option<f64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Text(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
-            Self::None => None,
-        }
-    }
-
-    fn whole(&self) -> Option<u32> {
-        self.number().filter(|number| *number >= 0.0).map(|number| number as u32)
-    }
-
-    /// Whether a gRPC retry pushback is there, and no number of milliseconds: then it says not to retry (gRFC A6).
-    fn is_no_delay(&self) -> bool {
-        match self {
-            Self::Number(number) => *number < 0.0 || number.fract() != 0.0,
-            _ => self.is_there() && self.text().trim().parse::<u32>().is_err(),
-        }
-    }
-
-    fn is_there(&self) -> bool {
-        matches!(self, Self::Number(_)) || !self.text().is_empty()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Word<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl<'de> Visitor<'de> for Words {
-            type Value = Word<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Word<'de>, E> {
-                Ok(Word::Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Word<'de>, E> {
-                Ok(Word::Text(Cow::Owned(text.to_owned())))
-            }
-            fn visit_u64<E>(self, number: u64) -> Result<Word<'de>, E> {
-                Ok(Word::Number(number as f64))
-            }
-            fn visit_i64<E>(self, number: i64) -> Result<Word<'de>, E> {
-                Ok(Word::Number(number as f64))
-            }
-            fn visit_f64<E>(self, number: f64) -> Result<Word<'de>, E> {
-                Ok(Word::Number(number))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Word<'de>, E> {
-                Ok(Word::None)
-            }
-            fn visit_unit<E>(self) -> Result<Word<'de>, E> {
-                Ok(Word::None)
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Word<'de>, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Word::None)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word<'de>, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Word::None)
-            }
-        }
-        deserializer.deserialize_any(Words)
-    }
-}
-
-/// What is read of a line; the rest is left.
-#[derive(serde::Deserialize)]
-#[serde(default)]
-#[derive(Default)]
-pub struct Fields<'a> {
-    #[serde(borrow)]
-    pub log: Word<'a>,
-    pub start_time: Word<'a>,
-    pub duration: Word<'a>,
-    pub method: Word<'a>,
-    pub route_name: Word<'a>,
-    pub upstream_cluster: Word<'a>,
-    pub upstream_host: Word<'a>,
-    pub upstream_local_address: Word<'a>,
-    pub response_code: Word<'a>,
-    pub response_flags: Word<'a>,
-    pub response_code_details: Word<'a>,
-    pub upstream_transport_failure_reason: Word<'a>,
-    #[serde(alias = "attempt_count")]
-    pub upstream_request_attempt_count: Word<'a>,
-    pub grpc_status: Word<'a>,
-    pub grpc_trailer: Word<'a>,
-    pub content_type: Word<'a>,
-    pub idempotency_key: Word<'a>,
-    pub retry_after: Word<'a>,
-    pub overloaded: Word<'a>,
-    pub grpc_pushback: Word<'a>,
-    pub grpc_pushback_trailer: Word<'a>,
-    pub proxy_status: Word<'a>,
-    pub stream_id: Word<'a>,
-    pub request_id: Word<'a>,
-    /// The name that Envoy Gateway has for it.
-    #[serde(rename = "x-request-id")]
-    pub x_request_id: Word<'a>,
-    /// What Weir said of it: `%FILTER_STATE(wasm.weir.verdict:PLAIN)%`.
-    pub weir_verdict: Word<'a>,
 }
 
 /// A line, understood.
@@ -283,69 +118,6 @@ pub fn read(line: &[u8]) -> Result<Line<'_>, Useless> {
     Ok(Line { record, cluster, pod })
 }
 
-impl Record {
-    /// What was answered.
-    pub fn answer(&self) -> Answer<'_> {
-        Answer {
-            status: self.status,
-            grpc_status: self.grpc_status,
-            retry_after: self.retry_after,
-            overloaded: self.overloaded,
-            proxy_status: self.proxy_status.as_bytes(),
-            stream: self.flags.any(Flags::CUT) && self.is_stream(),
-        }
-    }
-
-    /// Whether the log tells that it was a stream: it has no types of responses.
-    fn is_stream(&self) -> bool {
-        let lasted = Duration::from_nanos(self.end.saturating_sub(self.start));
-        self.status.is_some() && is_stream(self.status, &*self.method == "CONNECT", &[], lasted)
-    }
-
-    /// A request's end.
-    pub fn request_end(&self) -> RequestEnd<'_> {
-        RequestEnd { flags: self.flags, answer: self.answer(), details: self.details.as_bytes() }
-    }
-
-    /// How the last attempt of a request ended; `None` where there was none.
-    pub fn last_attempt(&self) -> Option<Signal> {
-        self.request_end().last_attempt()
-    }
-
-    /// Whether an answer of the upstream reached the client, in whole or in part.
-    pub fn is_from_upstream(&self) -> bool {
-        let says = |what| self.details.contains(what);
-        let plain = self.details.is_empty() && self.flags.is_empty();
-        self.status.is_some_and(|status| {
-            let told = status < 500 || plain || says("via_upstream") || says("after_response_started");
-            told && !says("before_response_started")
-        })
-    }
-
-    /// How the last attempt of a request broke, if Envoy could have made another: not once its patience is over.
-    pub fn broke(&self) -> Option<Broke> {
-        let end = self.request_end();
-        match end.last_attempt()? {
-            Signal::Refused if self.flags.any(Flags::REMOTE_RESET) => Some(Broke::RefusedStream),
-            Signal::Refused | Signal::Unreachable => Some(Broke::Connect),
-            Signal::Reset => Some(Broke::Other),
-            Signal::Timeout => end.attempt_timeout().then_some(Broke::Other),
-            _ => None,
-        }
-    }
-
-    /// Whether only the end of its request tells how an attempt ended.
-    pub fn is_unclear(&self) -> bool {
-        let attempt = Attempt { flags: self.flags, answer: self.answer(), failure_reason: self.failure.as_bytes() };
-        matches!(attempt.classify(), Verdict::Open(Open::Dropped | Open::StreamReset))
-    }
-
-    /// Whether its end explains that of attempts: they ended together with it, and not by an answer.
-    pub fn explains(&self) -> bool {
-        !self.is_attempt && !self.flags.is_empty()
-    }
-}
-
 /// The details of a request's end; of a log that has none, what Envoy says of such flags.
 fn details(fields: &Fields<'_>) -> Box<str> {
     let logged = fields.response_code_details.text();
@@ -391,6 +163,7 @@ fn flags(text: &str) -> Flags {
 }
 
 const OTHER: u64 = 1 << 63;
+
 /// No request takes longer, in milliseconds: a day. So no time is near the end of all times.
 const LONGEST: f64 = 86_400_000.0;
 /// No request has more.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use weir::engine::host::StreamId;
 
-use super::line::Record;
+use super::record::Record;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

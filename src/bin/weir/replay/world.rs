@@ -26,8 +26,9 @@ use weir::incident::{self, Pattern, State};
 use weir::signal::Signal;
 
 use super::host::{LogHost, Shown};
-use super::line::{Record, Useless};
+use super::line::Useless;
 use super::order::{Event, Kind};
+use super::record::Record;
 use super::remembered::Remembered;
 use super::retry_on::RetryOn;
 use super::tally::{MOST_KEPT, Tally, Told};

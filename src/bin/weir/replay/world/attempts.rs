@@ -5,7 +5,7 @@ use std::rc::Rc;
 use weir::engine::decision::{RequestDecision, Then};
 use weir::engine::host::StreamId;
 
-use super::super::line::Record;
+use super::super::record::Record;
 use super::{Decided, Request, TOGETHER, World};
 
 impl World {

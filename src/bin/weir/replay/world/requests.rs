@@ -6,7 +6,7 @@ use std::rc::Rc;
 use weir::engine::host::StreamId;
 use weir::signal::Signal;
 
-use super::super::line::Record;
+use super::super::record::Record;
 use super::{Cluster, Decided, IMAGINED, Request, World};
 
 /// What would have come of a retry that was not made.
