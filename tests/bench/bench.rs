@@ -47,7 +47,12 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<bool> {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default().to_owned();
-    println!("Envoy {}, {}, load {load} before, `{}`", support::envoy::version()?, machine(), options.command());
+    println!(
+        "Envoy {}, {}, load {load} before, `{}`",
+        support::envoy::version()?,
+        support::machine(),
+        options.command()
+    );
     let mut kept = true;
     if options.parts.contains(&Part::Calls) {
         println!("\n{}", calls::run()?);
@@ -81,15 +86,4 @@ fn run(options: &Options) -> Result<bool> {
         println!("\n{}", growth::run(if options.quick { 6 } else { 20 })?);
     }
     Ok(kept)
-}
-
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor =
-        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
-    match processor {
-        Some(name) => format!("{cores} cores ({name})"),
-        None => format!("{cores} cores"),
-    }
 }

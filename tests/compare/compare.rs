@@ -49,13 +49,13 @@ fn main() -> ExitCode {
 
 fn harm(arguments: &[String]) -> Result<bool> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
-    harm::run(&runtime, arguments, &format!("Envoy {}, {}", support::envoy::version()?, machine()))
+    harm::run(&runtime, arguments, &format!("Envoy {}, {}", support::envoy::version()?, support::machine()))
 }
 
 /// Whether Weir kept its promises.
 fn run(options: &Options) -> Result<bool> {
     let envoy = support::envoy::version()?;
-    let machine = machine();
+    let machine = support::machine();
     println!("Envoy {envoy}, {machine}, `{}`", options.command());
     println!("\n{}", finding::legend());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads")?;
@@ -95,17 +95,6 @@ fn verdict(findings: &[(&'static str, Finding)]) -> String {
         "Weir kept every promise above, and all counts add up.".to_owned()
     } else {
         format!("NOT KEPT:\n  {}", broken.join("\n  "))
-    }
-}
-
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor =
-        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
-    match processor {
-        Some(name) => format!("{cores} cores ({name})"),
-        None => format!("{cores} cores"),
     }
 }
 

@@ -64,13 +64,7 @@ impl Setup {
         let address = ports::free();
         let mut config = bootstrap::bootstrap(&[], &self.clusters);
         config["node"] = json!({"id": "test", "cluster": "test"});
-        config["dynamic_resources"] = json!({"lds_config": {
-            "resource_api_version": "V3",
-            "path_config_source": {
-                "path": directory.path().join("listeners.json"),
-                "watched_directory": {"path": directory.path()},
-            },
-        }});
+        config["dynamic_resources"] = json!({"lds_config": bootstrap::watched(directory.path(), "listeners.json")});
         let mut stage = Stage { envoy: None, address, directory, setup: self, generation: 0 };
         stage.publish()?;
         // What nobody uses any more goes soon.

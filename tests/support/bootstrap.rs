@@ -46,6 +46,14 @@ pub fn bootstrap(listeners: &[Value], clusters: &[Value]) -> Value {
     })
 }
 
+/// A file of resources that Envoy reads, and reads again when another takes its place.
+pub fn watched(directory: &Path, file: &str) -> Value {
+    json!({"resource_api_version": "V3", "path_config_source": {
+        "path": directory.join(file),
+        "watched_directory": {"path": directory},
+    }})
+}
+
 /// Makes labels of the parts of our stats' names, as the shipped bootstrap does.
 pub fn stats_config() -> Value {
     let shipped: Value = serde_yaml_ng::from_str(include_str!("../../envoy/envoy.yaml")).expect("it is YAML");

@@ -32,6 +32,18 @@ pub fn runtime() -> &'static Runtime {
     })
 }
 
+/// What a figure was measured on.
+pub fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor =
+        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    match processor {
+        Some(name) => format!("{cores} cores ({name})"),
+        None => format!("{cores} cores"),
+    }
+}
+
 /// How a program ends that tells whether Weir did well: 0 if it did, 1 if not, 2 if the program could not find out.
 pub fn exit_code(program: &str, outcome: anyhow::Result<bool>) -> ExitCode {
     match outcome {

@@ -37,13 +37,7 @@ impl Site {
             &[bootstrap::cluster("plenty", &[plenty.address]), bootstrap::cluster("scarce", &[scarce.address])],
         );
         config["node"] = json!({"id": "test", "cluster": "test"});
-        config["dynamic_resources"] = json!({"lds_config": {
-            "resource_api_version": "V3",
-            "path_config_source": {
-                "path": directory.path().join("listeners.json"),
-                "watched_directory": {"path": directory.path()},
-            },
-        }});
+        config["dynamic_resources"] = json!({"lds_config": bootstrap::watched(directory.path(), "listeners.json")});
         let envoy = Launch::json(config).concurrency(2).start()?;
         Ok(Self { envoy, address, directory, plenty, scarce })
     }

@@ -150,7 +150,7 @@ impl Setup {
             "name": CLUSTER,
             "type": "EDS",
             "connect_timeout": self.connect_timeout,
-            "eds_cluster_config": {"eds_config": source(directory, "hosts.json")},
+            "eds_cluster_config": {"eds_config": bootstrap::watched(directory, "hosts.json")},
             "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
         });
         bootstrap::merge(&mut cluster, &self.cluster);
@@ -182,7 +182,7 @@ impl Setup {
         publish(path, "listeners.json", &self.listener(address.port(), path, None))?;
         let mut config = bootstrap::bootstrap(&[], &[self.cluster(path)]);
         config["node"] = json!({"id": "test", "cluster": "test"});
-        config["dynamic_resources"] = json!({"lds_config": source(path, "listeners.json")});
+        config["dynamic_resources"] = json!({"lds_config": bootstrap::watched(path, "listeners.json")});
         if self.stalls {
             let status = Command::new("mkfifo").arg(path.join(GATE)).status().context("mkfifo")?;
             ensure!(status.success(), "mkfifo: {status}");
@@ -438,13 +438,6 @@ fn file_log(path: &Path) -> Value {
         "log_format": {"text_format_source": {"inline_string": format!(
             "%REQ(:PATH)% %UPSTREAM_HOST% %RESPONSE_FLAGS% %RESPONSE_CODE% %REQ({SPY})% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\n"
         )}},
-    }})
-}
-
-fn source(directory: &Path, file: &str) -> Value {
-    json!({"resource_api_version": "V3", "path_config_source": {
-        "path": directory.join(file),
-        "watched_directory": {"path": directory},
     }})
 }
 
