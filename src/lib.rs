@@ -11,7 +11,7 @@
 //! Dependencies point one way, `filter → engine → the rules → signal → base`:
 //!
 //! ```text
-//!   filter ──► host          the adapter for Envoy: callbacks in, decisions and events out; it reads, applies, counts, logs
+//!   filter                   the adapter for Envoy: callbacks in, decisions and events out; it reads, applies, counts, logs
 //!     ▼
 //!   engine                   every rule, once: decisions and events as values, for whoever can answer `engine::host::Host`
 //!     ├──► config            JSON → validated policy
@@ -25,7 +25,7 @@
 //!                   └──► base    time, sliding windows, ratios, random numbers, bytes of records
 //! ```
 //!
-//! All below `filter` and `host` is plain code: no clock, no host call but through that trait, no global state; it runs and is
+//! All below `filter` is plain code: no clock, no host call but through that trait, no global state; it runs and is
 //! tested natively.
 #![deny(unsafe_code, missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -36,17 +36,16 @@
 pub mod base;
 pub mod circuit;
 pub mod config;
-pub mod contexts;
 pub mod engine;
 mod filter;
-mod host;
 pub mod incident;
 pub mod latency;
-pub mod metrics;
 pub mod outlier;
 pub mod retry;
 pub mod signal;
 pub mod steering;
+
+pub use filter::metrics;
 
 /// The module's memory: blocks join when they are free, and each call takes the same time. (The standard library's allocator
 /// for WebAssembly is 5 kB larger.) A test as WebAssembly may have one of its own.

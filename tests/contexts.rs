@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use property::{Digits, for_all};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use weir::contexts::Contexts;
+use weir::base::contexts::Contexts;
 
 // The crate links only with a host beside it.
 mod fake_host;

@@ -1,6 +1,7 @@
-//! What everything else is built on: time, sliding windows, ratios, random numbers, text and records. It imports nothing of Weir.
+//! What everything else is built on: time, sliding windows, ratios, random numbers, text, records, and a table by number. It imports nothing of Weir.
 
 pub mod bytes;
+pub mod contexts;
 pub mod percent;
 pub mod random;
 pub mod text;

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::correlate::ClusterId;
-use super::{ByRoute, Engine};
+use super::policies::Routed;
+use super::worker::Worker;
 use crate::base::time::Time;
-use crate::config::Mode;
-use crate::retry::{Class, Header, Plan, Request};
+use crate::retry::{Class, Plan, Request};
 
 /// What may be retried in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,10 @@ pub struct Admission {
     pub plan: Option<Plan>,
     /// What may be retried less often than the policy allows, since the budget has no more.
     pub denied: Option<Plan>,
+    /// How many retries the policy allows.
+    max_retries: u32,
+    /// Whether the policy leaves it to Weir when a request is sent once more, beside its first attempt.
+    pub(super) hedges: bool,
     /// Retries that it has permission for, where it needs one; they are to be released when it ends.
     pub held: Option<u32>,
     /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
@@ -32,11 +35,18 @@ impl Admission {
         class: Class::Off,
         plan: None,
         denied: None,
+        max_retries: 0,
+        hedges: false,
         held: None,
         per_try_timeout: None,
         per_attempt: false,
         busy: false,
     };
+
+    /// How many retries there may be.
+    pub(super) fn retries(&self) -> u32 {
+        if self.plan.is_some_and(|plan| plan != Plan::Nothing) { self.max_retries } else { 0 }
+    }
 
     /// How often Envoy may retry, where that is less than the policy says, and not never.
     pub(super) fn fewer_retries(&self) -> Option<u32> {
@@ -44,28 +54,19 @@ impl Admission {
     }
 }
 
-impl Engine {
-    /// A request for a cluster arrives. `now` is this worker's time; `wall_clock`, the host's own, is the one that the budget's
-    /// shared record goes by (see [`crate::base::time`]).
+impl Worker {
+    /// A request for a cluster arrives. `now` is this worker's time; the budget's shared record goes by the host's own (see
+    /// [`crate::base::time`]).
     ///
-    /// `guard` says whether this VM has a `guard` at all: until a retry tells whether it sees this cluster, it is trusted to
-    /// charge each retry when it happens. Then no permission is needed; but where retries do not help, those that the budget
-    /// cannot pay are not even begun, which saves the host a connection.
-    pub fn admit(
-        &mut self,
-        (id, by_route): (ClusterId, ByRoute),
-        request: &Request<'_>,
-        guard: bool,
-        now: Time,
-        wall_clock: Time,
-    ) -> Admission {
-        let shadow = self.policy.mode == Mode::Shadow;
-        let Some(cluster) = self.clusters.get_mut(id) else { return Admission::OFF };
-        let Some(Some(retry)) = self.retries.get(by_route.place(self.first_entry, cluster)) else {
-            return Admission::OFF;
-        };
+    /// Until a retry tells whether `guard` sees this cluster, one that is attached is trusted to charge each retry when it happens.
+    /// Then no permission is needed; but where retries do not help, those that the budget cannot pay are not even begun, which
+    /// saves the host a connection.
+    pub(super) fn admit(&mut self, routed: Routed, request: &Request<'_>, now: Time) -> Admission {
+        let (shadow, wall_clock) = (!self.enforces(), self.wall_clock);
+        let Some(cluster) = self.clusters.get_mut(routed.cluster) else { return Admission::OFF };
+        let Some(retry) = self.policies.retry(cluster, routed.by_route) else { return Admission::OFF };
         let plan = Plan::of(&retry.policy, request);
-        let per_attempt = cluster.charging.is_per_attempt(guard);
+        let per_attempt = cluster.charging.is_per_attempt(self.attached.guard);
         // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
         let spares = per_attempt || retry.policy.not_processed_headers.is_empty();
         let mut spared = false;
@@ -92,7 +93,18 @@ impl Engine {
         let busy = per_attempt
             && plan.repeats()
             && cluster.outliers.as_ref().is_some_and(|outliers| outliers.expects_pushback(wall_clock));
-        let admission = Admission { class, plan: Some(plan), denied, held, per_try_timeout: None, per_attempt, busy };
+        let max_retries = retry.policy.max_retries;
+        let admission = Admission {
+            class,
+            plan: Some(plan),
+            denied,
+            max_retries,
+            hedges: max_retries > 0 && retry.policy.per_try_timeout.is_none(),
+            held,
+            per_try_timeout: None,
+            per_attempt,
+            busy,
+        };
         if shadow {
             return admission;
         }
@@ -105,15 +117,5 @@ impl Engine {
         let observed = cluster.latency.as_mut().filter(|_| plan.repeats());
         let timeout = retry.adaptive.zip(observed).and_then(|(timeout, observed)| timeout.timeout(observed, now));
         Admission { plan: Some(plan), per_try_timeout: timeout, ..admission }
-    }
-
-    /// The request headers that tell Envoy's router what may be retried. Empty where the section is off.
-    #[must_use]
-    pub fn retry_headers(&self, (id, by_route): (ClusterId, ByRoute), admission: &Admission) -> &[Header] {
-        let headers = self.retry(id, by_route).zip(admission.plan).map(|(retry, plan)| match admission.busy {
-            true => retry.headers.while_busy(plan),
-            false => retry.headers.of(plan, admission.per_attempt),
-        });
-        headers.unwrap_or_default()
     }
 }

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use super::ByRoute;
 use super::admission::Admission;
 use super::breaker::Passage;
 use super::correlate::ClusterId;
 use super::decision::{Edits, RequestDecision};
 use super::event::What;
 use super::host::{Host, Lengths, Property, StreamId};
+use super::policies::{ByRoute, Routed};
 use super::request::{Request, Reservation, Retries};
 use super::route::Steering;
 use super::view::{Phase, View, is_grpc, parse_u32};
 use super::worker::Worker;
-use crate::config::{SteeringPolicy, Via};
+use crate::circuit::Ticket;
+use crate::config::{RetryPolicy, SteeringPolicy, Via};
 use crate::retry::{self, CONTROL_HEADERS, Header, Plan};
 use crate::steering::session::envelope;
 
@@ -31,7 +32,7 @@ struct Headers {
     hosts: bool,
     /// Whether Envoy obeys what the client asks of it.
     trusted: bool,
-    /// Which of [`CONTROL_HEADERS`] there are.
+    /// Which of [`CONTROL_HEADERS`] Envoy would obey, though a policy says how the request is retried.
     control: Vec<&'static str>,
 }
 
@@ -48,8 +49,9 @@ const NAMES: Lengths = {
 };
 
 impl Headers {
-    /// Reads what Weir needs to know of a request.
-    fn read<H: Host>(host: &H, idempotency_keys: &[String], hosts: &str) -> Self {
+    /// Reads what Weir needs to know of a request with that policy; `hosts` is the name of the steering header.
+    fn read<H: Host>(host: &H, policy: Option<&RetryPolicy>, hosts: &str) -> Self {
+        let idempotency_keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
         let mut headers = Self {
             method: Vec::new(),
             grpc: false,
@@ -74,6 +76,9 @@ impl Headers {
                     !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
             }
         });
+        if !headers.trusted || policy.is_none() {
+            headers.control.clear();
+        }
         headers
     }
 
@@ -94,20 +99,13 @@ impl Worker {
         self.last_attempt = None;
         self.settle_attempts(view);
         let now = self.own_time(view);
-        let cluster = self.routed_cluster(view);
-        let by_route = cluster.filter(|cluster| self.engine.has_routes(*cluster));
-        let by_route = by_route.map_or(ByRoute::default(), |cluster| self.by_route(cluster, view));
-        let policy = cluster.and_then(|cluster| self.engine.retry_policy(cluster, by_route));
-        let keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
-        let mut headers = Headers::read(host, keys, self.steering_header());
-        let control = std::mem::take(&mut headers.control);
-        let remove_control = if headers.trusted && policy.is_some() { control } else { Vec::new() };
-        let most = policy.map_or((0, false), |policy| (policy.max_retries, policy.per_try_timeout.is_none()));
-        let Some(cluster) = cluster else {
+        let routed = self.routed(view);
+        let policy = routed.and_then(|routed| self.retry_policy(routed));
+        let headers = Headers::read(host, policy, self.steering_header());
+        let Some(routed) = routed else {
             return self.forward(Edits { remove_hosts: self.hosts_to_remove(&headers), ..Edits::default() });
         };
-        let routed = (cluster, by_route);
-        let request = headers.request();
+        let (cluster, request) = (routed.cluster, headers.request());
         let circuit_probe = match self.pass_circuit(routed, &request, view) {
             Passage::Forward => None,
             Passage::Probe(ticket) => Some(ticket),
@@ -116,20 +114,32 @@ impl Worker {
         if self.count_overdue(cluster, view).is_err() {
             return self.forward(Edits::default());
         }
-        let admission = self.engine.admit(routed, &request, self.attached.guard, now, self.wall_clock);
+        let admission = self.admit(routed, &request, now);
         self.report(cluster, What::Forwarded(admission.class));
-        let Steering { route, list, hedge } =
-            self.steer(cluster, (admission.plan, most), circuit_probe.is_some(), view);
-        let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, &admission);
+        let steering = self.steer(cluster, &admission, circuit_probe.is_some(), view);
+        self.send(stream, routed, headers, &admission, steering, circuit_probe)
+    }
+
+    /// Sends a request on, and keeps what its end will be held against.
+    fn send(
+        &mut self,
+        stream: StreamId,
+        routed: Routed,
+        headers: Headers,
+        admission: &Admission,
+        Steering { route, list, hedge }: Steering,
+        circuit_probe: Option<Ticket>,
+    ) -> RequestDecision<'_> {
+        let Routed { cluster, by_route } = routed;
+        let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, admission);
         let failures_before = self.visibility(cluster).failures();
-        if let Some(state) = self.engine.cluster_mut(cluster) {
-            state.undecided = None;
-            // Where hosts are not judged, nobody looks into the queue.
-            if state.outliers.is_some() {
-                state.waiting.arrived(stream);
-            }
+        let Some(state) = self.clusters.get_mut(cluster) else { return self.forward(Edits::default()) };
+        state.undecided = None;
+        // Where hosts are not judged, nobody looks into the queue.
+        if state.outliers.is_some() {
+            state.waiting.arrived(stream);
         }
-        let retry = self.engine.retry_headers(routed, &admission);
+        let retry = self.policies.retry_headers(state, by_route, admission);
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
         self.requests.insert(
             stream.0,
@@ -138,7 +148,7 @@ impl Worker {
                 by_route,
                 arrived: self.wall_clock,
                 grpc: headers.grpc,
-                retries: retries(&admission),
+                retries: retries(admission),
                 route,
                 circuit_probe,
                 per_try_timeout: admission.per_try_timeout,
@@ -156,7 +166,7 @@ impl Worker {
         self.uses_retriable_header |= uses_retriable_header && self.enforces();
         self.forward(Edits {
             remove_hosts: self.hosts_to_remove(&headers),
-            remove_control,
+            remove_control: headers.control,
             retry,
             max_retries: admission.fewer_retries(),
             denied: admission.denied.is_some(),
@@ -168,12 +178,21 @@ impl Worker {
         })
     }
 
+    /// Where the current request goes, if the host knows it, and what says how it is retried.
+    fn routed<H: Host>(&mut self, view: &View<'_, H>) -> Option<Routed> {
+        let cluster = self.routed_cluster(view)?;
+        let has_routes = self.clusters.get(cluster).is_some_and(|state| !state.routes.is_empty());
+        let by_route = if has_routes { self.by_route(cluster, view) } else { ByRoute::default() };
+        Some(Routed { cluster, by_route })
+    }
+
     /// What says how this request is retried, in a cluster where that depends on the route: only there the host is asked for it.
     #[inline(never)]
     fn by_route<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> ByRoute {
         // A route without a name is matched by `*` alone.
         let name = view.host.property(Property::RouteName);
-        self.engine.by_route(cluster, name.as_deref().unwrap_or_default())
+        let Some(state) = self.clusters.get_mut(cluster) else { return ByRoute::default() };
+        self.policies.by_route(state, name.as_deref().unwrap_or_default())
     }
 
     /// Whether `guard` has nothing to say about the first attempt of a request: should it fail, it may be repeated, nothing of its
@@ -182,7 +201,7 @@ impl Worker {
     fn is_quiet(&mut self, cluster: ClusterId, admission: &Admission) -> bool {
         let now = self.wall_clock;
         let told = self.visibility(cluster).sees_failures();
-        let Some(state) = self.engine.cluster_mut(cluster) else { return false };
+        let Some(state) = self.clusters.get_mut(cluster) else { return false };
         told && admission.plan == Some(Plan::Repeatable)
             && admission.per_attempt
             && admission.held.is_none()
@@ -209,12 +228,12 @@ impl Worker {
 
     /// The steering header, where it is Weir's own; otherwise empty.
     fn steering_header(&self) -> &str {
-        self.engine.steering().map_or("", SteeringPolicy::own_header)
+        self.policies.steering().map_or("", SteeringPolicy::own_header)
     }
 
     /// The steering header and its value, beside these headers.
     fn steering_value(&self, list: String, retry: &[Header]) -> Option<(&str, String)> {
-        let steering = self.engine.steering()?;
+        let steering = self.policies.steering()?;
         let value = match steering.via {
             Via::OverrideHost => list,
             Via::StatefulSession => {

@@ -99,7 +99,7 @@ impl Worker {
         } else {
             self.refuse_retry(stream, view)
         };
-        let remove_hosts = self.engine.steering().filter(|_| self.steered).map(SteeringPolicy::own_header);
+        let remove_hosts = self.policies.steering().filter(|_| self.steered).map(SteeringPolicy::own_header);
         let remove_hosts = remove_hosts.filter(|header| !header.is_empty());
         let then = match refusal {
             None => Then::Send,
@@ -116,7 +116,7 @@ impl Worker {
         if let Some(attempt) = self.attempts.get_mut(stream.0) {
             attempt.request = Some(request.id);
         }
-        if let Some(cluster) = self.engine.cluster_mut(request.cluster)
+        if let Some(cluster) = self.clusters.get_mut(request.routed.cluster)
             && cluster.charging == Charging::Unknown
         {
             cluster.charging = Charging::PerAttempt;
@@ -129,7 +129,7 @@ impl Worker {
             request.later.push(stream);
         }
         let refusal = if self.is_forbidden(&request, beside) {
-            self.report(request.cluster, What::Vetoed(Veto::Unsafe));
+            self.report(request.routed.cluster, What::Vetoed(Veto::Unsafe));
             Refusal::Unsafe
         } else if self.is_paid(&request, view) {
             return None;
@@ -186,7 +186,7 @@ impl Worker {
         });
         let last_signal = if beside { Some(Signal::Timeout) } else { last_signal };
         let Some(signal @ (Signal::Reset | Signal::Timeout)) = last_signal else { return false };
-        let policy = self.engine.retry_policy(request.cluster, request.by_route);
+        let policy = self.retry_policy(request.routed);
         policy.is_some_and(|policy| !request.plan.permits(policy, signal, &Answer::default()))
     }
 
@@ -203,26 +203,26 @@ impl Worker {
         let before = self.requests.get(managed.id.0).and_then(|request| request.failed_before);
         match before {
             Some(signal) => matches!(signal, Signal::Refused | Signal::Unreachable),
-            None => self.visibility(managed.cluster).sees_failures() && !managed.plan.repeats(),
+            None => self.visibility(managed.routed.cluster).sees_failures() && !managed.plan.repeats(),
         }
     }
 
     /// Asks the budget for a retry, and reports what it says. `unprocessed`: of an attempt that was not processed.
     pub(super) fn charge_retry<H: Host>(&mut self, managed: &Managed, unprocessed: bool, view: &View<'_, H>) -> Charge {
         let now = self.now(view);
-        let account = self.account(managed.cluster);
+        let account = self.account(managed.routed.cluster);
         let free = unprocessed && account.is_some_and(|account| account.try_unprocessed(managed.asker.again, now));
-        let charge = if free { Charge::Granted } else { self.charge(managed.cluster, managed.asker, view) };
+        let charge = if free { Charge::Granted } else { self.charge(managed.routed.cluster, managed.asker, view) };
         match charge {
-            Charge::Denied => self.report(managed.cluster, What::RetryDenied),
+            Charge::Denied => self.report(managed.routed.cluster, What::RetryDenied),
             Charge::Granted => {
-                self.report(managed.cluster, What::RetriesGranted(1));
+                self.report(managed.routed.cluster, What::RetriesGranted(1));
                 let unused = self.requests.get_mut(managed.id.0).map_or(0, |request| {
                     let unused = request.retries.unused();
                     request.retries.pay();
                     unused
                 });
-                self.release(managed.cluster, unused.min(1));
+                self.release(managed.routed.cluster, unused.min(1));
             }
         }
         charge

@@ -48,7 +48,7 @@ impl Worker {
         let answer = view.refusal(end_of_stream)?;
         let signal = answer.signal()?;
         let managed = self.managed(tagged(view.host)?)?;
-        let policy = self.engine.retry_policy(managed.cluster, managed.by_route)?;
+        let policy = self.retry_policy(managed.routed)?;
         let most = managed.reservation.map_or(policy.max_retries, |reservation| reservation.granted);
         let retries_left = number <= u64::from(most);
         let by_status = managed.plan.permits(policy, Signal::Error, &answer);
@@ -61,10 +61,10 @@ impl Worker {
             && (named || by_status)
             && (managed.plan.repeats() || stated)
             && retries_left
-            && self.others_take(managed.cluster);
+            && self.others_take(managed.routed.cluster);
         if signal == Signal::Pushback && !elsewhere {
             if by_status && retries_left {
-                self.report(managed.cluster, What::Vetoed(Veto::Pushback));
+                self.report(managed.routed.cluster, What::Vetoed(Veto::Pushback));
             }
             self.give_reason(managed.id, Reason::Pushback);
             // Not to be retried by any hop above either, so the client sees the mark.
@@ -109,7 +109,7 @@ impl Worker {
 
     /// Whether hosts other than the one that pushes back take requests.
     fn others_take(&self, cluster: ClusterId) -> bool {
-        let outliers = self.engine.cluster(cluster).and_then(|cluster| cluster.outliers.as_ref());
+        let outliers = self.clusters.get(cluster).and_then(|cluster| cluster.outliers.as_ref());
         outliers.is_some_and(|outliers| outliers.others_take(self.wall_clock))
     }
 

@@ -1,14 +1,13 @@
 //! What an open circuit does to requests: which are answered at once, which one finds out, and what that one's end says.
 
-use super::ByRoute;
 use super::cluster::Cluster;
-use super::correlate::ClusterId;
 use super::decision::{Later, Reply, Verdict};
 use super::event::What;
 use super::host::{Host, StreamId};
+use super::policies::Routed;
 use super::view::View;
 use super::worker::Worker;
-use crate::base::time::{Time, millis};
+use crate::base::time::millis;
 use crate::circuit::{Admission, Event, Ticket, Wish};
 use crate::retry::{Class, Plan, Request};
 use crate::signal::{Answer, Flags, Signal};
@@ -27,42 +26,36 @@ impl Worker {
     /// A request arrives.
     pub(super) fn pass_circuit<H: Host>(
         &mut self,
-        (cluster, by_route): (ClusterId, ByRoute),
+        routed: Routed,
         request: &Request<'_>,
         view: &View<'_, H>,
     ) -> Passage {
-        let now = self.wall_clock;
+        let (cluster, now) = (routed.cluster, self.wall_clock);
         let Some(circuit) = self.circuit(cluster) else { return Passage::Forward };
         if circuit.requested(now) {
             self.exchange_circuit(cluster, view);
         }
-        match self.admission((cluster, by_route), request, now) {
+        let Some(circuit) = self.clusters.get(cluster).and_then(|cluster| cluster.circuit.as_ref()) else {
+            return Passage::Forward;
+        };
+        let repeats = || self.retry_policy(routed).is_some_and(|policy| Plan::of(policy, request).repeats());
+        match circuit.admit(now, repeats) {
             Admission::Pass => Passage::Forward,
-            Admission::Shed => self.shed((cluster, by_route), request),
+            Admission::Shed => self.shed(routed, request),
             Admission::Due => match self.change_circuit(cluster, Wish::Probe, view) {
                 Some(Event::Probing(ticket)) => {
                     self.report(cluster, What::CircuitProbed);
                     Passage::Probe(ticket)
                 }
                 // Another worker was faster: with a probe, or with what it found out.
-                _ if self.engine.cluster(cluster).is_some_and(Cluster::is_open) => {
-                    self.shed((cluster, by_route), request)
-                }
+                _ if self.clusters.get(cluster).is_some_and(Cluster::is_open) => self.shed(routed, request),
                 _ => Passage::Forward,
             },
         }
     }
 
-    fn admission(&self, (cluster, by_route): (ClusterId, ByRoute), request: &Request<'_>, now: Time) -> Admission {
-        let Some(circuit) = self.engine.cluster(cluster).and_then(|cluster| cluster.circuit.as_ref()) else {
-            return Admission::Pass;
-        };
-        let policy = || self.engine.retry_policy(cluster, by_route);
-        circuit.admit(now, || policy().is_some_and(|policy| Plan::of(policy, request).repeats()))
-    }
-
-    fn shed(&mut self, (cluster, by_route): (ClusterId, ByRoute), request: &Request<'_>) -> Passage {
-        let enforces = self.enforces();
+    fn shed(&mut self, routed: Routed, request: &Request<'_>) -> Passage {
+        let (cluster, enforces) = (routed.cluster, self.enforces());
         let Some(circuit) = self.circuit(cluster) else { return Passage::Forward };
         circuit.shed();
         let seconds = millis(circuit.open_time()).div_ceil(1_000);
@@ -70,7 +63,7 @@ impl Worker {
             self.report(cluster, What::WouldShed);
             return Passage::Forward;
         }
-        let class = self.engine.retry_policy(cluster, by_route).map_or(Class::Off, |policy| Class::of(policy, request));
+        let class = self.retry_policy(routed).map_or(Class::Off, |policy| Class::of(policy, request));
         self.report(cluster, What::Shed(class));
         // No hop above shall retry it either.
         Passage::Shed(Reply { verdict: Verdict::CircuitOpen, later: Some(Later::after(seconds, request.grpc)) })

@@ -1,7 +1,5 @@
 //! What a worker knows of one cluster.
 
-use super::correlate::ClusterId;
-use super::event::What;
 use super::route::Misrouted;
 use super::waiting::Waiting;
 use crate::base::random::Random;
@@ -225,19 +223,6 @@ impl Cluster {
             failed: Time::default(),
             last_used,
         }
-    }
-
-    /// Adds to `events` which hosts are out that were not when this was last reported, and which no longer are. `out` has the addresses
-    /// of those that are, each with a space after it.
-    pub(super) fn report_out(&mut self, id: ClusterId, out: String, events: &mut Vec<(ClusterId, What)>) {
-        for (hosts, others, is_out) in [(&*self.reported_out, &*out, false), (&*out, &*self.reported_out, true)] {
-            for host in hosts.split(' ') {
-                if !host.is_empty() && others.split(' ').all(|other| other != host) {
-                    events.push((id, What::HostOut(host.into(), is_out)));
-                }
-            }
-        }
-        self.reported_out = out;
     }
 
     /// Whether requests to it go by this one of the engine's policies.

@@ -125,6 +125,17 @@ impl Clusters {
         }
     }
 
+    /// The clusters for which `due` holds. (By reference: each kind of closure would cost the module 300 bytes.)
+    pub fn that(&self, due: &dyn Fn(&Cluster) -> bool) -> Vec<ClusterId> {
+        let mut clusters = Vec::new();
+        for (id, cluster) in self.iter() {
+            if due(cluster) {
+                clusters.push(id);
+            }
+        }
+        clusters
+    }
+
     /// All known clusters.
     pub fn iter(&self) -> impl Iterator<Item = (ClusterId, &Cluster)> {
         self.slots.iter().map(|(id, cluster)| (*id, &**cluster))

@@ -8,6 +8,7 @@ use super::decision::Verdict;
 use super::event::What;
 use super::host::{HeaderMap, Host, StreamId};
 use super::log::Origin;
+use super::policies::Routed;
 use super::request::{Reservation, Retries};
 use super::view::{Phase, View, is_failure, went_well};
 use super::worker::Worker;
@@ -56,7 +57,7 @@ impl Worker {
                 hedge: request.hedge,
             },
         );
-        let settled = unresolved.is_empty() && self.engine.attempts.is_settled();
+        let settled = unresolved.is_empty() && self.unresolved.is_settled();
         let mut verdict = None;
         let plain = ending.cluster.filter(|cluster| settled && self.was_plain(*cluster, &ending, view));
         if let Some(cluster) = plain {
@@ -103,7 +104,7 @@ impl Worker {
         }
         let request = self.requests.get(stream.0)?;
         let (told, already_retried, plan) = (request.reason, request.already_retried, request.retries.plan());
-        let by_route = request.by_route;
+        let routed = Routed { cluster, by_route: request.by_route };
         let reason = told.or_else(|| {
             let proxy_status = if view.status() >= Some(500) { view.proxy_status() } else { &[] };
             let begun = !flags.is_empty() && view.status().is_some_and(|status| status < 400);
@@ -121,7 +122,7 @@ impl Worker {
                 denied: denied.is_some_and(|(_, granted)| retries >= granted),
                 shadow: !self.enforces(),
             };
-            Reason::of(self.engine.retry_policy(cluster, by_route), &failed)
+            Reason::of(self.retry_policy(routed), &failed)
         })?;
         self.report(cluster, What::NotRetried(reason));
         told.is_none().then_some(Verdict::NotRetried(reason))
@@ -167,7 +168,7 @@ impl Worker {
         let answer = Answer { stream: cut && view.is_stream(), ..answer };
         let end = RequestEnd { flags, answer, details: if trouble { view.details() } else { &[] } };
         let id = request_id.as_deref().unwrap_or_default();
-        self.engine.attempts.request_ended(&end, unresolved, id, &mut self.ended);
+        self.unresolved.request_ended(&end, unresolved, id, &mut self.ended);
         // What the filter lets through of gRPC's statuses, `watch` has counted.
         let judged = judged.filter(|_| !kept || !matches!(end.answer.grpc_status, Some(4 | 8 | 13 | 14 | 15)));
         if let (Some(cluster), Some(signal)) = (judged, judged.and_then(|_| end.last_attempt())) {
@@ -186,7 +187,7 @@ impl Worker {
     /// Whether an access-log filter passed the last attempt although it was answered well.
     fn was_passed_by_filter(&mut self, ending: &Ending) -> bool {
         let Some(cluster) = ending.cluster.filter(|_| ending.failed) else { return false };
-        self.engine.cluster_mut(cluster).is_some_and(|cluster| cluster.visibility.take_flagged_answer())
+        self.clusters.get_mut(cluster).is_some_and(|cluster| cluster.visibility.take_flagged_answer())
     }
 
     /// The last attempt of a request ended so, and `watch` does not tell.
@@ -203,11 +204,11 @@ impl Worker {
         let hedged = ending.hedge.map(|after| attempt.began.saturating_add(after));
         attempt.began = hedged.filter(|began| *began < self.wall_clock).unwrap_or(attempt.began);
         self.ended.push(Ended { attempt, signal });
-        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
+        if self.clusters.get(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
             return;
         }
         let (now, took) = (self.own_time(view), view.latency());
-        let cluster = self.engine.cluster_mut(cluster);
+        let cluster = self.clusters.get_mut(cluster);
         let Some(latency) = cluster.and_then(|cluster| cluster.latency.as_mut()) else { return };
         match (signal, ending.per_try_timeout, took) {
             (Signal::Timeout, Some(timeout), _) => latency.record_timeout(now, timeout),
@@ -228,7 +229,7 @@ impl Worker {
 
     /// Charges the retries of a request after the fact, where no `guard` charged them as they happened. How many were charged.
     fn charge_at_end<H: Host>(&mut self, cluster: ClusterId, retries: Retries, view: &View<'_, H>) -> u32 {
-        let Some(state) = self.engine.cluster(cluster) else { return 0 };
+        let Some(state) = self.clusters.get(cluster) else { return 0 };
         let unseen = state.visibility == Visibility::LastOnly;
         if state.account.is_none() && !(unseen && state.incidents.is_watchful()) {
             return 0;
@@ -242,7 +243,7 @@ impl Worker {
             return 0;
         }
         let now = self.now(view);
-        let Some(state) = self.engine.cluster_mut(cluster) else { return 0 };
+        let Some(state) = self.clusters.get_mut(cluster) else { return 0 };
         if unseen {
             state.incidents.retried_unseen(now);
         }

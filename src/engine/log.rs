@@ -27,7 +27,7 @@ impl Worker {
             _ => Logged::read(view),
         };
         let (filtered, decide) = (self.attached.only_failures, self.attached.decide);
-        if let Some(state) = self.engine.cluster_mut(cluster) {
+        if let Some(state) = self.clusters.get_mut(cluster) {
             state.visibility.attempt_seen(filtered, plain, verdict.is_answered());
             if decide && state.is_undecided() {
                 self.report(cluster, What::Undecided);
@@ -35,7 +35,7 @@ impl Worker {
         }
         self.observe_latency(cluster, verdict, view);
         let expired = verdict == Verdict::Open(Open::Dropped) && is_expired(view);
-        let request_id = if self.engine.attempts.needs_request_id(verdict) {
+        let request_id = if self.unresolved.needs_request_id(verdict) {
             host.header(HeaderMap::Request, "x-request-id")
         } else {
             None
@@ -47,20 +47,20 @@ impl Worker {
         let request = guarded.and_then(|attempt| attempt.request);
         let attempt = self.attempt(cluster, verdict.is_answered(), hint, Origin::Attempt(request), view);
         let request_id = request_id.as_deref().unwrap_or_default();
-        self.engine.attempts.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
+        self.unresolved.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.attempts_ended(view);
     }
 
     /// Where an adaptive timeout depends on it: how long the attempt took until its answer began, or was cut off.
     fn observe_latency<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) {
-        if self.engine.cluster(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
+        if self.clusters.get(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
             return;
         }
         let timed_out = verdict == Verdict::Certain(Signal::Timeout);
         let took = if timed_out { view.duration().map(Duration::from_nanos) } else { view.latency() };
         let Some(took) = took else { return };
         let now = self.own_time(view);
-        let cluster = self.engine.cluster_mut(cluster);
+        let cluster = self.clusters.get_mut(cluster);
         let Some(latency) = cluster.and_then(|cluster| cluster.latency.as_mut()) else { return };
         if timed_out { latency.record_timeout(now, took) } else { latency.record(now, took) }
     }
@@ -68,13 +68,13 @@ impl Worker {
     /// For how long the connection of the attempt had been idle. Asked only while there was a reset within the last intervals,
     /// and each attempt is logged: without those that went well, a busy connection would seem to have been idle.
     fn idle_of_attempt<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) -> Hint {
-        let (Some(interval), last) = (self.engine.incident_interval(), self.wall_clock) else { return Hint::None };
-        let tracks = self.engine.cluster(cluster).is_some_and(|state| state.incidents.tracks(last, interval));
+        let (Some(interval), last) = (self.policies.incident_interval(), self.wall_clock) else { return Hint::None };
+        let tracks = self.clusters.get(cluster).is_some_and(|state| state.incidents.tracks(last, interval));
         if !tracks || self.attached.only_failures {
             return Hint::None;
         }
         let now = self.now(view);
-        let Some(state) = self.engine.cluster_mut(cluster) else { return Hint::None };
+        let Some(state) = self.clusters.get_mut(cluster) else { return Hint::None };
         let Some(local) = view.host.property(Property::LocalAddress) else { return Hint::None };
         let reset = verdict == Verdict::Certain(Signal::Reset);
         let lasted = if reset { view.duration().unwrap_or_default() } else { 0 };
@@ -105,7 +105,7 @@ impl Worker {
         };
         let weight = host.map_or(1, |_| weight);
         // When it began matters only after an ejection, and then nothing is sampled.
-        let circuit = self.engine.cluster(cluster).and_then(|cluster| cluster.circuit.as_ref());
+        let circuit = self.clusters.get(cluster).and_then(|cluster| cluster.circuit.as_ref());
         let matters = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
         let asks = matters || (host.is_some() && weight == 1);
         let began = arrived.map(|arrived| arrived.min(now)).filter(|_| asks);
@@ -117,16 +117,16 @@ impl Worker {
     /// reading of the clock: the timer sees to it that it is not long ago.
     fn is_passed_over(&mut self, cluster: ClusterId) -> bool {
         let now = self.wall_clock;
-        let incidents = self.engine.incident_interval().is_some();
-        let Some(state) = self.engine.cluster_mut(cluster) else { return true };
+        let incidents = self.policies.incident_interval().is_some();
+        let Some(state) = self.clusters.get_mut(cluster) else { return true };
         let Some(outliers) = &state.outliers else { return !(incidents && state.incidents.is_watchful()) };
         outliers.is_calm(now) && !state.sampler.takes_attempt()
     }
 
     /// How many answered attempts an attempt stands for, where its host is worth asking for.
     fn weight_of_attempt(&self, cluster: ClusterId, answered: bool, now: Time) -> Option<u32> {
-        let incidents = self.engine.incident_interval().is_some();
-        let calm = match &self.engine.cluster(cluster)?.outliers {
+        let incidents = self.policies.incident_interval().is_some();
+        let calm = match &self.clusters.get(cluster)?.outliers {
             Some(outliers) => outliers.is_calm(now),
             // Where hosts are not judged, what goes wrong on them is reported all the same.
             None if incidents => false,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::ByRoute;
 use super::correlate::{ClusterId, Unresolved};
 use super::host::StreamId;
+use super::policies::{ByRoute, Routed};
 use super::route::Route;
 use crate::base::time::Time;
 use crate::circuit::Ticket;
@@ -197,8 +197,7 @@ impl Retries {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Managed {
     pub(super) id: StreamId,
-    pub(super) cluster: ClusterId,
-    pub(super) by_route: ByRoute,
+    pub(super) routed: Routed,
     pub(super) plan: Plan,
     pub(super) grpc: bool,
     pub(super) asker: Asker,
@@ -211,8 +210,7 @@ impl Request {
         let asker = Asker { arrived: self.arrived, again: self.retries.charged() > 0 };
         Some(Managed {
             id,
-            cluster: self.cluster?,
-            by_route: self.by_route,
+            routed: Routed { cluster: self.cluster?, by_route: self.by_route },
             plan: self.retries.plan()?,
             grpc: self.grpc,
             asker,

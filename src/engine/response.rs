@@ -4,6 +4,7 @@ use super::correlate::ClusterId;
 use super::decision::{Later, RATE_LIMITED, ResponseDecision, Verdict};
 use super::event::What;
 use super::host::{Host, StreamId};
+use super::policies::Routed;
 use super::request::{Request, Retries};
 use super::view::{Phase, View};
 use super::worker::Worker;
@@ -22,7 +23,7 @@ impl Worker {
         let view = &View::new(host, Phase::Headers);
         self.last_attempt = None;
         let by_upstream = || view.details() == b"via_upstream";
-        let unresolved = self.engine.attempts.response_started(by_upstream, &mut self.ended);
+        let unresolved = self.unresolved.response_started(by_upstream, &mut self.ended);
         self.attempts_ended(view);
         let last = self.wall_clock;
         let Some(request) = self.request_or_new(stream) else { return ResponseDecision::default() };
@@ -59,7 +60,7 @@ impl Worker {
         let (Some(after), Some(cluster)) = (after, cluster) else { return };
         let now = self.now(view);
         let took = now.since(arrived);
-        let outliers = self.engine.cluster_mut(cluster).and_then(|cluster| cluster.outliers.as_mut());
+        let outliers = self.clusters.get_mut(cluster).and_then(|cluster| cluster.outliers.as_mut());
         // What Envoy answers when its patience is over says nothing of the hosts.
         if let Some(outliers) = outliers
             && (took < after || view.details() == b"via_upstream")
@@ -99,14 +100,14 @@ impl Worker {
     }
 
     fn is_charged_per_attempt(&self, cluster: ClusterId) -> bool {
-        let charging = self.engine.cluster(cluster).map(|cluster| cluster.charging).unwrap_or_default();
+        let charging = self.clusters.get(cluster).map(|cluster| cluster.charging).unwrap_or_default();
         charging.is_per_attempt(self.attached.guard)
     }
 
     /// Whether an attempt of this request may have failed: `watch` sees each that does, of this request or of another to its
     /// cluster. `false` is certain.
     pub(super) fn may_have_failed(&self, request: &Request) -> bool {
-        let Some(cluster) = request.cluster.filter(|cluster| self.engine.cluster(*cluster).is_some()) else {
+        let Some(cluster) = request.cluster.filter(|cluster| self.clusters.get(*cluster).is_some()) else {
             return true;
         };
         let visibility = self.visibility(cluster);
@@ -139,7 +140,7 @@ impl Worker {
         answer.overloaded |= view.limit_reached();
         let signal = view.request_end(answer).last_attempt()?;
         let now = self.now(view);
-        let policy = self.engine.retry_policy(cluster, by_route)?;
+        let policy = self.retry_policy(Routed { cluster, by_route })?;
         let stated = answer.is_error() && plan != Plan::Nothing && view.not_processed(policy);
         let again = not_sent
             || stated

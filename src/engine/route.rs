@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::correlate::ClusterId;
 use super::event::What;
 use super::host::{Host, Property, StreamId};
@@ -107,23 +108,18 @@ impl Misrouted {
 }
 
 impl Worker {
-    /// A request arrives: where to send it. `most`: how many retries the policy allows, and whether it leaves hedges to Weir.
-    /// `circuit_probe`: it finds out for an open circuit whether the cluster is back.
+    /// A request arrives: where to send it. `circuit_probe`: it finds out for an open circuit whether the cluster is back.
     pub(super) fn steer<H: Host>(
         &mut self,
         cluster: ClusterId,
-        (plan, most): (Option<Plan>, (u32, bool)),
+        admission: &Admission,
         circuit_probe: bool,
         view: &View<'_, H>,
     ) -> Steering {
         let now = self.wall_clock;
-        let steered = self.engine.cluster(cluster).is_some_and(|cluster| cluster.steered);
-        let policy = self.engine.steering().filter(|_| steered);
+        let steered = self.clusters.get(cluster).is_some_and(|cluster| cluster.steered);
+        let policy = self.policies.steering().filter(|_| steered);
         let policy = policy.map(|steering| (steering.explore_percent, steering.via));
-        let (retries, hedges) = match plan {
-            Some(plan) if plan != Plan::Nothing => (most.0, most.0 > 0 && most.1),
-            _ => (0, false),
-        };
         let Some(outliers) = self.outliers(cluster, view) else { return Steering::default() };
         outliers.requested(now);
         // Without steering, hosts are judged all the same, and somebody else may act on it.
@@ -134,7 +130,7 @@ impl Worker {
         if via == Via::StatefulSession && self.is_for_its_own_destination(cluster) {
             return Steering::default();
         }
-        let mut steering = self.choose_route(cluster, plan, circuit_probe, (retries, hedges, explore));
+        let mut steering = self.choose_route(cluster, admission, circuit_probe, explore);
         let hedge = steering.hedge.filter(|after| !self.hedges_are_in_vain(cluster, *after));
         if via == Via::StatefulSession
             && let Some(list) = &mut steering.list
@@ -155,7 +151,7 @@ impl Worker {
     /// that is told as often as requests that go astray are.
     fn is_for_its_own_destination(&mut self, cluster: ClusterId) -> bool {
         let now = self.wall_clock;
-        let Some(state) = self.engine.cluster_mut(cluster).filter(|state| !state.is_balanced) else { return false };
+        let Some(state) = self.clusters.get_mut(cluster).filter(|state| !state.is_balanced) else { return false };
         if state.outliers.as_ref().is_some_and(|outliers| !outliers.is_calm(now)) && state.misrouted.disobeyed() {
             self.report(cluster, What::Misrouted);
         }
@@ -165,7 +161,7 @@ impl Worker {
     /// Whether a request waits for much longer than until it was sent once more, and was not answered for that: what is sent now
     /// would not be, either, since such requests take long by nature, or all hosts do.
     fn hedges_are_in_vain(&self, cluster: ClusterId, after: Duration) -> bool {
-        let state = self.engine.cluster(cluster);
+        let state = self.clusters.get(cluster);
         state.is_some_and(|state| {
             nanos_since(state.waiting.oldest_hedged(), self.wall_clock).saturating_mul(2)
                 >= nanos(after).saturating_mul(IN_VAIN)
@@ -175,23 +171,24 @@ impl Worker {
     fn choose_route(
         &mut self,
         cluster: ClusterId,
-        plan: Option<Plan>,
+        admission: &Admission,
         circuit_probe: bool,
-        (retries, hedges, explore): (u32, bool, Percent),
+        explore: Percent,
     ) -> Steering {
-        let now = self.wall_clock;
-        let Some(state) = self.engine.cluster_mut(cluster) else { return Steering::default() };
+        let (now, retries) = (self.wall_clock, admission.retries());
+        let Some(state) = self.clusters.get_mut(cluster) else { return Steering::default() };
         let Some(outliers) = &mut state.outliers else { return Steering::default() };
         // Nobody pays for a probe if the request is retried whatever happens: its plan allows it, and so does the budget. In a
         // calm cluster there is nothing to probe, so the budget need not be asked.
-        let repeatable = plan.is_some_and(Plan::repeats)
+        let repeatable = admission.plan.is_some_and(Plan::repeats)
             && (outliers.is_calm(now) || state.account.as_mut().is_none_or(|account| account.affords(now)));
         let chosen = if circuit_probe {
             outliers.route_circuit_probe(now, retries)
         } else {
             outliers.route(now, repeatable, retries, explore)
         };
-        let hedge = if repeatable && hedges { outliers.hedge_after(state.waiting.hedge_after(), now) } else { None };
+        let hedge =
+            if repeatable && admission.hedges { outliers.hedge_after(state.waiting.hedge_after(), now) } else { None };
         let Some(chosen) = chosen else { return Steering { hedge, ..Steering::default() } };
         let route = Route { probe: chosen.probe, hosts: chosen.hosts.as_str().into() };
         Steering { route, list: Some(chosen.hosts), hedge }
@@ -210,7 +207,7 @@ impl Worker {
             return false;
         }
         let took = nanos_since(arrived, self.now(view));
-        let Some(state) = self.engine.cluster_mut(cluster) else { return false };
+        let Some(state) = self.clusters.get_mut(cluster) else { return false };
         let once = hedge.map_or(u64::MAX, nanos).min(state.waiting.hedge_after().unwrap_or_default());
         state.misrouted.is_trusted() && took < once && !state.sampler.takes_request()
     }
@@ -230,8 +227,8 @@ impl Worker {
         let hedge = request.hedge.map_or(u64::MAX, nanos);
         let unseen = !self.visibility(cluster).sees_failures();
         let (via, enforces, last) =
-            (self.engine.steering().map(|steering| steering.via), self.enforces(), self.wall_clock);
-        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+            (self.policies.steering().map(|steering| steering.via), self.enforces(), self.wall_clock);
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
         if let Some(probe) = route.probe {
             // Where nobody sees the attempts, nobody else tells that the host did not answer until the request was sent once more.
@@ -261,7 +258,7 @@ impl Worker {
         let once = !steered || (once && address == route.first());
         let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
         let now = self.now(view);
-        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
         let took = nanos_since(arrived, now);
         if !odd && took < hedge {
             state.waiting.timed(took);
@@ -300,12 +297,12 @@ impl Worker {
 
     /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.
     fn outliers<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> Option<&mut Outliers> {
-        if self.engine.cluster(cluster)?.outliers.is_some() {
-            return self.engine.cluster_mut(cluster)?.outliers.as_mut();
+        if self.clusters.get(cluster)?.outliers.is_some() {
+            return self.clusters.get_mut(cluster)?.outliers.as_mut();
         }
-        let policy = self.engine.outlier_policy(cluster)?;
+        let policy = self.policies.of(self.clusters.get(cluster)?)?.outlier_detection?;
         let me = self.worker_id(view);
-        let state = self.engine.cluster_mut(cluster)?;
+        let state = self.clusters.get_mut(cluster)?;
         Some(state.outliers.get_or_insert_with(|| Outliers::new(policy, me)))
     }
 }

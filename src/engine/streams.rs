@@ -44,7 +44,7 @@ impl Worker {
         steered: bool,
         view: &View<'_, H>,
     ) {
-        let (now, enforces, steers) = (self.wall_clock, self.enforces(), self.engine.steering().is_some());
+        let (now, enforces, steers) = (self.wall_clock, self.enforces(), self.policies.steering().is_some());
         let property = |property| view.host.property_of(stream, property).ok().flatten();
         let status = property(Property::Code).and_then(|code| code.first_chunk().copied()).map(u64::from_le_bytes);
         if status.is_none_or(|status| status >= 500 || status == 429) {
@@ -52,7 +52,7 @@ impl Worker {
         }
         let Some(address) = property(Property::UpstreamAddress) else { return };
         let Ok(address) = std::str::from_utf8(&address) else { return };
-        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
         state.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(Signal::Answered, arrived, now));
         state.account.iter_mut().for_each(|account| account.attempt_ended(Signal::Answered, now));
         let Some(outliers) = &mut state.outliers else { return };

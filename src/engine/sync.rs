@@ -3,18 +3,18 @@
 //! [`Host::update`] is the one driver of all of them. A record is stamped with the host's own time, which all workers share
 //! (see [`crate::base::time`]), read after the record: so nothing in a record is later than what a worker takes for now.
 
-use super::ByRoute;
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
 use super::event::{HostEvent, What};
 use super::host::{Host, Key, Record, Update};
+use super::policies::Routed;
 use super::view::View;
 use super::worker::Worker;
 use crate::base::random::hash;
 use crate::base::time::Time;
 use crate::circuit::{Circuit, Event, Wish};
-use crate::outlier;
 use crate::outlier::shared::{WorkerId, claim};
+use crate::outlier::{self, Outliers};
 use crate::retry::budget::{Asker, Charge};
 use crate::retry::reservations::Account;
 
@@ -26,7 +26,7 @@ impl Worker {
     /// answer is what it would have been on the last one; and should it refuse to show it, what this worker knows must do.
     pub(super) fn charge<H: Host>(&mut self, cluster: ClusterId, asker: Asker, view: &View<'_, H>) -> Charge {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
-        let Some(Cluster { name, account: Some(account), .. }) = self.engine.cluster_mut(cluster) else {
+        let Some(Cluster { name, account: Some(account), .. }) = self.clusters.get_mut(cluster) else {
             return Charge::Granted;
         };
         let (mut charge, mut writes) = (Charge::Denied, false);
@@ -47,8 +47,9 @@ impl Worker {
     /// the record was read, since another worker may have reported something else meanwhile.
     pub(super) fn publish_budgets<H: Host>(&mut self, view: &View<'_, H>) {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
-        for id in self.engine.due_accounts(last) {
-            let Some(cluster) = self.engine.cluster_mut(id) else { continue };
+        let due = |cluster: &Cluster| cluster.account.as_ref().is_some_and(|account| account.is_due(last));
+        for id in self.clusters.that(&due) {
+            let Some(cluster) = self.clusters.get_mut(id) else { continue };
             let Cluster { name, account: Some(account), reported_budget, .. } = cluster else { continue };
             let (pending, mut now) = (account.pending(), last);
             let update = host.update(&Key { record: Record::Budget, cluster: name, shadow }, &mut |record| {
@@ -71,20 +72,25 @@ impl Worker {
     /// A policy is in force: what was reported of budgets that are no more shall not stand for ever, since Envoy forgets no
     /// gauge. Without retries there is nothing to grant; without a budget, no end to it.
     pub(super) fn close_budgets(&mut self) {
-        for id in self.engine.closed_budgets() {
-            if let Some(cluster) = self.engine.cluster_mut(id) {
+        for id in self.clusters.that(&|cluster| cluster.account.is_none() && cluster.reported_budget) {
+            if let Some(cluster) = self.clusters.get_mut(id) {
                 cluster.reported_budget = false;
             }
-            let has_retries = self.engine.retry_policy(id, ByRoute::default()).is_some();
+            let has_retries = self.retry_policy(Routed::to(id)).is_some();
             self.report(id, What::RetriesLeft(if has_retries { UNBOUNDED } else { 0 }));
         }
     }
 
-    /// On each tick: all circuits that have something to say, or may have changed elsewhere.
+    /// On each tick: all circuits that have something to say, or may have changed elsewhere, or changed and nobody was told.
     pub(super) fn exchange_circuits<H: Host>(&mut self, view: &View<'_, H>) {
-        for cluster in self.engine.due_circuits(self.wall_clock) {
+        let now = self.wall_clock;
+        let due = |cluster: &Cluster| {
+            let circuit = cluster.circuit.as_ref();
+            circuit.is_some_and(|circuit| circuit.is_due(now)) || cluster.reported_open != cluster.is_open()
+        };
+        for cluster in self.clusters.that(&due) {
             self.exchange_circuit(cluster, view);
-            let Some(state) = self.engine.cluster_mut(cluster) else { continue };
+            let Some(state) = self.clusters.get_mut(cluster) else { continue };
             let open = state.is_open();
             if std::mem::replace(&mut state.reported_open, open) != open {
                 self.report(cluster, What::CircuitOpen(open));
@@ -94,7 +100,7 @@ impl Worker {
 
     pub(super) fn exchange_circuit<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) {
         let now = self.wall_clock;
-        let Some(state) = self.engine.cluster(cluster) else { return };
+        let Some(state) = self.clusters.get(cluster) else { return };
         let answering = match (&state.circuit, &state.outliers) {
             (Some(circuit), Some(outliers)) => {
                 circuit.is_troubled() && outliers.some_host_answers(circuit.answering(), now)
@@ -112,7 +118,7 @@ impl Worker {
         view: &View<'_, H>,
     ) -> Option<Event> {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
-        let Some(Cluster { name, circuit: Some(circuit), .. }) = self.engine.cluster_mut(cluster) else { return None };
+        let Some(Cluster { name, circuit: Some(circuit), .. }) = self.clusters.get_mut(cluster) else { return None };
         let update = host.update(&Key { record: Record::Circuit, cluster: name, shadow }, &mut |record| {
             circuit.exchange(record, wish, host.now().unwrap_or(last))
         });
@@ -129,25 +135,27 @@ impl Worker {
     }
 
     pub(super) fn circuit(&mut self, cluster: ClusterId) -> Option<&mut Circuit> {
-        self.engine.cluster_mut(cluster)?.circuit.as_deref_mut()
+        self.clusters.get_mut(cluster)?.circuit.as_deref_mut()
     }
 
-    /// On each tick: the hosts of all clusters that have something to say to other workers, or to hear from them.
+    /// On each tick: the hosts of all clusters that have something to say to other workers, or to hear from them; and of those of
+    /// which hosts are out, since that is over some time after the last request.
     pub(super) fn exchange_all_hosts<H: Host>(&mut self, view: &View<'_, H>) {
         let now = self.now(view);
-        for cluster in self.engine.clusters_to_exchange(now) {
+        let due =
+            |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending() || outliers.may_be_over(now);
+        for cluster in self.clusters.that(&|cluster| cluster.outliers.as_ref().is_some_and(due)) {
             // Whatever the timer does next, it names the stream.
             _ = self.count_overdue(cluster, view);
             self.exchange_hosts(cluster, view);
         }
-        let events = self.engine.changed_hosts();
-        self.report_all(events);
+        self.report_hosts();
     }
 
     /// Exchanges what is known about a cluster's hosts with the other workers.
     pub(super) fn exchange_hosts<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
-        let Some(state) = self.engine.cluster_mut(cluster) else { return };
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
         let Cluster { name, outliers: Some(outliers), .. } = state else { return };
         host.update(&Key { record: Record::Ejections, cluster: name, shadow }, &mut |record| {
             outliers.exchange(record, host.now().unwrap_or(last))
@@ -179,10 +187,10 @@ impl Worker {
 
     /// On each tick: writes down what was noted of incidents, and reports what came of it.
     pub(super) fn exchange_incidents<H: Host>(&mut self, view: &View<'_, H>) {
-        let Some(interval) = self.engine.incident_interval() else { return };
+        let Some(interval) = self.policies.incident_interval() else { return };
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
-        for cluster in self.engine.clusters_with_incidents(last) {
-            let Some(Cluster { name, incidents, outliers, .. }) = self.engine.cluster_mut(cluster) else { continue };
+        for cluster in self.clusters.that(&|cluster| cluster.incidents.is_due(last)) {
+            let Some(Cluster { name, incidents, outliers, .. }) = self.clusters.get_mut(cluster) else { continue };
             let known = outliers.as_ref().map_or(0, |outliers| outliers.known(last));
             host.update(&Key { record: Record::Incidents, cluster: name, shadow }, &mut |record| {
                 incidents.exchange(record, interval, known, host.now().unwrap_or(last))

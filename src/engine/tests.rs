@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::cluster::{Charging, Visibility};
 use super::clusters::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
 use super::correlate::ClusterId;
-use super::{ByRoute, Engine};
+use super::policies::{ByRoute, Routed};
+use super::worker::Worker;
 use crate::base::percent::Percent;
 use crate::base::time::Time;
 use crate::config::{Config, Mode, Policy, parse};
 use crate::outlier::detector::OutlierPolicy;
 use crate::outlier::shared::WorkerId;
 use crate::outlier::{EndedAttempt, Outliers};
-use crate::retry::{Class, Plan, Request};
+use crate::retry::{Class, Header, Plan, Request};
 use crate::signal::Signal;
 use property::{Digits, for_all};
 
@@ -137,30 +139,44 @@ fn policy(json: &str) -> Policy {
     }
 }
 
+fn with_policy(json: &str) -> Worker {
+    let mut worker = Worker::default();
+    worker.put_in_force(policy(json), NOW);
+    worker.wall_clock = NOW;
+    worker
+}
+
+/// The clusters whose budgets have something to write into the shared record.
+fn with_news(worker: &Worker) -> Vec<ClusterId> {
+    worker.clusters.that(&|cluster| cluster.account.as_ref().is_some_and(|account| account.is_due(NOW)))
+}
+
+/// The headers that tell Envoy's router what may be retried.
+fn headers<'w>(worker: &'w Worker, id: ClusterId, admission: &Admission) -> &'w [Header] {
+    worker.policies.retry_headers(worker.clusters.get(id).unwrap(), ByRoute::default(), admission)
+}
+
 const GET: Request<'static> = Request { method: b"GET", grpc: false, idempotency_key: false, attempt: 1 };
 
 #[test]
-fn an_engine_forgets_too() {
-    let mut engine = Engine::default();
-    let orders = engine.cluster_id("orders");
-    assert_eq!(engine.cluster_id("orders"), orders);
-    assert_eq!(engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW).class, Class::Idempotent);
+fn a_worker_forgets_too() {
+    let mut worker = with_policy("{}");
+    let orders = worker.cluster_id("orders");
+    assert_eq!(worker.cluster_id("orders"), orders);
+    assert_eq!(worker.admit(Routed::to(orders), &GET, NOW).class, Class::Idempotent);
     for number in 0..1_000 {
-        engine.cluster_id(&format!("another {number}"));
+        worker.cluster_id(&format!("another {number}"));
     }
     // A request that was under way since before is left alone.
-    assert!(engine.cluster(orders).is_none() && engine.cluster_mut(orders).is_none());
-    assert!(engine.retry_policy(orders, ByRoute::default()).is_none() && engine.outlier_policy(orders).is_none());
-    let admission = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
+    assert!(worker.clusters.get(orders).is_none() && worker.clusters.get_mut(orders).is_none());
+    assert!(worker.retry_policy(Routed::to(orders)).is_none());
+    let admission = worker.admit(Routed::to(orders), &GET, NOW);
     assert_eq!((admission.class, admission.plan, admission.denied), (Class::Off, None, None));
-    assert!(
-        engine.retry_headers((orders, ByRoute::default()), &admission).is_empty()
-            && admission.per_try_timeout.is_none()
-    );
-    assert!(!engine.due_accounts(NOW).contains(&orders), "what it had not published is gone with it");
-    let again = engine.cluster_id("orders");
+    assert!(admission.per_try_timeout.is_none());
+    assert!(!with_news(&worker).contains(&orders), "what it had not published is gone with it");
+    let again = worker.cluster_id("orders");
     assert_ne!(again, orders);
-    assert!(!engine.cluster(again).unwrap().account.as_ref().unwrap().pending());
+    assert!(!worker.clusters.get(again).unwrap().account.as_ref().unwrap().pending());
 }
 
 /// A budget of which one retry is left for each ten requests, and an adaptive timeout.
@@ -168,26 +184,26 @@ const LEARNING: &str = r#"{"retry": {
     "budget": {"percent": 10}, "minRetryRate": null, "perTryTimeout": {"adaptive": {"quantile": 0.9, "min": "1ms"}}
 }}"#;
 
-/// An engine that has learned that: of 200 requests for "orders", 5 retries are left; its attempts take 40 ms.
-fn learned() -> (Engine, ClusterId) {
-    let mut engine = Engine::new(policy(LEARNING));
-    let orders = engine.cluster_id("orders");
+/// A worker that has learned that: of 200 requests for "orders", 5 retries are left; its attempts take 40 ms.
+fn learned() -> (Worker, ClusterId) {
+    let mut worker = with_policy(LEARNING);
+    let orders = worker.cluster_id("orders");
     // First, since admission keeps what it found for a while.
-    let latency = engine.cluster_mut(orders).unwrap().latency.as_mut().unwrap();
+    let latency = worker.clusters.get_mut(orders).unwrap().latency.as_mut().unwrap();
     (0..200).for_each(|_| latency.record(NOW, Duration::from_millis(40)));
     for _ in 0..200 {
-        engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
+        worker.admit(Routed::to(orders), &GET, NOW);
     }
-    let cluster = engine.cluster_mut(orders).unwrap();
+    let cluster = worker.clusters.get_mut(orders).unwrap();
     cluster.visibility = Visibility::All { failures: 0 };
     cluster.charging = Charging::PerAttempt;
     cluster.account.as_mut().unwrap().retried(15, NOW);
-    (engine, orders)
+    (worker, orders)
 }
 
 /// How many retries the cluster's budget still has.
-fn left(engine: &mut Engine, id: ClusterId) -> u32 {
-    let account = engine.cluster_mut(id).unwrap().account.as_mut().unwrap();
+fn left(worker: &mut Worker, id: ClusterId) -> u32 {
+    let account = worker.clusters.get_mut(id).unwrap().account.as_mut().unwrap();
     let mut account = account.clone();
     let mut left = 0;
     while account.affords(NOW) {
@@ -197,16 +213,23 @@ fn left(engine: &mut Engine, id: ClusterId) -> u32 {
     left
 }
 
-fn quantile(engine: &mut Engine, id: ClusterId) -> Option<Duration> {
-    engine.cluster_mut(id).unwrap().latency.as_mut().unwrap().quantile(NOW, Percent::from_basis_points(9_000).unwrap())
+fn quantile(worker: &mut Worker, id: ClusterId) -> Option<Duration> {
+    worker
+        .clusters
+        .get_mut(id)
+        .unwrap()
+        .latency
+        .as_mut()
+        .unwrap()
+        .quantile(NOW, Percent::from_basis_points(9_000).unwrap())
 }
 
 #[test]
 fn a_new_policy_keeps_what_was_learned() {
-    let (mut engine, orders) = learned();
-    assert_eq!(left(&mut engine, orders), 5);
-    let observed = quantile(&mut engine, orders).unwrap();
-    let timeout = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW).per_try_timeout;
+    let (mut worker, orders) = learned();
+    assert_eq!(left(&mut worker, orders), 5);
+    let observed = quantile(&mut worker, orders).unwrap();
+    let timeout = worker.admit(Routed::to(orders), &GET, NOW).per_try_timeout;
     assert_eq!(timeout, Some(observed * 3));
 
     let others = [
@@ -216,72 +239,68 @@ fn a_new_policy_keeps_what_was_learned() {
         LEARNING.replace("{\"retry\"", r#"{"clusters": [{"match": "x*", "retry": null}, {"match": "ord*"}], "retry""#),
     ];
     for json in others {
-        let (mut engine, orders) = learned();
-        engine.reconfigure(policy(&json), NOW);
-        assert_eq!(engine.cluster_id("orders"), orders, "{json}");
-        let cluster = engine.cluster(orders).unwrap();
+        let (mut worker, orders) = learned();
+        worker.put_in_force(policy(&json), NOW);
+        assert_eq!(worker.cluster_id("orders"), orders, "{json}");
+        let cluster = worker.clusters.get(orders).unwrap();
         let attached = (cluster.visibility, cluster.charging);
         assert_eq!(attached, (Visibility::All { failures: 0 }, Charging::PerAttempt), "{json}");
         assert!(cluster.account.as_ref().unwrap().pending(), "what is not published yet still will be: {json}");
-        assert_eq!(engine.due_accounts(NOW), [orders]);
-        assert_eq!(left(&mut engine, orders), 5, "{json}");
-        assert_eq!(quantile(&mut engine, orders), Some(observed), "{json}");
+        assert_eq!(with_news(&worker), [orders]);
+        assert_eq!(left(&mut worker, orders), 5, "{json}");
+        assert_eq!(quantile(&mut worker, orders), Some(observed), "{json}");
     }
 }
 
 #[test]
 fn a_new_policy_is_in_force_at_once() {
-    let (mut engine, orders) = learned();
-    engine.reconfigure(policy(&LEARNING.replace("10}", "20}")), NOW);
-    assert_eq!(left(&mut engine, orders), 25, "20 percent of the requests already counted");
-    engine.reconfigure(policy(&LEARNING.replace("0.9,", "0.9, \"factor\": 5,")), NOW);
-    let observed = quantile(&mut engine, orders).unwrap();
-    assert_eq!(engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW).per_try_timeout, Some(observed * 5));
+    let (mut worker, orders) = learned();
+    worker.put_in_force(policy(&LEARNING.replace("10}", "20}")), NOW);
+    assert_eq!(left(&mut worker, orders), 25, "20 percent of the requests already counted");
+    worker.put_in_force(policy(&LEARNING.replace("0.9,", "0.9, \"factor\": 5,")), NOW);
+    let observed = quantile(&mut worker, orders).unwrap();
+    assert_eq!(worker.admit(Routed::to(orders), &GET, NOW).per_try_timeout, Some(observed * 5));
 
     let entries = r#"{"clusters": [{"match": "pay*", "retry": {"maxRetries": 0}}, {"match": "ord*", "retry": null}]}"#;
-    engine.reconfigure(policy(entries), NOW);
-    let payments = engine.cluster_id("payments");
-    let other = engine.cluster_id("other");
-    assert_eq!(engine.admit((payments, ByRoute::default()), &GET, false, NOW, NOW).plan, Some(Plan::Nothing));
-    assert_eq!(engine.admit((other, ByRoute::default()), &GET, false, NOW, NOW).plan, Some(Plan::Repeatable));
-    let off = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
-    assert_eq!(
-        (off.class, off.plan, engine.retry_headers((orders, ByRoute::default()), &off).len()),
-        (Class::Off, None, 0)
-    );
+    worker.put_in_force(policy(entries), NOW);
+    let payments = worker.cluster_id("payments");
+    let other = worker.cluster_id("other");
+    assert_eq!(worker.admit(Routed::to(payments), &GET, NOW).plan, Some(Plan::Nothing));
+    assert_eq!(worker.admit(Routed::to(other), &GET, NOW).plan, Some(Plan::Repeatable));
+    let off = worker.admit(Routed::to(orders), &GET, NOW);
+    assert_eq!((off.class, off.plan, headers(&worker, orders, &off).len()), (Class::Off, None, 0));
     assert!(
-        engine.retry_policy(orders, ByRoute::default()).is_none() && engine.cluster(orders).unwrap().account.is_none()
+        worker.retry_policy(Routed::to(orders)).is_none() && worker.clusters.get(orders).unwrap().account.is_none()
     );
     // What was switched off is not kept for later.
-    engine.reconfigure(policy(LEARNING), NOW);
-    assert_eq!(left(&mut engine, orders), 0);
-    assert_eq!(quantile(&mut engine, orders), None);
-    let visibility = engine.cluster(orders).unwrap().visibility;
+    worker.put_in_force(policy(LEARNING), NOW);
+    assert_eq!(left(&mut worker, orders), 0);
+    assert_eq!(quantile(&mut worker, orders), None);
+    let visibility = worker.clusters.get(orders).unwrap().visibility;
     assert_eq!(visibility, Visibility::All { failures: 0 }, "but the attachments are as they were");
 }
 
 #[test]
 fn shadow_mode_permits_the_same_and_bounds_no_attempt() {
-    let (mut engine, orders) = learned();
-    let enforced = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
+    let (mut worker, orders) = learned();
+    let enforced = worker.admit(Routed::to(orders), &GET, NOW);
     assert!(enforced.per_try_timeout.is_some());
-    engine.reconfigure(policy(&LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\"")), NOW);
-    assert_eq!(engine.mode(), Mode::Shadow);
-    let shadow = engine.admit((orders, ByRoute::default()), &GET, false, NOW, NOW);
+    worker.put_in_force(policy(&LEARNING.replace("\"retry\"", "\"mode\": \"shadow\", \"retry\"")), NOW);
+    assert_eq!(worker.mode(), Mode::Shadow);
+    let shadow = worker.admit(Routed::to(orders), &GET, NOW);
     assert_eq!((shadow.plan, shadow.per_try_timeout), (enforced.plan, None));
 }
 
 /// Forty clusters of a thousand hosts each: those used last keep theirs.
 #[test]
 fn the_hosts_of_all_clusters_are_bounded() {
-    let mut engine = Engine::default();
-    engine.reconfigure(policy("{}"), NOW);
-    let ids: Vec<_> = (0..40).map(|number| engine.cluster_id(&format!("cluster {number}"))).collect();
-    let remembered = |engine: &Engine, id: ClusterId| {
-        engine.cluster(id).and_then(|cluster| cluster.outliers.as_ref()).map_or(0, Outliers::remembered)
+    let mut worker = with_policy("{}");
+    let ids: Vec<_> = (0..40).map(|number| worker.cluster_id(&format!("cluster {number}"))).collect();
+    let remembered = |worker: &Worker, id: ClusterId| {
+        worker.clusters.get(id).and_then(|cluster| cluster.outliers.as_ref()).map_or(0, Outliers::remembered)
     };
-    let meet = |engine: &mut Engine, id: ClusterId| {
-        let cluster = engine.cluster_mut(id).unwrap();
+    let meet = |worker: &mut Worker, id: ClusterId| {
+        let cluster = worker.clusters.get_mut(id).unwrap();
         let outliers = cluster.outliers.get_or_insert_with(|| Outliers::new(OutlierPolicy::default(), WorkerId(1)));
         for host in 0..1_000 {
             let host = format!("10.0.{}.{}:80", host / 250, host % 250);
@@ -291,18 +310,18 @@ fn the_hosts_of_all_clusters_are_bounded() {
         }
     };
     for id in &ids {
-        meet(&mut engine, *id);
+        meet(&mut worker, *id);
     }
     // The first is used again.
-    assert_eq!(engine.cluster_id("cluster 0"), ids[0]);
-    let all = |engine: &Engine| ids.iter().map(|id| remembered(engine, *id)).sum::<usize>();
-    assert_eq!(all(&engine), 40_000);
-    engine.changed_hosts();
-    assert_eq!(all(&engine), MOST_HOSTS_IN_ALL);
-    assert_eq!(remembered(&engine, ids[0]), 1_000);
-    assert_eq!(remembered(&engine, ids[1]), 0);
-    assert_eq!(remembered(&engine, ids[39]), 1_000);
+    assert_eq!(worker.cluster_id("cluster 0"), ids[0]);
+    let all = |worker: &Worker| ids.iter().map(|id| remembered(worker, *id)).sum::<usize>();
+    assert_eq!(all(&worker), 40_000);
+    worker.report_hosts();
+    assert_eq!(all(&worker), MOST_HOSTS_IN_ALL);
+    assert_eq!(remembered(&worker, ids[0]), 1_000);
+    assert_eq!(remembered(&worker, ids[1]), 0);
+    assert_eq!(remembered(&worker, ids[39]), 1_000);
     // What was forgotten is learned anew.
-    meet(&mut engine, ids[1]);
-    assert_eq!(remembered(&engine, ids[1]), 1_000);
+    meet(&mut worker, ids[1]);
+    assert_eq!(remembered(&worker, ids[1]), 1_000);
 }

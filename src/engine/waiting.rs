@@ -22,8 +22,8 @@ use super::host::{Host, Property, Stranded, StreamId};
 use super::request::Request;
 use super::view::View;
 use super::worker::Worker;
+use crate::base::contexts::Contexts;
 use crate::base::time::{Time, nanos_since};
-use crate::contexts::Contexts;
 
 /// The number of answers after which it is known how long they take.
 const TIMED: u32 = 16;
@@ -127,7 +127,7 @@ impl Worker {
     /// [`Stranded`] as soon as the host is.
     pub(super) fn count_overdue<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> Result<(), Stranded> {
         let now = self.wall_clock;
-        let Some(Cluster { waiting, outliers: Some(outliers), .. }) = self.engine.cluster_mut(cluster) else {
+        let Some(Cluster { waiting, outliers: Some(outliers), .. }) = self.clusters.get_mut(cluster) else {
             return Ok(());
         };
         let deadline = waiting.deadline().unwrap_or(u64::MAX);
@@ -199,7 +199,7 @@ impl Worker {
         request.waits = false;
         let (arrived, overdue) = (request.arrived, request.overdue.take());
         let late = request.overdue_again > Time::default();
-        let Some(state) = request.cluster.and_then(|cluster| self.engine.cluster_mut(cluster)) else { return };
+        let Some(state) = request.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) else { return };
         state.waiting.newest_answered = state.waiting.newest_answered.max(arrived);
         let Some(outliers) = state.outliers.as_ref().filter(|_| late) else { return };
         let answered = view.details() == b"via_upstream";

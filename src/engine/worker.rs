@@ -13,18 +13,18 @@
 
 use std::collections::VecDeque;
 
-use super::Engine;
 use super::attempt::{Attempt, AttemptEnd};
 use super::cluster::Visibility;
-use super::clusters::LONGEST_NAME;
-use super::correlate::{ClusterId, Ended};
+use super::clusters::{Clusters, LONGEST_NAME};
+use super::correlate::{Attempts, ClusterId, Ended};
 use super::event::{Event, What};
 use super::host::{Host, Property, StreamId};
+use super::policies::{Policies, Routed};
 use super::request::Request;
 use super::view::{Phase, View};
+use crate::base::contexts::Contexts;
 use crate::base::time::{Clock, Time};
-use crate::config::{Mode, Policy, Via};
-use crate::contexts::Contexts;
+use crate::config::{Mode, Policy, RetryPolicy, Via};
 use crate::outlier::shared::WorkerId;
 use crate::retry::reservations::Account;
 use crate::signal::Signal;
@@ -45,7 +45,8 @@ pub struct Attachments {
 /// All that one worker knows.
 #[derive(Debug, Default)]
 pub struct Worker {
-    pub(super) engine: Engine,
+    pub(super) policies: Policies,
+    pub(super) clusters: Clusters,
     pub(super) attached: Attachments,
     pub(super) requests: Contexts<Request>,
     pub(super) attempts: Contexts<Attempt>,
@@ -56,6 +57,8 @@ pub struct Worker {
     /// The latest request. Envoy usually sends its first attempt next, so `guard` takes the next first attempt to be this
     /// request's.
     pub(super) latest_request: Option<StreamId>,
+    /// Attempts that ended and are not yet understood.
+    pub(super) unresolved: Attempts,
     /// Attempts whose signal became known in the current callback.
     pub(super) ended: Vec<Ended>,
     /// What the host's clock said last.
@@ -71,25 +74,24 @@ pub struct Worker {
     pub(super) listeners_told: bool,
     /// Requests that were answered and go on, in the order in which that began.
     pub(super) running: VecDeque<StreamId>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
 }
 
 impl Worker {
-    /// The mode is about to change: whatever was reported to be out or open is reported to be so no longer, since what is told of the
-    /// former mode would stand for ever. What is out or open all the same is reported anew in the next one.
-    pub fn leave_mode(&mut self) {
-        let events = self.engine.leave_mode();
-        self.report_all(events);
-    }
-
-    /// Puts a policy in force; what was learned stays. If its mode is another, the events until then are of the former one: so
-    /// [leave](Self::leave_mode) that, and poll them, first.
+    /// Puts a policy in force; what was learned stays. The events until then are of the former policy's mode.
     pub fn configure<H: Host>(&mut self, policy: Policy, host: &H) {
         let now = self.now(&View::new(host, Phase::Headers));
-        if policy.mode != self.engine.mode() {
+        self.put_in_force(policy, now);
+    }
+
+    pub(super) fn put_in_force(&mut self, policy: Policy, now: Time) {
+        if policy.mode != self.mode() {
             self.leave_mode();
         }
-        self.engine.reconfigure(policy, now);
+        self.policies.replace(policy);
+        for (_, cluster) in self.clusters.iter_mut() {
+            self.policies.apply_to(cluster, now);
+        }
         self.close_budgets();
     }
 
@@ -118,13 +120,13 @@ impl Worker {
     /// Whether decisions are carried out or only reported.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.engine.mode()
+        self.policies.mode()
     }
 
     /// What of Envoy's steers requests, if they are steered.
     #[must_use]
     pub fn steers_via(&self) -> Option<Via> {
-        self.engine.steering().map(|steering| steering.via)
+        self.policies.steering().map(|steering| steering.via)
     }
 
     /// What the host's clock said last.
@@ -136,35 +138,29 @@ impl Worker {
     /// The name of a cluster that is known.
     #[must_use]
     pub fn cluster_name(&self, id: ClusterId) -> Option<&str> {
-        self.engine.cluster(id).map(|cluster| &*cluster.name)
+        self.clusters.get(id).map(|cluster| &*cluster.name)
     }
 
     /// How many clusters are known, and how many were forgotten to make room.
     #[must_use]
     pub fn cluster_counts(&self) -> (usize, u64) {
-        self.engine.cluster_counts()
+        self.clusters.counts()
     }
 
     /// Calls `visit` with what each entry of `clusters` in the policy is for, and whether requests went by it, to a cluster that is
     /// known.
     pub fn each_entry(&self, visit: &mut dyn FnMut(&str, bool)) {
-        self.engine.each_entry(visit);
+        self.policies.each_entry(&mut |pattern, place| {
+            visit(pattern, self.clusters.iter().any(|(_, cluster)| cluster.goes_by(place)));
+        });
     }
 
     pub(super) fn enforces(&self) -> bool {
-        self.engine.mode() == Mode::Enforce
+        self.mode() == Mode::Enforce
     }
 
     pub(super) fn report(&mut self, cluster: ClusterId, what: What) {
         self.events.push_back(Event { cluster, what });
-    }
-
-    /// Reports what happened to several clusters. (Not inlined: it would be twice.)
-    #[inline(never)]
-    pub(super) fn report_all(&mut self, events: Vec<(ClusterId, What)>) {
-        for (cluster, what) in events {
-            self.report(cluster, what);
-        }
     }
 
     /// Takes back what the current callback reported of a request that was not shed after all.
@@ -190,27 +186,43 @@ impl Worker {
     /// The cluster that the current stream is routed to, if the host knows it.
     pub(super) fn routed_cluster<H: Host>(&mut self, view: &View<'_, H>) -> Option<ClusterId> {
         let name = view.host.property(Property::Cluster)?;
-        if let Some(id) = self.engine.same_cluster(&name) {
+        if let Some(id) = self.clusters.same(&name) {
             return Some(id);
         }
         let name = std::str::from_utf8(&name).ok().filter(|name| (1..=LONGEST_NAME).contains(&name.len()))?;
-        Some(self.engine.cluster_id(name))
+        Some(self.cluster_id(name))
+    }
+
+    /// The cluster of that name, known from now on.
+    pub(super) fn cluster_id(&mut self, name: &str) -> ClusterId {
+        self.clusters.find(name).unwrap_or_else(|| {
+            let id = self.clusters.add(name);
+            if let Some(cluster) = self.clusters.get_mut(id) {
+                self.policies.apply_to(cluster, Time::default());
+            }
+            id
+        })
+    }
+
+    /// The retry policy for a request; `None` where it is off or the cluster was forgotten.
+    pub(super) fn retry_policy(&self, routed: Routed) -> Option<&RetryPolicy> {
+        self.policies.retry(self.clusters.get(routed.cluster)?, routed.by_route).map(|retry| &retry.policy)
     }
 
     /// Which of a cluster's attempts `watch` sees.
     pub(super) fn visibility(&self, cluster: ClusterId) -> Visibility {
-        let seen = self.engine.cluster(cluster).map(|cluster| cluster.visibility).unwrap_or_default();
+        let seen = self.clusters.get(cluster).map(|cluster| cluster.visibility).unwrap_or_default();
         if self.attached.only_failures { seen.filtered() } else { seen }
     }
 
     /// A cluster's retry budget, where there is one.
     pub(super) fn account(&mut self, cluster: ClusterId) -> Option<&mut Account> {
-        self.engine.cluster_mut(cluster)?.account.as_mut()
+        self.clusters.get_mut(cluster)?.account.as_mut()
     }
 
     /// The turn of the event loop is over: no further event explains the attempts that ended in it.
     pub(super) fn settle_attempts<H: Host>(&mut self, view: &View<'_, H>) {
-        self.engine.attempts.settle(&mut self.ended);
+        self.unresolved.settle(&mut self.ended);
         self.attempts_ended(view);
     }
 
@@ -239,8 +251,8 @@ impl Worker {
             }
         }
         let now = self.wall_clock;
-        let incidents = self.engine.incident_interval().is_some();
-        let Some(cluster) = self.engine.cluster_mut(attempt.cluster) else { return };
+        let incidents = self.policies.incident_interval().is_some();
+        let Some(cluster) = self.clusters.get_mut(attempt.cluster) else { return };
         if signal.is_failure() || *signal == Signal::Pushback {
             cluster.failed = now;
         }
@@ -251,7 +263,7 @@ impl Worker {
             cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);
         }
         let now = self.now(view);
-        let cluster = self.engine.cluster_mut(attempt.cluster);
+        let cluster = self.clusters.get_mut(attempt.cluster);
         let Some(outliers) = cluster.and_then(|cluster| cluster.outliers.as_mut()) else { return };
         if outliers.attempt_ended(&ended.judged(host), now) {
             self.exchange_hosts(attempt.cluster, view);

@@ -1,12 +1,12 @@
 //! What the engine decided, carried out in Envoy.
 
+use super::abi::{self, LocalReply, Map};
 use super::host::{REQUEST, VERDICT};
 use crate::base::time::millis;
 use crate::engine::decision::{
     AttemptDecision, Edits, RATE_LIMITED, Reply, ResponseDecision, Then, UNAVAILABLE, Verdict,
 };
 use crate::engine::host::StreamId;
-use crate::host::{self as abi, LocalReply, Map};
 use crate::retry;
 
 /// Ends the tag of a request of whose first attempt `guard` need not hear: what a matcher in Envoy's configuration asks for.

@@ -9,12 +9,12 @@
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::Action;
 
+use super::abi::{self, Lent, lend};
 use super::{ContextId, with_vm};
 use crate::config::Role;
-use crate::host::{self, Lent, lend};
 
 proxy_wasm::main! {{
-    host::start_log();
+    abi::start_log();
     #[cfg(not(weir_module))]
     super::start_anew();
     proxy_wasm::set_root_context(|id| Box::new(Root(id)));

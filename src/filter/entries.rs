@@ -1,12 +1,12 @@
 //! Entries of `clusters` that no request goes by: mostly a mistake in a name, which nothing else shows while all is well.
 
+use super::abi::Level;
 use super::host::update;
+use super::metrics::ENTRIES_UNUSED;
 use super::telemetry::{LogLimit, record};
 use crate::base::text::printable;
 use crate::engine::host::Update;
 use crate::engine::worker::Worker;
-use crate::host::Level;
-use crate::metrics::ENTRIES_UNUSED;
 
 /// After so many ticks of one root workers tell each other which entries they use, and after as many again they look what none uses:
 /// 50 seconds after a policy came, and again as often.

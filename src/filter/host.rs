@@ -1,9 +1,9 @@
 //! Envoy as the engine's host: properties by their paths, headers, and records in shared data.
 
 use super::ContextId;
+use super::abi::{self, Bytes, Map, Path, Swap};
 use crate::base::time::Time;
 use crate::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Record, Stranded, StreamId, Update};
-use crate::host::{self as abi, Bytes, Map, Path, Swap};
 
 /// What `decide` sets for `guard`: which request an attempt belongs to.
 pub(super) const REQUEST: Path = Path("weir_request");

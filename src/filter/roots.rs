@@ -1,12 +1,12 @@
 //! Roots: one per plugin in a VM, each with its role.
 
+use super::abi::{self, Level};
 use super::entries::Entries;
 use super::host::Envoy;
+use super::metrics::CONFIGURATION_REFUSED;
 use super::{ContextId, Vm, telemetry};
 use crate::config::{self, Policy, Role};
 use crate::engine::worker::Attachments;
-use crate::host::{self as abi, Level};
-use crate::metrics::CONFIGURATION_REFUSED;
 
 /// Ten times a second: how soon a worker writes down what no further event explains.
 const TICK_MILLISECONDS: u32 = 100;
@@ -57,11 +57,9 @@ impl Vm {
     }
 
     fn put_in_force(&mut self, policy: Policy, root: ContextId) {
-        if policy.mode != self.worker.mode() {
-            self.telemetry.leave_mode(&mut self.worker);
-        }
         self.entries = Entries::default();
         self.worker.configure(policy, &Envoy::of(root));
+        self.telemetry.enter_mode(&mut self.worker);
         self.in_force = root;
     }
 

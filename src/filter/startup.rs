@@ -1,11 +1,11 @@
 //! The line in Envoy's log that says which roles were found, and what they can do together.
 
 use super::Vm;
+use super::abi::{self, Level};
 use super::host::update;
 use super::telemetry::record;
 use crate::config::{Mode, Role, Via};
 use crate::engine::host::Update;
-use crate::host::{self as abi, Level};
 
 /// Which build this is. `postlink/postlink.mjs` puts the commit in the place of the mark.
 #[cfg(weir_module)]

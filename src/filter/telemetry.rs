@@ -1,6 +1,10 @@
 //! What happened, told: counters, gauges and lines of Envoy's log.
 
+use super::abi::{self, Level, Metric, MetricKind};
 use super::host::update;
+use super::metrics::{
+    CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, host_out, incidents,
+};
 use crate::base::random::hash;
 use crate::base::text::printable;
 use crate::base::time::{Time, millis};
@@ -10,11 +14,7 @@ use crate::engine::correlate::ClusterId;
 use crate::engine::event::{Event, HostEvent, What};
 use crate::engine::host::Update;
 use crate::engine::worker::Worker;
-use crate::host::{self as abi, Level, Metric, MetricKind};
 use crate::incident::{self, Pattern, State};
-use crate::metrics::{
-    CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, host_out, incidents,
-};
 use crate::outlier;
 
 /// Which series of single hosts were made: hashes of their names.
@@ -33,6 +33,8 @@ pub(super) struct Telemetry {
     series: Vec<Option<Box<Series>>>,
     /// How many clusters were known and forgotten when that was last told.
     clusters: (usize, u64),
+    /// The mode in which that happened of which it tells.
+    mode: Mode,
     pub(super) log: LogLimit,
 }
 
@@ -59,7 +61,7 @@ impl Telemetry {
         while let Some(Event { cluster: id, what }) = worker.poll_event() {
             self.log.turn(worker.last_time());
             if let Some(name) = worker.cluster_name(id) {
-                self.tell_of(&About { id, name, mode: worker.mode() }, &what);
+                self.tell_of(&About { id, name, mode: self.mode }, &what);
             }
         }
     }
@@ -231,11 +233,13 @@ impl Telemetry {
         }
     }
 
-    /// The mode is about to change: other names will be in force.
-    pub(super) fn leave_mode(&mut self, worker: &mut Worker) {
-        worker.leave_mode();
+    /// A policy is in force: what happened until now is of the former mode, in which counters have other names.
+    pub(super) fn enter_mode(&mut self, worker: &mut Worker) {
         self.tell(worker);
-        self.series.iter_mut().flatten().for_each(|series| series.counters = [None; Counter::COUNT]);
+        if self.mode != worker.mode() {
+            self.mode = worker.mode();
+            self.series.iter_mut().flatten().for_each(|series| series.counters = [None; Counter::COUNT]);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl HostCall {
 
     /// What Envoy may say to this call as Weir makes it, other than yes (proxy-wasm-cpp-host `src/exports.cc`, Envoy
     /// `source/extensions/common/wasm/context.cc`). The SDK takes anything else for the end of the world, and panics. So only
-    /// these are tried, and all that there are with the calls that are made past the SDK (`src/host/abi.rs`). The others take:
+    /// these are tried, and all that there are with the calls that are made past the SDK (`src/filter/abi/externs.rs`). The others take:
     ///
     /// - `BadArgument`: a header map that is not lent, a metric of no kind, a buffer of no kind. Weir asks for none.
     /// - `NotFound` for `set_property`: no stream. Weir has one.

@@ -51,10 +51,10 @@ const EXPLAINED: [Explained; 51] = [
     // Of the SDK, and where the compiler has put it into ours.
     explained("proxy_wasm::traits::", ALONE, HELPER),
     explained("proxy_wasm::hostcalls::", "core::panicking::panic_fmt", STATUS),
-    explained("weir::host::", "core::panicking::panic_fmt", STATUS),
-    explained("<weir::host::EnvoyLog", "core::panicking::panic_fmt", STATUS),
+    explained("weir::filter::abi::", "core::panicking::panic_fmt", STATUS),
+    explained("<weir::filter::abi::EnvoyLog", "core::panicking::panic_fmt", STATUS),
     explained("<weir::filter::contexts::", "core::panicking::panic_fmt", STATUS),
-    explained("weir::host::writable", ALONE, "a fifth way of lending maps, of which there are four"),
+    explained("weir::filter::abi::writable", ALONE, "a fifth way of lending maps, of which there are four"),
     explained("proxy_wasm::dispatcher::", "std::panicking::begin_panic", LIFE),
     explained("proxy_on_", "std::panicking::begin_panic", LIFE),
     explained("proxy_on_", "std::thread::local::panic_access_error", THREAD),

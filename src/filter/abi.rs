@@ -1,6 +1,6 @@
 //! The host: every call that Weir makes to Envoy, and nothing else.
 //!
-//! The calls are the `proxy-wasm` SDK's, five of them excepted ([`abi`]). The SDK panics on each status that it does not expect,
+//! The calls are the `proxy-wasm` SDK's, five of them excepted ([`externs`]). The SDK panics on each status that it does not expect,
 //! and a panic takes a worker's VM down. So nothing is called here in a way in which Envoy answers with such a status: a header
 //! is asked for only while its map is lent ([`lend`]). What a call returns besides is `None` or `false`, and the request goes on
 //! as if Weir were not there.
@@ -8,7 +8,7 @@
 //! A value that the host returns costs a microsecond or so, mostly for calling back into the module to allocate it; an
 //! absent one a quarter of that.
 
-mod abi;
+mod externs;
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -59,7 +59,7 @@ pub fn log(level: Level, message: &str) {
 /// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. `None` if the host has none.
 #[must_use]
 pub fn wall_clock() -> Option<u64> {
-    abi::wall_clock()
+    externs::wall_clock()
 }
 
 /// Asks for the timer of the current root context every `period` milliseconds.
@@ -80,12 +80,12 @@ pub struct Path(pub &'static str);
 /// Reads a property of the current context.
 #[must_use]
 pub fn property(path: Path) -> Option<Bytes> {
-    abi::property(path.0)
+    externs::property(path.0)
 }
 
 /// Sets a property of the current stream; the stream's other filters see it. Whether it worked.
 pub fn set_property(path: Path, value: &[u8]) -> bool {
-    abi::set_property(path.0, value)
+    externs::set_property(path.0, value)
 }
 
 /// One of a stream's header maps.
@@ -148,7 +148,7 @@ pub fn header(map: Map, name: &str) -> Option<Bytes> {
 /// All headers at once, in the host's encoding; for several headers this is cheaper than one call for each.
 #[must_use]
 pub fn headers(map: Map) -> Option<HeaderPairs> {
-    abi::header_pairs(map as u32).map(HeaderPairs)
+    externs::header_pairs(map as u32).map(HeaderPairs)
 }
 
 /// Sets a header to one value, whatever it was. Whether it worked. Clears Envoy's route cache on requests.
@@ -225,7 +225,7 @@ pub fn send_local_reply(reply: &LocalReply<'_>) -> bool {
         headers.extend_from_slice(text.as_bytes());
         headers.push(0);
     }
-    abi::send_local_reply(reply, &headers)
+    externs::send_local_reply(reply, &headers)
 }
 
 /// Makes another context the current one, until the callback is over. Whether there is such a context.

@@ -5,10 +5,12 @@
 //!
 //! Nothing here may panic, and whatever cannot be known is left alone: the request goes on as if Weir were not there.
 
+mod abi;
 mod apply;
 mod contexts;
 mod entries;
 mod host;
+pub mod metrics;
 mod roots;
 mod startup;
 mod telemetry;
@@ -20,7 +22,6 @@ use crate::config::Role;
 use crate::engine::decision::{RequestDecision, Then};
 use crate::engine::host::StreamId;
 use crate::engine::worker::Worker;
-use crate::host as abi;
 use host::Envoy;
 use telemetry::Telemetry;
 
