@@ -68,7 +68,8 @@ fn which_plan() {
             for (grpc, max_retries) in [(false, 0), (false, 1), (false, 10), (true, 0), (true, 1), (true, 10)] {
                 for attempt in if retried { [2, 3, u32::MAX] } else { [0, 1, 1] } {
                     let policy = RetryPolicy { max_retries, already_retried, ..RetryPolicy::default() };
-                    let request = Request { method: method.as_bytes(), grpc, idempotency_key, attempt };
+                    let repeats = idempotency_key || policy.is_idempotent(method.as_bytes());
+                    let request = Request { repeatable: repeats, grpc, attempt };
                     let expected = match (max_retries, grpc, repeatable) {
                         (0, ..) => Nothing,
                         (_, false, false) => unsafe_plan,
@@ -82,7 +83,7 @@ fn which_plan() {
                         (false, true) => Class::Idempotent,
                         (false, false) => Class::Unsafe,
                     };
-                    assert_eq!(Class::of(&policy, &request), class, "{request:?}");
+                    assert_eq!(Class::of(&request), class, "{request:?}");
                 }
             }
         }
@@ -94,7 +95,8 @@ fn the_configuration_says_which_methods_are_idempotent() {
     let idempotent_methods = ["POST", "get"].map(String::from).to_vec();
     let policy = RetryPolicy { idempotent_methods, ..RetryPolicy::default() };
     let plan = |method: &str| {
-        Plan::of(&policy, &Request { method: method.as_bytes(), grpc: false, idempotency_key: false, attempt: 1 })
+        let repeatable = policy.is_idempotent(method.as_bytes());
+        Plan::of(&policy, &Request { repeatable, grpc: false, attempt: 1 })
     };
     for (method, expected) in [
         ("POST", Plan::Repeatable),

@@ -34,6 +34,14 @@ pub struct RetryPolicy {
     pub already_retried: AlreadyRetried,
 }
 
+impl RetryPolicy {
+    /// Whether a request of that method may be repeated.
+    #[must_use]
+    pub fn is_idempotent(&self, method: &[u8]) -> bool {
+        self.idempotent_methods.iter().any(|idempotent| idempotent.as_bytes() == method)
+    }
+}
+
 /// The gRPC statuses that may be retried. They are those that Envoy's `x-envoy-retry-grpc-on` knows, except
 /// `resource-exhausted`: a pushback is never retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -61,7 +61,7 @@ impl Worker {
     /// Until a retry tells whether `guard` sees this cluster, one that is attached is trusted to charge each retry when it happens.
     /// Then no permission is needed; but where retries do not help, those that the budget cannot pay are not even begun, which
     /// saves the host a connection.
-    pub(super) fn admit(&mut self, routed: Routed, request: &Request<'_>, now: Time) -> Admission {
+    pub(super) fn admit(&mut self, routed: Routed, request: &Request, now: Time) -> Admission {
         let (shadow, wall_clock) = (!self.enforces(), self.wall_clock);
         let Some(cluster) = self.clusters.get_mut(routed.cluster) else { return Admission::OFF };
         let Some(retry) = self.policies.retry(cluster, routed.by_route) else { return Admission::OFF };
@@ -89,7 +89,7 @@ impl Worker {
             Some(0)
         });
         let denied = held.filter(|held| *held < retry.policy.max_retries).map(|_| plan);
-        let class = Class::of(&retry.policy, request);
+        let class = Class::of(request);
         let busy = per_attempt
             && plan.repeats()
             && cluster.outliers.as_ref().is_some_and(|outliers| outliers.expects_pushback(wall_clock));

@@ -24,9 +24,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What a request's headers say, in one pass.
 #[derive(Debug)]
 struct Headers {
-    method: Vec<u8>,
+    /// Whether its method may be repeated, or it bears an idempotency key.
+    repeatable: bool,
     grpc: bool,
-    idempotency_key: bool,
     attempt: u32,
     /// Whether the client sent the steering header, which is not for clients to set.
     hosts: bool,
@@ -52,18 +52,11 @@ impl Headers {
     /// Reads what Weir needs to know of a request with that policy; `hosts` is the name of the steering header.
     fn read<H: Host>(host: &H, policy: Option<&RetryPolicy>, hosts: &str) -> Self {
         let idempotency_keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
-        let mut headers = Self {
-            method: Vec::new(),
-            grpc: false,
-            idempotency_key: false,
-            attempt: 1,
-            hosts: false,
-            trusted: false,
-            control: Vec::new(),
-        };
+        let mut headers =
+            Self { repeatable: false, grpc: false, attempt: 1, hosts: false, trusted: false, control: Vec::new() };
         let lengths = idempotency_keys.iter().fold(NAMES.and(hosts.len()), |lengths, key| lengths.and(key.len()));
         host.each_header(lengths, &mut |name, value| match name {
-            b":method" => headers.method = value.to_vec(),
+            b":method" => headers.repeatable |= policy.is_some_and(|policy| policy.is_idempotent(value)),
             b"content-type" => headers.grpc = is_grpc(value),
             b"x-envoy-attempt-count" => headers.attempt = parse_u32(value).unwrap_or(1),
             b"x-envoy-internal" => headers.trusted = value == b"true",
@@ -72,8 +65,7 @@ impl Headers {
                 if let Some(control) = CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name) {
                     headers.control.push(control);
                 }
-                headers.idempotency_key |=
-                    !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
+                headers.repeatable |= !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
             }
         });
         if !headers.trusted || policy.is_none() {
@@ -82,13 +74,8 @@ impl Headers {
         headers
     }
 
-    fn request(&self) -> retry::Request<'_> {
-        retry::Request {
-            method: &self.method,
-            grpc: self.grpc,
-            idempotency_key: self.idempotency_key,
-            attempt: self.attempt,
-        }
+    const fn request(&self) -> retry::Request {
+        retry::Request { repeatable: self.repeatable, grpc: self.grpc, attempt: self.attempt }
     }
 }
 
@@ -131,9 +118,10 @@ impl Worker {
         circuit_probe: Option<Ticket>,
     ) -> RequestDecision<'_> {
         let Routed { cluster, by_route } = routed;
-        let quiet = hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, admission);
-        let failures_before = self.visibility(cluster).failures();
+        let guard = self.attached.guard;
+        let quiet = guard && hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, admission);
         let Some(state) = self.clusters.get_mut(cluster) else { return self.forward(Edits::default()) };
+        let failures_before = state.visibility.failures();
         state.undecided = None;
         // Where hosts are not judged, nobody looks into the queue.
         if state.outliers.is_some() {
@@ -160,7 +148,7 @@ impl Worker {
                 ..Request::default()
             },
         );
-        if self.attached.guard {
+        if guard {
             self.latest_request = Some(stream);
         }
         self.uses_retriable_header |= uses_retriable_header && self.enforces();
@@ -173,7 +161,7 @@ impl Worker {
             per_try_timeout: admission.per_try_timeout,
             hedge,
             hosts: list.and_then(|list| self.steering_value(list, retry)),
-            tag: self.attached.guard,
+            tag: guard,
             quiet: quiet && !uses_retriable_header,
         })
     }

@@ -24,12 +24,7 @@ pub(super) enum Passage {
 
 impl Worker {
     /// A request arrives.
-    pub(super) fn pass_circuit<H: Host>(
-        &mut self,
-        routed: Routed,
-        request: &Request<'_>,
-        view: &View<'_, H>,
-    ) -> Passage {
+    pub(super) fn pass_circuit<H: Host>(&mut self, routed: Routed, request: &Request, view: &View<'_, H>) -> Passage {
         let (cluster, now) = (routed.cluster, self.wall_clock);
         let Some(circuit) = self.circuit(cluster) else { return Passage::Forward };
         if circuit.requested(now) {
@@ -54,7 +49,7 @@ impl Worker {
         }
     }
 
-    fn shed(&mut self, routed: Routed, request: &Request<'_>) -> Passage {
+    fn shed(&mut self, routed: Routed, request: &Request) -> Passage {
         let (cluster, enforces) = (routed.cluster, self.enforces());
         let Some(circuit) = self.circuit(cluster) else { return Passage::Forward };
         circuit.shed();
@@ -63,7 +58,7 @@ impl Worker {
             self.report(cluster, What::WouldShed);
             return Passage::Forward;
         }
-        let class = self.retry_policy(routed).map_or(Class::Off, |policy| Class::of(policy, request));
+        let class = self.retry_policy(routed).map_or(Class::Off, |_| Class::of(request));
         self.report(cluster, What::Shed(class));
         // No hop above shall retry it either.
         Passage::Shed(Reply { verdict: Verdict::CircuitOpen, later: Some(Later::after(seconds, request.grpc)) })

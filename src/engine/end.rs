@@ -57,14 +57,18 @@ impl Worker {
                 hedge: request.hedge,
             },
         );
-        let settled = unresolved.is_empty() && self.unresolved.is_settled();
         let mut verdict = None;
-        let plain = ending.cluster.filter(|cluster| settled && self.was_plain(*cluster, &ending, view));
+        let plain = ending.cluster.filter(|cluster| unresolved.is_empty() && self.was_plain(*cluster, &ending, view));
         if let Some(cluster) = plain {
             if self.obeys((cluster, ending.arrived, ending.hedge), &route, view) {
                 view.assume_address(route.first());
             }
-            self.last_attempt_ended(cluster, Signal::Answered, Hint::None, &ending, view);
+            if matches!(self.visibility(cluster), Visibility::All { .. }) {
+                // `watch` told of its attempt, and this is how it ended.
+                self.unresolved.request_ended(&RequestEnd::default(), unresolved, &[], &mut self.ended);
+            } else {
+                self.last_attempt_ended(cluster, Signal::Answered, Hint::None, &ending, view);
+            }
             self.attempts_ended(view);
             self.release(cluster, unused);
         } else {
@@ -135,9 +139,10 @@ impl Worker {
             return false;
         }
         match self.visibility(cluster) {
-            Visibility::Failures { .. } if !ending.failed => true,
+            Visibility::All { .. } => !ending.failed,
+            _ if !self.unresolved.is_settled() => false,
+            Visibility::Failures { .. } => !ending.failed,
             Visibility::LastOnly => ending.once && went_well(view.status()),
-            Visibility::Failures { .. } | Visibility::All { .. } => false,
         }
     }
 

@@ -107,11 +107,9 @@ impl Worker {
     /// Whether an attempt of this request may have failed: `watch` sees each that does, of this request or of another to its
     /// cluster. `false` is certain.
     pub(super) fn may_have_failed(&self, request: &Request) -> bool {
-        let Some(cluster) = request.cluster.filter(|cluster| self.clusters.get(*cluster).is_some()) else {
-            return true;
-        };
-        let visibility = self.visibility(cluster);
-        !visibility.sees_failures() || visibility.failures() != request.failures_before
+        let Some(cluster) = request.cluster.and_then(|cluster| self.clusters.get(cluster)) else { return true };
+        let seen = cluster.visibility;
+        !(self.attached.only_failures || seen.sees_failures()) || seen.failures() != request.failures_before
     }
 
     /// Response headers of a request that was retried, or might have been if there were more of the budget. If it is one that

@@ -156,7 +156,7 @@ fn headers<'w>(worker: &'w Worker, id: ClusterId, admission: &Admission) -> &'w 
     worker.policies.retry_headers(worker.clusters.get(id).unwrap(), ByRoute::default(), admission)
 }
 
-const GET: Request<'static> = Request { method: b"GET", grpc: false, idempotency_key: false, attempt: 1 };
+const GET: Request = Request { repeatable: true, grpc: false, attempt: 1 };
 
 #[test]
 fn a_worker_forgets_too() {

@@ -22,13 +22,12 @@ use crate::signal::{Answer, Signal};
 
 /// What retries depend on in a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// `:method`.
-    pub method: &'a [u8],
+pub struct Request {
+    /// Whether it may be repeated after it was perhaps processed: its method [is idempotent](RetryPolicy::is_idempotent), or it
+    /// bears one of the policy's `idempotencyKeyHeaders`.
+    pub repeatable: bool,
     /// Whether its content is gRPC.
     pub grpc: bool,
-    /// Whether it bears one of the policy's `idempotencyKeyHeaders`.
-    pub idempotency_key: bool,
     /// `x-envoy-attempt-count`: 2 or more when it arrives as somebody's retry; 1 when absent.
     pub attempt: u32,
 }
@@ -50,15 +49,13 @@ impl Class {
     /// All of them, in the order of their discriminants.
     pub const ALL: [Self; 4] = [Self::Idempotent, Self::Unsafe, Self::Grpc, Self::Off];
 
-    /// The class of a request under a policy.
+    /// The class of a request.
     #[must_use]
-    pub fn of(policy: &RetryPolicy, request: &Request<'_>) -> Self {
-        if request.grpc {
-            Self::Grpc
-        } else if repeatable(policy, request) {
-            Self::Idempotent
-        } else {
-            Self::Unsafe
+    pub const fn of(request: &Request) -> Self {
+        match (request.grpc, request.repeatable) {
+            (true, _) => Self::Grpc,
+            (false, true) => Self::Idempotent,
+            (false, false) => Self::Unsafe,
         }
     }
 
@@ -72,10 +69,6 @@ impl Class {
             Self::Off => "off",
         }
     }
-}
-
-fn repeatable(policy: &RetryPolicy, request: &Request<'_>) -> bool {
-    request.idempotency_key || policy.idempotent_methods.iter().any(|method| method.as_bytes() == request.method)
 }
 
 /// What may be retried in one request.
@@ -96,7 +89,7 @@ pub enum Plan {
 impl Plan {
     /// The plan for a request.
     #[must_use]
-    pub fn of(policy: &RetryPolicy, request: &Request<'_>) -> Self {
+    pub fn of(policy: &RetryPolicy, request: &Request) -> Self {
         let first = request.attempt < 2;
         if policy.max_retries == 0 || (!first && policy.already_retried == AlreadyRetried::None) {
             return Self::Nothing;
@@ -104,7 +97,7 @@ impl Plan {
         if !first && policy.already_retried == AlreadyRetried::Unprocessed {
             return Self::Unprocessed;
         }
-        match (request.grpc, repeatable(policy, request)) {
+        match (request.grpc, request.repeatable) {
             (false, false) => Self::Unprocessed,
             (false, true) => Self::Repeatable,
             (true, false) => Self::Grpc,

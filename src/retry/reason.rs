@@ -104,8 +104,8 @@ impl Reason {
             Signal::Truncated => Self::Begun,
             Signal::Timeout if !end.attempt_timeout() => Self::NoTime,
             signal if !plan.permits(policy, signal, &end.answer) => {
-                let as_first = |request: &Request<'_>| Plan::of(policy, request).permits(policy, signal, &end.answer);
-                let repeatable = Request { method: b"", grpc: false, idempotency_key: true, attempt: 1 };
+                let as_first = |request: &Request| Plan::of(policy, request).permits(policy, signal, &end.answer);
+                let repeatable = Request { repeatable: true, grpc: false, attempt: 1 };
                 if already_retried {
                     Self::AlreadyRetried
                 } else if failed.grpc && matches!(signal, Signal::Error) {

@@ -9,7 +9,7 @@ use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use weir::config::{ClusterPolicy, Policy};
+use weir::config::{ClusterPolicy, Policy, RetryPolicy};
 use weir::engine::decision::Verdict as Told;
 use weir::retry::reason::{Failed, Reason};
 use weir::retry::{Class, Plan, Request};
@@ -139,9 +139,9 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
         let signal = record.last_attempt();
         (signal, signal.map_or("there was no attempt: Envoy answered by itself", meaning))
     };
-    let request = request(record);
-    let plan = own.retry.as_ref().map(|retry| Plan::of(retry, &request));
-    let class = own.retry.as_ref().map(|retry| Class::of(retry, &request)).or(Some(Class::Off));
+    let retry = own.retry.as_ref().map(|retry| (retry, request(retry, record)));
+    let plan = retry.map(|(retry, request)| Plan::of(retry, &request));
+    let class = retry.map(|(_, request)| Class::of(&request)).or(Some(Class::Off));
     let retries = record.attempts.saturating_sub(1);
     let place = place(policy, cluster, *position);
 
@@ -207,8 +207,9 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
     }
 }
 
-fn request(record: &Record) -> Request<'_> {
-    Request { method: record.method.as_bytes(), grpc: record.grpc, idempotency_key: record.key, attempt: 1 }
+fn request(policy: &RetryPolicy, record: &Record) -> Request {
+    let repeatable = record.key || policy.is_idempotent(record.method.as_bytes());
+    Request { repeatable, grpc: record.grpc, attempt: 1 }
 }
 
 fn attempt(record: &Record) -> Attempt<'_> {

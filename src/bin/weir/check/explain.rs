@@ -189,14 +189,13 @@ fn retries(out: &mut String, policy: &RetryPolicy, roles: Roles) {
 
 /// Asks the engine, row by row.
 fn retry_table(out: &mut String, policy: &RetryPolicy) {
-    let method = policy.idempotent_methods.first().map_or("", String::as_str).as_bytes();
-    let request = |method, grpc, idempotency_key, attempt| Request { method, grpc, idempotency_key, attempt };
+    let request = |repeatable, grpc, attempt| Request { repeatable, grpc, attempt };
     let rows = [
-        ("may be repeated *", request(method, false, policy.idempotent_methods.is_empty(), 1)),
-        ("any other", request(b"(other)", false, false, 1)),
-        ("gRPC", request(b"POST", true, false, 1)),
-        ("gRPC with a key", request(b"POST", true, true, 1)),
-        ("arrives as a retry", request(method, false, policy.idempotent_methods.is_empty(), 2)),
+        ("may be repeated *", request(true, false, 1)),
+        ("any other", request(false, false, 1)),
+        ("gRPC", request(false, true, 1)),
+        ("gRPC with a key", request(true, true, 1)),
+        ("arrives as a retry", request(true, false, 2)),
     ];
     let statuses: Vec<String> = policy.status_codes.iter().map(u16::to_string).collect();
     let codes: Vec<String> = policy.grpc_status_codes.iter().map(|code| code.name().to_owned()).collect();
