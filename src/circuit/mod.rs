@@ -67,6 +67,8 @@ pub const SETTLE: Duration = Duration::from_millis(250);
 const STALE: Duration = Duration::from_millis(200);
 /// A cluster had requests of late if there was one within this time.
 const RECENTLY: Duration = Duration::from_millis(500);
+/// While it is open, a request that would be shed reads the record if this worker did not for so long.
+const STALE_WHILE_OPEN: Duration = Duration::from_millis(5);
 /// Each role has a timer; the first of them is enough.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Where a circuit closed so long ago, no attempt is from before.
@@ -191,6 +193,12 @@ impl Circuit {
     pub fn requested(&mut self, now: Time) -> bool {
         self.requested = Some(now);
         !now.is_soon_after(STALE, self.read)
+    }
+
+    /// Whether the record that says that requests are shed was not read for so long that another worker may have closed it since.
+    #[must_use]
+    pub fn may_have_closed(&self, now: Time) -> bool {
+        !now.is_soon_after(STALE_WHILE_OPEN, self.read)
     }
 
     /// What to do with it. `repeatable`: it may be sent again whatever happens to it.

@@ -30,11 +30,21 @@ impl Worker {
         if circuit.requested(now) {
             self.exchange_circuit(cluster, view);
         }
-        let Some(circuit) = self.clusters.get(cluster).and_then(|cluster| cluster.circuit.as_ref()) else {
-            return Passage::Forward;
+        let mut asked = false;
+        let admission = loop {
+            let Some(circuit) = self.clusters.get(cluster).and_then(|cluster| cluster.circuit.as_ref()) else {
+                return Passage::Forward;
+            };
+            let repeats = || self.retry_policy(routed).is_some_and(|policy| Plan::of(policy, request).repeats());
+            let admission = circuit.admit(now, repeats);
+            if admission != Admission::Shed || asked || !circuit.may_have_closed(now) {
+                break admission;
+            }
+            // Another worker may have found the cluster back a moment ago: to ask costs less than to shed for nothing.
+            self.exchange_circuit(cluster, view);
+            asked = true;
         };
-        let repeats = || self.retry_policy(routed).is_some_and(|policy| Plan::of(policy, request).repeats());
-        match circuit.admit(now, repeats) {
+        match admission {
             Admission::Pass => Passage::Forward,
             Admission::Shed => self.shed(routed, request),
             Admission::Due => match self.change_circuit(cluster, Wish::Probe, view) {

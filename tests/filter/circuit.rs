@@ -135,6 +135,28 @@ fn what_is_shed_is_answered_at_once() {
     }
 }
 
+/// Whichever worker's probe finds the cluster back, the others send requests again at once, not on their next tick.
+#[test]
+fn what_another_worker_found_out_is_known_within_milliseconds() {
+    let site = Site::new(Level::Decide, "found out elsewhere");
+    site.open();
+    let probe = site.probe();
+    let shed = site.begin("GET");
+    assert!(!shed.continued());
+    shed.end();
+    // Without a record, it is closed.
+    site.at.host.clear_shared();
+    let shed = site.begin("GET");
+    assert!(!shed.continued(), "the record is not read for each request");
+    shed.end();
+    site.at.host.advance(Duration::from_millis(6));
+    let sent = site.begin("GET");
+    assert!(sent.continued(), "shed, though the circuit is closed");
+    assert_eq!(site.metric("circuit_probes_total"), 1, "it is no probe");
+    site.answer(sent, 200);
+    site.answer(probe, 200);
+}
+
 #[test]
 fn grpc_is_told_in_its_own_words() {
     let site = Site::new(Level::Decide, "shed, gRPC");
