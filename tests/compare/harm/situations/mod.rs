@@ -6,6 +6,7 @@ mod destinations;
 mod features;
 mod outages;
 mod pushback;
+mod sizes;
 mod slow;
 mod streams;
 
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Situation> {
         slow::all(),
         pushback::all(),
         destinations::all(),
+        sizes::all(),
     ]
     .into_iter()
     .flatten()
