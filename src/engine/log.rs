@@ -120,7 +120,7 @@ impl Worker {
         let incidents = self.policies.incident_interval().is_some();
         let Some(state) = self.clusters.get_mut(cluster) else { return true };
         let Some(outliers) = &state.outliers else { return !(incidents && state.incidents.is_watchful()) };
-        outliers.is_calm(now) && !state.sampler.takes_attempt()
+        outliers.is_calm(now) && !state.sampler.takes_by_chance()
     }
 
     /// How many answered attempts an attempt stands for, where its host is worth asking for.

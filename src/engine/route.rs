@@ -209,7 +209,7 @@ impl Worker {
         let took = nanos_since(arrived, self.now(view));
         let Some(state) = self.clusters.get_mut(cluster) else { return false };
         let once = hedge.map_or(u64::MAX, nanos).min(state.waiting.hedge_after().unwrap_or_default());
-        state.misrouted.is_trusted() && took < once && !state.sampler.takes_request()
+        state.misrouted.is_trusted() && took < once && !state.sampler.takes_by_chance()
     }
 
     /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned. `once`: it had one attempt,
@@ -247,7 +247,7 @@ impl Worker {
         }
         let steered = !route.hosts.is_empty();
         let calm = !steered && outliers.is_calm(last) && outliers.knows_shares();
-        if calm && !state.sampler.takes_request() {
+        if calm && !state.sampler.takes_request(last) {
             return;
         }
         let Some(address) = view.address() else {

@@ -180,7 +180,11 @@ impl Outliers {
         }
         (self.sharing.all_failed, self.sharing.exchanged) = (shared.all_failed, now);
         self.sharing.active_workers = shared.active_workers(now);
+        let steered = self.ejected > 0;
         self.ejected = self.hosts.ejected();
+        if self.ejected > 0 && !steered {
+            self.steering.shares.begin(&mut self.hosts);
+        }
         self.panic.clamp(now);
         self.latest.clamp(now);
         if self.ejected > 0 {

@@ -6,10 +6,10 @@
 //! Envoy's own balancer did: each host is drawn with the share that the balancer gave it while it was asked, and a host
 //! that the balancer picks no longer (drained, unhealthy, removed) is listed no longer.
 //!
-//! **Shares** (`shares`) are counted in picks, not in seconds: when there are 128 for each host, all are halved. So in calm times
-//! they follow the balancer within a second or two, and in a long ejection, when few requests are left to the balancer, they
-//! stay as exact as they were; a host that is first met then is taken to have the mean share. A host is listed until the
-//! balancer has made as many picks without it as would have given it four.
+//! **Shares** (`shares`) are counted in picks, not in seconds: when there are 128 for each host, or 1,024, all are halved. So in calm
+//! times they follow the balancer within some seconds, and at once where a host is new; and in a long ejection, when few requests are
+//! left to the balancer, they stay as exact as they were; a host that is first met then is taken to have the mean share. A host is
+//! listed until the balancer has made as many picks without it as would have given it four.
 //!
 //! The share of each host is hardly ever known to better than an eighth. Where hosts differ by no more than chance explains,
 //! all get the same: of 300 equal hosts at 70 percent of their capacity, those that chance had favoured got more than they
@@ -118,6 +118,8 @@ struct Drawn {
 #[derive(Clone, Debug)]
 pub struct Steering {
     random: Random,
+    /// Which host comes first in each list.
+    turns: Random,
     pub(crate) shares: Shares,
     pub(crate) responsiveness: Responsiveness,
     /// Since when some host is ejected.
@@ -134,6 +136,7 @@ impl Steering {
     pub const fn new(seed: u64) -> Self {
         Self {
             random: Random::new(seed),
+            turns: Random::new(Random::new(seed).number()),
             shares: Shares::new(),
             responsiveness: Responsiveness::new(),
             active_since: None,
@@ -257,7 +260,9 @@ impl Steering {
         let weighting = Weighting::new(256 * real, mean * (256 - real));
         let (pinned, mut first) = (drawn.len(), 0);
         while pinned + first < count && self.shares.sampler.total(weighting) > 0 {
-            let point = self.random.below(self.shares.sampler.total(weighting));
+            let total = self.shares.sampler.total(weighting);
+            // First attempts are most of what a host gets: by turns, each has its share, and not what chance makes of that.
+            let point = if drawn.is_empty() { self.turns.in_turn(total) } else { self.random.below(total) };
             let place = self.shares.sampler.pick(point, weighting);
             let picks = self.shares.sampler.set(place, 0);
             // A host that is picked no longer stays out of the sampler, until it is picked.

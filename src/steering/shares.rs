@@ -54,15 +54,18 @@ impl Shares {
         self.picks < FEW.saturating_mul(hosts)
     }
 
-    /// Whether enough picks were seen to know the shares of this number of hosts.
-    pub(crate) const fn are_known(&self, hosts: usize) -> bool {
-        self.weight >= ENOUGH * hosts as u64
+    /// Whether enough picks were seen to know the shares of this number of hosts. Where there is none, its address is not understood.
+    pub(crate) fn are_known(&self, hosts: usize) -> bool {
+        hosts == 0 || self.weight >= ENOUGH * (2 * FEW_HOSTS).max(hosts as u64)
     }
 
     /// Envoy's balancer picked a host; `steered` says whether requests are steered.
     pub(crate) fn picked(&mut self, hosts: &mut Hosts, place: usize, steered: bool, random: &mut Random) {
         self.picks += 1;
-        if self.weight >= MEMORY * hosts.len() as u64 {
+        // Where a host is new, the others have a start, which is none of their share.
+        let is_new = !steered && hosts.at(place).is_some_and(|host| host.picks.latest == 0);
+        let most = MEMORY * FEW_HOSTS.max(hosts.len() as u64);
+        while self.weight >= most || (is_new && self.are_known(hosts.len())) {
             // Odd numbers are rounded by chance, so that no share is rounded away.
             hosts.iter_mut().for_each(|host| host.picks.weight = (host.picks.weight + random.below(2) as u32) / 2);
             self.sum_up(hosts);
@@ -93,6 +96,14 @@ impl Shares {
             host.picks = Picks { weight: host.picks.weight.saturating_add(*weight), latest: self.picks };
         }
         self.sum_up(hosts);
+    }
+
+    /// From now on, requests are steered. What a balancer that goes by chance missed until then is no sign that it has left, unless
+    /// it is twice as much as is one while few requests are left to it.
+    pub(crate) fn begin(&self, hosts: &mut Hosts) {
+        for host in hosts.iter_mut().filter(|host| !self.is_missed(host, 2 * MISSED)) {
+            host.picks.latest = self.picks;
+        }
     }
 
     /// Computes the sums anew.
@@ -152,11 +163,13 @@ impl Shares {
     /// How much of the differences between the hosts' picks is no chance, in 256ths; and the mean of the picks, times 256.
     ///
     /// Where a balancer picks by chance, their variance is a third to all of their mean. Up to half as much again is taken to be
-    /// chance; from two and a half times the mean on, all of it is real.
+    /// chance; from two and a half times the mean on, all of it is real. Of few hosts, each has many picks, and chance is less, while
+    /// their weights may well be different: of four, half of that is chance, and of eight, two thirds.
     pub(crate) fn spread(&self, hosts: u64) -> (u64, u64) {
         let (hosts, weight) = (hosts.max(1), self.weight.max(1));
         let variance = self.squares.saturating_sub(weight.saturating_mul(weight) / hosts);
-        let beyond = variance.saturating_mul(2).saturating_sub(weight.saturating_mul(3));
+        let chance = weight.saturating_mul(3 * hosts) / (hosts + 4);
+        let beyond = variance.saturating_mul(2).saturating_sub(chance);
         ((beyond.saturating_mul(128) / weight).min(256), 256 * weight / hosts)
     }
 }
