@@ -199,7 +199,9 @@ impl Worker {
 
     /// The host did not answer a request that was to be shed: it goes on as it is, and nothing more is said about it.
     pub fn on_reply_refused(&mut self) {
-        self.retract_shed();
+        // Not `retain`, which has an assertion that the module would carry.
+        let events = std::mem::take(&mut self.events);
+        self.events = events.into_iter().filter(|event| !matches!(event.what, What::Shed(_))).collect();
     }
 
     /// The host is done with a request, whether it ended well or at all.

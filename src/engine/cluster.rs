@@ -1,6 +1,6 @@
 //! What a worker knows of one cluster.
 
-use super::route::Misrouted;
+use super::misrouted::Misrouted;
 use super::waiting::Waiting;
 use crate::base::random::Random;
 use crate::base::time::Time;

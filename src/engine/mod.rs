@@ -17,6 +17,7 @@
 //! | `streams` | responses that go on speak for their hosts |
 //! | `waiting` | requests that are overdue speak against theirs |
 //! | `breaker`, `route` | what an open circuit and ejected hosts do to a request |
+//! | `misrouted` | whether requests went where they are steered |
 //! | `sync` | the records that workers share |
 //! | [`decision`], [`event`], `reported` | what is returned; what happened; what stands in gauges until it is another |
 //! | [`correlate`] | an attempt's log entry and the end of its request, joined |
@@ -37,6 +38,7 @@ mod end;
 pub mod event;
 pub mod host;
 mod log;
+mod misrouted;
 mod policies;
 mod reported;
 mod request;

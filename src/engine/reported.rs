@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
 use super::event::{Event, MOST_NAMED, What};
-use super::route::Misrouted;
+use super::misrouted::Misrouted;
 use super::worker::Worker;
 
 impl Worker {

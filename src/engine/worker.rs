@@ -84,6 +84,7 @@ impl Worker {
         self.put_in_force(policy, now);
     }
 
+    /// Puts a policy in force at that time.
     pub(super) fn put_in_force(&mut self, policy: Policy, now: Time) {
         if policy.mode != self.mode() {
             self.leave_mode();
@@ -161,13 +162,6 @@ impl Worker {
 
     pub(super) fn report(&mut self, cluster: ClusterId, what: What) {
         self.events.push_back(Event { cluster, what });
-    }
-
-    /// Takes back what the current callback reported of a request that was not shed after all.
-    pub(super) fn retract_shed(&mut self) {
-        // Not `retain`, which has an assertion that the module would carry.
-        let events = std::mem::take(&mut self.events);
-        self.events = events.into_iter().filter(|event| !matches!(event.what, What::Shed(_))).collect();
     }
 
     /// The host's own time, for what workers share; the last it told, should it ever not tell. Zero instead would look like a

@@ -1,0 +1,137 @@
+//! What a configuration comes to: the policy for all clusters, and which part of it is for which.
+
+use super::settings::Settings;
+use super::{Glob, IncidentPolicy, Mode, RetryPolicy, SteeringPolicy};
+use crate::circuit::BreakerPolicy;
+use crate::outlier::detector::OutlierPolicy;
+use crate::retry::budget::BudgetPolicy;
+
+/// The policy for all clusters. The default is what an empty configuration means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether it takes effect.
+    pub mode: Mode,
+    /// How requests are steered away from hosts that are out; `None` where that is switched off, so that
+    /// outliers are only reported.
+    pub steering: Option<SteeringPolicy>,
+    /// How incidents are told; `None` where that is switched off.
+    pub incidents: Option<IncidentPolicy>,
+    /// Which clusters have an override.
+    pub(super) patterns: Vec<Pattern>,
+    /// The policies of the overrides in their order, the top-level one last.
+    pub(super) clusters: Vec<ClusterPolicy>,
+}
+
+/// What an entry of `clusters` is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Clusters of such names.
+    pub cluster: Glob,
+    /// Only requests whose routes have such names; `None` for all.
+    pub route: Option<Glob>,
+}
+
+impl Pattern {
+    /// Both, as log lines have them.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let route = self.route.as_ref().map_or(["", ""], |route| [" with route ", route.as_str()]);
+        [self.cluster.as_str(), route[0], route[1]].concat()
+    }
+}
+
+/// The policy for one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterPolicy {
+    /// Retries by this module; `None` where they are switched off.
+    pub retry: Option<RetryPolicy>,
+    /// What share of its requests may be retries, also where these are off but for some routes; `None` is any.
+    pub budget: Option<BudgetPolicy>,
+    /// Outlier detection; `None` where it is switched off.
+    pub outlier_detection: Option<OutlierPolicy>,
+    /// The circuit breaker; `None` where it is switched off.
+    pub circuit_breaker: Option<BreakerPolicy>,
+    /// Whether requests are steered, where steering is on. Where Envoy spreads users by a hash, all of them would move while
+    /// one host is out.
+    pub steered: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::new(&Settings::default())
+    }
+}
+
+impl Policy {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            mode: settings.mode(),
+            steering: settings.steering(),
+            incidents: settings.incidents(),
+            patterns: Vec::new(),
+            clusters: vec![settings.cluster(true)],
+        }
+    }
+
+    /// The policy for `cluster`: the first override whose pattern matches, else the top-level one.
+    ///
+    /// Tries all patterns; ask once per cluster and keep the answer, not once per request.
+    #[must_use]
+    #[allow(clippy::indexing_slicing, reason = "there is one policy more than there are patterns")]
+    pub fn for_cluster(&self, cluster: &str) -> &ClusterPolicy {
+        &self.clusters[self.index_for(cluster)]
+    }
+
+    /// The position of [`Policy::for_cluster`] among [`Policy::clusters`].
+    #[must_use]
+    pub fn index_for(&self, cluster: &str) -> usize {
+        self.places_for(cluster, &mut Vec::new())
+    }
+
+    /// The position of [`Policy::for_cluster`] among [`Policy::clusters`]; adds those of the overrides by route that stand before it.
+    /// With each of these, whether a request went by it, which none has done so far.
+    #[inline(never)]
+    pub fn places_for(&self, cluster: &str, routes: &mut Vec<(usize, bool)>) -> usize {
+        for (place, pattern) in self.patterns.iter().enumerate() {
+            if pattern.cluster.matches(cluster) {
+                if pattern.route.is_none() {
+                    return place;
+                }
+                routes.push((place, false));
+            }
+        }
+        self.patterns.len()
+    }
+
+    /// The policy for requests to `cluster` whose route has the name `route`: that of the cluster, with retries by the first override
+    /// for such a route. With it, the position of what says how they are retried.
+    #[must_use]
+    pub fn for_request(&self, cluster: &str, route: &str) -> (usize, ClusterPolicy) {
+        let (mut policy, mut routes) = (self.for_cluster(cluster).clone(), Vec::new());
+        let own = self.places_for(cluster, &mut routes);
+        let by_route = routes.into_iter().find(|(place, _)| self.is_for_route(*place, route.as_bytes()));
+        let Some((place, _)) = by_route else { return (own, policy) };
+        let retry = self.clusters.get(place).and_then(|entry| entry.retry.clone());
+        policy.retry = retry.map(|retry| RetryPolicy { budget: policy.budget, ..retry });
+        (place, policy)
+    }
+
+    /// Whether the override at this position is for requests whose route has this name.
+    #[must_use]
+    pub fn is_for_route(&self, place: usize, route: &[u8]) -> bool {
+        let pattern = self.patterns.get(place).and_then(|pattern| pattern.route.as_ref());
+        pattern.is_some_and(|pattern| pattern.matches_bytes(route))
+    }
+
+    /// The patterns of the overrides, in their order.
+    #[must_use]
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// All policies: those of the overrides in their order, the top-level one last.
+    #[must_use]
+    pub fn clusters(&self) -> &[ClusterPolicy] {
+        &self.clusters
+    }
+}

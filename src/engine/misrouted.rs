@@ -1,0 +1,220 @@
+//! Where requests went: whether those that are steered go where they should, and what Envoy's balancer chose of the others.
+
+use std::time::Duration;
+
+use super::cluster::Cluster;
+use super::correlate::ClusterId;
+use super::event::What;
+use super::host::{Host, Property, StreamId};
+use super::route::Route;
+use super::view::View;
+use super::worker::Worker;
+use crate::base::time::{Time, nanos, nanos_since};
+use crate::config::Via;
+use crate::outlier::{EndedAttempt, Outliers, Probe};
+use crate::signal::Signal;
+
+/// A cluster is taken not to obey the steering header when steered requests went elsewhere so often.
+const MOST_MISROUTED: u32 = 20 * MISROUTED;
+/// Each request that went where it should takes back a quarter of one that did not: some go there by chance, with two hosts
+/// every other one.
+const MISROUTED: u32 = 4;
+
+/// After so many requests in a row went where they should, only a sample of those that were answered is looked at.
+const TRUSTED: u32 = 16;
+
+/// Whether the requests of a cluster go where they are steered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Misrouted {
+    /// How many more of them went elsewhere, in quarters.
+    quarters: u32,
+    /// How many of those that were looked at went there, one after the other.
+    obeyed: u32,
+}
+
+impl Misrouted {
+    fn obeyed(&mut self) {
+        self.quarters = self.quarters.saturating_sub(1);
+        self.obeyed = self.obeyed.saturating_add(1);
+    }
+
+    /// Whether so many obeyed that a sample will do.
+    const fn is_trusted(self) -> bool {
+        self.quarters == 0 && self.obeyed >= TRUSTED
+    }
+
+    /// A request is not known to have gone where it should.
+    fn doubted(&mut self) {
+        self.obeyed = 0;
+    }
+
+    /// Whether to report that requests are misrouted: again only if they obeyed for a while meanwhile.
+    pub(super) fn disobeyed(&mut self) -> bool {
+        self.quarters = self.quarters.saturating_add(MISROUTED);
+        let reports = (MOST_MISROUTED..2 * MOST_MISROUTED).contains(&self.quarters);
+        if reports {
+            self.quarters = 10 * MOST_MISROUTED;
+        }
+        reports
+    }
+
+    /// Whether a request that went to a later host of its list, with the earlier ones skipped, is taken for Envoy's obedience:
+    /// it skips what is not in the cluster any more.
+    fn excuses(&mut self) -> bool {
+        let excuses = self.quarters < MISROUTED;
+        self.quarters += u32::from(excuses);
+        excuses
+    }
+}
+
+impl Worker {
+    /// Whether a request that was answered well may be taken to have gone where it was steered, without asking for the host's
+    /// address: nearly all do, and a sample shows whether that is still so. Not a probe, whose host has yet to show that it is back,
+    /// nor what took so long that it may have been sent once more, beside the first attempt.
+    pub(super) fn obeys<H: Host>(
+        &mut self,
+        (cluster, arrived, hedge): (ClusterId, Time, Option<Duration>),
+        route: &Route,
+        view: &View<'_, H>,
+    ) -> bool {
+        if !route.is_steered() || route.is_probe() {
+            return false;
+        }
+        let took = nanos_since(arrived, self.now(view));
+        let Some(state) = self.clusters.get_mut(cluster) else { return false };
+        let once = hedge.map_or(u64::MAX, nanos).min(state.waiting.hedge_after().unwrap_or_default());
+        state.misrouted.is_trusted() && took < once && !state.sampler.takes_by_chance()
+    }
+
+    /// A request is over: its probe gives its slot back, and what Envoy's balancer chose is learned. `once`: it had one attempt,
+    /// as far as is known without asking.
+    pub(super) fn route_ended<H: Host>(
+        &mut self,
+        id: StreamId,
+        cluster: ClusterId,
+        (route, once): (&Route, bool),
+        view: &View<'_, H>,
+    ) {
+        let Some(request) = self.requests.get(id.0) else { return };
+        let (spoke, arrived) = (request.spoke, request.arrived);
+        let odd = request.waits || request.odd;
+        let hedge = request.hedge.map_or(u64::MAX, nanos);
+        let unseen = !self.visibility(cluster).sees_failures();
+        let (via, enforces, last) =
+            (self.policies.steering().map(|steering| steering.via), self.enforces(), self.wall_clock);
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        if let Some(probe) = route.probe {
+            // Where nobody sees the attempts, nobody else tells that the host did not answer until the request was sent once more.
+            let timed_out = unseen && nanos_since(arrived, last) >= hedge;
+            probe_ended(outliers, probe, timed_out.then_some(route.first()), arrived, last);
+        }
+        // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
+        if via.is_none() || !state.steered || spoke {
+            return;
+        }
+        let steered = !route.hosts.is_empty();
+        let calm = !steered && outliers.is_calm(last) && outliers.knows_shares();
+        if calm && !state.sampler.takes_request(last) {
+            return;
+        }
+        let Some(address) = view.address() else {
+            state.misrouted.doubted();
+            return;
+        };
+        // Was there but one, it went to the first host. Another may be a hedge, of which nobody told.
+        let once = !steered || (once && address == route.first());
+        let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
+        let now = self.now(view);
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
+        let took = nanos_since(arrived, now);
+        if !odd && took < hedge {
+            state.waiting.timed(took);
+        }
+        let Some(outliers) = &mut state.outliers else { return };
+        if !steered && !state.is_balanced && via == Some(Via::StatefulSession) {
+            let destination = view.host.property(Property::Destination);
+            state.is_balanced = destination.as_deref() != Some(address.as_bytes());
+        }
+        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
+        // nothing else from it. In shadow mode, a list is made, and nobody sees it.
+        if !steered || !enforces {
+            outliers.picked(address, now);
+            return;
+        }
+        if view.is_address_assumed() {
+            return;
+        }
+        if state.goes_astray(address, &route.hosts, attempts, now) {
+            self.report(cluster, What::Misrouted);
+        }
+    }
+}
+
+/// The request that carried a probe is over; `silent` is the host that did not answer it in time.
+fn probe_ended(outliers: &mut Outliers, probe: Probe, silent: Option<&str>, arrived: Time, now: Time) {
+    if silent.is_some() {
+        outliers.attempt_ended(
+            &EndedAttempt { host: silent, signal: Signal::Timeout, began: arrived, weight: 1, picked: false },
+            now,
+        );
+    }
+    outliers.probe_over(probe);
+}
+
+impl Cluster {
+    /// The last of that many attempts of a request with this list went to that address. Whether to report that requests are misrouted.
+    fn goes_astray(&mut self, address: &str, list: &str, attempts: usize, now: Time) -> bool {
+        let Some(outliers) = &mut self.outliers else { return false };
+        let astray = match Arrival::of(address, list, attempts) {
+            Arrival::Listed => {
+                self.misrouted.obeyed();
+                return false;
+            }
+            Arrival::Unknown => false,
+            Arrival::Later(skipped) if !outliers.is_ejected(address) && self.misrouted.excuses() => {
+                skipped.iter().for_each(|host| outliers.gone(host));
+                false
+            }
+            Arrival::Later(_) | Arrival::Elsewhere => {
+                outliers.picked(address, now);
+                self.misrouted.disobeyed()
+            }
+        };
+        self.misrouted.doubted();
+        astray
+    }
+}
+
+/// Where the last attempt of a request went, by its list. The n-th attempt goes to the n-th host; beyond the list, Envoy
+/// chooses.
+#[derive(Debug, PartialEq, Eq)]
+enum Arrival<'a> {
+    /// To where it should.
+    Listed,
+    /// The first attempt, to a later host of the list, past these.
+    Later(Vec<&'a str>),
+    /// To another host.
+    Elsewhere,
+    /// That cannot be told.
+    Unknown,
+}
+
+impl<'a> Arrival<'a> {
+    fn of(address: &str, list: &'a str, attempts: usize) -> Self {
+        let listed = list.split(',').count();
+        if attempts == 0 || attempts > listed {
+            return Self::Unknown;
+        }
+        match list.split(',').position(|host| host == address) {
+            Some(place) if place + 1 == attempts => Self::Listed,
+            Some(place) if place + 1 < attempts => Self::Elsewhere,
+            // Envoy skipped hosts before one of the attempts.
+            _ if attempts > 1 => Self::Unknown,
+            Some(place) => Self::Later(list.split(',').take(place).collect()),
+            // A session has one host alone.
+            None if listed == 1 => Self::Later(vec![list]),
+            None => Self::Elsewhere,
+        }
+    }
+}
