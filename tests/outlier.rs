@@ -517,7 +517,7 @@ fn a_host_that_is_back_gets_its_share_at_once() {
     assert_eq!(bench.out(0), [""; 0]);
     bench.ends(0, "b:1", Signal::Refused);
     let to_a = (0..300).filter(|_| bench.answered(0, true).unwrap().hosts.starts_with("a:1")).count();
-    assert!((70..=130).contains(&to_a), "{to_a} of 300 among three hosts");
+    assert!((67..=133).contains(&to_a), "{to_a} of 300 among three hosts, not two thirds of its share");
 }
 
 /// Both failed a second ago; one is down for three times as long, and hosts are usually back by then.
@@ -796,7 +796,8 @@ fn shares_that_were_learned_are_those_of_the_balancer() {
     assert!((520..=680).contains(&learned), "{learned} of 800, not six in eight");
     let b = (0..800).filter(|_| bench.route(1, true).unwrap().hosts.starts_with("b:1")).count();
     assert!((50..=160).contains(&b), "{b} of 800, not one in eight");
-    for _ in 0..200 {
+    // 1,024 are remembered.
+    for _ in 0..400 {
         ["b:1", "c:1", "d:1"].iter().for_each(|host| bench.ends(1, host, Signal::Answered));
     }
     let own = to_d(&mut bench);

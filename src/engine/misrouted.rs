@@ -114,8 +114,20 @@ impl Worker {
             return;
         }
         let steered = !route.hosts.is_empty();
-        let calm = !steered && outliers.is_calm(last) && outliers.knows_shares();
-        if calm && !state.sampler.takes_request(last) {
+        let calm = !steered && outliers.is_calm(last);
+        let picks = !(calm && outliers.knows_shares()) || state.sampler.takes_request(last);
+        // How long requests take is no matter of turns.
+        let times = !(calm && state.waiting.is_known()) || state.sampler.takes_by_chance();
+        if !picks && !times {
+            return;
+        }
+        let now = self.now(view);
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
+        let took = nanos_since(arrived, now);
+        if times && !odd && took < hedge {
+            state.waiting.timed(took);
+        }
+        if !picks {
             return;
         }
         let Some(address) = view.address() else {
@@ -125,12 +137,6 @@ impl Worker {
         // Was there but one, it went to the first host. Another may be a hedge, of which nobody told.
         let once = !steered || (once && address == route.first());
         let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
-        let now = self.now(view);
-        let Some(state) = self.clusters.get_mut(cluster) else { return };
-        let took = nanos_since(arrived, now);
-        if !odd && took < hedge {
-            state.waiting.timed(took);
-        }
         let Some(outliers) = &mut state.outliers else { return };
         if !steered && !state.is_balanced && via == Some(Via::StatefulSession) {
             let destination = view.host.property(Property::Destination);

@@ -88,9 +88,14 @@ impl Waiting {
         self.timed = self.timed.saturating_add(1);
     }
 
+    /// Whether it is known how long answers take.
+    pub(super) const fn is_known(&self) -> bool {
+        self.timed >= TIMED
+    }
+
     /// After how many nanoseconds a request is overdue; `None` while it is not known what answers take.
     fn deadline(&self) -> Option<u64> {
-        (self.timed >= TIMED).then_some((self.usual * FACTOR).max(LEAST))
+        self.is_known().then_some((self.usual * FACTOR).max(LEAST))
     }
 
     /// How many requests to a host must be overdue, while it answers none, for chance to explain it less than once in a thousand times.
