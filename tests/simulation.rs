@@ -198,15 +198,20 @@ fn one_bad_host() {
     let states = [mixed(Signal::Reset), mixed(Signal::Error), mixed(Signal::Timeout), State::Hangs, State::Refuses];
     for replicas in [2, 4, 50, 500] {
         for state in states {
-            let report = sum((0..if replicas > 100 { 1 } else { 3 }).map(|seed| {
+            let seeds = match replicas {
+                0..5 => 12,
+                5..=100 => 3,
+                _ => 1,
+            };
+            let report = sum((0..seeds).map(|seed| {
                 let mut all = vec![Replica::always(State::Fine); replicas];
                 all[0] = Replica::between(seconds(4), seconds(9), state);
                 Setup { rate: 50 * replicas.min(20) as u64, ..setup(seed, 12, all) }
             }));
             println!("{replicas} {state:?}: {}", report.line());
             assert_eq!(report.wrong, 0);
-            let (attempts, _) = report.quantiles(0.99);
-            assert!(attempts <= 60, "{attempts} attempts on it");
+            let ((usual, _), (most, _)) = (report.quantiles(0.5), report.quantiles(0.99));
+            assert!(usual <= 45 && most <= 95, "{usual} attempts on it, {most} at most");
         }
     }
 }
