@@ -39,8 +39,8 @@ fn retries(upstream: &Upstream) -> usize {
     upstream.seen().iter().filter(|seen| attempt(seen) > 1).count()
 }
 
-/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate, with `held-` all;
-/// with `once-`, retries are answered, so that they help.
+/// An upstream that does what the path says: `/cluster/reset`. With `gated-`, first attempts wait for the gate, with `held-`
+/// retries as well, for the later one; with `once-`, retries are answered, so that they help.
 fn obedient() -> Upstream {
     http1(|seen| {
         let wish = seen.path.rsplit('/').next().unwrap_or_default();
@@ -54,8 +54,10 @@ fn obedient() -> Upstream {
             "503" => answer(503, &[("x-upstream", "yes")], "sorry"),
             _ => answer(200, &[], ""),
         };
-        if held || (gated && attempt(seen) == 1) {
-            steps.insert(0, Step::Gate);
+        match attempt(seen) {
+            1 if gated => steps.insert(0, Step::Gate),
+            2.. if held => steps.insert(0, Step::LaterGate),
+            _ => {}
         }
         steps
     })

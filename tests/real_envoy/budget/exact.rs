@@ -183,7 +183,7 @@ fn run(
                 count => Err(format!("{count} are")),
             }
         })?;
-        (0..FAILING).for_each(|_| upstream.open_gate());
+        (0..FAILING).for_each(|_| upstream.open_later_gate());
     }
     let begin = Instant::now();
     let mut responses = Vec::new();

@@ -16,6 +16,8 @@ pub enum Step {
     Read,
     /// Waits until the test opens the gate.
     Gate,
+    /// Waits at another gate: what comes later passes none that was opened for what came before.
+    LaterGate,
     /// Takes so long.
     Wait(Duration),
     /// Neither reads nor writes any more. The peer has to end it.
@@ -97,6 +99,7 @@ async fn run(stream: &mut TcpStream, steps: &[Step], record: &Record) -> bool {
                 }
             }
             Step::Gate => record.gate.pass().await,
+            Step::LaterGate => record.later_gate.pass().await,
             Step::Wait(duration) => tokio::time::sleep(*duration).await,
             Step::Hang => {
                 // Envoy's end of the connection tells when nobody waits any more.

@@ -54,6 +54,7 @@ pub struct Upstream {
 struct Record {
     seen: Mutex<Vec<Seen>>,
     gate: Gate,
+    later_gate: Gate,
 }
 
 /// Where a script waits for the test: the test says that it has seen what has to come first.
@@ -141,6 +142,11 @@ impl Upstream {
     /// Lets one script go on that waits at [`Step::Gate`] or [`Reply::gate`].
     pub fn open_gate(&self) {
         self.record.gate.0.add_permits(1);
+    }
+
+    /// The same for one that waits at [`Step::LaterGate`].
+    pub fn open_later_gate(&self) {
+        self.record.later_gate.0.add_permits(1);
     }
 }
 
