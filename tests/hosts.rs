@@ -6,7 +6,7 @@ use std::time::Duration;
 use weir::base::random::Random;
 use weir::base::time::Time;
 use weir::outlier::detector::{Detector, Failure, OutlierPolicy, Peers, is_outlier, is_widespread};
-use weir::outlier::history::{AttemptHistory, LENGTH};
+use weir::outlier::host::{AttemptHistory, LENGTH};
 use weir::outlier::hosts::{Hosts, Return};
 use weir::outlier::shared::{Ejection, WorkerId};
 

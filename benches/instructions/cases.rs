@@ -17,7 +17,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::outlier::detector::{Failure, OutlierPolicy, Peers, is_outlier};
-use weir::outlier::history::AttemptHistory;
+use weir::outlier::host::AttemptHistory;
 use weir::outlier::shared::{Change, Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Outliers};
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};

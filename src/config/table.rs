@@ -10,7 +10,7 @@ use super::retry::GrpcCode;
 use crate::base::percent::Percent;
 use crate::circuit::BreakerPolicy;
 use crate::outlier::detector::{Detector, OutlierPolicy};
-use crate::outlier::history::LENGTH;
+use crate::outlier::host::LENGTH;
 use crate::retry::budget::BudgetPolicy;
 
 /// An object: its fields in the order of the alphabet, as errors list them.

@@ -5,7 +5,7 @@ use super::host::{Context, HostIncidents, Settled};
 use super::pattern::Pattern;
 use super::{Milliseconds, Note, add, sub, times};
 use crate::base::time::Time;
-use crate::outlier::address::is_address;
+use crate::outlier::host::is_address;
 
 /// A record holds at most this many hosts.
 pub const MOST_HOSTS_DOWN: usize = 64;

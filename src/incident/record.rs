@@ -7,7 +7,7 @@ use super::host::HostIncidents;
 use super::pattern::Pattern;
 use super::restarts::Restarts;
 use crate::base::bytes::{Format, Reader, Writer};
-use crate::outlier::address::is_address;
+use crate::outlier::host::is_address;
 
 /// What a record starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wri\x01";

@@ -28,23 +28,17 @@
 
 use std::time::Duration;
 
+use crate::base::random::hash;
 use crate::base::time::{Time, nanos};
 use crate::outlier::detector::{Failure, OutlierPolicy};
-use crate::outlier::health::{CLOCK_ERROR, Health, MAX_EJECTION_COUNT, ejection_time};
 use crate::outlier::shared::{Ejection, WorkerId};
 
 /// A probe whose end was not reported for this long is given up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long, a request that may be repeated whatever happens is a probe beside one whose end is not reported: where a probe
-/// was sent again, and waits at two hosts that hang, it may wait for as long as the route has.
-const UNANSWERED: Duration = Duration::from_secs(2);
-/// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
-/// then costs no client anything.
-const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
-/// The same where the host broke off what it had taken.
-const REPEATABLE_ONLY_AFTER_BREAK: Duration = Duration::from_secs(2);
-/// Where half or more of the hosts are ejected, one that failed is probed again after this many times the shortest ejection.
-const EARLY_PROBE: u64 = 4;
+/// When an attempt began is known from its end and its duration, which are measured by different clocks.
+const CLOCK_ERROR: Duration = Duration::from_millis(2);
+/// The largest exponent that can matter: 2^20 times the shortest ejection is longer than any longest one.
+const MAX_EJECTION_COUNT: u8 = 20;
 
 /// Whether a host takes requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +57,7 @@ pub struct Ejected {
     /// What all workers share.
     pub ejection: Ejection,
     /// When the host last answered a probe of this worker.
-    last_answer: Time,
+    pub(super) last_answer: Time,
     /// When to probe the host once although it may not be due (see [`HostState::schedule_probe`]).
     scheduled: Option<Time>,
 }
@@ -72,20 +66,20 @@ pub struct Ejected {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probes {
     /// How many were answered, one after the other.
-    answered: u32,
-    in_flight: Option<Probe>,
+    pub(super) answered: u32,
+    pub(super) in_flight: Option<Probe>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Probe {
+pub(super) struct Probe {
     number: u64,
     /// The tokens that were taken for it, see [`super::probing`].
     cost: u32,
-    started: Time,
+    pub(super) started: Time,
 }
 
 impl Probe {
-    fn is_under_way(self, now: Time) -> bool {
+    pub(super) fn is_under_way(self, now: Time) -> bool {
         now.is_soon_after(PROBE_TIMEOUT, self.started)
     }
 
@@ -93,17 +87,6 @@ impl Probe {
     fn may_be(self, began: Time) -> bool {
         began.saturating_add(CLOCK_ERROR) >= self.started
     }
-}
-
-/// What a request is good for as a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The worker that would send it.
-    pub worker: WorkerId,
-    /// Whether the request may be retried whatever happens to its first attempt.
-    pub repeatable: bool,
-    /// Whether half or more of the hosts are ejected.
-    pub mostly_ejected: bool,
 }
 
 /// What the end of an attempt on an ejected host decides.
@@ -146,7 +129,7 @@ impl HostState {
         }
     }
 
-    const fn probes(&self) -> Probes {
+    pub(super) const fn probes(&self) -> Probes {
         match self {
             Self::Healthy(_) | Self::Ejected(_) => Probes { answered: 0, in_flight: None },
             Self::Probing(_, probes) => *probes,
@@ -203,30 +186,6 @@ impl HostState {
                 }
             }
         }
-    }
-
-    /// Whether an ejected host should get this request as a probe.
-    ///
-    /// A request that is not repeatable has to wait: a second after the host is due, so that it is used only where no
-    /// repeatable ones come by, and less if the host just answered a probe. A host that does not run refuses it, and what is
-    /// refused may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the
-    /// wait is twice as long.
-    #[must_use]
-    pub fn wants_probe(&self, request: Candidate, scheduled: bool, policy: &OutlierPolicy, now: Time) -> bool {
-        let Some(ejected) = self.ejected() else { return false };
-        let Probes { answered, in_flight } = self.probes();
-        let wait = match ejected.ejection.failure {
-            _ if request.repeatable => Duration::ZERO,
-            _ if answered > 0 => policy.base_ejection_time.min(REPEATABLE_ONLY),
-            Failure::Refused => REPEATABLE_ONLY,
-            _ => REPEATABLE_ONLY_AFTER_BREAK,
-        };
-        let due = ejected.due(policy, request.mostly_ejected).max(ejected.last_answer).saturating_add(wait);
-        ejected.ejection.owner == request.worker
-            && (now >= due || request.repeatable && scheduled)
-            && !in_flight.is_some_and(|probe| {
-                probe.is_under_way(now) && !(request.repeatable && now.is_later(UNANSWERED, probe.started))
-            })
     }
 
     /// Schedules one probe of an ejected host, though it may not be due then. It gives no verdict, and shows whether something
@@ -320,15 +279,88 @@ impl Ejected {
     pub fn has_scheduled_probe(&self, now: Time) -> bool {
         self.scheduled.is_some_and(|at| now >= at)
     }
+}
 
-    /// When the host may be probed. Where half or more of the hosts are ejected, none waits for longer than a second (at the
-    /// defaults): there, a missing host costs more than a failed probe.
-    #[must_use]
-    pub fn due(&self, policy: &OutlierPolicy, mostly_ejected: bool) -> Time {
-        let pause = Duration::from_nanos(nanos(policy.base_ejection_time).saturating_mul(EARLY_PROBE));
-        let early = self.ejection.failed.saturating_add(pause);
-        if mostly_ejected { self.ejection.due.min(early) } else { self.ejection.due }
+/// What is counted against a healthy host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    ejection_count: u8,
+    /// The host is healthy since then. Attempts that began earlier say nothing about it.
+    since: Time,
+    /// When the count of ejections is halved next.
+    halved_at: Time,
+}
+
+impl Health {
+    /// The state of a host that comes back, after this number of ejections.
+    fn after(ejection_count: u8, now: Time, interval: Duration) -> Self {
+        let ejection_count = ejection_count.min(MAX_EJECTION_COUNT);
+        Self { ejection_count, since: now, halved_at: halved_next(now, interval) }
     }
+
+    /// Forgets what seems to lie in the future: the host's clock may have stepped back.
+    fn clamp(&mut self, now: Time, interval: Duration) {
+        self.since = self.since.min(now);
+        self.halved_at = self.halved_at.min(now.saturating_add(interval));
+    }
+
+    /// Whether the end of an attempt that `began` then says something about the host.
+    #[must_use]
+    pub fn concerns(&self, began: Time) -> bool {
+        began.saturating_add(CLOCK_ERROR) >= self.since
+    }
+
+    /// An attempt was answered.
+    pub fn answered(&mut self, now: Time, interval: Duration) {
+        if self.ejection_count > 0 && now >= self.halved_at {
+            self.ejection_count /= 2;
+            self.halved_at = halved_next(now, interval);
+        }
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, now: Time, interval: Duration) {
+        self.halved_at = halved_next(now, interval);
+    }
+
+    /// The ejection of this host by a worker that will own it.
+    #[must_use]
+    pub fn eject(
+        &self,
+        address: &str,
+        failure: Failure,
+        owner: WorkerId,
+        policy: &OutlierPolicy,
+        now: Time,
+    ) -> Ejection {
+        let until = now.saturating_add(ejection_time(policy, self.ejection_count, address, owner));
+        Ejection {
+            address: address.into(),
+            failure,
+            unreachable: false,
+            ejection_count: self.ejection_count,
+            since: now,
+            failed: now,
+            until,
+            due: until,
+            owner,
+        }
+    }
+}
+
+/// When the count of ejections is halved next: after a tenth of the interval.
+fn halved_next(now: Time, interval: Duration) -> Time {
+    now.saturating_add(Duration::from_nanos(nanos(interval) / 10))
+}
+
+/// `base_ejection_time` x 2^`count`, at most `max_ejection_time`, and up to a quarter more, so that hosts that were ejected at
+/// once do not come back at once, nor does one host at all proxies.
+fn ejection_time(policy: &OutlierPolicy, count: u8, address: &str, worker: WorkerId) -> Duration {
+    let longest = nanos(policy.max_ejection_time);
+    let time = nanos(policy.base_ejection_time).saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(longest);
+    let seed = hash(address.as_bytes(), worker.0 ^ u64::from(count).rotate_left(32));
+    let jitter = (time / 4).saturating_mul(seed % 1_024) / 1_024;
+    Duration::from_nanos(time.saturating_add(jitter))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a worker writes into the record that all workers share, and what it reads there.
+//! What a worker writes into the record that all workers share, what it reads there, and what changes make of the record.
 
 use std::time::Duration;
 
@@ -7,8 +7,19 @@ use crate::base::time::Time;
 use crate::outlier::detector::Failure;
 use crate::outlier::ejection::HostState;
 use crate::outlier::hosts::Return;
-use crate::outlier::shared::{Change, Ejection, Ejections, decode_host_list, encode_host_list};
+use crate::outlier::shared::{
+    Change, Ejection, Ejections, Evidence, FRESH, MOST_EJECTIONS, MOST_EVIDENCE, WORKER_TIMEOUT, Worker, WorkerId,
+    decode_host_list, encode_host_list,
+};
 
+/// A record holds at most this many failures of one host as evidence.
+const MOST_OF_A_HOST: usize = 8;
+/// A record holds at most this many workers. More take part without being counted, and own no ejection for long.
+const MOST_WORKERS: usize = 255;
+/// How often a worker that has requests sends a heartbeat.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// An ejection is dropped this long after its time, if no probe reached the host: the host may have left the cluster.
+const ABANDONED: Duration = Duration::from_secs(60);
 /// The list of hosts is written at most once in this time.
 const LIST_EVERY: Duration = Duration::from_secs(10);
 /// At most this many events wait for [`Outliers::take_events`].
@@ -88,13 +99,7 @@ impl Outliers {
         let before = self.is_pending().then(|| parts(&shared));
         let (me, applied) = (self.me, &mut self.sharing.applied);
         applied.clear();
-        for change in &self.sharing.pending {
-            if shared.apply(change, me, now)
-                && let Some(event) = event(change)
-            {
-                applied.push(event);
-            }
-        }
+        applied.extend(self.sharing.pending.iter().filter_map(|change| shared.apply(change, me, now)));
         let changed = before.is_some_and(|before| before != parts(&shared));
         let maintained = shared.maintain(me, self.has_requests(now), now);
         self.adopt(&shared, now);
@@ -176,7 +181,7 @@ impl Outliers {
         let all_fail = shared.all_failed > self.sharing.all_failed;
         let back = Return { all_fail, answers: self.policy.probe_successes, picks: self.steering.shares.picks() };
         if self.hosts.adopt(&shared.ejected, back, now) && !all_fail {
-            self.panic.all_fail = super::panic::Condition::Absent;
+            self.panic.all_fail = super::verdict::Condition::Absent;
         }
         (self.sharing.all_failed, self.sharing.exchanged) = (shared.all_failed, now);
         self.sharing.active_workers = shared.active_workers(now);
@@ -194,12 +199,147 @@ impl Outliers {
     }
 }
 
-fn event(change: &Change) -> Option<Event> {
-    Some(match change {
-        Change::ReportFailure(..) | Change::ReportPick(_) | Change::ProbeNow => return None,
-        Change::Eject(ejection, _) => Event::Ejected(ejection.clone()),
-        Change::Extend(ejection) => Event::Extended(ejection.clone()),
-        Change::Uneject(address) => Event::Unejected(address.clone()),
-        Change::UnejectAll => Event::AllUnejected,
-    })
+impl Evidence {
+    /// Whether the evidence still counts.
+    #[must_use]
+    pub fn is_fresh(&self, now: Time) -> bool {
+        !now.is_later(FRESH, self.at)
+    }
+}
+
+impl Ejections {
+    /// The ejection of a host, if it is ejected.
+    #[must_use]
+    pub fn of(&self, address: &str) -> Option<&Ejection> {
+        self.ejected.iter().find(|ejection| &*ejection.address == address)
+    }
+
+    /// The number of workers that have requests.
+    #[must_use]
+    pub fn active_workers(&self, now: Time) -> u32 {
+        self.workers.iter().map(|worker| u32::from(now.is_within(WORKER_TIMEOUT, worker.heartbeat))).sum()
+    }
+
+    /// Makes a change, if it still applies. What happened to a host by it, if anything: it was ejected, stays ejected for longer, or
+    /// came back.
+    pub fn apply(&mut self, change: &Change, me: WorkerId, now: Time) -> Option<Event> {
+        let before = self.ejected.len();
+        match change {
+            Change::ReportFailure(address, failure, answers) => {
+                self.report(address, Some(*failure), *answers, me, now);
+                None
+            }
+            Change::ReportPick(address) => {
+                self.report(address, None, 0, me, now);
+                None
+            }
+            Change::Eject(ejection, most) => (before < *most && self.add(ejection.clone())).then(|| {
+                self.keep_evidence(&|evidence| evidence.address != ejection.address);
+                self.beat(me, now);
+                Event::Ejected(ejection.clone())
+            }),
+            Change::Extend(extended) => {
+                let mine = |ejection: &&mut Ejection| ejection.address == extended.address && ejection.owner == me;
+                *self.ejected.iter_mut().find(mine)? = extended.clone();
+                Some(Event::Extended(extended.clone()))
+            }
+            Change::Uneject(address) => {
+                self.keep(&|ejection| ejection.address != *address || ejection.owner != me);
+                (self.ejected.len() < before).then(|| Event::Unejected(address.clone()))
+            }
+            Change::ProbeNow => {
+                // If a host became due just now, its owner may be probing it.
+                let idle = |due: Time| !now.is_soon_after(HEARTBEAT / 2, due);
+                for ejection in self.ejected.iter_mut().filter(|ejection| idle(ejection.due)) {
+                    (ejection.due, ejection.owner) = (now, me);
+                }
+                self.beat(me, now);
+                None
+            }
+            Change::UnejectAll => {
+                self.ejected.clear();
+                (before > 0).then(|| {
+                    self.all_failed = now;
+                    Event::AllUnejected
+                })
+            }
+        }
+    }
+
+    /// Adds evidence, if there is room and the host is healthy. A pick counts for an ejected host as well.
+    fn report(&mut self, address: &str, failure: Option<Failure>, answers: u32, me: WorkerId, now: Time) {
+        self.keep_evidence(&|evidence| evidence.is_fresh(now));
+        let alike = |evidence: &&Evidence| *evidence.address == *address && evidence.failure.is_some();
+        let room = failure.is_none() || self.evidence.iter().filter(alike).count() < MOST_OF_A_HOST;
+        let counts = failure.is_none() || self.of(address).is_none();
+        if room && counts && self.evidence.len() < MOST_EVIDENCE {
+            self.reported = self.reported.wrapping_add(1);
+            let (address, number) = (address.into(), self.reported);
+            self.evidence.push(Evidence { address, failure, answers, at: now, by: me, number });
+            self.beat(me, now);
+        }
+    }
+
+    /// Adds an ejection, unless there are too many, or one of the same host. Whether it did.
+    #[inline(never)]
+    pub(super) fn add(&mut self, ejection: Ejection) -> bool {
+        // Those of a record come in the order of their addresses, unless something else than this module wrote them.
+        let place = match self.ejected.last() {
+            Some(last) if last.address >= ejection.address => {
+                self.ejected.partition_point(|other| other.address < ejection.address)
+            }
+            _ => self.ejected.len(),
+        };
+        let twice = self.ejected.get(place).is_some_and(|other| other.address == ejection.address);
+        let adds = !twice && self.ejected.len() < MOST_EJECTIONS;
+        if adds && place <= self.ejected.len() {
+            self.ejected.insert(place, ejection);
+        }
+        adds
+    }
+
+    /// Drops the other ejections. (By reference, since there are several callers.)
+    #[inline(never)]
+    fn keep(&mut self, keep: &dyn Fn(&Ejection) -> bool) {
+        self.ejected.retain(keep);
+    }
+
+    /// Drops the other evidence.
+    #[inline(never)]
+    fn keep_evidence(&mut self, keep: &dyn Fn(&Evidence) -> bool) {
+        self.evidence.retain(keep);
+    }
+
+    /// Adds a heartbeat of this worker, if one is due. Whether that changed anything.
+    fn beat(&mut self, me: WorkerId, now: Time) -> bool {
+        let room = self.workers.len() < MOST_WORKERS;
+        match self.workers.iter_mut().find(|worker| worker.id == me) {
+            Some(worker) if now.is_later(HEARTBEAT, worker.heartbeat) => worker.heartbeat = now,
+            None if room => self.workers.push(Worker { id: me, heartbeat: now }),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Drops ejections whose hosts no probe reached. If this worker `has_requests`, it sends a heartbeat and takes over the
+    /// ejections of workers that are gone. Whether that changed anything.
+    pub fn maintain(&mut self, me: WorkerId, has_requests: bool, now: Time) -> bool {
+        let before = (self.ejected.len(), self.workers.len());
+        self.keep(&|ejection| now.is_within(ABANDONED, ejection.until));
+        let in_use = !self.ejected.is_empty() || self.evidence.iter().any(|evidence| evidence.is_fresh(now));
+        if !has_requests || !in_use {
+            return before.0 != self.ejected.len();
+        }
+        self.workers.retain(|worker| now.is_within(WORKER_TIMEOUT, worker.heartbeat));
+        let mut changed = before != (self.ejected.len(), self.workers.len());
+        changed |= self.beat(me, now);
+        let Self { ejected, workers, .. } = self;
+        for ejection in ejected {
+            if !workers.iter().any(|worker| worker.id == ejection.owner) {
+                ejection.owner = me;
+                changed = true;
+            }
+        }
+        changed
+    }
 }

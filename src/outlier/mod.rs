@@ -8,15 +8,13 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `detector`, `history` | whether a host is an outlier among its peers, and the settings; how attempts ended |
-//! | `ejection`, `health` | the state of one host: healthy, ejected, being probed |
-//! | `host`, `hosts`, `address` | what is known of each host, found by address, and of its peers |
-//! | `verdict` | what the end of an attempt decides |
-//! | `probing`, `downtime` | which ejected host is probed, when, and what that may cost |
-//! | `busy` | hosts that push back |
-//! | `panic` | what happens when the healthy hosts fail as well |
+//! | `verdict` | what the end of an attempt decides, also where all healthy hosts fail |
+//! | `detector` | whether a host is an outlier among its peers, and the settings |
+//! | `host`, `hosts` | what is known of each host, found by address, and of its peers |
+//! | `ejection` | the state of one host: healthy, ejected, being probed |
+//! | `probing` | which ejected host is probed, when, and what that may cost |
 //! | `route` | where a request goes |
-//! | `exchange`, `shared` | what workers share |
+//! | `exchange`, `shared` | what workers share, and the record that holds it |
 //!
 //! **What the caller must do.** All times are readings of the host's wall clock ([`Time::from_nanos`]), as in all records.
 //!
@@ -59,17 +57,11 @@
 
 use std::time::Duration;
 
-pub mod address;
-pub mod busy;
 pub mod detector;
-mod downtime;
 pub mod ejection;
 mod exchange;
-pub mod health;
-pub mod history;
 pub mod host;
 pub mod hosts;
-mod panic;
 mod probing;
 mod route;
 pub mod shared;
@@ -78,10 +70,9 @@ mod verdict;
 pub use exchange::Event;
 pub use route::Route;
 
-use downtime::Downtime;
 use exchange::{MOST_EVENTS, Sharing};
-use panic::Panic;
-use probing::ProbeBudget;
+use probing::{Downtime, ProbeBudget};
+use verdict::Panic;
 
 use crate::base::time::Time;
 use crate::outlier::detector::{Failure, OutlierPolicy};

@@ -1,11 +1,18 @@
-//! Probes: which ejected host gets one, when, and what probes may cost: tokens that requests deposit.
+//! Probes: which ejected host gets one, when, what probes may cost (tokens that requests deposit), and how likely it is that a host
+//! is back.
 
 use std::time::Duration;
 
+use super::detector::{Failure, OutlierPolicy};
+use super::ejection::{Ejected, HostState, Probes};
+use super::shared::WorkerId;
 use super::{Outliers, Probe};
 use crate::base::time::{Time, nanos, nanos_since};
-use crate::outlier::ejection::{Candidate, Ejected};
 
+/// What is taken as the typical downtime until a host came back.
+const DEFAULT: Duration = Duration::from_secs(2);
+/// A probability of one, in millionths.
+pub(super) const CERTAIN: u64 = 1_000_000;
 /// When the budget is exhausted, a host is probed all the same once it is due for this long.
 const WAIT_UNPAID: Duration = Duration::from_secs(3);
 /// This is the wait instead, until a host came back and the typical downtime is known.
@@ -13,6 +20,17 @@ const WAIT_UNKNOWN: Duration = Duration::from_secs(2);
 /// A host is not probed before half the typical downtime, or before this if that is shorter: it may have been ejected for
 /// something else.
 const TOO_EARLY: Duration = Duration::from_secs(2);
+
+/// After so long, a request that may be repeated whatever happens is a probe beside one whose end is not reported: where a probe
+/// was sent again, and waits at two hosts that hang, it may wait for as long as the route has.
+const UNANSWERED: Duration = Duration::from_secs(2);
+/// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
+/// then costs no client anything.
+const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
+/// The same where the host broke off what it had taken.
+const REPEATABLE_ONLY_AFTER_BREAK: Duration = Duration::from_secs(2);
+/// Where half or more of the hosts are ejected, one that failed is probed again after this many times the shortest ejection.
+const EARLY_PROBE: u64 = 4;
 
 /// The tokens that a probe costs if it fails; half as many where half or more of the hosts are ejected. So failed probes are
 /// hardly ever more than one in a hundred and fifty attempts. Without tokens, a probe waits until hosts are typically back.
@@ -99,6 +117,54 @@ impl ProbeBudget {
     /// Takes the turn of a probe.
     pub(super) fn take_turn(&mut self) {
         self.turns = self.turns.saturating_sub(TURN);
+    }
+}
+
+/// What a request is good for as a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The worker that would send it.
+    pub worker: WorkerId,
+    /// Whether the request may be retried whatever happens to its first attempt.
+    pub repeatable: bool,
+    /// Whether half or more of the hosts are ejected.
+    pub mostly_ejected: bool,
+}
+
+impl HostState {
+    /// Whether an ejected host should get this request as a probe.
+    ///
+    /// A request that is not repeatable has to wait: a second after the host is due, so that it is used only where no
+    /// repeatable ones come by, and less if the host just answered a probe. A host that does not run refuses it, and what is
+    /// refused may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the
+    /// wait is twice as long.
+    #[must_use]
+    pub fn wants_probe(&self, request: Candidate, scheduled: bool, policy: &OutlierPolicy, now: Time) -> bool {
+        let Some(ejected) = self.ejected() else { return false };
+        let Probes { answered, in_flight } = self.probes();
+        let wait = match ejected.ejection.failure {
+            _ if request.repeatable => Duration::ZERO,
+            _ if answered > 0 => policy.base_ejection_time.min(REPEATABLE_ONLY),
+            Failure::Refused => REPEATABLE_ONLY,
+            _ => REPEATABLE_ONLY_AFTER_BREAK,
+        };
+        let due = ejected.due(policy, request.mostly_ejected).max(ejected.last_answer).saturating_add(wait);
+        ejected.ejection.owner == request.worker
+            && (now >= due || request.repeatable && scheduled)
+            && !in_flight.is_some_and(|probe| {
+                probe.is_under_way(now) && !(request.repeatable && now.is_later(UNANSWERED, probe.started))
+            })
+    }
+}
+
+impl Ejected {
+    /// When the host may be probed. Where half or more of the hosts are ejected, none waits for longer than a second (at the
+    /// defaults): there, a missing host costs more than a failed probe.
+    #[must_use]
+    pub fn due(&self, policy: &OutlierPolicy, mostly_ejected: bool) -> Time {
+        let pause = Duration::from_nanos(nanos(policy.base_ejection_time).saturating_mul(EARLY_PROBE));
+        let early = self.ejection.failed.saturating_add(pause);
+        if mostly_ejected { self.ejection.due.min(early) } else { self.ejection.due }
     }
 }
 
@@ -191,42 +257,55 @@ impl Outliers {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The typical downtime of a cluster's hosts, in nanoseconds: a moving average over those that this worker brought back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Downtime {
+    typical: Option<u64>,
+}
 
-    #[test]
-    fn a_full_budget_covers_two_probes_and_each_request_a_three_hundredth_of_one() {
-        let mut budget = ProbeBudget::new();
-        assert_eq!((budget.take(false), budget.take(false), budget.take(false)), (COST, COST, 0));
-        assert!(budget.is_exhausted(false) && budget.is_exhausted(true));
-        (0..COST - 1).for_each(|_| budget.deposit());
-        assert!(budget.is_exhausted(false) && !budget.is_exhausted(true));
-        assert_eq!(budget.take(false), COST - 1, "what there is");
-        budget.refund(u32::MAX);
-        assert_eq!(budget.tokens, MAX_TOKENS);
+impl Downtime {
+    pub(super) const fn new() -> Self {
+        Self { typical: None }
     }
 
-    #[test]
-    fn a_scheduled_probe_costs_more_the_more_hosts_are_ejected() {
-        let mut budget = ProbeBudget::new();
-        assert!(!budget.covers_scheduled(1));
-        (0..2 * SCHEDULED_COST).for_each(|_| budget.deposit());
-        assert!(budget.covers_scheduled(2) && !budget.covers_scheduled(3) && !budget.covers_scheduled(usize::MAX));
-        budget.take_scheduled(2);
-        assert!(!budget.covers_scheduled(1));
+    /// A host came back: at some time since it last failed.
+    pub(super) fn came_back(&mut self, since: Time, failed: Time, now: Time) {
+        let back = (failed.as_nanos() / 4).saturating_add(now.as_nanos() / 4 * 3);
+        let down = back.saturating_sub(since.as_nanos());
+        let typical = self.typical.map_or(down, |typical| typical - typical / 4 + down / 4);
+        self.typical = Some(typical).filter(|typical| *typical > 0);
     }
 
-    #[test]
-    fn probes_take_turns_with_the_share_of_the_ejected_hosts() {
-        let mut budget = ProbeBudget::new();
-        (0..MAX_TURNS / TURN).for_each(|_| budget.take_turn());
-        assert!(!budget.has_turn());
-        // One of a hundred hosts and two more: about 33 requests for a probe.
-        let requests = (1..).find(|_| {
-            budget.add_turns(1, 100);
-            budget.has_turn()
-        });
-        assert_eq!(requests, Some(34));
+    /// Half of the typical downtime, in nanoseconds; `None` until a host came back.
+    pub(super) fn half(self) -> Option<u64> {
+        self.typical.map(|typical| typical / 2)
+    }
+
+    /// A rank of an ejected host: lower the likelier it is back, from 0 to [`CERTAIN`].
+    pub(super) fn rank(self, ejected: &Ejected, now: Time) -> u64 {
+        let ejection = &ejected.ejection;
+        let down_for = |at: Time| at.as_nanos().saturating_sub(ejection.since.as_nanos());
+        CERTAIN - self.chance_to_be_back(down_for(ejection.failed), down_for(now)).min(CERTAIN)
+    }
+
+    /// How likely it is, in millionths, that a host is back that was still down after `tried` when it was last tried, and that
+    /// would be down for `down` now, in nanoseconds.
+    ///
+    /// Most hosts are back after half to one and a half times the typical downtime, each time in between as likely as another.
+    /// Of a host that was down for longer, it is known only that it takes long: it may well take as long again.
+    fn chance_to_be_back(self, tried: u64, down: u64) -> u64 {
+        let micros = |nanos: u64| nanos / 1_000;
+        let typical = self.typical.unwrap_or(nanos(DEFAULT));
+        let (first, last) = (micros(typical / 2), micros(typical.saturating_add(typical / 2)));
+        let (tried, down) = (micros(tried), micros(down));
+        let (part, whole) = if tried < last {
+            (down.min(last).saturating_sub(tried.max(first)), last - tried.max(first))
+        } else {
+            (down.saturating_sub(tried), down)
+        };
+        part.saturating_mul(CERTAIN) / whole.max(1)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,20 @@
 //! Where a request goes: to a list of hosts, as a probe, or where Envoy's own balancer sends it.
+//!
+//! **Busy hosts.** A host that says "not now" while others answer is busy, and the others are not. It is left alone for a second, which
+//! is what most `retry-after` say at least, and what may be repeated goes to another host. Where half or more of the hosts push back,
+//! they are right together: then it is the cluster that has enough, and nothing is repeated. What each did with its latest attempts
+//! decides, so that a limit that all of them enforce now and then is no host's own.
 
 use std::time::Duration;
 
-use super::downtime::CERTAIN;
+use super::probing::CERTAIN;
 use super::{Outliers, Probe};
 use crate::base::percent::Percent;
 use crate::base::text;
 use crate::base::time::Time;
 use crate::outlier::detector::Failure;
 use crate::outlier::ejection::{Ejected, HostState};
-use crate::outlier::host::Host;
+use crate::outlier::host::{Host, LEFT_ALONE, is_busy};
 use crate::steering::{Exploration, SUSPICION, is_suspect};
 
 /// A host that refuses for so long is none that crashes and is back at once.
@@ -17,6 +22,11 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// While all hosts are down, one that was tried within this time has no turn.
 const TURN: Duration = Duration::from_millis(70);
+
+/// For so long, Envoy is told of what may be repeated that another host may be asked: one that pushes back once will do so again.
+const EXPECTED: Duration = Duration::from_secs(60);
+/// One that pushed back as often, of its latest sixteen attempts, is busy for longer.
+const OFTEN: u32 = 4;
 
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,5 +243,30 @@ impl Outliers {
         let list = self.hosts.lowest(attempts, &rank);
         let (first, hosts) = (self.hosts.find(list.first()?), text::list(&list));
         Some(Route { hosts, probe: first.and_then(|place| self.start_probe(place, now)) })
+    }
+}
+
+impl Outliers {
+    /// Whether some host pushed back within the last minute, and so may again.
+    #[must_use]
+    pub fn expects_pushback(&self, now: Time) -> bool {
+        self.was_pushed_back(EXPECTED, now)
+    }
+
+    fn was_pushed_back(&self, within: Duration, now: Time) -> bool {
+        self.latest.pushback > Time::default() && now.is_soon_after(within, self.latest.pushback)
+    }
+
+    /// Whether a host that pushes back is busy, and others are not: fewer than half of those that are in, or one of two.
+    #[must_use]
+    pub fn others_take(&self, now: Time) -> bool {
+        let is = |host: &&Host| is_busy(host, now) || host.pushes.count_ones() >= OFTEN;
+        let (present, busy) = (self.hosts.present(now).count(), self.hosts.present(now).filter(is).count());
+        present > 1 && (2 * busy < present || busy == 1)
+    }
+
+    /// Whether some host is to be left alone.
+    pub(super) fn leaves_alone(&self, now: Time) -> bool {
+        self.was_pushed_back(LEFT_ALONE, now) && self.others_take(now)
     }
 }

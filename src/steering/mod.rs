@@ -57,8 +57,8 @@ use shares::Shares;
 use crate::base::percent::Percent;
 use crate::base::random::Random;
 use crate::base::time::{Time, nanos, nanos_since};
-use crate::outlier::busy::is_busy;
 use crate::outlier::host::Host;
+use crate::outlier::host::is_busy;
 use crate::outlier::hosts::Hosts;
 
 /// A host is suspect for this long, if it answers no request before.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::outlier::probing::Candidate;
 use crate::outlier::shared::WorkerId;
 
 const START: Time = Time::from_nanos(1_800_000_000_000_000_000);
@@ -103,4 +104,33 @@ fn a_scheduled_probe_is_sent_once_and_only_by_a_repeatable_request() {
     assert!(wants(&state, true) && !wants(&state, false));
     state.start_probe(1, 0, after(400));
     assert!(!scheduled(&state, 400));
+}
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+#[test]
+fn each_ejection_is_twice_as_long_and_none_longer_than_the_longest() {
+    let policy = OutlierPolicy::default();
+    for count in 0..=MAX_EJECTION_COUNT + 1 {
+        let time = ejection_time(&policy, count, "10.0.0.1:80", WorkerId(1));
+        let base = policy.base_ejection_time.saturating_mul(1 << count.min(20)).min(policy.max_ejection_time);
+        assert!(time >= base && time < base + base / 4 + Duration::from_nanos(1), "{count}: {time:?}");
+    }
+    let others = ["10.0.0.2:80", "10.0.0.3:80"].map(|host| ejection_time(&policy, 0, host, WorkerId(1)));
+    assert_ne!(others[0], others[1], "hosts do not come back at once");
+}
+
+#[test]
+fn the_count_is_halved_by_answers_and_not_by_time_or_failures() {
+    let mut health = Health::after(u8::MAX, START, INTERVAL);
+    assert_eq!(health.ejection_count, MAX_EJECTION_COUNT);
+    health.answered(after(999), INTERVAL);
+    assert_eq!(health.ejection_count, 20, "a tenth of the interval is not over");
+    health.answered(after(60_000), INTERVAL);
+    assert_eq!(health.ejection_count, 10, "a minute without answers halves nothing");
+    health.failed(after(60_900), INTERVAL);
+    health.answered(after(61_800), INTERVAL);
+    assert_eq!(health.ejection_count, 10, "it failed less than a tenth of the interval ago");
+    (0..9).for_each(|second| health.answered(after(62_000 + second * 1_000), INTERVAL));
+    assert_eq!(health.ejection_count, 0);
 }

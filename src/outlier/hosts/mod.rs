@@ -10,19 +10,14 @@
 
 use std::time::Duration;
 
-mod adopt;
-mod peers;
-mod recent;
+mod kept;
 
-pub use adopt::Return;
-pub use peers::Peers;
+pub use kept::Return;
 
 use crate::base::time::Time;
-use crate::outlier::address::is_address;
-use crate::outlier::detector::Failure;
+use crate::outlier::detector::{Failure, Peers};
 use crate::outlier::ejection::{Ejected, HostState};
-use crate::outlier::history::AttemptHistory;
-use crate::outlier::host::{Host, KNOWN_FOR};
+use crate::outlier::host::{AttemptHistory, Host, KNOWN_FOR, is_address};
 
 /// At most this many hosts of a cluster are remembered.
 pub const MOST_HOSTS: usize = 1_000;

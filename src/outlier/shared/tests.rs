@@ -68,20 +68,20 @@ fn after_a_step_back_nothing_is_ejected_for_longer_than_the_longest_ejection() {
 #[test]
 fn an_ejection_applies_once_and_within_the_cap() {
     let mut all = Ejections::default();
-    assert!(all.apply(&Change::Eject(ejection("a:1", ONE), 2), ONE, NOW));
-    assert!(!all.apply(&Change::Eject(ejection("a:1", TWO), 2), TWO, NOW), "out already");
-    assert!(all.apply(&Change::Eject(ejection("b:1", TWO), 2), TWO, NOW));
-    assert!(!all.apply(&Change::Eject(ejection("c:1", TWO), 2), TWO, NOW), "too many");
+    assert!(all.apply(&Change::Eject(ejection("a:1", ONE), 2), ONE, NOW).is_some());
+    assert!(all.apply(&Change::Eject(ejection("a:1", TWO), 2), TWO, NOW).is_none(), "out already");
+    assert!(all.apply(&Change::Eject(ejection("b:1", TWO), 2), TWO, NOW).is_some());
+    assert!(all.apply(&Change::Eject(ejection("c:1", TWO), 2), TWO, NOW).is_none(), "too many");
     assert_eq!(all.of("a:1").unwrap().owner, ONE);
 }
 
 #[test]
 fn only_the_owner_decides() {
     let mut all = two();
-    assert!(!all.apply(&Change::Uneject("10.0.0.1:80".into()), TWO, NOW));
-    assert!(!all.apply(&Change::Extend(ejection("10.0.0.1:80", TWO)), TWO, NOW));
+    assert!(all.apply(&Change::Uneject("10.0.0.1:80".into()), TWO, NOW).is_none());
+    assert!(all.apply(&Change::Extend(ejection("10.0.0.1:80", TWO)), TWO, NOW).is_none());
     assert_eq!(all, two());
-    assert!(all.apply(&Change::Uneject("10.0.0.1:80".into()), ONE, NOW));
+    assert!(all.apply(&Change::Uneject("10.0.0.1:80".into()), ONE, NOW).is_some());
     assert!(all.of("10.0.0.1:80").is_none());
 }
 

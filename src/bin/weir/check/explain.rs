@@ -8,7 +8,7 @@ use weir::base::percent::Percent;
 use weir::circuit::BreakerPolicy;
 use weir::config::{AlreadyRetried, ClusterPolicy, Mode, Pattern, PerTryTimeout, Policy, RetryPolicy, Via};
 use weir::outlier::detector::{Detector, OutlierPolicy};
-use weir::outlier::history::LENGTH;
+use weir::outlier::host::LENGTH;
 use weir::retry::budget::BudgetPolicy;
 use weir::retry::{Plan, Request};
 use weir::signal::{Answer, Signal};
