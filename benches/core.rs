@@ -15,7 +15,7 @@ use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::latency::Latency;
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
-use weir::retry::news::News;
+use weir::retry::outage::News;
 
 const BATCH: u32 = 1_000;
 const BASIS_POINTS: [u32; 4] = [30, 3_000, 6_000, 7_500];

@@ -11,7 +11,7 @@ use std::time::Duration;
 use property::for_all;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::circuit::{Admission, BreakerPolicy, Circuit, Event, Record, Ticket, Wish};
+use weir::circuit::{BreakerPolicy, Circuit, Event, Permission, Record, Ticket, Wish};
 use weir::signal::Signal;
 
 #[cfg(target_arch = "wasm32")]
@@ -71,7 +71,7 @@ impl Worker {
         assert!(matches!(event, Some(Event::Opened { .. })), "{event:?}");
     }
 
-    fn admit(&self, repeatable: bool) -> Admission {
+    fn admit(&self, repeatable: bool) -> Permission {
         self.circuit.admit(at(self.now), || repeatable)
     }
 
@@ -145,7 +145,7 @@ fn opens_about_a_second_after_everything_began_to_fail() {
         worker.now -= 100 * MS;
         // A connection that is refused costs nothing, so the next one tries at once.
         let free = matches!(signal, Signal::Refused | Signal::Unreachable);
-        assert_eq!(worker.admit(true), if free { Admission::Due } else { Admission::Shed });
+        assert_eq!(worker.admit(true), if free { Permission::Due } else { Permission::Shed });
     }
 }
 
@@ -234,14 +234,14 @@ fn probes(signal: Signal, lasts: u64) -> Vec<u64> {
             assert_eq!(worker.wish(Wish::of_probe(ticket, Some(signal))), None);
         }
         match worker.admit(true) {
-            Admission::Shed => worker.circuit.shed(),
-            Admission::Due => {
+            Permission::Shed => worker.circuit.shed(),
+            Permission::Due => {
                 let ticket = worker.probe().unwrap();
-                assert_eq!(worker.admit(true), Admission::Shed, "one is enough");
+                assert_eq!(worker.admit(true), Permission::Shed, "one is enough");
                 probes.push((worker.now - opened) / MS);
                 under_way = Some((ticket, worker.now + lasts * MS));
             }
-            Admission::Pass => panic!("closed"),
+            Permission::Pass => panic!("closed"),
         }
         worker.now += 5 * MS;
     }
@@ -266,31 +266,31 @@ fn a_request_that_may_not_be_repeated_waits_a_little() {
     let mut worker = Worker::new(BreakerPolicy::default());
     worker.open_by(Signal::Reset);
     worker.now -= 88 * MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Shed, Admission::Shed));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Shed, Permission::Shed));
     worker.now += MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Shed));
     worker.now += 99 * MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Shed));
     worker.now += MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Due));
     // The upstream may have processed it.
     let probe = worker.probe().unwrap();
     worker.wish(Wish::of_probe(probe, Some(Signal::Reset)));
     worker.now += 149 * MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Shed));
     worker.now += MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Due));
     // Nothing is lost with one that was not processed.
     let probe = worker.probe().unwrap();
     worker.wish(Wish::of_probe(probe, Some(Signal::Refused)));
     worker.now += 12 * MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Shed, Admission::Shed));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Shed, Permission::Shed));
     worker.now += MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Due));
     // Nor with the first one, if what opened the circuit was not processed.
     let mut worker = open();
     worker.now -= 100 * MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Due));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Due));
 }
 
 /// However long `openTime` is: a circuit for which nobody is a probe would close as one that nobody asks for.
@@ -300,9 +300,9 @@ fn a_request_that_may_not_be_repeated_waits_a_second_at_most() {
     worker.open_by(Signal::Reset);
     // The first probe is due an eightieth of `openTime` after it opened, a tenth of a second ago.
     worker.now += 1_400 * MS + 999 * MS;
-    assert_eq!((worker.admit(true), worker.admit(false)), (Admission::Due, Admission::Shed));
+    assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Shed));
     worker.now += MS;
-    assert_eq!(worker.admit(false), Admission::Due);
+    assert_eq!(worker.admit(false), Permission::Due);
 }
 
 /// What an old probe says is of no use once there is a younger one.
@@ -314,10 +314,10 @@ fn only_the_latest_probe_says_when_the_next_is_due() {
     let second = worker.probe().unwrap();
     worker.wish(Wish::of_probe(first, Some(Signal::Refused)));
     worker.now += 100 * MS;
-    assert_eq!(worker.admit(true), Admission::Shed);
+    assert_eq!(worker.admit(true), Permission::Shed);
     worker.wish(Wish::of_probe(second, Some(Signal::Refused)));
     worker.now += 25 * MS;
-    assert_eq!(worker.admit(true), Admission::Due);
+    assert_eq!(worker.admit(true), Permission::Due);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_processed_probe_closes_and_everything_begins_anew() {
     // The first one answers late: the cluster is back all the same.
     let after = Duration::from_millis(2_005);
     assert_eq!(worker.wish(Wish::Close(first)), Some(Event::Closed { after, probes: 2, shed: 7, processed: true }));
-    assert_eq!(worker.admit(false), Admission::Pass);
+    assert_eq!(worker.admit(false), Permission::Pass);
     assert!(!worker.circuit.is_open());
     // The other one has nothing to say any more.
     assert_eq!(worker.wish(Wish::Close(second)), None);
@@ -358,16 +358,16 @@ fn a_probe_that_says_nothing_gives_its_slot_back() {
     worker.now += SECOND;
     let first = worker.probe().unwrap();
     worker.now += 10 * MS;
-    assert_eq!(worker.admit(true), Admission::Shed);
+    assert_eq!(worker.admit(true), Permission::Shed);
     assert_eq!(worker.wish(Wish::GiveBack(first)), None);
-    assert_eq!(worker.admit(true), Admission::Due);
+    assert_eq!(worker.admit(true), Permission::Due);
     let second = worker.probe().unwrap();
     // Only its own.
     assert_eq!(worker.wish(Wish::GiveBack(first)), None);
-    assert_eq!(worker.admit(true), Admission::Shed);
+    assert_eq!(worker.admit(true), Permission::Shed);
     // One that was lost with its worker is followed by the next.
     worker.now += SECOND;
-    assert_eq!(worker.admit(true), Admission::Due);
+    assert_eq!(worker.admit(true), Permission::Due);
     assert!(worker.probe().is_some_and(|third| third != second));
 }
 
@@ -379,7 +379,7 @@ fn what_nobody_asked_for_is_forgotten() {
     worker.now += SECOND;
     let event = worker.wish(EXCHANGE);
     assert!(matches!(event, Some(Event::Closed { processed: false, probes: 0, .. })), "{event:?}");
-    assert_eq!(worker.admit(false), Admission::Pass);
+    assert_eq!(worker.admit(false), Permission::Pass);
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn a_new_worker_knows_of_an_open_circuit_with_its_first_record() {
     assert!(new.circuit.requested(at(new.now)), "nothing was read yet");
     assert_eq!(new.wish(EXCHANGE), None);
     assert!(new.circuit.is_open() && !new.circuit.requested(at(new.now)));
-    assert_eq!(new.admit(true), Admission::Shed);
+    assert_eq!(new.admit(true), Permission::Shed);
     assert!(new.circuit.requested(at(new.now + 200 * MS)), "where no timer read it");
 }
 
@@ -398,7 +398,7 @@ fn a_new_worker_knows_of_an_open_circuit_with_its_first_record() {
 fn without_a_record_nothing_is_shed() {
     let mut worker = open();
     worker.circuit.failed(at(worker.now));
-    assert_eq!(worker.admit(false), Admission::Pass);
+    assert_eq!(worker.admit(false), Permission::Pass);
     assert!(!worker.circuit.requested(at(worker.now)), "it is not asked for each request");
 }
 
@@ -430,9 +430,9 @@ fn a_policy_can_change_at_any_time() {
     let quick = BreakerPolicy { open_time: Duration::from_millis(100), ..BreakerPolicy::default() };
     worker.circuit.set_policy(quick);
     worker.wish(EXCHANGE);
-    assert_eq!(worker.admit(true), Admission::Shed);
+    assert_eq!(worker.admit(true), Permission::Shed);
     worker.now += 100 * MS;
-    assert_eq!(worker.admit(true), Admission::Due, "the next probe is at most the new time away");
+    assert_eq!(worker.admit(true), Permission::Due, "the next probe is at most the new time away");
     let ticket = worker.probe().unwrap();
     worker.wish(Wish::Close(ticket));
     worker.circuit.set_policy(BreakerPolicy { interval: Duration::from_secs(1), min_requests: 10, ..quick });
@@ -447,7 +447,7 @@ fn a_clock_that_steps_shuts_nobody_out() {
         worker.now -= step;
         worker.wish(EXCHANGE);
         worker.now += SECOND;
-        assert_eq!(worker.admit(true), Admission::Due, "back by {} ms", step / MS);
+        assert_eq!(worker.admit(true), Permission::Due, "back by {} ms", step / MS);
         let ticket = worker.probe().unwrap();
         assert!(matches!(worker.wish(Wish::Close(ticket)), Some(Event::Closed { .. })));
         // And it opens again.
@@ -470,7 +470,7 @@ fn strange_records_are_dropped() {
         assert_eq!(Record::decode(record, &policy, now), None);
         let mut worker = Worker { record: Some(record.to_vec()), ..Worker::new(policy) };
         assert_eq!(worker.wish(EXCHANGE), None);
-        assert_eq!(worker.admit(false), Admission::Pass);
+        assert_eq!(worker.admit(false), Permission::Pass);
         worker.open();
     }
 }
@@ -491,12 +491,12 @@ fn no_record_harms() {
         worker.run(&[Signal::Answered; 3], 3);
         worker.now += SECOND;
         if worker.circuit.is_open() {
-            assert_eq!(worker.admit(true), Admission::Due);
+            assert_eq!(worker.admit(true), Permission::Due);
             // Or it was abandoned.
             if let Some(ticket) = worker.probe() {
                 worker.wish(Wish::Close(ticket));
             }
         }
-        assert_eq!(worker.admit(true), Admission::Pass);
+        assert_eq!(worker.admit(true), Permission::Pass);
     });
 }

@@ -9,7 +9,7 @@ use property::{Digits, for_all};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
-use weir::retry::news::News;
+use weir::retry::outage::News;
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

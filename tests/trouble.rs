@@ -9,7 +9,7 @@ use weir::base::bytes::{Reader, Writer};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
-use weir::retry::news::News;
+use weir::retry::outage::News;
 use weir::retry::outage::Trouble;
 use weir::retry::reservations::Account;
 

@@ -30,7 +30,7 @@
 //!
 //! **Probes** are requests like any other, with their retries. What is let through would have been shed, so to try costs its
 //! client nothing, but for the time that it takes; and the sooner an upstream that is back is found, the fewer requests fail for
-//! nothing. What the end of a probe means for the circuit, and when the first probe goes and the next, is a table in `probe`.
+//! nothing. What the end of a probe means for the circuit, and when the first probe goes and the next, is a table in `record`.
 //! A probe that does not end holds up the next for `open_time`, counted from when it
 //! began: where hosts hang, their whole timeout would be longer, and so none is lost with its worker. A probe that hangs is
 //! told as soon as it is answered.
@@ -39,23 +39,20 @@
 //! that where there are both, nobody pays for a probe twice, unless the latest probe was not processed, or, before the
 //! first one, the latest attempt that broke: then none pays for it. What counts is whether response headers of the upstream came.
 //!
-//! **All workers** share one [record](shared::Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
+//! **All workers** share one [record](Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
 //! second and not written: each worker keeps what it counted until there is trouble. What an attempt says that began before
 //! the circuit closed, or that ends while it is open, is not counted.
 //!
 //! **Requests that are shed** never reach the retry budget: they can need no retry, and as a part of what retries may be a
 //! share of, they would buy a herd of retries for the moment in which the circuit closes.
 
-mod policy;
-mod probe;
-pub mod shared;
+mod record;
 
 use std::time::Duration;
 
-pub use policy::BreakerPolicy;
-pub use shared::{Record, Ticket};
+pub use record::{BreakerPolicy, Record, Ticket};
 
-use probe::is_not_processed;
+use record::is_not_processed;
 
 use crate::base::time::{Time, nanos};
 use crate::base::window::{SLOTS, Window};
@@ -76,9 +73,10 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
 /// One that may not be repeated waits for others at most this long: where there are no others, nobody else finds out.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// What to do with a request.
+
+/// What a circuit permits to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Permission {
     /// Send it.
     Pass,
     /// Ask for [`Wish::Probe`], and send it if that is granted.
@@ -202,14 +200,14 @@ impl Circuit {
     }
 
     /// What to do with it. `repeatable`: it may be sent again whatever happens to it.
-    pub fn admit(&self, now: Time, repeatable: impl FnOnce() -> bool) -> Admission {
+    pub fn admit(&self, now: Time, repeatable: impl FnOnce() -> bool) -> Permission {
         let next = self.view.next;
         if self.view.opened.is_none() {
-            Admission::Pass
+            Permission::Pass
         } else if now < next || (now < next.saturating_add(self.waits_for_others()) && !repeatable()) {
-            Admission::Shed
+            Permission::Shed
         } else {
-            Admission::Due
+            Permission::Due
         }
     }
 

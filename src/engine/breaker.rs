@@ -8,7 +8,7 @@ use super::policies::Routed;
 use super::view::View;
 use super::worker::Worker;
 use crate::base::time::millis;
-use crate::circuit::{Admission, Event, Ticket, Wish};
+use crate::circuit::{Event, Permission, Ticket, Wish};
 use crate::retry::{Class, Plan, Request};
 use crate::signal::{Answer, Flags, Signal};
 
@@ -31,23 +31,23 @@ impl Worker {
             self.exchange_circuit(cluster, view);
         }
         let mut asked = false;
-        let admission = loop {
+        let permission = loop {
             let Some(circuit) = self.clusters.get(cluster).and_then(|cluster| cluster.circuit.as_ref()) else {
                 return Passage::Forward;
             };
             let repeats = || self.retry_policy(routed).is_some_and(|policy| Plan::of(policy, request).repeats());
-            let admission = circuit.admit(now, repeats);
-            if admission != Admission::Shed || asked || !circuit.may_have_closed(now) {
-                break admission;
+            let permission = circuit.admit(now, repeats);
+            if permission != Permission::Shed || asked || !circuit.may_have_closed(now) {
+                break permission;
             }
             // Another worker may have found the cluster back a moment ago: to ask costs less than to shed for nothing.
             self.exchange_circuit(cluster, view);
             asked = true;
         };
-        match admission {
-            Admission::Pass => Passage::Forward,
-            Admission::Shed => self.shed(routed, request),
-            Admission::Due => match self.change_circuit(cluster, Wish::Probe, view) {
+        match permission {
+            Permission::Pass => Passage::Forward,
+            Permission::Shed => self.shed(routed, request),
+            Permission::Due => match self.change_circuit(cluster, Wish::Probe, view) {
                 Some(Event::Probing(ticket)) => {
                     self.report(cluster, What::CircuitProbed);
                     Passage::Probe(ticket)

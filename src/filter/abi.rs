@@ -14,12 +14,13 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use proxy_wasm::hostcalls;
-use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
+use proxy_wasm::types::{BufferType, LogLevel, Status};
 
 use crate::engine::host::Lengths;
 
+pub use externs::{Path, property, set_property, wall_clock};
 pub use log::Level;
-pub use proxy_wasm::types::Bytes;
+pub use proxy_wasm::types::{Bytes, MapType, MetricType};
 
 /// Envoy's log, for the macros of `log`. The SDK's comes with a hook that writes each panic there: 4 kB of the module, for what
 /// does not happen (`tests/module/traps.rs`).
@@ -56,12 +57,6 @@ pub fn log(level: Level, message: &str) {
     log::log!(level, "{message}");
 }
 
-/// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. `None` if the host has none.
-#[must_use]
-pub fn wall_clock() -> Option<u64> {
-    externs::wall_clock()
-}
-
 /// Asks for the timer of the current root context every `period` milliseconds.
 pub fn set_tick_period(period: u32) {
     _ = hostcalls::set_tick_period(Duration::from_millis(u64::from(period)));
@@ -71,42 +66,6 @@ pub fn set_tick_period(period: u32) {
 #[must_use]
 pub fn plugin_configuration() -> Option<Bytes> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten()
-}
-
-/// A property's path, its segments separated by NUL, as the ABI has it: written once, at compile time.
-#[derive(Clone, Copy, Debug)]
-pub struct Path(pub &'static str);
-
-/// Reads a property of the current context.
-#[must_use]
-pub fn property(path: Path) -> Option<Bytes> {
-    externs::property(path.0)
-}
-
-/// Sets a property of the current stream; the stream's other filters see it. Whether it worked.
-pub fn set_property(path: Path, value: &[u8]) -> bool {
-    externs::set_property(path.0, value)
-}
-
-/// One of a stream's header maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Map {
-    /// The request's headers.
-    Request = 0,
-    /// The response's headers.
-    Response = 2,
-    /// The response's trailers.
-    ResponseTrailers = 3,
-}
-
-impl Map {
-    const fn kind(self) -> MapType {
-        match self {
-            Self::Request => MapType::HttpRequestHeaders,
-            Self::Response => MapType::HttpResponseHeaders,
-            Self::ResponseTrailers => MapType::HttpResponseTrailers,
-        }
-    }
 }
 
 /// Which header maps Envoy lends to a callback.
@@ -131,34 +90,37 @@ pub fn lend(maps: Lent) {
     LENT.set(maps);
 }
 
-fn readable(map: Map) -> bool {
+fn readable(map: MapType) -> bool {
     writable(map) || LENT.get() == Lent::All
 }
 
-fn writable(map: Map) -> bool {
-    matches!((map, LENT.get()), (Map::Request, Lent::Request) | (Map::Response, Lent::Response))
+fn writable(map: MapType) -> bool {
+    matches!(
+        (map, LENT.get()),
+        (MapType::HttpRequestHeaders, Lent::Request) | (MapType::HttpResponseHeaders, Lent::Response)
+    )
 }
 
 /// One header's value, the first where there are several. `None` as well where the map is not lent.
 #[must_use]
-pub fn header(map: Map, name: &str) -> Option<Bytes> {
-    if readable(map) { hostcalls::get_map_value_bytes(map.kind(), name).ok().flatten() } else { None }
+pub fn header(map: MapType, name: &str) -> Option<Bytes> {
+    if readable(map) { hostcalls::get_map_value_bytes(map, name).ok().flatten() } else { None }
 }
 
 /// All headers at once, in the host's encoding; for several headers this is cheaper than one call for each.
 #[must_use]
-pub fn headers(map: Map) -> Option<HeaderPairs> {
+pub fn headers(map: MapType) -> Option<HeaderPairs> {
     externs::header_pairs(map as u32).map(HeaderPairs)
 }
 
 /// Sets a header to one value, whatever it was. Whether it worked. Clears Envoy's route cache on requests.
-pub fn set_header(map: Map, name: &str, value: &str) -> bool {
-    writable(map) && hostcalls::set_map_value(map.kind(), name, Some(value)).is_ok()
+pub fn set_header(map: MapType, name: &str, value: &str) -> bool {
+    writable(map) && hostcalls::set_map_value(map, name, Some(value)).is_ok()
 }
 
 /// Removes a header. Whether the host did.
-pub fn remove_header(map: Map, name: &str) -> bool {
-    writable(map) && hostcalls::remove_map_value(map.kind(), name).is_ok()
+pub fn remove_header(map: MapType, name: &str) -> bool {
+    writable(map) && hostcalls::remove_map_value(map, name).is_ok()
 }
 
 /// Headers in the ABI's encoding: a count, the lengths of each name and value, then each of them with a NUL behind it.
@@ -238,26 +200,13 @@ pub fn resume_request() {
     _ = hostcalls::resume_http_request();
 }
 
-/// What kind of metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricKind {
-    /// Only goes up.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-}
-
 /// A metric of the process, shared by all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric(pub u32);
 
 /// Defines a metric, or finds the one of that name.
 #[must_use]
-pub fn define_metric(kind: MetricKind, name: &str) -> Option<Metric> {
-    let kind = match kind {
-        MetricKind::Counter => MetricType::Counter,
-        MetricKind::Gauge => MetricType::Gauge,
-    };
+pub fn define_metric(kind: MetricType, name: &str) -> Option<Metric> {
     hostcalls::define_metric(kind, name).ok().map(Metric)
 }
 

@@ -1,14 +1,22 @@
-//! Envoy as the engine's host: properties by their paths, headers, and records in shared data.
+//! Envoy as the engine's host: properties by their paths, headers, and records in shared data. And what the engine decided, carried
+//! out in Envoy.
 
 use super::ContextId;
-use super::abi::{self, Bytes, Map, Path, Swap};
-use crate::base::time::Time;
+use super::abi::{self, Bytes, LocalReply, MapType, Path, Swap};
+use crate::base::time::{Time, millis};
+use crate::engine::decision::{
+    AttemptDecision, Edits, RATE_LIMITED, Reply, ResponseDecision, Then, UNAVAILABLE, Verdict,
+};
 use crate::engine::host::{Change, HeaderMap, Host, Key, Lengths, Property, Record, Stranded, StreamId, Update};
+use crate::retry;
 
 /// What `decide` sets for `guard`: which request an attempt belongs to.
-pub(super) const REQUEST: Path = Path("weir_request");
+const REQUEST: Path = Path("weir_request");
 /// What Weir did to a request, for access logs: `%FILTER_STATE(wasm.weir.verdict:PLAIN)%`.
-pub(super) const VERDICT: Path = Path("weir.verdict");
+const VERDICT: Path = Path("weir.verdict");
+
+/// Ends the tag of a request of whose first attempt `guard` need not hear: what a matcher in Envoy's configuration asks for.
+const QUIET: u64 = u64::from_le_bytes(*b"\0\0\0\0calm");
 
 /// How often a swap is tried. Each conflict means that another worker's swap succeeded, so with any sane number of workers
 /// this is never reached.
@@ -46,15 +54,15 @@ impl Host for Envoy {
 
     fn header(&self, map: HeaderMap, name: &str) -> Option<Bytes> {
         let map = match map {
-            HeaderMap::Request => Map::Request,
-            HeaderMap::Response => Map::Response,
-            HeaderMap::ResponseTrailers => Map::ResponseTrailers,
+            HeaderMap::Request => MapType::HttpRequestHeaders,
+            HeaderMap::Response => MapType::HttpResponseHeaders,
+            HeaderMap::ResponseTrailers => MapType::HttpResponseTrailers,
         };
         abi::header(map, name)
     }
 
     fn each_header(&self, lengths: Lengths, visit: &mut dyn FnMut(&[u8], &[u8])) {
-        let Some(headers) = abi::headers(Map::Request) else { return };
+        let Some(headers) = abi::headers(MapType::HttpRequestHeaders) else { return };
         headers.with_names_of(lengths).for_each(|(name, value)| visit(name, value));
     }
 
@@ -117,4 +125,89 @@ fn name(key: &Key<'_>) -> String {
         (Record::Workers, _) => "weir/workers",
     };
     [prefix, key.cluster].concat()
+}
+
+/// Changes the headers of a request.
+pub(super) fn edit_request(stream: StreamId, edits: &Edits<'_>) {
+    let set = |name: &str, value: &str| _ = abi::set_header(MapType::HttpRequestHeaders, name, value);
+    if let Some(name) = edits.remove_hosts {
+        abi::remove_header(MapType::HttpRequestHeaders, name);
+    }
+    for name in &edits.remove_control {
+        abi::remove_header(MapType::HttpRequestHeaders, name);
+    }
+    for (name, value) in edits.retry {
+        set(name, value);
+    }
+    if let Some(timeout) = edits.per_try_timeout {
+        set(retry::PER_TRY_TIMEOUT, &millis(timeout).max(1).to_string());
+    }
+    if let Some(retries) = edits.max_retries {
+        set(retry::MAX_RETRIES, &retries.to_string());
+    }
+    if let Some((name, hosts)) = &edits.hosts {
+        set(name, hosts);
+    }
+    if let Some(after) = edits.hedge {
+        set(retry::PER_TRY_TIMEOUT, &millis(after).to_string());
+        set(retry::HEDGE, "true");
+    }
+    if edits.tag {
+        let tag = u64::from(stream.0) | if edits.quiet { QUIET } else { 0 };
+        abi::set_property(REQUEST, &tag.to_le_bytes());
+    }
+}
+
+/// Sends an attempt, or does not. Whether its headers stop here.
+pub(super) fn send_attempt(decision: &AttemptDecision<'_>) -> bool {
+    if let Some(name) = decision.remove_hosts {
+        abi::remove_header(MapType::HttpRequestHeaders, name);
+    }
+    match decision.then {
+        Then::Send => false,
+        Then::Pause => true,
+        Then::Reply(reply) => self::reply(&reply),
+    }
+}
+
+/// Changes the headers of a response.
+pub(super) fn edit_response(decision: &ResponseDecision) {
+    if let Some(name) = decision.remove {
+        abi::remove_header(MapType::HttpResponseHeaders, name);
+    }
+    if let Some(name) = decision.mark {
+        abi::set_header(MapType::HttpResponseHeaders, name, "true");
+    }
+    if let Some((name, value)) = decision.later.map(|later| later.header()) {
+        abi::set_header(MapType::HttpResponseHeaders, name, &value);
+    }
+    if let Some(verdict) = decision.verdict {
+        abi::set_property(VERDICT, verdict.name().as_bytes());
+    }
+}
+
+/// Says something about the current stream in access logs.
+pub(super) fn log_verdict(verdict: Verdict) {
+    abi::set_property(VERDICT, verdict.name().as_bytes());
+}
+
+/// Answers the current stream in place of the upstream. Whether Envoy does.
+pub(super) fn reply(reply: &Reply) -> bool {
+    let later = reply.later.map(|later| later.header());
+    let mut headers = Vec::new();
+    if let Some((name, value)) = &later {
+        headers.extend([(RATE_LIMITED, "true"), (*name, &**value)]);
+    }
+    let verdict = reply.verdict.name();
+    let sent = abi::send_local_reply(&LocalReply {
+        status: 503,
+        details: &["weir_", verdict].concat(),
+        body: reply.body(),
+        headers: &headers,
+        grpc_status: UNAVAILABLE as i32,
+    });
+    if sent {
+        abi::set_property(VERDICT, verdict.as_bytes());
+    }
+    sent
 }

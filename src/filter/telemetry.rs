@@ -1,6 +1,6 @@
 //! What happened, told: counters, gauges and lines of Envoy's log.
 
-use super::abi::{self, Level, Metric, MetricKind};
+use super::abi::{self, Level, Metric, MetricType};
 use super::host::update;
 use super::metrics::{
     CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, host_out, incidents,
@@ -119,7 +119,7 @@ impl Telemetry {
         let Some(metric) = series.and_then(|series| series.counters.get_mut(counter.index())) else { return };
         if metric.is_none() {
             let name = counter.name(cluster.name, cluster.mode == Mode::Shadow);
-            *metric = abi::define_metric(MetricKind::Counter, &name);
+            *metric = abi::define_metric(MetricType::Counter, &name);
         }
         metric.iter().for_each(|metric| abi::increment(*metric, by));
     }
@@ -140,7 +140,7 @@ impl Telemetry {
     fn gauge_budget(&mut self, cluster: &About<'_>, left: u64) {
         let Some(Series { budget: metric, .. }) = self.series(cluster.id) else { return };
         if metric.is_none() {
-            *metric = abi::define_metric(MetricKind::Gauge, &Gauge::BUDGET_LEFT.name(cluster.name));
+            *metric = abi::define_metric(MetricType::Gauge, &Gauge::BUDGET_LEFT.name(cluster.name));
         }
         metric.iter().for_each(|metric| abi::record(*metric, left));
     }
@@ -200,7 +200,7 @@ impl Telemetry {
         // A restart is told when it is over.
         let restart = pattern == Pattern::Restart;
         if open || restart {
-            let metric = abi::define_metric(MetricKind::Counter, &incidents("total", pattern, cluster));
+            let metric = abi::define_metric(MetricType::Counter, &incidents("total", pattern, cluster));
             metric.iter().for_each(|metric| abi::increment(*metric, 1));
         }
         if restart {
@@ -227,7 +227,7 @@ impl Telemetry {
             record(CLUSTERS_KNOWN, counts.0 as u64);
         }
         if forgotten < counts.1
-            && let Some(metric) = abi::define_metric(MetricKind::Counter, CLUSTERS_FORGOTTEN)
+            && let Some(metric) = abi::define_metric(MetricType::Counter, CLUSTERS_FORGOTTEN)
         {
             abi::increment(metric, i64::try_from(counts.1 - forgotten).unwrap_or(i64::MAX));
         }
@@ -292,7 +292,7 @@ const fn decided(mode: Mode) -> (Gauge, Gauge) {
 }
 
 pub(super) fn record(name: &str, value: u64) {
-    if let Some(metric) = abi::define_metric(MetricKind::Gauge, name) {
+    if let Some(metric) = abi::define_metric(MetricType::Gauge, name) {
         abi::record(metric, value);
     }
 }

@@ -13,10 +13,8 @@
 //! which can be far apart, since an ejected host is probed more and more seldom. So the time down is kept as these
 //! two bounds. If one and the same time fits all restarts, it lies within all bounds, and more restarts narrow it down.
 
-use super::episode::{Down, Episode, IdleResets, Kind};
-use super::event::{Event, State};
-use super::pattern::Pattern;
-use super::restarts::{CRASHES, Restarts};
+use super::episode::{CRASHES, Down, Episode, IdleResets, Kind, Restarts};
+use super::pattern::{Event, Pattern, State};
 use super::{Milliseconds, add, sub, times};
 
 /// What another worker saw is known this much later at most, as a rule.

@@ -21,20 +21,16 @@
 
 mod cluster;
 mod episode;
-mod event;
 mod host;
 mod pattern;
-mod record;
-mod restarts;
 
 use crate::base::time::Time;
 use crate::signal::Signal;
 
 pub use cluster::{ALIKE, MOST_HOSTS_DOWN, RACES};
-pub use event::{Event, State};
+pub use episode::{CRASHES, MANY_CRASHES};
 pub use host::{CONNECT_TIMEOUTS, REFUSALS, TIMEOUTS};
-pub use pattern::{Key, Pattern};
-pub use restarts::{CRASHES, MANY_CRASHES};
+pub use pattern::{Event, Key, Pattern, State};
 
 use cluster::ClusterIncidents;
 use episode::Kind;

@@ -51,8 +51,7 @@ use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::Time;
 use crate::base::window::{Edge, Window};
-use crate::retry::news::News;
-use crate::retry::outage::Trouble;
+use crate::retry::outage::{News, Trouble};
 
 /// What retries a cluster can afford. Fields, ranges and defaults are those of GEP-3388.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

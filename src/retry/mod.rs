@@ -10,7 +10,6 @@
 //! `x-envoy-max-retries` is the only header that overrides it.
 
 pub mod budget;
-pub mod news;
 pub mod outage;
 pub mod reason;
 pub mod reservations;

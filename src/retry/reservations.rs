@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::base::time::Time;
 use crate::retry::budget::{Asker, Budget, BudgetPolicy, Charge};
-use crate::retry::news::{News, TOGETHER};
+use crate::retry::outage::{News, TOGETHER};
 use crate::signal::Signal;
 
 /// How often what is left is told while nothing arrives.

@@ -46,13 +46,11 @@
 use std::time::Duration;
 
 pub(crate) mod responsiveness;
-mod sampler;
 pub mod session;
 pub(crate) mod shares;
 
 use responsiveness::Responsiveness;
-use sampler::Weighting;
-use shares::Shares;
+use shares::{Shares, Weighting};
 
 use crate::base::percent::Percent;
 use crate::base::random::Random;

@@ -202,12 +202,12 @@ fn several_workers_do_as_one_that_knows_everything() {
                     }
                 }
                 4 | 5 => match world.workers[worker].admit(now, || number % 3 == 0) {
-                    Admission::Pass => assert!(!world.open || before),
-                    Admission::Shed => {
+                    Permission::Pass => assert!(!world.open || before),
+                    Permission::Shed => {
                         world.workers[worker].shed();
                         world.shed += 1;
                     }
-                    Admission::Due => {
+                    Permission::Due => {
                         let event = world.wish(worker, Wish::Probe, other);
                         world.check(event);
                     }

@@ -53,7 +53,7 @@ const EXPLAINED: [Explained; 51] = [
     explained("proxy_wasm::hostcalls::", "core::panicking::panic_fmt", STATUS),
     explained("weir::filter::abi::", "core::panicking::panic_fmt", STATUS),
     explained("<weir::filter::abi::EnvoyLog", "core::panicking::panic_fmt", STATUS),
-    explained("<weir::filter::contexts::", "core::panicking::panic_fmt", STATUS),
+    explained("<weir::filter::", "core::panicking::panic_fmt", STATUS),
     explained("weir::filter::abi::writable", ALONE, "a fifth way of lending maps, of which there are four"),
     explained("proxy_wasm::dispatcher::", "std::panicking::begin_panic", LIFE),
     explained("proxy_on_", "std::panicking::begin_panic", LIFE),

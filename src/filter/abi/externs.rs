@@ -29,9 +29,10 @@ unsafe extern "C" {
     ) -> u32;
 }
 
-/// The host's wall clock, in nanoseconds since the Unix epoch; `None` if the host has none. The SDK makes a time of day of it, to be
-/// divided into seconds and put together again, and panics where there is none.
-pub(super) fn wall_clock() -> Option<u64> {
+/// The host's wall clock, in nanoseconds since the Unix epoch; it can step back. `None` if the host has none. The SDK makes a time of
+/// day of it, to be divided into seconds and put together again, and panics where there is none.
+#[must_use]
+pub fn wall_clock() -> Option<u64> {
     let mut nanos = 0;
     // SAFETY: the host writes eight bytes.
     let status = unsafe { proxy_get_current_time_nanoseconds(&mut nanos) };
@@ -53,9 +54,14 @@ pub(super) fn header_pairs(map: u32) -> Option<Bytes> {
     unsafe { taken(data, size) }
 }
 
-/// A property of the current context, by its path with a NUL between the segments; `None` where it has none, or is empty. The SDK
+/// A property's path, its segments separated by NUL, as the ABI has it: written once, at compile time.
+#[derive(Clone, Copy, Debug)]
+pub struct Path(pub &'static str);
+
+/// Reads a property of the current context; `None` where it has none, or is empty. The SDK
 /// puts a path together for each read, which takes two allocations, and a request takes a handful of reads.
-pub(super) fn property(path: &str) -> Option<Bytes> {
+#[must_use]
+pub fn property(Path(path): Path) -> Option<Bytes> {
     let (mut data, mut size) = (null_mut(), 0);
     // SAFETY: the host reads the path during the call, and writes an address and a size.
     if unsafe { proxy_get_property(path.as_ptr(), path.len(), &mut data, &mut size) } != OK || size == 0 {
@@ -65,8 +71,8 @@ pub(super) fn property(path: &str) -> Option<Bytes> {
     unsafe { taken(data, size) }
 }
 
-/// Sets a property of the current stream, its path as for [`property`], and for the same reason.
-pub(super) fn set_property(path: &str, value: &[u8]) -> bool {
+/// Sets a property of the current stream; the stream's other filters see it. Whether it worked. Not the SDK's, as for [`property`].
+pub fn set_property(Path(path): Path, value: &[u8]) -> bool {
     // SAFETY: the host reads both during the call.
     unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) == OK }
 }

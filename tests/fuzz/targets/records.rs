@@ -4,7 +4,7 @@ use super::choices::Choices;
 use std::time::Duration;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::circuit::{Admission, BreakerPolicy, Circuit, Event, Wish, shared as circuit};
+use weir::circuit::{self, BreakerPolicy, Circuit, Event, Permission, Wish};
 use weir::incident::{Hint, Incidents, MOST_HOSTS_DOWN};
 use weir::outlier::detector::OutlierPolicy;
 use weir::outlier::hosts::MOST_HOSTS;
@@ -152,7 +152,7 @@ pub fn circuit(data: &[u8]) {
                 circuit.attempt_ended(choices.pick(&Signal::ALL), time(&mut choices), now);
             }
             circuit.requested(now);
-            if circuit.admit(now, || choices.below(2) == 0) == Admission::Shed {
+            if circuit.admit(now, || choices.below(2) == 0) == Permission::Shed {
                 circuit.shed();
             }
             let wish = match (choices.below(5), ticket) {

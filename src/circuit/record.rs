@@ -1,4 +1,4 @@
-//! The state of a circuit, in one record that all workers share.
+//! The state of a circuit, in one record that all workers share: when it opens, by its policy, and when it closes, by its probes.
 //!
 //! The record is the truth: a circuit is open if and only if it says so. So all workers shed and pass together, a fresh VM
 //! after a reload knows of an open circuit with the first record that it reads, and a probe belongs to the worker whose swap
@@ -6,18 +6,72 @@
 //!
 //! Times are the host's wall clock, as in all records. Where it stepped, what the record says is brought back to what is
 //! possible: nothing happened in the future, and the next probe is at most `open_time` away.
+//!
+//! **What the end of a probe means**: whether the circuit closes, and when the next probe goes if it stays open.
+//!
+//! | the probe's last attempt | the circuit | the next probe |
+//! |---|---|---|
+//! | answered, error, pushback, closed | closes: somebody processed it | none |
+//! | refused, unreachable | stays open | after an eightieth of `open_time`, and any request will do: none pays for it |
+//! | reset, truncated | stays open | after a twentieth |
+//! | timeout | stays open | after a quarter, since a client waited in vain |
+//! | cancelled, local, or none at all | stays open: nobody knows | at once |
+//! | has not ended | stays open | `open_time` after it began |
+//!
+//! The first probe goes an eightieth of `open_time` after the circuit opened, or at once if the attempt that broke last was not
+//! processed.
 
 use std::time::Duration;
 
-use super::probe::is_not_processed;
-use super::{BreakerPolicy, Event, SETTLE};
+use super::{Event, SETTLE, Wish};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};
 use crate::base::window::{Edge, SLOTS, Window};
 use crate::signal::Signal;
 
-/// See the module.
+/// What a record starts with: a name, and the version of what follows.
+const FORMAT: Format = *b"wrc\x02";
+/// Where the interval is shorter, a circuit is abandoned after this.
+const MIN_ABANDONED: Duration = Duration::from_secs(10);
+/// After a probe that was not processed, or after the circuit opened, the next probe goes after this part of `open_time`.
+const NOT_PROCESSED: u64 = 80;
+/// After a probe that broke off, the next one goes after this part of `open_time`.
+const BROKE_OFF: u64 = 20;
+/// After a probe that timed out, the next one goes after this part of `open_time`.
+const TIMED_OUT: u64 = 4;
+
+/// When a cluster's circuit opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerPolicy {
+    /// Opens if at least this share of the attempts broke, 1 to 100. Default: 90.
+    pub percent: Percent,
+    /// Of at least so many, 1 to 1,000,000. Default: 50.
+    pub min_requests: u32,
+    /// Within at most this time, 1 s to 1 h. Default: 10 s.
+    pub interval: Duration,
+    /// How long a probe that does not end holds up the next, 100 ms to 1 h; after one that fails, the next goes after a part of
+    /// it. Default: 1 s.
+    pub open_time: Duration,
+}
+
+impl BreakerPolicy {
+    /// The policy where nothing is configured.
+    pub const DEFAULT: Self = Self {
+        percent: Percent::saturating(9_000),
+        min_requests: 50,
+        interval: Duration::from_secs(10),
+        open_time: Duration::from_secs(1),
+    };
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// The state of a circuit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// When it opened; `None` while it is closed.
@@ -192,7 +246,31 @@ impl Record {
     }
 }
 
-/// What a record starts with: a name, and the version of what follows.
-const FORMAT: Format = *b"wrc\x02";
-/// Where the interval is shorter, a circuit is abandoned after this.
-const MIN_ABANDONED: Duration = Duration::from_secs(10);
+impl Wish {
+    /// What a probe wants of the record once its last attempt ended so, as far as is known.
+    #[must_use]
+    pub const fn of_probe(ticket: Ticket, last_attempt: Option<Signal>) -> Self {
+        match last_attempt {
+            Some(Signal::Answered | Signal::Error | Signal::Pushback | Signal::Closed) => Self::Close(ticket),
+            Some(Signal::Cancelled | Signal::Local) | None => Self::GiveBack(ticket),
+            Some(signal) => Self::Fail(ticket, signal),
+        }
+    }
+}
+
+impl BreakerPolicy {
+    /// How long after a probe that ended so the next one goes.
+    fn pause(&self, signal: Signal) -> Duration {
+        let parts = match signal {
+            signal if is_not_processed(signal) => NOT_PROCESSED,
+            Signal::Reset | Signal::Truncated => BROKE_OFF,
+            _ => TIMED_OUT,
+        };
+        Duration::from_nanos(nanos(self.open_time) / parts)
+    }
+}
+
+/// Whether what ended so reached nobody, which costs no client anything.
+pub(super) const fn is_not_processed(signal: Signal) -> bool {
+    matches!(signal, Signal::Refused | Signal::Unreachable)
+}
