@@ -1,21 +1,20 @@
-//! Role `decide`, a request arrives: whether it is sent, where to, and what may be retried.
+//! Role `decide`, a request arrives: whether it is sent, where to, what may be retried, and what that costs the budget.
 
 use std::time::Duration;
 
-use super::admission::Admission;
-use super::breaker::Passage;
 use super::correlate::ClusterId;
 use super::decision::{Edits, RequestDecision};
 use super::event::What;
 use super::host::{Host, Lengths, Property, StreamId};
 use super::policies::{ByRoute, Routed};
 use super::request::{Request, Reservation, Retries};
-use super::route::Steering;
+use super::route::{Passage, Steering};
 use super::view::{Phase, View, is_grpc, parse_u32};
 use super::worker::Worker;
+use crate::base::time::Time;
 use crate::circuit::Ticket;
 use crate::config::{RetryPolicy, SteeringPolicy, Via};
-use crate::retry::{self, CONTROL_HEADERS, Header, Plan};
+use crate::retry::{self, CONTROL_HEADERS, Class, Header, Plan};
 use crate::steering::session::envelope;
 
 /// After a failure, `guard` sees first attempts for so long.
@@ -24,14 +23,10 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What a request's headers say, in one pass.
 #[derive(Debug)]
 struct Headers {
-    /// Whether its method may be repeated, or it bears an idempotency key.
-    repeatable: bool,
-    grpc: bool,
-    attempt: u32,
+    /// What its retries depend on.
+    request: retry::Request,
     /// Whether the client sent the steering header, which is not for clients to set.
     hosts: bool,
-    /// Whether Envoy obeys what the client asks of it.
-    trusted: bool,
     /// Which of [`CONTROL_HEADERS`] Envoy would obey, though a policy says how the request is retried.
     control: Vec<&'static str>,
 }
@@ -52,30 +47,29 @@ impl Headers {
     /// Reads what Weir needs to know of a request with that policy; `hosts` is the name of the steering header.
     fn read<H: Host>(host: &H, policy: Option<&RetryPolicy>, hosts: &str) -> Self {
         let idempotency_keys = policy.map_or(&[][..], |policy| &policy.idempotency_key_headers);
-        let mut headers =
-            Self { repeatable: false, grpc: false, attempt: 1, hosts: false, trusted: false, control: Vec::new() };
+        let request = retry::Request { repeatable: false, grpc: false, attempt: 1 };
+        let mut headers = Self { request, hosts: false, control: Vec::new() };
+        // Whether Envoy obeys what the client asks of it.
+        let mut trusted = false;
         let lengths = idempotency_keys.iter().fold(NAMES.and(hosts.len()), |lengths, key| lengths.and(key.len()));
+        let Self { request, hosts: steers, control } = &mut headers;
         host.each_header(lengths, &mut |name, value| match name {
-            b":method" => headers.repeatable |= policy.is_some_and(|policy| policy.is_idempotent(value)),
-            b"content-type" => headers.grpc = is_grpc(value),
-            b"x-envoy-attempt-count" => headers.attempt = parse_u32(value).unwrap_or(1),
-            b"x-envoy-internal" => headers.trusted = value == b"true",
-            name if name == hosts.as_bytes() => headers.hosts = true,
+            b":method" => request.repeatable |= policy.is_some_and(|policy| policy.is_idempotent(value)),
+            b"content-type" => request.grpc = is_grpc(value),
+            b"x-envoy-attempt-count" => request.attempt = parse_u32(value).unwrap_or(1),
+            b"x-envoy-internal" => trusted = value == b"true",
+            name if name == hosts.as_bytes() => *steers = true,
             name => {
-                if let Some(control) = CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name) {
-                    headers.control.push(control);
+                if let Some(header) = CONTROL_HEADERS.iter().find(|header| header.as_bytes() == name) {
+                    control.push(header);
                 }
-                headers.repeatable |= !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
+                request.repeatable |= !value.is_empty() && idempotency_keys.iter().any(|key| key.as_bytes() == name);
             }
         });
-        if !headers.trusted || policy.is_none() {
+        if !trusted || policy.is_none() {
             headers.control.clear();
         }
         headers
-    }
-
-    const fn request(&self) -> retry::Request {
-        retry::Request { repeatable: self.repeatable, grpc: self.grpc, attempt: self.attempt }
     }
 }
 
@@ -90,9 +84,9 @@ impl Worker {
         let policy = routed.and_then(|routed| self.retry_policy(routed));
         let headers = Headers::read(host, policy, self.steering_header());
         let Some(routed) = routed else {
-            return self.forward(Edits { remove_hosts: self.hosts_to_remove(&headers), ..Edits::default() });
+            return self.forward(Edits { remove_hosts: self.hosts_to_remove(headers.hosts), ..Edits::default() });
         };
-        let (cluster, request) = (routed.cluster, headers.request());
+        let (cluster, request) = (routed.cluster, headers.request);
         let circuit_probe = match self.pass_circuit(routed, &request, view) {
             Passage::Forward => None,
             Passage::Probe(ticket) => Some(ticket),
@@ -128,6 +122,8 @@ impl Worker {
             state.waiting.arrived(stream);
         }
         let retry = self.policies.retry_headers(state, by_route, admission);
+        let reservation = admission.held.map(|granted| Reservation { granted, denied: admission.denied });
+        let reserved = |plan| Retries::Reserved { plan, reservation, made: None };
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
         self.requests.insert(
             stream.0,
@@ -135,14 +131,14 @@ impl Worker {
                 cluster: Some(cluster),
                 by_route,
                 arrived: self.wall_clock,
-                grpc: headers.grpc,
-                retries: retries(admission),
+                grpc: headers.request.grpc,
+                retries: admission.plan.map_or(Retries::Unmanaged, reserved),
                 route,
                 circuit_probe,
                 per_try_timeout: admission.per_try_timeout,
                 hedge,
                 waits: true,
-                already_retried: headers.attempt > 1,
+                already_retried: headers.request.attempt > 1,
                 failures_before,
                 names_not_sent: uses_retriable_header,
                 ..Request::default()
@@ -153,10 +149,11 @@ impl Worker {
         }
         self.uses_retriable_header |= uses_retriable_header && self.enforces();
         self.forward(Edits {
-            remove_hosts: self.hosts_to_remove(&headers),
+            remove_hosts: self.hosts_to_remove(headers.hosts),
             remove_control: headers.control,
             retry,
-            max_retries: admission.fewer_retries(),
+            // Less than the policy says, and not never.
+            max_retries: admission.denied.and(admission.held).filter(|held| *held > 0),
             denied: admission.denied.is_some(),
             per_try_timeout: admission.per_try_timeout,
             hedge,
@@ -235,8 +232,8 @@ impl Worker {
     }
 
     /// In shadow mode, too: nobody but Weir has business setting it, and a cluster with the policy would obey.
-    fn hosts_to_remove(&self, headers: &Headers) -> Option<&str> {
-        headers.hosts.then(|| self.steering_header())
+    fn hosts_to_remove(&self, sent: bool) -> Option<&str> {
+        sent.then(|| self.steering_header())
     }
 
     /// Gives back a permission for retries.
@@ -245,7 +242,100 @@ impl Worker {
     }
 }
 
-fn retries(admission: &Admission) -> Retries {
-    let reservation = admission.held.map(|granted| Reservation { granted, denied: admission.denied });
-    admission.plan.map_or(Retries::Unmanaged, |plan| Retries::Reserved { plan, reservation, made: None })
+/// What may be retried in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// How it counts.
+    pub class: Class,
+    /// What may be retried; `None` where the retry section is off.
+    pub plan: Option<Plan>,
+    /// What may be retried less often than the policy allows, since the budget has no more.
+    pub denied: Option<Plan>,
+    /// How many retries there may be.
+    pub(super) retries: u32,
+    /// Whether the policy leaves it to Weir when a request is sent once more, beside its first attempt.
+    pub(super) hedges: bool,
+    /// Retries that it has permission for, where it needs one; they are to be released when it ends.
+    pub held: Option<u32>,
+    /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
+    pub per_try_timeout: Option<Duration>,
+    /// Whether each retry is charged when it happens.
+    pub per_attempt: bool,
+    /// Whether a host pushed back not long ago, and `guard` may ask another where one does.
+    pub busy: bool,
+}
+
+impl Admission {
+    const OFF: Self = Self {
+        class: Class::Off,
+        plan: None,
+        denied: None,
+        retries: 0,
+        hedges: false,
+        held: None,
+        per_try_timeout: None,
+        per_attempt: false,
+        busy: false,
+    };
+}
+
+impl Worker {
+    /// A request for a cluster arrives. `now` is this worker's time; the budget's shared record goes by the host's own (see
+    /// [`crate::base::time`]).
+    ///
+    /// Until a retry tells whether `guard` sees this cluster, one that is attached is trusted to charge each retry when it happens.
+    /// Then no permission is needed; but where retries do not help, those that the budget cannot pay are not even begun, which
+    /// saves the host a connection.
+    pub(super) fn admit(&mut self, routed: Routed, request: &retry::Request, now: Time) -> Admission {
+        let (shadow, wall_clock) = (!self.enforces(), self.wall_clock);
+        let Some(cluster) = self.clusters.get_mut(routed.cluster) else { return Admission::OFF };
+        let Some(retry) = self.policies.retry(cluster, routed.by_route) else { return Admission::OFF };
+        let plan = Plan::of(&retry.policy, request);
+        let per_attempt = cluster.charging.is_per_attempt(self.attached.guard);
+        // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
+        let spares = per_attempt || retry.policy.not_processed_headers.is_empty();
+        let mut spared = false;
+        let held = cluster.account.as_mut().and_then(|account| {
+            account.arrive(wall_clock);
+            if plan == Plan::Unprocessed && spares && account.spares_unprocessed(wall_clock) {
+                return None;
+            }
+            // In shadow mode `guard` sees the retries that are not begun otherwise.
+            let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
+            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))?;
+            // While hosts refuse, all retries in place of what was not processed are more than some in place of whatever failed: with
+            // one of two, a request would fail that meets two such hosts.
+            let scarce = held == 0 || (held < retry.policy.max_retries && account.is_refused(wall_clock));
+            spared = scarce && spares && account.spares_unprocessed(wall_clock);
+            if !spared {
+                return Some(held);
+            }
+            account.release(held);
+            Some(0)
+        });
+        let max_retries = retry.policy.max_retries;
+        let allowed = match held {
+            _ if shadow => plan,
+            // What was not processed may be sent again all the same.
+            Some(0) if spared => Plan::Unprocessed,
+            Some(0) => Plan::Nothing,
+            _ => plan,
+        };
+        let observed = cluster.latency.as_mut().filter(|_| !shadow && allowed.repeats());
+        let outliers = cluster.outliers.as_ref().filter(|_| per_attempt && plan.repeats());
+        Admission {
+            class: Class::of(request),
+            plan: Some(allowed),
+            denied: held.filter(|held| *held < max_retries).map(|_| plan),
+            retries: if allowed == Plan::Nothing { 0 } else { max_retries },
+            hedges: max_retries > 0 && retry.policy.per_try_timeout.is_none(),
+            held,
+            per_try_timeout: retry
+                .adaptive
+                .zip(observed)
+                .and_then(|(timeout, observed)| timeout.timeout(observed, now)),
+            per_attempt,
+            busy: outliers.is_some_and(|outliers| outliers.expects_pushback(wall_clock)),
+        }
+    }
 }

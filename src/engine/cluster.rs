@@ -1,5 +1,8 @@
-//! What a worker knows of one cluster.
+//! What a worker knows of each cluster; and the clusters that it knows: by name, bounded, the least recently used forgotten first,
+//! unless hosts of it are out or its circuit is open.
 
+use super::correlate::ClusterId;
+use super::log::Visibility;
 use super::misrouted::Misrouted;
 use super::waiting::Waiting;
 use crate::base::random::Random;
@@ -54,82 +57,6 @@ pub struct Cluster {
     /// When an attempt failed or was pushed back last.
     pub(super) failed: Time,
     pub(super) last_used: u64,
-}
-
-/// Which of a cluster's attempts `watch` sees. What it does not see, `decide` infers from the end of each request.
-///
-/// Where `watch` sees failures, it counts them, and all that it sees where an access-log filter passes failures only: a request
-/// during which none was counted had none, so it had no retry. The counts wrap around.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Visibility {
-    /// It saw none so far: only the last attempt of each request is known.
-    #[default]
-    LastOnly,
-    /// An access-log filter keeps from it what went well.
-    Failures {
-        /// Attempts that it saw.
-        seen: u32,
-        /// Answers that the filter passed all the same (of a hedged attempt past its timeout, for one), while the end of their
-        /// request has not been seen.
-        flagged_answers: u32,
-    },
-    /// It sees all.
-    All {
-        /// Attempts that did not go well, so that Envoy may have retried them.
-        failures: u32,
-    },
-}
-
-impl Visibility {
-    /// Whether it sees each attempt that fails.
-    pub(super) const fn sees_failures(self) -> bool {
-        !matches!(self, Self::LastOnly)
-    }
-
-    /// How many attempts failed so far, as far as this tells.
-    pub(super) const fn failures(self) -> u32 {
-        match self {
-            Self::LastOnly => 0,
-            Self::Failures { seen, .. } => seen,
-            Self::All { failures } => failures,
-        }
-    }
-
-    /// What it is where an access-log filter keeps from every `watch` what went well.
-    pub(super) const fn filtered(self) -> Self {
-        match self {
-            Self::Failures { .. } => self,
-            Self::LastOnly | Self::All { .. } => Self::Failures { seen: self.failures(), flagged_answers: 0 },
-        }
-    }
-
-    /// `watch` sees an attempt end. `filtered`: an access-log filter keeps from it what went well. `plain`: there was nothing
-    /// that might be retried.
-    pub(super) const fn attempt_seen(&mut self, filtered: bool, plain: bool, answered: bool) {
-        *self = if filtered {
-            match self.filtered() {
-                Self::Failures { seen, flagged_answers } => Self::Failures {
-                    seen: seen.wrapping_add(1),
-                    flagged_answers: flagged_answers.saturating_add(answered as u32),
-                },
-                other => other,
-            }
-        } else {
-            let failures = self.failures();
-            Self::All { failures: if plain { failures } else { failures.wrapping_add(1) } }
-        };
-    }
-
-    /// A request ended, with an answer that the filter keeps from `watch` unless it has a flag: whether `watch` saw it.
-    pub(super) const fn take_flagged_answer(&mut self) -> bool {
-        match self {
-            Self::Failures { flagged_answers: answers @ 1.., .. } => {
-                *answers -= 1;
-                true
-            }
-            _ => false,
-        }
-    }
 }
 
 /// When retries at a cluster are charged to its budget.
@@ -191,17 +118,7 @@ impl Sampler {
     }
 }
 
-/// After so many attempts at a cluster for which `decide` saw no request, it is taken not to see any.
-const UNDECIDED: u8 = 20;
-
 impl Cluster {
-    /// An attempt ended here. Whether `decide` seems to see no requests for it; that is said once.
-    pub(super) fn is_undecided(&mut self) -> bool {
-        let Some(attempts) = &mut self.undecided else { return false };
-        *attempts = attempts.saturating_add(1);
-        *attempts == UNDECIDED
-    }
-
     /// One of which nothing is known but its name.
     pub(super) fn new(name: &str, last_used: u64) -> Self {
         Self {
@@ -239,6 +156,148 @@ impl Cluster {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.circuit.as_ref().is_some_and(|circuit| circuit.is_open())
+    }
+}
+
+/// At most this many clusters are remembered.
+pub const MOST_CLUSTERS: usize = 1_000;
+/// The longest name of one that is; requests to others go on as if Weir were not there. Istio's have up to 400 bytes.
+pub const LONGEST_NAME: usize = 512;
+/// At most this many hosts of all clusters together; of one, see [`crate::outlier::hosts::MOST_HOSTS`].
+pub const MOST_HOSTS_IN_ALL: usize = 20_000;
+
+/// The clusters that a worker knows.
+#[derive(Debug, Default)]
+pub struct Clusters {
+    /// A slot, once made, always has a cluster. It is the lower part of its cluster's id; the upper one counts those that the
+    /// slot had before.
+    slots: Vec<(ClusterId, Box<Cluster>)>,
+    /// The slots in the order of their clusters' names.
+    by_name: Vec<u16>,
+    /// The slot that was found last: often the next one, too.
+    last: u16,
+    uses: u64,
+    /// How many were forgotten to make room.
+    forgotten: u64,
+}
+
+pub(super) const SLOTS: u32 = MOST_CLUSTERS.next_power_of_two() as u32;
+
+impl Clusters {
+    /// The cluster of that name if it is known.
+    pub fn find(&mut self, name: &str) -> Option<ClusterId> {
+        if let Some(id) = self.same(name.as_bytes()) {
+            return Some(id);
+        }
+        let place = self.search(name).ok()?;
+        self.last = *self.by_name.get(place)?;
+        self.same(name.as_bytes())
+    }
+
+    /// The cluster that was found last, if that is its name.
+    pub fn same(&mut self, name: &[u8]) -> Option<ClusterId> {
+        let (id, cluster) = self.slots.get_mut(usize::from(self.last))?;
+        if cluster.name.as_bytes() != name {
+            return None;
+        }
+        self.uses += 1;
+        cluster.last_used = self.uses;
+        Some(*id)
+    }
+
+    /// Where the cluster of that name stands in `by_name`, or where it would.
+    fn search(&self, name: &str) -> Result<usize, usize> {
+        self.by_name.binary_search_by(|slot| self.name(*slot).cmp(name))
+    }
+
+    fn name(&self, slot: u16) -> &str {
+        self.slots.get(usize::from(slot)).map_or("", |(_, cluster)| &cluster.name)
+    }
+
+    /// A new cluster, of which nothing is known but its name; one that is known stays as it is.
+    pub fn add(&mut self, name: &str) -> ClusterId {
+        if let Some(known) = self.find(name) {
+            return known;
+        }
+        self.uses += 1;
+        let cluster = Box::new(Cluster::new(name, self.uses));
+        let id = if self.slots.len() < MOST_CLUSTERS {
+            let id = ClusterId(self.slots.len() as u32);
+            self.slots.push((id, cluster));
+            id
+        } else {
+            self.replace_least_recently_used(cluster)
+        };
+        // The new name is in its slot, but the slot is not in the list.
+        if let Err(place) = self.search(name) {
+            self.by_name.insert(place, id.slot() as u16);
+        }
+        id
+    }
+
+    fn replace_least_recently_used(&mut self, cluster: Box<Cluster>) -> ClusterId {
+        // What was told of one in trouble would stand for ever, since Envoy forgets no gauge.
+        let key = |cluster: &Cluster| (cluster.reported_open || cluster.reported_hosts.0 > 0, cluster.last_used);
+        let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| key(cluster));
+        let slot = oldest.map_or(0, |(slot, _)| slot as u16);
+        self.by_name.retain(|listed| *listed != slot);
+        let Some((id, oldest)) = self.slots.get_mut(usize::from(slot)) else { return ClusterId(0) };
+        self.forgotten += 1;
+        *id = ClusterId(id.0.wrapping_add(SLOTS));
+        *oldest = cluster;
+        *id
+    }
+
+    /// A known cluster; `None` once it was forgotten.
+    #[must_use]
+    pub fn get(&self, id: ClusterId) -> Option<&Cluster> {
+        let (known, cluster) = self.slots.get(id.slot())?;
+        (*known == id).then_some(cluster)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
+        let (known, cluster) = self.slots.get_mut(id.slot())?;
+        (*known == id).then_some(cluster)
+    }
+
+    /// How many are known, and how many were forgotten to make room.
+    #[must_use]
+    pub fn counts(&self) -> (usize, u64) {
+        (self.slots.len(), self.forgotten)
+    }
+
+    /// Forgets the hosts of the clusters used least recently, until all together have few enough.
+    pub fn bound_hosts(&mut self) {
+        let hosts = |cluster: &Cluster| cluster.outliers.as_ref().map_or(0, Outliers::remembered);
+        let mut all: usize = self.iter().map(|(_, cluster)| hosts(cluster)).sum();
+        while all > MOST_HOSTS_IN_ALL {
+            let with_hosts = self.slots.iter_mut().map(|(_, cluster)| cluster).filter(|cluster| hosts(cluster) > 0);
+            let Some(oldest) = with_hosts.min_by_key(|cluster| cluster.last_used) else { return };
+            all -= hosts(oldest);
+            oldest.outliers = None;
+        }
+    }
+
+    /// The clusters for which `due` holds. (By reference: each kind of closure would cost the module 300 bytes.)
+    pub fn that(&self, due: &dyn Fn(&Cluster) -> bool) -> Vec<ClusterId> {
+        let mut clusters = Vec::new();
+        for (id, cluster) in self.iter() {
+            if due(cluster) {
+                clusters.push(id);
+            }
+        }
+        clusters
+    }
+
+    /// All known clusters.
+    pub fn iter(&self) -> impl Iterator<Item = (ClusterId, &Cluster)> {
+        self.slots.iter().map(|(id, cluster)| (*id, &**cluster))
+    }
+
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
+        self.slots.iter_mut().map(|(id, cluster)| (*id, &mut **cluster))
     }
 }
 

@@ -14,11 +14,10 @@
 //! settles it with what was known. After a client went away, the entries that follow in the same turn are compared by request id,
 //! for the request that ended may have had no attempt under way.
 
-use super::clusters::SLOTS;
+use super::cluster::SLOTS;
 use super::host::StreamId;
 use crate::base::time::Time;
 use crate::incident::Hint;
-use crate::outlier::EndedAttempt;
 use crate::signal::{Open, RequestEnd, Signal, Verdict};
 
 /// Identifies a cluster for as long as Weir remembers it.
@@ -57,14 +56,6 @@ pub struct Ended {
     pub attempt: Attempt,
     /// How it ended.
     pub signal: Signal,
-}
-
-impl Ended {
-    /// What outlier detection is told of it: it was on that host.
-    pub(super) const fn judged<'a>(&self, host: &'a str) -> EndedAttempt<'a> {
-        let Attempt { began, weight, .. } = self.attempt;
-        EndedAttempt { host: Some(host), signal: self.signal, began, weight, picked: false }
-    }
 }
 
 /// An attempt that ended, and whose signal is open until more is known.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::cluster::{Charging, Visibility};
+use super::cluster::Charging;
 use super::correlate::{ClusterId, Ended, Unresolved};
 use super::decision::Verdict;
 use super::event::What;
 use super::host::{HeaderMap, Host, StreamId};
-use super::log::Origin;
+use super::log::{Origin, Visibility};
 use super::policies::Routed;
 use super::request::{Reservation, Retries};
 use super::view::{Phase, View, is_failure, went_well};

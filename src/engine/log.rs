@@ -13,6 +13,9 @@ use crate::base::time::Time;
 use crate::incident::Hint;
 use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
 
+/// After so many attempts at a cluster for which `decide` saw no request, it is taken not to see any. That is said once.
+const UNDECIDED: u8 = 20;
+
 impl Worker {
     /// The log entry of an attempt.
     pub fn on_attempt_log<H: Host>(&mut self, host: &H) {
@@ -29,8 +32,11 @@ impl Worker {
         let (filtered, decide) = (self.attached.only_failures, self.attached.decide);
         if let Some(state) = self.clusters.get_mut(cluster) {
             state.visibility.attempt_seen(filtered, plain, verdict.is_answered());
-            if decide && state.is_undecided() {
-                self.report(cluster, What::Undecided);
+            if decide && let Some(attempts) = &mut state.undecided {
+                *attempts = attempts.saturating_add(1);
+                if *attempts == UNDECIDED {
+                    self.report(cluster, What::Undecided);
+                }
             }
         }
         self.observe_latency(cluster, verdict, view);
@@ -99,13 +105,18 @@ impl Worker {
             return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request, hint };
         }
         let now = self.now(view);
-        let (host, weight) = match self.weight_of_attempt(cluster, answered, now) {
-            Some(weight) => (view.address(), weight),
-            None => (None, 1),
+        let (incidents, state) = (self.policies.incident_interval().is_some(), self.clusters.get(cluster));
+        // How many answered attempts it stands for, where its host is worth asking for.
+        let weight = match state.map(|state| &state.outliers) {
+            Some(Some(outliers)) => Some(if answered && outliers.is_calm(now) { SAMPLE } else { 1 }),
+            // Where hosts are not judged, what goes wrong on them is reported all the same.
+            Some(None) if incidents => Some(1),
+            _ => None,
         };
-        let weight = host.map_or(1, |_| weight);
+        let host = weight.and_then(|_| view.address());
+        let weight = weight.filter(|_| host.is_some()).unwrap_or(1);
         // When it began matters only after an ejection, and then nothing is sampled.
-        let circuit = self.clusters.get(cluster).and_then(|cluster| cluster.circuit.as_ref());
+        let circuit = state.and_then(|state| state.circuit.as_ref());
         let matters = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
         let asks = matters || (host.is_some() && weight == 1);
         let began = arrived.map(|arrived| arrived.min(now)).filter(|_| asks);
@@ -123,18 +134,6 @@ impl Worker {
         outliers.is_calm(now) && !state.sampler.takes_by_chance()
     }
 
-    /// How many answered attempts an attempt stands for, where its host is worth asking for.
-    fn weight_of_attempt(&self, cluster: ClusterId, answered: bool, now: Time) -> Option<u32> {
-        let incidents = self.policies.incident_interval().is_some();
-        let calm = match &self.clusters.get(cluster)?.outliers {
-            Some(outliers) => outliers.is_calm(now),
-            // Where hosts are not judged, what goes wrong on them is reported all the same.
-            None if incidents => false,
-            None => return None,
-        };
-        Some(if answered && calm { SAMPLE } else { 1 })
-    }
-
     /// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of
     /// such a stream are read (`source.address` and `destination.port` among them). What is safe tells enough: Envoy marks a
     /// copy as internal; it came through no listener, which Envoy tells since 1.37 or so (1.36 never does); and its authority says so, unless
@@ -149,6 +148,82 @@ impl Worker {
         }
         self.listeners_told
             || host.header(HeaderMap::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
+    }
+}
+
+/// Which of a cluster's attempts `watch` sees. What it does not see, `decide` infers from the end of each request.
+///
+/// Where `watch` sees failures, it counts them, and all that it sees where an access-log filter passes failures only: a request
+/// during which none was counted had none, so it had no retry. The counts wrap around.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// It saw none so far: only the last attempt of each request is known.
+    #[default]
+    LastOnly,
+    /// An access-log filter keeps from it what went well.
+    Failures {
+        /// Attempts that it saw.
+        seen: u32,
+        /// Answers that the filter passed all the same (of a hedged attempt past its timeout, for one), while the end of their
+        /// request has not been seen.
+        flagged_answers: u32,
+    },
+    /// It sees all.
+    All {
+        /// Attempts that did not go well, so that Envoy may have retried them.
+        failures: u32,
+    },
+}
+
+impl Visibility {
+    /// Whether it sees each attempt that fails.
+    pub(super) const fn sees_failures(self) -> bool {
+        !matches!(self, Self::LastOnly)
+    }
+
+    /// How many attempts failed so far, as far as this tells.
+    pub(super) const fn failures(self) -> u32 {
+        match self {
+            Self::LastOnly => 0,
+            Self::Failures { seen, .. } => seen,
+            Self::All { failures } => failures,
+        }
+    }
+
+    /// What it is where an access-log filter keeps from every `watch` what went well.
+    pub(super) const fn filtered(self) -> Self {
+        match self {
+            Self::Failures { .. } => self,
+            Self::LastOnly | Self::All { .. } => Self::Failures { seen: self.failures(), flagged_answers: 0 },
+        }
+    }
+
+    /// `watch` sees an attempt end. `filtered`: an access-log filter keeps from it what went well. `plain`: there was nothing
+    /// that might be retried.
+    pub(super) const fn attempt_seen(&mut self, filtered: bool, plain: bool, answered: bool) {
+        *self = if filtered {
+            match self.filtered() {
+                Self::Failures { seen, flagged_answers } => Self::Failures {
+                    seen: seen.wrapping_add(1),
+                    flagged_answers: flagged_answers.saturating_add(answered as u32),
+                },
+                other => other,
+            }
+        } else {
+            let failures = self.failures();
+            Self::All { failures: if plain { failures } else { failures.wrapping_add(1) } }
+        };
+    }
+
+    /// A request ended, with an answer that the filter keeps from `watch` unless it has a flag: whether `watch` saw it.
+    pub(super) const fn take_flagged_answer(&mut self) -> bool {
+        match self {
+            Self::Failures { flagged_answers: answers @ 1.., .. } => {
+                *answers -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 }
 

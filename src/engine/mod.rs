@@ -10,28 +10,24 @@
 //! | | |
 //! |---|---|
 //! | [`worker`] | all that one worker knows; the timer; the end of an attempt |
-//! | `policies`, `clusters`, `cluster`, `request` | what it knows: the policy in force, each cluster, each request |
-//! | `arrival`, `admission`, `response`, `end` | role `decide`: a request arrives, what of it may be retried; it is answered, ends |
+//! | `policies`, `cluster`, `request` | what it knows: the policy in force, each cluster, each request |
+//! | `arrival`, `response`, `end` | role `decide`: a request arrives, and what of it may be retried; it is answered, ends |
 //! | `attempt`, `attempt_response` | role `guard`: an attempt is sent, is answered, ends |
 //! | `log` | role `watch`: an attempt's log entry |
-//! | `streams` | responses that go on speak for their hosts |
-//! | `waiting` | requests that are overdue speak against theirs |
-//! | `breaker`, `route` | what an open circuit and ejected hosts do to a request |
+//! | `waiting` | requests that are overdue speak against their hosts |
+//! | `route` | what an open circuit and ejected hosts do to a request |
 //! | `misrouted` | whether requests went where they are steered |
 //! | `sync` | the records that workers share |
-//! | [`decision`], [`event`], `reported` | what is returned; what happened; what stands in gauges until it is another |
+//! | [`decision`], [`event`] | what is returned; what happened, and what stands in gauges until it is another |
 //! | [`correlate`] | an attempt's log entry and the end of its request, joined |
 //! | [`host`], `view` | what is asked, and what one callback has learned |
 //!
 //! Decisions are values, and so is what happened. Nothing here calls out but through [`host::Host`].
 
-mod admission;
 mod arrival;
 mod attempt;
 mod attempt_response;
-mod breaker;
 mod cluster;
-mod clusters;
 pub mod correlate;
 pub mod decision;
 mod end;
@@ -40,11 +36,9 @@ pub mod host;
 mod log;
 mod misrouted;
 mod policies;
-mod reported;
 mod request;
 mod response;
 mod route;
-mod streams;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -52,4 +46,4 @@ mod view;
 mod waiting;
 pub mod worker;
 
-pub use clusters::{LONGEST_NAME, MOST_CLUSTERS};
+pub use cluster::{LONGEST_NAME, MOST_CLUSTERS};

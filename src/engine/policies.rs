@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::admission::Admission;
+use super::arrival::Admission;
 use super::cluster::Cluster;
 use super::correlate::ClusterId;
 use crate::base::time::Time;

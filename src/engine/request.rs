@@ -41,7 +41,7 @@ pub(super) struct Request {
     pub(super) odd: bool,
     /// The adaptive timeout that each of its attempts got.
     pub(super) per_try_timeout: Option<Duration>,
-    /// How many attempts at its cluster had failed when it arrived: see [`super::cluster::Visibility::failures`].
+    /// How many attempts at its cluster had failed when it arrived: see [`super::log::Visibility::failures`].
     pub(super) failures_before: u32,
     /// How its latest attempt ended, where `watch` and `guard` told.
     pub(super) last_signal: Option<Signal>,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::admission::Admission;
-use super::cluster::{Charging, Visibility};
-use super::clusters::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
+use super::arrival::Admission;
+use super::cluster::Charging;
+use super::cluster::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
 use super::correlate::ClusterId;
+use super::log::Visibility;
 use super::policies::{ByRoute, Routed};
 use super::worker::Worker;
 use crate::base::percent::Percent;

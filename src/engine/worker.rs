@@ -14,17 +14,18 @@
 use std::collections::VecDeque;
 
 use super::attempt::{Attempt, AttemptEnd};
-use super::cluster::Visibility;
-use super::clusters::{Clusters, LONGEST_NAME};
+use super::cluster::{Clusters, LONGEST_NAME};
 use super::correlate::{Attempts, ClusterId, Ended};
 use super::event::{Event, What};
 use super::host::{Host, Property, StreamId};
+use super::log::Visibility;
 use super::policies::{Policies, Routed};
 use super::request::Request;
 use super::view::{Phase, View};
 use crate::base::contexts::Contexts;
 use crate::base::time::{Clock, Time};
 use crate::config::{Mode, Policy, RetryPolicy, Via};
+use crate::outlier::EndedAttempt;
 use crate::outlier::shared::WorkerId;
 use crate::retry::reservations::Account;
 use crate::signal::Signal;
@@ -259,7 +260,9 @@ impl Worker {
         let now = self.now(view);
         let cluster = self.clusters.get_mut(attempt.cluster);
         let Some(outliers) = cluster.and_then(|cluster| cluster.outliers.as_mut()) else { return };
-        if outliers.attempt_ended(&ended.judged(host), now) {
+        let (began, weight) = (attempt.began, attempt.weight);
+        let attempt_ended = EndedAttempt { host: Some(host), signal: *signal, began, weight, picked: false };
+        if outliers.attempt_ended(&attempt_ended, now) {
             self.exchange_hosts(attempt.cluster, view);
         }
     }

@@ -1,4 +1,6 @@
-//! The shares that Envoy's balancer gives the hosts: how often it picked each.
+//! The shares that Envoy's balancer gives the hosts: how often it picked each. And how hosts are drawn by them at random, each with a
+//! weight: a sum tree over the picks of each place. It has a sum over each half, quarter, and so on, so that a draw and a change take
+//! as many steps as the number of places has binary digits.
 
 use crate::base::random::Random;
 use crate::outlier::host::{Host, Picks};
