@@ -54,8 +54,7 @@ impl Bench {
         if let Some(record) = worker.exchange(self.record.as_deref(), self.now) {
             self.record = Some(record);
         }
-        worker.published();
-        let events = worker.take_events();
+        let events = worker.published();
         if events.iter().any(|event| matches!(event, Event::Ejected(_) | Event::Extended(_))) {
             self.roster = worker.host_list(self.now).or(self.roster.take());
         }

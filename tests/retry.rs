@@ -180,7 +180,7 @@ const RESET: &str = "connect-failure,refused-stream,reset";
 
 fn assert_headers(policy: &RetryPolicy, plan: Plan, expected: &[(&str, &str)]) {
     let headers = RetryHeaders::new(policy);
-    let headers: Vec<_> = headers.of(plan, false).iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<_> = headers.of(plan, false, false).iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(headers, expected, "{plan:?} under {policy:?}");
 }
 
@@ -203,7 +203,7 @@ fn headers_where_there_is_a_guard() {
     for codes in [&[502, 503, 504][..], &[500, 503], &[502, 504], &[]] {
         let headers = RetryHeaders::new(&with_statuses(codes, &[]));
         for plan in PLANS {
-            let (alone, guarded) = (headers.of(plan, false), headers.of(plan, true));
+            let (alone, guarded) = (headers.of(plan, false, false), headers.of(plan, true, false));
             assert!(alone.iter().all(|(name, value)| *name != names.0 && !value.contains("retriable-headers")));
             let more = plan != Plan::Nothing && (plan != Plan::Repeatable || !codes.contains(&503));
             let mut expected = alone.to_vec();
@@ -224,12 +224,12 @@ fn headers_where_upstreams_say_what_they_did_not_process() {
     let (headers, without) = (RetryHeaders::new(&policy), RetryHeaders::new(&RetryPolicy::default()));
     for plan in PLANS {
         for (guarded, names) in [(false, "x-shed,x-other"), (true, weir::retry::NOT_SENT)] {
-            let mut expected = without.of(plan, false).to_vec();
+            let mut expected = without.of(plan, false, false).to_vec();
             if plan != Plan::Nothing {
                 expected[0].1.push_str(",retriable-headers");
                 expected.push((weir::retry::RETRIABLE_HEADER_NAMES, names.to_owned()));
             }
-            assert_eq!(headers.of(plan, guarded), expected, "{plan:?} {guarded}");
+            assert_eq!(headers.of(plan, guarded, false), expected, "{plan:?} {guarded}");
         }
     }
 }
@@ -274,7 +274,7 @@ fn a_per_try_timeout_only_where_a_timeout_is_retried() {
     ] {
         let headers = RetryHeaders::new(&fixed(timeout));
         for plan in PLANS {
-            let header = headers.of(plan, false).iter().find(|(name, _)| *name == PER_TRY_TIMEOUT);
+            let header = headers.of(plan, false, false).iter().find(|(name, _)| *name == PER_TRY_TIMEOUT);
             let expected = plan.repeats().then_some(value);
             assert_eq!(header.map(|(_, value)| value.as_str()), expected, "{plan:?} {timeout:?}");
         }
@@ -301,15 +301,17 @@ fn a_clients_own_wishes() {
     {
         // With no retries allowed, conditions for them mean nothing.
         let plans = PLANS.iter().filter(|plan| **plan != Plan::Nothing);
-        let always_written = plans.clone().all(|plan| headers.of(*plan, false).iter().any(|(name, _)| *name == asked));
+        let always_written =
+            plans.clone().all(|plan| headers.of(*plan, false, false).iter().any(|(name, _)| *name == asked));
         assert!(always_written || CONTROL_HEADERS.contains(&asked), "{asked}");
     }
     for plan in PLANS {
-        let limit: Vec<&Header> = headers.of(plan, false).iter().filter(|(name, _)| *name == MAX_RETRIES).collect();
+        let limit: Vec<&Header> =
+            headers.of(plan, false, false).iter().filter(|(name, _)| *name == MAX_RETRIES).collect();
         assert_eq!(limit.len(), 1, "{plan:?} sets the one limit");
-        let mut names: Vec<_> = headers.of(plan, false).iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<_> = headers.of(plan, false, false).iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), headers.of(plan, false).len(), "{plan:?} says nothing twice");
+        assert_eq!(names.len(), headers.of(plan, false, false).len(), "{plan:?} says nothing twice");
     }
 }

@@ -287,7 +287,6 @@ fn cluster(hosts: usize, out: usize) -> (Outliers, Vec<u8>) {
         ended(&mut outliers, &address(host), Signal::Refused, START);
         record = outliers.exchange(record.as_deref(), START).or(record);
         outliers.published();
-        outliers.take_events();
     }
     assert_eq!(outliers.ejected(), out);
     (outliers, record.unwrap_or_default())

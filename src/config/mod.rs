@@ -20,23 +20,18 @@
 
 pub mod duration;
 mod error;
-mod excerpt;
-mod glob;
 mod json;
 mod policy;
 mod protobuf;
 mod reader;
 mod retry;
 mod settings;
-mod steering;
 mod table;
 
 pub use crate::incident::IncidentPolicy;
 pub use error::ConfigError;
-pub use glob::Glob;
-pub use policy::{ClusterPolicy, Pattern, Policy};
+pub use policy::{ClusterPolicy, Glob, Pattern, Policy, SteeringPolicy, Via};
 pub use retry::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
-pub use steering::{SteeringPolicy, Via};
 
 use json::Json;
 use settings::Settings;

@@ -1,7 +1,8 @@
-//! What a configuration comes to: the policy for all clusters, and which part of it is for which.
+//! What a configuration comes to: the policy for all clusters, and which part of it is for which, by patterns with `*`.
 
 use super::settings::Settings;
-use super::{Glob, IncidentPolicy, Mode, RetryPolicy, SteeringPolicy};
+use super::{IncidentPolicy, Mode, RetryPolicy};
+use crate::base::percent::Percent;
 use crate::circuit::BreakerPolicy;
 use crate::outlier::detector::OutlierPolicy;
 use crate::retry::budget::BudgetPolicy;
@@ -133,5 +134,84 @@ impl Policy {
     #[must_use]
     pub fn clusters(&self) -> &[ClusterPolicy] {
         &self.clusters
+    }
+}
+
+/// How requests are led past hosts that are out. It is for all clusters alike, since it describes how Envoy is set up. The header is one
+/// that Envoy reads and that is removed from what clients send, whichever cluster a request will go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SteeringPolicy {
+    /// What of Envoy's reads the header. Default: the clusters' load balancing policies.
+    pub via: Via,
+    /// The request header, in lower case, that names the hosts to use: the one in `override_host_sources`. Default: `x-weir-hosts`.
+    /// For a session it is always `x-envoy-retry-grpc-on`, which Envoy's router takes away by itself.
+    pub header: String,
+    /// At most this share of the requests is left to Envoy's balancer while a host is out, to see which hosts there are and
+    /// how it weighs them. With 0, no new host is found as long as one is out. Default: 5.
+    pub explore_percent: Percent,
+}
+
+/// What of Envoy's sends a request to the host that its header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The load balancing policy `override_host` of the clusters: each attempt goes to a host of the list. Envoy refuses it in
+    /// clusters with locality weights, zone awareness or subsets, and in those of type `ORIGINAL_DST`.
+    OverrideHost,
+    /// The HTTP filter `stateful_session` with an `envelope`, before the router: the first attempt goes to the host, and retries
+    /// where Envoy's balancer sends them. It changes no cluster.
+    StatefulSession,
+}
+
+impl SteeringPolicy {
+    /// The header, where nobody but Weir has business setting it. That of a session is Envoy's own, and means something else too.
+    #[must_use]
+    pub fn own_header(&self) -> &str {
+        if self.via == Via::OverrideHost { &self.header } else { "" }
+    }
+}
+
+/// A pattern in which `*` stands for any run of characters, the empty one too, and all else for itself.
+///
+/// Envoy's cluster names hold `|`, `.` and `_` (`outbound|80||orders.shop.svc.cluster.local`), so none of them is special,
+/// and nothing is escaped: a literal `*` does not occur in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob(String);
+
+impl Glob {
+    /// The pattern `pattern`; every string is one.
+    #[must_use]
+    pub fn new(pattern: &str) -> Self {
+        Self(pattern.to_owned())
+    }
+
+    /// Whether the whole of `name` fits.
+    ///
+    /// What stands between two stars may be taken where it is found first, since any later place leaves less for the rest.
+    /// So there is nothing to backtrack to.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.matches_bytes(name.as_bytes())
+    }
+
+    /// The same for a name as a host tells it.
+    #[must_use]
+    pub fn matches_bytes(&self, mut name: &[u8]) -> bool {
+        let pattern = self.0.as_bytes();
+        let mut pieces = pattern.split(|byte| *byte == b'*');
+        let prefix = pieces.next().unwrap_or_default();
+        let Some(suffix) = pieces.next_back() else { return name == pattern };
+        let Some(rest) = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(suffix)) else { return false };
+        name = rest;
+        for piece in pieces.filter(|piece| !piece.is_empty()) {
+            let Some(place) = name.windows(piece.len()).position(|part| part == piece) else { return false };
+            name = name.get(place + piece.len()..).unwrap_or_default();
+        }
+        true
+    }
+
+    /// The pattern as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }

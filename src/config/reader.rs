@@ -1,7 +1,7 @@
 //! Reads single values of a configuration. Every refusal names the value given and what was expected; whoever reads an object or a
 //! list adds the path, from the inside out, so that nothing is written down unless there is an error to report.
 
-use super::excerpt::{excerpt, push_decimal, similar};
+use super::error::{excerpt, push_decimal, similar};
 use super::json::{self, Json};
 use super::table::{Field, Token, Unit};
 use super::{ConfigError, duration};

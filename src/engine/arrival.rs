@@ -125,25 +125,23 @@ impl Worker {
         let reservation = admission.held.map(|granted| Reservation { granted, denied: admission.denied });
         let reserved = |plan| Retries::Reserved { plan, reservation, made: None };
         let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
-        self.requests.insert(
-            stream.0,
-            Request {
-                cluster: Some(cluster),
-                by_route,
-                arrived: self.wall_clock,
-                grpc: headers.request.grpc,
-                retries: admission.plan.map_or(Retries::Unmanaged, reserved),
-                route,
-                circuit_probe,
-                per_try_timeout: admission.per_try_timeout,
-                hedge,
-                waits: true,
-                already_retried: headers.request.attempt > 1,
-                failures_before,
-                names_not_sent: uses_retriable_header,
-                ..Request::default()
-            },
-        );
+        let request = Request {
+            cluster: Some(cluster),
+            by_route,
+            arrived: self.wall_clock,
+            grpc: headers.request.grpc,
+            retries: admission.plan.map_or(Retries::Unmanaged, reserved),
+            route,
+            circuit_probe,
+            per_try_timeout: admission.per_try_timeout,
+            hedge,
+            waits: true,
+            already_retried: headers.request.attempt > 1,
+            failures_before,
+            names_not_sent: uses_retriable_header,
+            ..Request::default()
+        };
+        self.requests.insert(stream.0, request);
         if guard {
             self.latest_request = Some(stream);
         }
@@ -290,7 +288,7 @@ impl Worker {
         let (shadow, wall_clock) = (!self.enforces(), self.wall_clock);
         let Some(cluster) = self.clusters.get_mut(routed.cluster) else { return Admission::OFF };
         let Some(retry) = self.policies.retry(cluster, routed.by_route) else { return Admission::OFF };
-        let plan = Plan::of(&retry.policy, request);
+        let (plan, max_retries) = (Plan::of(&retry.policy, request), retry.policy.max_retries);
         let per_attempt = cluster.charging.is_per_attempt(self.attached.guard);
         // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
         let spares = per_attempt || retry.policy.not_processed_headers.is_empty();
@@ -302,10 +300,10 @@ impl Worker {
             }
             // In shadow mode `guard` sees the retries that are not begun otherwise.
             let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
-            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(retry.policy.max_retries, wall_clock))?;
+            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(max_retries, wall_clock))?;
             // While hosts refuse, all retries in place of what was not processed are more than some in place of whatever failed: with
             // one of two, a request would fail that meets two such hosts.
-            let scarce = held == 0 || (held < retry.policy.max_retries && account.is_refused(wall_clock));
+            let scarce = held == 0 || (held < max_retries && account.is_refused(wall_clock));
             spared = scarce && spares && account.spares_unprocessed(wall_clock);
             if !spared {
                 return Some(held);
@@ -313,7 +311,6 @@ impl Worker {
             account.release(held);
             Some(0)
         });
-        let max_retries = retry.policy.max_retries;
         let allowed = match held {
             _ if shadow => plan,
             // What was not processed may be sent again all the same.
@@ -322,6 +319,7 @@ impl Worker {
             _ => plan,
         };
         let observed = cluster.latency.as_mut().filter(|_| !shadow && allowed.repeats());
+        let timeout = retry.adaptive.zip(observed).and_then(|(timeout, observed)| timeout.timeout(observed, now));
         let outliers = cluster.outliers.as_ref().filter(|_| per_attempt && plan.repeats());
         Admission {
             class: Class::of(request),
@@ -330,10 +328,7 @@ impl Worker {
             retries: if allowed == Plan::Nothing { 0 } else { max_retries },
             hedges: max_retries > 0 && retry.policy.per_try_timeout.is_none(),
             held,
-            per_try_timeout: retry
-                .adaptive
-                .zip(observed)
-                .and_then(|(timeout, observed)| timeout.timeout(observed, now)),
+            per_try_timeout: timeout,
             per_attempt,
             busy: outliers.is_some_and(|outliers| outliers.expects_pushback(wall_clock)),
         }

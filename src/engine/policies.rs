@@ -107,11 +107,8 @@ impl Policies {
 
     /// The request headers that tell Envoy's router what may be retried. Empty where that is off.
     pub(super) fn retry_headers(&self, cluster: &Cluster, by_route: ByRoute, admission: &Admission) -> &[Header] {
-        let headers = self.retry(cluster, by_route).zip(admission.plan).map(|(retry, plan)| match admission.busy {
-            true => retry.headers.while_busy(plan),
-            false => retry.headers.of(plan, admission.per_attempt),
-        });
-        headers.unwrap_or_default()
+        let plan = self.retry(cluster, by_route).zip(admission.plan);
+        plan.map_or(&[], |(retry, plan)| retry.headers.of(plan, admission.per_attempt, admission.busy))
     }
 
     /// Calls `visit` with what each entry of `clusters` is for, and its place.

@@ -142,8 +142,7 @@ impl Worker {
     /// which hosts are out, since that is over some time after the last request.
     pub(super) fn exchange_all_hosts<H: Host>(&mut self, view: &View<'_, H>) {
         let now = self.now(view);
-        let due =
-            |outliers: &Outliers| outliers.has_requests(now) || outliers.is_pending() || outliers.may_be_over(now);
+        let due = |outliers: &Outliers| outliers.is_due(now);
         for cluster in self.clusters.that(&|cluster| cluster.outliers.as_ref().is_some_and(due)) {
             // Whatever the timer does next, it names the stream.
             _ = self.count_overdue(cluster, view);
@@ -160,7 +159,7 @@ impl Worker {
         host.update(&Key { record: Record::Ejections, cluster: name, shadow }, &mut |record| {
             outliers.exchange(record, host.now().unwrap_or(last))
         });
-        outliers.published();
+        let events = outliers.published();
         let hosts = Key { record: Record::Hosts, cluster: name, shadow };
         if outliers.wants_host_list() {
             host.update(&hosts, &mut |record| {
@@ -168,7 +167,6 @@ impl Worker {
                 None
             });
         }
-        let events = outliers.take_events();
         if events.is_empty() {
             return;
         }

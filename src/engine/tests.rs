@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::arrival::Admission;
-use super::cluster::Charging;
-use super::cluster::{Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
+use super::cluster::{Charging, Clusters, MOST_CLUSTERS, MOST_HOSTS_IN_ALL};
 use super::correlate::ClusterId;
 use super::log::Visibility;
 use super::policies::{ByRoute, Routed};

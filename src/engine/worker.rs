@@ -20,7 +20,7 @@ use super::event::{Event, What};
 use super::host::{Host, Property, StreamId};
 use super::log::Visibility;
 use super::policies::{Policies, Routed};
-use super::request::Request;
+use super::request::{Request, Retries};
 use super::view::{Phase, View};
 use crate::base::contexts::Contexts;
 use crate::base::time::{Clock, Time};
@@ -240,7 +240,7 @@ impl Worker {
         if let Some(request) = attempt.request.and_then(|id| self.requests.get_mut(id.0)) {
             request.last_signal = Some(*signal);
             // The sooner this is known, the fewer requests spend what the budget has saved.
-            if request.retries.charged() > 0 && signal.is_failure() {
+            if matches!(request.retries, Retries::Charged { charged: 1.., .. }) && signal.is_failure() {
                 let now = self.now(view);
                 self.account(attempt.cluster).into_iter().for_each(|account| account.failed(true, now));
             }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, Status};
 
-use crate::engine::host::Lengths;
+use crate::engine::host::{Change, Lengths, Update};
 
 pub use externs::{Path, property, set_property, wall_clock};
 pub use log::Level;
@@ -220,42 +220,32 @@ pub fn record(metric: Metric, value: u64) {
     _ = hostcalls::record_metric(metric.0, value);
 }
 
-/// What shared data holds under a key, with the number that a compare-and-swap needs.
-#[derive(Debug)]
-pub struct Shared {
-    /// The value; `None` where there is none yet.
-    pub value: Option<Bytes>,
-    /// Identifies this state of the key.
-    pub version: u32,
-}
-
+/// How often a swap is tried. Each conflict means that another worker's swap succeeded, so with any sane number of workers
+/// this is never reached.
+const TRIES: u32 = 1_000;
 /// The version of a key that does not exist. The host compares versions only where the key exists, and counts them up from
-/// one; zero would overwrite whatever is there.
+/// one.
 const ABSENT: u32 = u32::MAX;
+/// With this one, shared data is written whatever is there.
+const ANY_VERSION: u32 = 0;
 
-/// Reads shared data: one store for all VMs with the same `vm_id`, which survives their reloads. `None` if the host refuses.
-#[must_use]
-pub fn shared(key: &str) -> Option<Shared> {
-    let (value, version) = hostcalls::get_shared_data(key).ok()?;
-    Some(Shared { value, version: version.unwrap_or(ABSENT) })
-}
-
-/// What became of a write to shared data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Swap {
-    /// It is written.
-    Done,
-    /// Another worker was faster.
-    Conflict,
-    /// The host refuses.
-    Failed,
-}
-
-/// Writes shared data if it still is as [`shared`] saw it, absent included.
-pub fn swap_shared(key: &str, value: &[u8], version: u32) -> Swap {
-    match hostcalls::set_shared_data(key, (!value.is_empty()).then_some(value), Some(version)) {
-        Ok(()) => Swap::Done,
-        Err(Status::CasMismatch) => Swap::Conflict,
-        Err(_) => Swap::Failed,
+/// Reads shared data, lets `change` say what to put in its place, and swaps that in; again if another worker was faster. There is one
+/// store for all VMs with the same `vm_id`, which survives their reloads.
+pub fn update(key: &str, change: &mut Change<'_>) -> Update {
+    for _ in 0..TRIES {
+        let Ok((value, version)) = hostcalls::get_shared_data(key) else { return Update::Unread };
+        let Some(changed) = change(value.as_deref()) else { return Update::Done };
+        let changed = (!changed.is_empty()).then_some(&*changed);
+        match hostcalls::set_shared_data(key, changed, Some(version.unwrap_or(ABSENT))) {
+            Ok(()) => return Update::Done,
+            Err(Status::CasMismatch) => {}
+            Err(_) => return Update::Unwritten,
+        }
     }
+    Update::Unwritten
+}
+
+/// Writes shared data, whatever is there.
+pub fn put(key: &str, value: &[u8]) {
+    _ = hostcalls::set_shared_data(key, Some(value), Some(ANY_VERSION));
 }

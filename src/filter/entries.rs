@@ -1,7 +1,6 @@
 //! Entries of `clusters` that no request goes by: mostly a mistake in a name, which nothing else shows while all is well.
 
-use super::abi::Level;
-use super::host::update;
+use super::abi::{self, Level};
 use super::metrics::ENTRIES_UNUSED;
 use super::telemetry::{LogLimit, record};
 use crate::base::text::printable;
@@ -38,7 +37,7 @@ impl Entries {
             }
             let key = ["weir/entry/", pattern].concat();
             let (mut known, mut says) = (None, false);
-            let update = update(&key, &mut |record| {
+            let update = abi::update(&key, &mut |record| {
                 known = record.and_then(|record| record.first().copied());
                 says = !used && looks && known.is_none();
                 let tells = used && known != Some(USED);

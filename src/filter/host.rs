@@ -2,7 +2,7 @@
 //! out in Envoy.
 
 use super::ContextId;
-use super::abi::{self, Bytes, LocalReply, MapType, Path, Swap};
+use super::abi::{self, Bytes, LocalReply, MapType, Path};
 use crate::base::time::{Time, millis};
 use crate::engine::decision::{
     AttemptDecision, Edits, RATE_LIMITED, Reply, ResponseDecision, Then, UNAVAILABLE, Verdict,
@@ -17,12 +17,6 @@ const VERDICT: Path = Path("weir.verdict");
 
 /// Ends the tag of a request of whose first attempt `guard` need not hear: what a matcher in Envoy's configuration asks for.
 const QUIET: u64 = u64::from_le_bytes(*b"\0\0\0\0calm");
-
-/// How often a swap is tried. Each conflict means that another worker's swap succeeded, so with any sane number of workers
-/// this is never reached.
-const TRIES: u32 = 1_000;
-/// For shared data that is written whatever is there.
-const ANY_VERSION: u32 = 0;
 
 /// Envoy, while it calls for a context.
 #[derive(Clone, Copy, Debug)]
@@ -67,26 +61,12 @@ impl Host for Envoy {
     }
 
     fn update(&self, key: &Key<'_>, change: &mut Change<'_>) -> Update {
-        update(&name(key), change)
+        abi::update(&name(key), change)
     }
 
     fn put(&self, key: &Key<'_>, value: &[u8]) {
-        abi::swap_shared(&name(key), value, ANY_VERSION);
+        abi::put(&name(key), value);
     }
-}
-
-/// Reads shared data, lets `change` say what to put in its place, and swaps that in; again if another worker was faster.
-pub(super) fn update(key: &str, change: &mut Change<'_>) -> Update {
-    for _ in 0..TRIES {
-        let Some(shared) = abi::shared(key) else { return Update::Unread };
-        let Some(changed) = change(shared.value.as_deref()) else { return Update::Done };
-        match abi::swap_shared(key, &changed, shared.version) {
-            Swap::Done => return Update::Done,
-            Swap::Conflict => {}
-            Swap::Failed => return Update::Unwritten,
-        }
-    }
-    Update::Unwritten
 }
 
 const fn path(property: Property) -> Path {

@@ -2,7 +2,6 @@
 
 use super::Vm;
 use super::abi::{self, Level};
-use super::host::update;
 use super::telemetry::record;
 use crate::config::{Mode, Role, Via};
 use crate::engine::host::Update;
@@ -55,7 +54,7 @@ impl Vm {
         record(&info, 1);
         line.info = Some(info);
         let mut differs = false;
-        let update = update(KEY, &mut |known| {
+        let update = abi::update(KEY, &mut |known| {
             differs = known != Some(text.as_bytes());
             differs.then(|| text.as_bytes().to_vec())
         });

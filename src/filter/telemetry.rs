@@ -1,7 +1,6 @@
 //! What happened, told: counters, gauges and lines of Envoy's log.
 
 use super::abi::{self, Level, Metric, MetricType};
-use super::host::update;
 use super::metrics::{
     CLUSTERS_FORGOTTEN, CLUSTERS_KNOWN, Counter, Ejected, Gauge, Grant, host_incident, host_out, incidents,
 };
@@ -301,7 +300,7 @@ pub(super) fn record(name: &str, value: u64) {
 fn record_of_host(name: &str, value: u64) {
     let hash = hash(name.as_bytes(), 0).to_le_bytes();
     let (mut made, mut full) = (false, false);
-    let update = update(HOST_SERIES, &mut |record| {
+    let update = abi::update(HOST_SERIES, &mut |record| {
         let record = record.unwrap_or_default();
         made = record.chunks(hash.len()).any(|known| known == hash);
         full = record.len() >= MOST_HOST_SERIES * hash.len();

@@ -135,14 +135,15 @@ impl OutlierPolicy {
 /// Whether a host whose latest attempt failed is an outlier among its healthy `peers`.
 #[must_use]
 pub fn is_outlier(policy: &OutlierPolicy, host: &AttemptHistory, failure: Failure, peers: &Peers, now: Time) -> bool {
-    let healthy_only = peers.some_well_known();
+    // Where some host is not failing and well known, failing hosts are left out of the comparison.
+    let healthy_only = peers.well_known > 0;
     let Detector { count, percent } = policy.detector(failure);
     let recent = host.within_interval(failure, now);
     let count = u64::from(count.max(1));
-    if recent < count || !peers.some_succeeded() {
+    if recent < count || peers.succeeded == 0 {
         return false;
     }
-    if host.failed_in_a_row(failure) >= RUN && peers.some_run() {
+    if host.failed_in_a_row(failure) >= RUN && peers.runs > 0 {
         return true;
     }
     let longest = LENGTHS.len() - 1;
@@ -287,24 +288,9 @@ impl Peers {
         self.healthy.hosts.wrapping_add(self.failing.hosts)
     }
 
-    /// Whether some host is not failing and well known, so that failing hosts are left out of the comparison.
-    pub(in crate::outlier) const fn some_well_known(&self) -> bool {
-        self.well_known > 0
-    }
-
-    /// Whether the latest attempt on some host was answered.
-    pub(in crate::outlier) const fn some_succeeded(&self) -> bool {
-        self.succeeded > 0
-    }
-
-    /// Whether some host answered its last [`RUN`] attempts.
-    pub(in crate::outlier) const fn some_run(&self) -> bool {
-        self.runs > 0
-    }
-
     /// How many of the hosts' last attempts failed in this way, and how many of these there were: `length` is the number of the
     /// length to look back over. With `healthy_only`, failing hosts are left out.
-    pub(in crate::outlier) fn share(&self, failure: Failure, length: usize, healthy_only: bool) -> (u64, u64) {
+    fn share(&self, failure: Failure, length: usize, healthy_only: bool) -> (u64, u64) {
         let of = |sums: &Sums| {
             let failed = sums.failed.get(failure as usize).and_then(|failed| failed.get(length)).copied();
             let missing = sums.missing.get(length).copied().unwrap_or_default();

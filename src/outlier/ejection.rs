@@ -59,7 +59,7 @@ pub struct Ejected {
     /// When the host last answered a probe of this worker.
     pub(super) last_answer: Time,
     /// When to probe the host once although it may not be due (see [`HostState::schedule_probe`]).
-    scheduled: Option<Time>,
+    pub(super) scheduled: Option<Time>,
 }
 
 /// The probes of a host, since it was ejected or failed last. Only the owner of the ejection counts them.
@@ -270,14 +270,6 @@ impl HostState {
 impl Default for HostState {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Ejected {
-    /// Whether the time of a scheduled probe has come.
-    #[must_use]
-    pub fn has_scheduled_probe(&self, now: Time) -> bool {
-        self.scheduled.is_some_and(|at| now >= at)
     }
 }
 

@@ -22,7 +22,7 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 const ABANDONED: Duration = Duration::from_secs(60);
 /// The list of hosts is written at most once in this time.
 const LIST_EVERY: Duration = Duration::from_secs(10);
-/// At most this many events wait for [`Outliers::take_events`].
+/// At most this many events wait to be [published](Outliers::published).
 pub(super) const MOST_EVENTS: usize = 1_000;
 
 /// What happened. The worker that did it reports it, once.
@@ -76,12 +76,6 @@ impl Sharing {
             asked_for_list: false,
         }
     }
-
-    pub(super) fn push_event(&mut self, event: Event) {
-        if self.events.len() < MOST_EVENTS {
-            self.events.push(event);
-        }
-    }
 }
 
 impl Outliers {
@@ -96,7 +90,7 @@ impl Outliers {
             (numbers, shared.ejected.clone(), shared.workers.clone())
         };
         // With nothing pending, there is nothing to compare.
-        let before = self.is_pending().then(|| parts(&shared));
+        let before = (!self.sharing.pending.is_empty()).then(|| parts(&shared));
         let (me, applied) = (self.me, &mut self.sharing.applied);
         applied.clear();
         applied.extend(self.sharing.pending.iter().filter_map(|change| shared.apply(change, me, now)));
@@ -137,12 +131,13 @@ impl Outliers {
         }
     }
 
-    /// The record now has what [`exchange`](Self::exchange) returned, or it returned nothing, or the record cannot be written.
-    pub fn published(&mut self) {
+    /// The record now has what [`exchange`](Self::exchange) returned, or it returned nothing, or the record cannot be written. Returns
+    /// what happened since the last call.
+    pub fn published(&mut self) -> Vec<Event> {
         self.sharing.pending.clear();
-        for event in std::mem::take(&mut self.sharing.applied) {
-            self.sharing.push_event(event);
-        }
+        let mut events = std::mem::take(&mut self.sharing.events);
+        events.append(&mut self.sharing.applied);
+        events
     }
 
     /// The list of hosts, for workers that do not know them yet (see [`crate::outlier::shared`]), to put under a key of its own.
@@ -181,7 +176,7 @@ impl Outliers {
         let all_fail = shared.all_failed > self.sharing.all_failed;
         let back = Return { all_fail, answers: self.policy.probe_successes, picks: self.steering.shares.picks() };
         if self.hosts.adopt(&shared.ejected, back, now) && !all_fail {
-            self.panic.all_fail = super::verdict::Condition::Absent;
+            self.all_fail = super::verdict::Condition::Absent;
         }
         (self.sharing.all_failed, self.sharing.exchanged) = (shared.all_failed, now);
         self.sharing.active_workers = shared.active_workers(now);
@@ -190,7 +185,8 @@ impl Outliers {
         if self.ejected > 0 && !steered {
             self.steering.shares.begin(&mut self.hosts);
         }
-        self.panic.clamp(now);
+        self.all_fail.clamp(now);
+        self.all_unresponsive.clamp(now);
         self.latest.clamp(now);
         if self.ejected > 0 {
             self.latest.ejected = now;

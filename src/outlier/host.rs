@@ -115,21 +115,6 @@ pub fn is_busy(host: &Host, now: Time) -> bool {
     host.pushed > Time::default() && now.is_soon_after(LEFT_ALONE, host.pushed)
 }
 
-impl Host {
-    /// An attempt on it ended so, and as many more as `weight` says.
-    pub(super) fn takes(&mut self, signal: Signal, weight: u32, now: Time) {
-        if !matches!(signal, Signal::Cancelled | Signal::Local) {
-            self.unreachable = signal == Signal::Unreachable;
-        }
-        let before = self.pushes.checked_shl(weight.max(1)).unwrap_or(0);
-        match signal {
-            Signal::Pushback => (self.pushed, self.pushes) = (now, before | 1),
-            Signal::Answered | Signal::Error => self.pushes = before,
-            _ => {}
-        }
-    }
-}
-
 /// What counts against a host: each kind has a detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
@@ -207,12 +192,14 @@ impl AttemptHistory {
 
     /// Adds attempts that were answered.
     pub fn answered(&mut self, attempts: u32) {
-        self.shift(attempts);
+        self.failed.iter_mut().for_each(|bits| *bits = bits.checked_shl(attempts).unwrap_or(0));
+        self.attempts = self.attempts.saturating_add(attempts).min(u64::BITS);
     }
 
     /// Adds an attempt that failed.
     pub fn failed(&mut self, failure: Failure, now: Time) {
-        self.shift(1);
+        // One more that failed in no way, and then in this.
+        self.answered(1);
         if let Some(bits) = self.failed.get_mut(failure as usize) {
             *bits |= 1;
         }
@@ -230,11 +217,6 @@ impl AttemptHistory {
     pub fn restarted(&mut self) {
         let [refused, reset, ..] = &mut self.failed;
         (*refused, *reset) = (0, 0);
-    }
-
-    fn shift(&mut self, attempts: u32) {
-        self.failed.iter_mut().for_each(|bits| *bits = bits.checked_shl(attempts).unwrap_or(0));
-        self.attempts = self.attempts.saturating_add(attempts).min(u64::BITS);
     }
 
     /// Whether the latest attempt was answered, or there was none.

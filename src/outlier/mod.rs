@@ -29,8 +29,8 @@
 //!    stands for. Failures are never sampled.
 //! 4. When a request that carried a probe is over, however it ended, report that ([`probe_over`](Outliers::probe_over)), after
 //!    its attempts if the order can be chosen. A verdict that comes later still counts.
-//! 5. Ten times a second, exchange for each cluster that [had requests](Outliers::has_requests) recently or has something to
-//!    write ([`is_pending`](Outliers::is_pending)):
+//! 5. Ten times a second, exchange for each cluster that had requests recently or has something to write
+//!    ([`is_due`](Outliers::is_due)):
 //!
 //! ```text
 //!     loop {
@@ -38,11 +38,10 @@
 //!         now = the host's time                              // after reading the record, see crate::base::time
 //!         changed = outliers.exchange(record, now)
 //!         if changed is none, or set_shared_data(changed, version) is ok {
-//!             outliers.published()
 //!             break
 //!         }
 //!     }
-//!     events = outliers.take_events()                        // count and log them
+//!     events = outliers.published()                          // count and log them
 //!     if any of these ejects a host, or keeps it ejected {
 //!         set_shared_data("weir/hosts/" + cluster, outliers.host_list(), whatever was there)
 //!     }
@@ -72,7 +71,7 @@ pub use route::Route;
 
 use exchange::{MOST_EVENTS, Sharing};
 use probing::{Downtime, ProbeBudget};
-use verdict::Panic;
+use verdict::Condition;
 
 use crate::base::time::Time;
 use crate::outlier::detector::{Failure, OutlierPolicy};
@@ -127,7 +126,9 @@ pub struct Outliers {
     ejected: usize,
     sharing: Sharing,
     latest: Latest,
-    panic: Panic,
+    /// All healthy hosts fail, or are unresponsive.
+    all_fail: Condition,
+    all_unresponsive: Condition,
     probe_budget: ProbeBudget,
     /// The number of the latest probe.
     probes: u64,
@@ -188,7 +189,8 @@ impl Outliers {
             ejected: 0,
             sharing: Sharing::new(),
             latest: Latest::NEVER,
-            panic: Panic::new(),
+            all_fail: Condition::Absent,
+            all_unresponsive: Condition::Absent,
             probe_budget: ProbeBudget::new(),
             probes: 0,
             turns: 0,
@@ -280,26 +282,17 @@ impl Outliers {
     }
 
     /// Whether there were requests recently.
-    #[must_use]
-    pub fn has_requests(&self, now: Time) -> bool {
+    fn has_requests(&self, now: Time) -> bool {
         now.is_soon_after(RECENTLY, self.latest.request)
     }
 
-    /// Whether hosts are out of which nothing was heard for a while: some time after the last request they no longer are.
+    /// Whether to exchange on the timer: there were requests recently, or there is something to write for other workers, or hosts are
+    /// out of which nothing was heard for a while, and some time after the last request they no longer are.
     #[must_use]
-    pub fn may_be_over(&self, now: Time) -> bool {
-        self.ejected > 0 && now.is_later(RECENTLY, self.sharing.exchanged)
-    }
-
-    /// Whether there is something to write for other workers.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        !self.sharing.pending.is_empty()
-    }
-
-    /// Takes what happened since the last call.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.sharing.events)
+    pub fn is_due(&self, now: Time) -> bool {
+        self.has_requests(now)
+            || !self.sharing.pending.is_empty()
+            || (self.ejected > 0 && now.is_later(RECENTLY, self.sharing.exchanged))
     }
 
     /// A request arrives that is not [routed](Self::route).

@@ -102,15 +102,11 @@ impl ProbeBudget {
     }
 
     /// Adds the turns of a request: the share of the ejected hosts among all. It is the share of two more, so that the last of
-    /// many ejected hosts does not wait for as many requests as there are hosts.
-    pub(super) fn add_turns(&mut self, ejected: usize, hosts: usize) {
+    /// many ejected hosts does not wait for as many requests as there are hosts. Whether a probe has its turn.
+    pub(super) fn add_turns(&mut self, ejected: usize, hosts: usize) -> bool {
         let hosts = u32::try_from(hosts.max(1)).unwrap_or(u32::MAX);
         let ejected = u32::try_from(ejected).unwrap_or(u32::MAX).saturating_add(2);
         self.turns = self.turns.saturating_add(TURN.saturating_mul(ejected) / hosts).min(MAX_TURNS);
-    }
-
-    /// Whether a probe has its turn.
-    pub(super) const fn has_turn(&self) -> bool {
         self.turns >= TURN
     }
 
@@ -158,6 +154,12 @@ impl HostState {
 }
 
 impl Ejected {
+    /// Whether the time of a scheduled probe has come.
+    #[must_use]
+    pub fn has_scheduled_probe(&self, now: Time) -> bool {
+        self.scheduled.is_some_and(|at| now >= at)
+    }
+
     /// When the host may be probed. Where half or more of the hosts are ejected, none waits for longer than a second (at the
     /// defaults): there, a missing host costs more than a failed probe.
     #[must_use]
@@ -194,19 +196,13 @@ impl Outliers {
     /// Picks the ejected host to probe next. Thousands of small proxies that probe without coordination would overload a host
     /// that is coming back, so ejected hosts get no more probes than they would get requests if healthy; two extra, so that
     /// the last of many is not starved; no limit once half of the hosts are ejected.
+    ///
+    /// Of the hosts that want a probe from this worker, it is the one that is due for longest.
     pub(super) fn next_to_probe(&mut self, repeatable: bool, now: Time) -> Option<usize> {
-        self.probe_budget.add_turns(self.ejected, self.hosts.len());
-        if !self.probe_budget.has_turn() && !self.is_mostly_ejected(now) {
+        let mostly_ejected = self.is_mostly_ejected(now);
+        if !self.probe_budget.add_turns(self.ejected, self.hosts.len()) && !mostly_ejected {
             return None;
         }
-        let due = self.longest_due(repeatable, now)?;
-        self.probe_budget.take_turn();
-        Some(due)
-    }
-
-    /// Of the hosts that want a probe from this worker, the one that is due for longest.
-    fn longest_due(&self, repeatable: bool, now: Time) -> Option<usize> {
-        let mostly_ejected = self.is_mostly_ejected(now);
         let request = Candidate { worker: self.me, repeatable, mostly_ejected };
         let covers_scheduled = self.probe_budget.covers_scheduled(self.ejected);
         let exhausted = self.probe_budget.is_exhausted(mostly_ejected);
@@ -219,12 +215,14 @@ impl Outliers {
             let waits_for = self.wait_for_probe(ejected, scheduled, exhausted, now)?;
             (nanos_since(due, now) >= waits_for).then_some((due, place))
         });
-        due.min().map(|(_, place)| place)
+        let (_, place) = due.min()?;
+        self.probe_budget.take_turn();
+        Some(place)
     }
 
     /// How many nanoseconds a host has to be due before it is probed; `None` if it is too early to probe it at all.
     fn wait_for_probe(&self, ejected: &Ejected, scheduled: bool, exhausted: bool, now: Time) -> Option<u64> {
-        let panic = self.panic.all_unresponsive.holds(now);
+        let panic = self.all_unresponsive.holds(now);
         let half = self.downtime.half().unwrap_or_default();
         let down = nanos_since(ejected.ejection.since, now);
         if !panic && !scheduled && down < half.min(nanos(TOO_EARLY)) {

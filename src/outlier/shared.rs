@@ -195,7 +195,11 @@ impl Ejections {
         let (all_failed, reported) = (record.time()?.min(now), record.u64()?);
         let mut all = Self { all_failed, reported, ..Self::default() };
         for _ in 0..record.u8()? {
-            all.workers.push(read_worker(&mut record, now)?);
+            let (id, heartbeat) = (WorkerId(record.u64()?), record.time()?);
+            // A heartbeat from the future says nothing about now.
+            let future = heartbeat > now.saturating_add(WORKER_TIMEOUT);
+            let heartbeat = if future { Time::default() } else { heartbeat.min(now) };
+            all.workers.push(Worker { id, heartbeat });
         }
         for _ in 0..record.u16()? {
             if !all.add(read_ejection(&mut record, policy, now)?) {
@@ -210,13 +214,6 @@ impl Ejections {
         }
         Some(all)
     }
-}
-
-fn read_worker(record: &mut Reader<'_>, now: Time) -> Option<Worker> {
-    let (worker, heartbeat) = (record.u64()?, record.time()?);
-    // A heartbeat from the future says nothing about now.
-    let future = heartbeat > now.saturating_add(WORKER_TIMEOUT);
-    Some(Worker { id: WorkerId(worker), heartbeat: if future { Time::default() } else { heartbeat.min(now) } })
 }
 
 fn read_ejection(record: &mut Reader<'_>, policy: &OutlierPolicy, now: Time) -> Option<Ejection> {

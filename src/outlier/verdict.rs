@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::exchange::MOST_EVENTS;
 use super::probing::ProbeBudget;
 use super::{EndedAttempt, Event, FEW, Outliers};
 use crate::base::time::{Time, nanos_since};
@@ -28,27 +29,42 @@ impl Outliers {
         if Outcome::from(attempt.signal) == Outcome::Answered && attempt.weight <= 1 {
             self.steering.responsiveness.answered(attempt.began, now);
         }
-        self.said(attempt, now)
+        self.shows(attempt, now)
     }
 
     /// An attempt was answered at that time, and goes on: a stream speaks for its host while it runs. What it comes to, where it
     /// breaks off, is told as [`Signal::Closed`]. As [`attempt_ended`](Self::attempt_ended).
     pub fn stream_runs(&mut self, attempt: &EndedAttempt<'_>, answered: Time, now: Time) -> bool {
         self.steering.responsiveness.answered(attempt.began, answered);
-        self.said(attempt, now)
+        self.shows(attempt, now)
     }
 
-    fn said(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
+    /// What an attempt shows of its host: whether it is reached, whether it pushes back, and how recently it answered; and then, by
+    /// what it counts, whether it is worse than the others.
+    fn shows(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         let Some(address) = attempt.host else { return false };
         let Some(place) = self.hosts.seen(address, now) else { return false };
+        let Some(host) = self.hosts.at_mut(place) else { return false };
         let outcome = Outcome::from(attempt.signal);
-        if let Some(host) = self.hosts.at_mut(place) {
-            host.takes(attempt.signal, attempt.weight, now);
+        if !matches!(attempt.signal, Signal::Cancelled | Signal::Local) {
+            host.unreachable = attempt.signal == Signal::Unreachable;
         }
-        if attempt.signal == Signal::Pushback {
-            self.latest.pushback = now;
+        let pushes = host.pushes.checked_shl(attempt.weight.max(1)).unwrap_or(0);
+        match attempt.signal {
+            Signal::Pushback => (host.pushed, host.pushes, self.latest.pushback) = (now, pushes | 1, now),
+            Signal::Answered | Signal::Error => host.pushes = pushes,
+            _ => {}
         }
-        self.track_answers(place, outcome, now);
+        let pinned = host.pinned > 0;
+        host.pinned = host.pinned.saturating_sub(1);
+        // An attempt that takes too long for a hedge or a timeout is not an answer.
+        if !matches!(outcome, Outcome::Nothing | Outcome::Failed(Failure::Timeout)) {
+            (host.oldest_outstanding, host.missed_deadlines, host.answered) = (None, 0, now);
+        }
+        // Answers to pinned requests do not count: a host that gets more requests would answer more, and so get ever more.
+        if outcome == Outcome::Answered && !pinned {
+            self.hosts.set_last_answer(place, now);
+        }
         let reported = self.count(place, outcome, attempt, now);
         if attempt.picked {
             self.picked_at(place);
@@ -59,24 +75,6 @@ impl Outliers {
             self.failed(place, failure, others, true, now);
         }
         self.sharing.pending.iter().any(|change| !matches!(change, Change::ReportPick(_)))
-    }
-
-    /// Keeps track of how fast and how recently hosts answer.
-    fn track_answers(&mut self, place: usize, outcome: Outcome, now: Time) {
-        let Some(host) = self.hosts.at_mut(place) else { return };
-        let pinned = host.pinned > 0;
-        host.pinned = host.pinned.saturating_sub(1);
-        // An attempt that takes too long for a hedge or a timeout is not an answer.
-        if !matches!(outcome, Outcome::Nothing | Outcome::Failed(Failure::Timeout)) {
-            (host.oldest_outstanding, host.missed_deadlines, host.answered) = (None, 0, now);
-        }
-        if outcome != Outcome::Answered {
-            return;
-        }
-        // Answers to pinned requests do not count: a host that gets more requests would answer more, and so get ever more.
-        if !pinned {
-            self.hosts.set_last_answer(place, now);
-        }
     }
 
     /// Counts an attempt for a healthy host, or takes it as the verdict on an ejected one. Returns what to report: a failure, and
@@ -124,7 +122,7 @@ impl Outliers {
             outcome => outcome,
         };
         let policy = self.policy;
-        let panic = self.in_panic(now) || self.panic.all_unresponsive.holds(now);
+        let panic = self.in_panic(now) || self.all_unresponsive.holds(now);
         let enough = if panic { 1 } else { policy.probe_successes };
         let unreachable = self.hosts.at(place).is_some_and(|host| host.unreachable);
         let Some(state) = self.hosts.ejected_at(place) else { return };
@@ -188,7 +186,7 @@ impl Outliers {
             self.sharing.pending.push(report);
         }
         self.failed(place, Failure::Timeout, false, true, now);
-        self.is_pending()
+        !self.sharing.pending.is_empty()
     }
 
     /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's. `answers`: the host answered others
@@ -223,9 +221,9 @@ impl Outliers {
             let ejection = health.eject(&host.address, failure, self.me, &self.policy, now);
             let ejection = Ejection { unreachable: host.unreachable, ..ejection };
             self.sharing.pending.push(Change::Eject(ejection, most));
-        } else if mine {
+        } else if mine && self.sharing.events.len() < MOST_EVENTS {
             // Only the worker whose attempt failed reports it, so that it counts once.
-            self.sharing.push_event(Event::Detected(host.address.clone(), failure));
+            self.sharing.events.push(Event::Detected(host.address.clone(), failure));
         }
     }
 }
@@ -260,40 +258,22 @@ impl Condition {
     }
 
     /// The host's clock may have stepped back: what was seen in the future was not seen.
-    fn clamp(&mut self, now: Time) {
+    pub(super) fn clamp(&mut self, now: Time) {
         if matches!(self, Self::Seen { latest, .. } if *latest > now) {
             *self = Self::Absent;
         }
     }
 }
 
-/// The two reasons for panic mode.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Panic {
-    pub(super) all_fail: Condition,
-    pub(super) all_unresponsive: Condition,
-}
-
-impl Panic {
-    pub(super) const fn new() -> Self {
-        Self { all_fail: Condition::Absent, all_unresponsive: Condition::Absent }
-    }
-
-    pub(super) fn clamp(&mut self, now: Time) {
-        self.all_fail.clamp(now);
-        self.all_unresponsive.clamp(now);
-    }
-}
-
 impl Outliers {
     /// Whether all healthy hosts failed a moment ago.
     pub(super) fn in_panic(&self, now: Time) -> bool {
-        self.ejected > 0 && self.panic.all_fail.holds(now)
+        self.ejected > 0 && self.all_fail.holds(now)
     }
 
     /// All healthy hosts fail: the ejected ones are probed at once, or all come back.
     pub(super) fn panic_over_failures(&mut self, now: Time) {
-        let since = self.panic.all_fail.see(now);
+        let since = self.all_fail.see(now);
         let tried = self.hosts.each_ejected().all(|(_, _, ejected)| now.is_within(LASTS, ejected.ejection.failed));
         let cluster_wide = tried || now.is_later(CLUSTER_WIDE_AFTER, since);
         self.sharing.pending.push(if cluster_wide { Change::UnejectAll } else { Change::ProbeNow });
@@ -301,19 +281,16 @@ impl Outliers {
 
     /// Probes the ejected hosts at once, if all healthy ones are unresponsive or fail.
     pub(super) fn panic_if_unresponsive(&mut self, now: Time) {
-        if self.healthy_all_unresponsive(now) {
-            if !self.panic.all_unresponsive.holds(now) {
+        let unresponsive = |host: &Host| self.steering.responsiveness.is_unresponsive(host, now);
+        let all_unresponsive = self.ejected > 0
+            && !self.hosts.any_healthy(&|host| !unresponsive(host) && !host.history.is_failing(), now)
+            && self.hosts.present(now).any(unresponsive);
+        if all_unresponsive {
+            if !self.all_unresponsive.holds(now) {
                 self.sharing.pending.push(Change::ProbeNow);
             }
-            self.panic.all_unresponsive.see(now);
+            self.all_unresponsive.see(now);
         }
-    }
-
-    fn healthy_all_unresponsive(&mut self, now: Time) -> bool {
-        let unresponsive = |host: &Host| self.steering.responsiveness.is_unresponsive(host, now);
-        self.ejected > 0
-            && !self.hosts.any_healthy(&|host| !unresponsive(host) && !host.history.is_failing(), now)
-            && self.hosts.present(now).any(unresponsive)
     }
 
     /// Whether no host is ejected, and all hosts failed a moment ago: none is worse than the others.

@@ -192,22 +192,15 @@ impl RetryHeaders {
     }
 
     /// The headers that tell Envoy's router a plan. `guarded`: there is a `guard`, which alone may say that an answer means
-    /// the request was not sent.
+    /// the request was not sent; and, where it is `busy`, since some host pushed back not long ago, of any answer that another host may be
+    /// asked.
     #[must_use]
-    pub fn of(&self, plan: Plan, guarded: bool) -> &[Header] {
-        if guarded { self.guarded.of(plan) } else { self.alone.of(plan) }
-    }
-
-    /// The same where some host pushed back not long ago: `guard` may say of any answer that another host may be asked.
-    #[must_use]
-    pub fn while_busy(&self, plan: Plan) -> &[Header] {
-        self.busy.of(plan)
-    }
-}
-
-impl Headers {
-    fn of(&self, plan: Plan) -> &[Header] {
-        let headers = self;
+    pub fn of(&self, plan: Plan, guarded: bool, busy: bool) -> &[Header] {
+        let headers = match (guarded, busy) {
+            (false, _) => &self.alone,
+            (true, false) => &self.guarded,
+            (true, true) => &self.busy,
+        };
         match plan {
             Plan::Nothing => &headers.nothing,
             Plan::Unprocessed => &headers.unprocessed,

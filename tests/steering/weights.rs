@@ -92,7 +92,6 @@ impl Case {
                 *record = Some(new);
             }
             outliers.published();
-            outliers.take_events();
         };
         let (mut canary, mut counted) = (0, 0);
         let mut exchanged = NOW;

@@ -26,7 +26,15 @@ pub struct Return {
 impl Hosts {
     /// Ejects and brings back hosts as `shared` says, the ejections in the order of addresses. Whether any host came back.
     pub fn adopt(&mut self, shared: &[Ejection], back: Return, now: Time) -> bool {
-        self.clamp(now);
+        if now < self.latest {
+            // The host's clock stepped back: what seems to lie in the future is forgotten.
+            for host in &mut self.hosts {
+                host.seen = host.seen.min(now);
+                host.state.clamp(now, self.interval);
+            }
+            self.peers_until = Time::default();
+        }
+        self.latest = now;
         let (before, mut next) = (std::mem::take(&mut self.ejected), 0);
         let mut new = Vec::new();
         for ejection in shared {
@@ -45,7 +53,11 @@ impl Hosts {
             };
             next += 1;
             self.ejected.push(place);
-            self.follow(usize::from(place), ejection, now);
+            if let Some(host) = self.hosts.get_mut(usize::from(place)) {
+                host.seen = now;
+                host.state.clamp(now, self.interval);
+                host.state.follow(ejection);
+            }
         }
         let some_came_back = self.ejected.len() < before.len();
         for place in before.iter().skip(next) {
@@ -53,27 +65,6 @@ impl Hosts {
         }
         new.into_iter().for_each(|ejection| self.eject(ejection, now));
         some_came_back
-    }
-
-    /// Forgets what seems to lie in the future, if the host's clock stepped back.
-    fn clamp(&mut self, now: Time) {
-        if now < self.latest {
-            for host in &mut self.hosts {
-                host.seen = host.seen.min(now);
-                host.state.clamp(now, self.interval);
-            }
-            self.peers_until = Time::default();
-        }
-        self.latest = now;
-    }
-
-    fn follow(&mut self, place: usize, ejection: &Ejection, now: Time) {
-        let interval = self.interval;
-        if let Some(host) = self.at_mut(place) {
-            host.seen = now;
-            host.state.clamp(now, interval);
-            host.state.follow(ejection);
-        }
     }
 
     fn eject(&mut self, ejection: &Ejection, now: Time) {

@@ -108,7 +108,6 @@ pub fn exchange(data: &[u8]) {
                 assert!(Ejections::decode(&written, &policy, now).is_some());
             }
             outliers.published();
-            let _ = outliers.take_events();
             let known = outliers.host_list(now).map(|roster| decode_host_list(&roster, now));
             assert_ne!(known, Some(None), "what was written is read");
             if let Some(route) = outliers.route(now, choices.below(2) == 0, 2, Percent::MAX) {
