@@ -142,6 +142,8 @@ pub struct Outliers {
 struct Latest {
     /// When the latest request arrived.
     request: Time,
+    /// When the latest one arrived that is repeated whatever happens to its first attempt.
+    repeatable: Time,
     /// When an attempt last failed.
     failure: Time,
     /// When an attempt was last not answered at all.
@@ -161,6 +163,7 @@ impl Latest {
         let never = Time::from_nanos(0);
         Self {
             request: never,
+            repeatable: never,
             failure: never,
             break_off: never,
             ejected: never,

@@ -20,6 +20,8 @@ const WAIT_UNKNOWN: Duration = Duration::from_secs(2);
 /// A host is not probed before half the typical downtime, or before this if that is shorter: it may have been ejected for
 /// something else.
 const TOO_EARLY: Duration = Duration::from_secs(2);
+/// Requests that may be repeated whatever happens come by if one did within this time: they probe for those that may not.
+const REPEATABLE_COME: Duration = Duration::from_secs(5);
 
 /// After so long, a request that may be repeated whatever happens is a probe beside one whose end is not reported: where a probe
 /// was sent again, and waits at two hosts that hang, it may wait for as long as the route has.
@@ -123,6 +125,8 @@ pub struct Candidate {
     pub worker: WorkerId,
     /// Whether the request may be retried whatever happens to its first attempt.
     pub repeatable: bool,
+    /// Whether requests come by that may be.
+    pub others: bool,
     /// Whether half or more of the hosts are ejected.
     pub mostly_ejected: bool,
 }
@@ -133,7 +137,7 @@ impl HostState {
     /// A request that is not repeatable has to wait: a second after the host is due, so that it is used only where no
     /// repeatable ones come by, and less if the host just answered a probe. A host that does not run refuses it, and what is
     /// refused may always be retried; one that takes it and breaks off costs that request. Where it broke off before, the
-    /// wait is twice as long.
+    /// wait is twice as long; and where it hung, the request waits until another one was answered, if such come by.
     #[must_use]
     pub fn wants_probe(&self, request: Candidate, scheduled: bool, policy: &OutlierPolicy, now: Time) -> bool {
         let Some(ejected) = self.ejected() else { return false };
@@ -142,6 +146,7 @@ impl HostState {
             _ if request.repeatable => Duration::ZERO,
             _ if answered > 0 => policy.base_ejection_time.min(REPEATABLE_ONLY),
             Failure::Refused => REPEATABLE_ONLY,
+            Failure::Timeout if request.others => return false,
             _ => REPEATABLE_ONLY_AFTER_BREAK,
         };
         let due = ejected.due(policy, request.mostly_ejected).max(ejected.last_answer).saturating_add(wait);
@@ -203,7 +208,8 @@ impl Outliers {
         if !self.probe_budget.add_turns(self.ejected, self.hosts.len()) && !mostly_ejected {
             return None;
         }
-        let request = Candidate { worker: self.me, repeatable, mostly_ejected };
+        let others = now.is_soon_after(REPEATABLE_COME, self.latest.repeatable);
+        let request = Candidate { worker: self.me, repeatable, others, mostly_ejected };
         let covers_scheduled = self.probe_budget.covers_scheduled(self.ejected);
         let exhausted = self.probe_budget.is_exhausted(mostly_ejected);
         let due = self.hosts.each_ejected().filter_map(|(place, host, ejected)| {

@@ -112,6 +112,7 @@ impl Outliers {
         self.latest.request = now;
         self.probe_budget.deposit();
         if repeatable {
+            self.latest.repeatable = now;
             self.steering.add_canary();
         }
         if self.all_are_down(now) {

@@ -27,7 +27,7 @@ fn ejected() -> HostState {
 }
 
 fn wants_probe(state: &HostState, repeatable: bool, millis: u64) -> bool {
-    let request = Candidate { worker: ME, repeatable, mostly_ejected: false };
+    let request = Candidate { worker: ME, repeatable, others: false, mostly_ejected: false };
     state.wants_probe(request, false, &OutlierPolicy::default(), after(millis))
 }
 
@@ -45,6 +45,25 @@ fn a_host_is_ejected_probed_and_back() {
     assert_eq!(state.answered(after(1_010), 2, after(1_020)), Verdict::Unejected);
     state.uneject(after(1_020), Duration::from_secs(10), false);
     assert!(matches!(state, HostState::Healthy(_)) && !state.is_ejected());
+}
+
+#[test]
+fn what_cannot_be_repeated_is_no_probe_of_a_host_that_hung_while_others_come() {
+    let mut state = ejected();
+    assert_eq!(
+        state.failed(Failure::Timeout, after(500), &OutlierPolicy::default(), after(510)),
+        Verdict::Extended,
+        "it hung"
+    );
+    let wants = |state: &HostState, others, millis| {
+        let request = Candidate { worker: ME, repeatable: false, others, mostly_ejected: false };
+        state.wants_probe(request, false, &OutlierPolicy::default(), after(millis))
+    };
+    assert!(!wants(&state, false, 2_999) && wants(&state, false, 3_000), "two seconds after it is due");
+    assert!(!wants(&state, true, 60_000));
+    state.start_probe(1, 300, after(1_000));
+    assert_eq!(state.answered(after(1_000), 2, after(1_010)), Verdict::None);
+    assert!(!wants(&state, true, 1_259) && wants(&state, true, 1_260), "another one was answered");
 }
 
 #[test]
@@ -98,7 +117,7 @@ fn a_scheduled_probe_is_sent_once_and_only_by_a_repeatable_request() {
     state.schedule_probe(after(400), after(300));
     assert!(!scheduled(&state, 399) && scheduled(&state, 400));
     let wants = |state: &HostState, repeatable| {
-        let request = Candidate { worker: ME, repeatable, mostly_ejected: false };
+        let request = Candidate { worker: ME, repeatable, others: false, mostly_ejected: false };
         state.wants_probe(request, true, &OutlierPolicy::default(), after(400))
     };
     assert!(wants(&state, true) && !wants(&state, false));
