@@ -23,7 +23,8 @@ use super::request::Request;
 use super::view::View;
 use super::worker::Worker;
 use crate::base::contexts::Contexts;
-use crate::base::time::{Time, nanos_since};
+use crate::base::time::{Time, nanos, nanos_since};
+use crate::retry::Plan;
 
 /// The number of answers after which it is known how long they take.
 const TIMED: u32 = 16;
@@ -162,6 +163,7 @@ impl Worker {
             let answers = |host| nanos_since(arrived, outliers.answered_at(host)) >= deadline;
             if now >= request.overdue_again && request.overdue.as_deref().is_some_and(answers) {
                 waiting.was_natural();
+                request.natural = Some(now);
                 (request.overdue, request.overdue_again) = (None, Time::from_nanos(u64::MAX));
             } else if now >= request.overdue_again {
                 let again = request.overdue_again > Time::default();
@@ -206,7 +208,7 @@ impl Worker {
         let late = request.overdue_again > Time::default();
         let Some(state) = request.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) else { return };
         state.waiting.newest_answered = state.waiting.newest_answered.max(arrived);
-        let Some(outliers) = state.outliers.as_ref().filter(|_| late) else { return };
+        let Some(outliers) = state.outliers.as_mut().filter(|_| late) else { return };
         let answered = view.details() == b"via_upstream";
         let deadline = state.waiting.deadline().unwrap_or(u64::MAX);
         let natural = overdue.as_ref().is_some_and(|host| match answered {
@@ -219,8 +221,16 @@ impl Worker {
         if natural {
             state.waiting.was_natural();
         }
-        if let Some(request) = self.requests.get_mut(stream.0) {
-            request.odd = !answered || (overdue.is_some() && !natural);
+        let Some(request) = self.requests.get_mut(stream.0) else { return };
+        request.odd = !answered || (overdue.is_some() && !natural);
+        if let Some(since) = request.natural.filter(|_| answered && request.retries.plan().is_some_and(Plan::repeats)) {
+            // Its host answered others long before, and another one, where that was asked as well, would have answered by now.
+            let now = view.now().unwrap_or(self.wall_clock);
+            let took = nanos_since(arrived, now);
+            let asked = request.hedge.map(nanos).filter(|after| took >= *after);
+            if nanos_since(since, now) >= deadline && took - asked.unwrap_or_default() >= deadline {
+                outliers.took_long(took, now);
+            }
         }
     }
 }

@@ -92,6 +92,14 @@ impl Outliers {
         self.steering.responsiveness.hedged(after, took, now);
     }
 
+    /// A request was answered that may be repeated, and took so many nanoseconds by nature: what is hedged while some host is ejected need
+    /// not find that out.
+    pub fn took_long(&mut self, took: u64, now: Time) {
+        if self.ejected > 0 {
+            self.steering.responsiveness.took_long(took, now);
+        }
+    }
+
     /// A request arrives that finds out for an open circuit whether the cluster is back. It goes to the ejected host that is due
     /// for longest, whichever worker owns it: the healthy hosts failed a moment ago, and this one had more time to come back.
     /// Where no host is ejected, all are alike, and take turns.

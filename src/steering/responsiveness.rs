@@ -72,12 +72,21 @@ impl Responsiveness {
 
     /// A request was answered by a host that was to be hedged after that time, and took so long.
     pub(crate) fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
-        let (natural, seen) = self.natural;
-        let natural = if now.is_within(NATURAL, seen) { natural } else { 0 };
-        let took = nanos(took);
+        let (natural, took) = (self.natural(now), nanos(took));
         if took >= IN_VAIN.saturating_mul(nanos(after)) || (natural > 0 && took >= natural / 2) {
-            self.natural = (took.max(natural), now);
+            self.took_long(took, now);
         }
+    }
+
+    /// A request took so many nanoseconds by nature.
+    pub(crate) fn took_long(&mut self, took: u64, now: Time) {
+        self.natural = (took.max(self.natural(now)), now);
+    }
+
+    /// How long requests take by nature, of late.
+    const fn natural(&self, now: Time) -> u64 {
+        let (natural, seen) = self.natural;
+        if now.is_within(NATURAL, seen) { natural } else { 0 }
     }
 
     /// Whether some host answered recently. If none did, all may just have become slow.

@@ -59,7 +59,7 @@ fn what_takes_long_by_nature_is_left_alone() {
     for slow in [1, 5, 20] {
         for out in [false, true] {
             let (mut all, mut twice, mut wrong) = (0, 0, 0);
-            for seed in 0..6 {
+            for seed in 0..12 {
                 let mut replicas = vec![Replica::always(State::Fine); 4];
                 if out {
                     replicas[0] = Replica::between(seconds(4), seconds(2 * LASTS), State::Refuses);
@@ -78,7 +78,7 @@ fn what_takes_long_by_nature_is_left_alone() {
                 format!("{slow} percent, one out {out}: {twice} of {all} started twice, {wrong} replicas ejected");
             println!("{told}");
             // Two that take long may be at one replica that happens to answer no other for a while: chance does that now and then.
-            assert!(twice * 10 <= all && wrong <= 3, "{told}");
+            assert!(twice * 20 <= all && wrong <= 3, "{told}");
         }
     }
 }
