@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) overdue: Option<Box<str>>,
     /// When it counts as overdue once more.
     pub(super) overdue_again: Time,
+    /// How often it did.
+    pub(super) times_overdue: u8,
     /// Since when its host is known to answer others while it waits.
     pub(super) natural: Option<Time>,
     /// Whether it was overdue, and how long it took says nothing of how long answers take.

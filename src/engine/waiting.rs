@@ -3,7 +3,7 @@
 //! A host that hangs fails no attempt for as long as a timeout, or the client's patience. But most of what is sent to a cluster is
 //! answered at about the same speed, so a request that is not is *overdue*: it waits for three times as long as nearly all others
 //! do, and later ones were answered meanwhile. Its host is asked for, and it counts as a timeout of that host, seven times a
-//! second, until it is answered or ends. The detector for timeouts sees the rest: a host that answers others in
+//! second, until it is answered or ends, eight times at most. The detector for timeouts sees the rest: a host that answers others in
 //! between is no outlier, and neither is one among many that are slow.
 //!
 //! What takes long by nature is overdue, too, now and then, and so is what never is answered, wherever it is sent: a path whose database
@@ -38,6 +38,9 @@ const FACTOR: u64 = 3;
 const LEAST: u64 = 40_000_000;
 /// One that is overdue counts again after this.
 const AGAIN: Duration = Duration::from_millis(150);
+/// It counts as often at most: that its host did not answer it then says nothing of what the host does by now. Its answer may be lost.
+const MOST_TIMES: u8 = 8;
+const NEVER: Time = Time::from_nanos(u64::MAX);
 /// A request is hedged after so many times what makes it overdue, and not before that.
 const HEDGE_FACTOR: u64 = 2;
 const HEDGE_LEAST: u64 = 100_000_000;
@@ -164,10 +167,12 @@ impl Worker {
             if now >= request.overdue_again && request.overdue.as_deref().is_some_and(answers) {
                 waiting.was_natural();
                 request.natural = Some(now);
-                (request.overdue, request.overdue_again) = (None, Time::from_nanos(u64::MAX));
+                (request.overdue, request.overdue_again) = (None, NEVER);
             } else if now >= request.overdue_again {
                 let again = request.overdue_again > Time::default();
-                request.overdue_again = now.saturating_add(AGAIN);
+                request.times_overdue = request.times_overdue.saturating_add(1);
+                let last = request.times_overdue >= MOST_TIMES;
+                request.overdue_again = if last { NEVER } else { now.saturating_add(AGAIN) };
                 let address = view.host.property_of(stream, Property::UpstreamAddress)?;
                 let address = address.as_deref().and_then(|address| std::str::from_utf8(address).ok());
                 // Once it was sent again, Envoy tells of the host that it was sent to last: it waits at the first no more, or not alone.

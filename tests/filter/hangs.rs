@@ -53,6 +53,8 @@ struct World {
     /// What a request takes where nothing hangs.
     takes: fn(u64) -> u64,
     hung: Option<usize>,
+    /// The balancer leaves it out.
+    left_out: Option<usize>,
     patience: u64,
     turn: usize,
     flights: Vec<Flight>,
@@ -73,6 +75,7 @@ impl World {
             gets: |number| number % 10 < 7,
             takes: |_| FAST,
             hung: None,
+            left_out: None,
             patience: PATIENCE,
             turn: 0,
             flights: Vec::new(),
@@ -116,6 +119,9 @@ impl World {
         let host = listed.unwrap_or_else(|| {
             // Another one than the first, as `previous_hosts` has it.
             self.turn += 1;
+            if self.left_out == Some(self.turn % HOSTS.len()) {
+                self.turn += 1;
+            }
             if flight.tries.iter().any(|before| before.host == self.turn % HOSTS.len()) {
                 self.turn += 1;
             }
@@ -305,5 +311,24 @@ fn where_all_become_slow_none_is_blamed() {
         assert_eq!(world.ejections() - before, 0, "{level:?}");
         let twice = world.over.iter().filter(|over| over.slow && over.tries > 1).count();
         assert!(twice * 20 <= world.over.len(), "{level:?}: {twice}");
+    }
+}
+
+/// A request whose answer is lost says nothing of its host for as long as its client waits, though the host gets no other.
+#[test]
+fn one_that_waits_for_long_speaks_no_more() {
+    for level in LEVELS {
+        let mut world = World::new(level, "lost");
+        let before = world.ejections();
+        // Some take long at first: so one alone does not make a host suspect, until a while after the last of these.
+        world.takes = |number| if number < 400 && dice(number) < 5 { 300 } else { FAST };
+        (world.gets, world.patience) = (|_| false, 15_000);
+        world.run(4_000);
+        (world.hung, world.turn) = (Some(1), 0);
+        world.run(10);
+        (world.hung, world.left_out) = (None, Some(1));
+        world.run(10_000);
+        assert_eq!(world.flights.iter().filter(|flight| flight.began < 5_000).count(), 1, "{level:?}: it waits");
+        assert_eq!(world.ejections() - before, 0, "{level:?}");
     }
 }

@@ -26,7 +26,7 @@ use weir::base::random::Random;
 use weir::signal::Signal;
 
 use super::replica::{Replica, State};
-use super::report::{Each, Report};
+use super::report::Report;
 use super::world::{Setup, World};
 use super::{seconds, setup};
 
@@ -55,13 +55,6 @@ fn outages_of(replica: &Replica, setup: &Setup) -> Vec<(Duration, Duration)> {
         outages.push((*from, setup.lasts));
     }
     outages
-}
-
-/// Whether a request waits at that time that arrived while the host hung. Where all of its attempts were sent to hosts that hang, it is
-/// never answered, and speaks against a host that has answered nothing since.
-fn still_waits(report: &Report, replica: &Replica, at: Duration) -> bool {
-    let waits = |each: &&Each| each.arrived <= at && each.over.is_none_or(|(over, _)| over >= at);
-    report.each.iter().filter(waits).any(|each| replica.state(each.arrived) == State::Hangs)
 }
 
 /// Says how to run it again, if the test fails meanwhile.
@@ -160,7 +153,7 @@ fn for_old_news(report: &Report, replicas: &[Replica]) -> u64 {
             let just = |(_, ended): &&(Duration, Duration)| *ended <= *out && *ended + HEARD >= *out;
             // One that hangs fails no attempt; requests that wait there for too long speak against it.
             let hung = |tenth| replica.state(out.saturating_sub(HEARD * tenth / 10)) == State::Hangs;
-            if (0..=10).any(hung) || still_waits(report, replica, *out) {
+            if (0..=10).any(hung) {
                 back = until.unwrap_or(back);
                 continue;
             }
@@ -184,8 +177,7 @@ fn examine(setup: Setup) -> (Duration, usize, Report) {
         let outages = replica.outages(setup.lasts);
         let heard = setup.timeout + HEARD;
         for (out, _) in report.absences.iter().flat_map(|hosts| &hosts[host]) {
-            let failed = outages_of(replica, &setup).iter().any(|(from, to)| out >= from && *out <= *to + heard)
-                || still_waits(&report, replica, *out);
+            let failed = outages_of(replica, &setup).iter().any(|(from, to)| out >= from && *out <= *to + heard);
             assert!(failed, "{host} went out at {out:?}, and had not failed");
         }
         for absences in report.absences.iter().map(|hosts| &hosts[host]) {

@@ -163,7 +163,7 @@ fn retries(out: &mut String, policy: &RetryPolicy, roles: Roles) {
             out,
             2,
             "** No timeout for attempts is set, so only one of the route's own (per_try_timeout) is retried: the route's \
-             timeout ends the request. While no host is out, one that hangs is found only then.",
+             timeout ends the request.",
         ),
         Some(PerTryTimeout::Fixed(timeout)) => {
             paragraph(
