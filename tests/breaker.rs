@@ -355,7 +355,7 @@ fn a_processed_probe_closes_and_everything_begins_anew() {
 #[test]
 fn a_probe_that_says_nothing_gives_its_slot_back() {
     let mut worker = open();
-    worker.now += SECOND;
+    worker.now += 50 * MS;
     let first = worker.probe().unwrap();
     worker.now += 10 * MS;
     assert_eq!(worker.admit(true), Permission::Shed);
@@ -369,6 +369,36 @@ fn a_probe_that_says_nothing_gives_its_slot_back() {
     worker.now += SECOND;
     assert_eq!(worker.admit(true), Permission::Due);
     assert!(worker.probe().is_some_and(|third| third != second));
+}
+
+/// Requests that come all at once, after a while without any, need not be shed until the first of them has found out.
+#[test]
+fn where_nobody_asked_for_long_as_many_go_as_would_have_gone_meanwhile() {
+    let burst = |worker: &mut Worker| {
+        let tickets = (0..300).map_while(|_| (worker.admit(true) == Permission::Due).then(|| worker.probe().unwrap()));
+        tickets.collect::<Vec<_>>()
+    };
+    for (signal, unasked, probes) in
+        [(Signal::Refused, 199, 1), (Signal::Refused, 2_500, 186), (Signal::Reset, 2_500, 36)]
+    {
+        let mut worker = Worker::new(BreakerPolicy::default());
+        worker.open_by(signal);
+        let first = burst(&mut worker);
+        worker.wish(Wish::of_probe(*first.last().unwrap(), Some(signal)));
+        worker.now += unasked * MS + if signal == Signal::Refused { 13 } else { 50 } * MS;
+        let tickets = burst(&mut worker);
+        assert_eq!(tickets.len(), probes, "{signal:?} {unasked}");
+    }
+    // Once the latest has failed, it is known that the outage goes on, whatever is left.
+    let mut worker = open();
+    worker.now += 2_500 * MS;
+    let tickets = [worker.probe().unwrap(), worker.probe().unwrap()];
+    worker.wish(Wish::of_probe(tickets[0], Some(Signal::Refused)));
+    assert_eq!(worker.admit(true), Permission::Due);
+    worker.wish(Wish::of_probe(tickets[1], Some(Signal::Refused)));
+    assert_eq!(worker.admit(true), Permission::Shed);
+    worker.now += 13 * MS;
+    assert_eq!(burst(&mut worker).len(), 1);
 }
 
 #[test]

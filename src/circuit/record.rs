@@ -18,6 +18,9 @@
 //! | cancelled, local, or none at all | stays open: nobody knows | at once |
 //! | has not ended | stays open | `open_time` after it began |
 //!
+//! Where none was asked for during sixteen such pauses (of what was refused, or else of what broke off), as many go as would have gone
+//! meanwhile, until the latest of them has failed.
+//!
 //! The first probe goes an eightieth of `open_time` after the circuit opened, or at once if the attempt that broke last was not
 //! processed.
 
@@ -32,6 +35,8 @@ use crate::signal::Signal;
 
 /// What a record starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wrc\x02";
+/// A probe that is due for so many pauses was not asked for: a fifth of a second at the defaults, and fewer requests open no circuit.
+const UNASKED: u32 = 16;
 /// Where the interval is shorter, a circuit is abandoned after this.
 const MIN_ABANDONED: Duration = Duration::from_secs(10);
 /// After a probe that was not processed, or after the circuit opened, the next probe goes after this part of `open_time`.
@@ -156,10 +161,13 @@ impl Record {
         Some(Event::Opened { broke, attempts, within })
     }
 
-    /// Lets a request through, if one is due.
+    /// Lets a request through, if one is due. Where none came for long, as many go as would have gone meanwhile: requests that come
+    /// all at once would else be shed while the first of them finds out that the outage is over.
     pub fn probe(&mut self, policy: &BreakerPolicy, now: Time) -> Option<Event> {
         let opened = self.opened.filter(|_| now >= self.next)?;
-        self.next = now.saturating_add(policy.open_time);
+        let pause = policy.pause(if self.not_processed { Signal::Refused } else { Signal::Reset });
+        let unasked = now.is_later(pause.saturating_mul(UNASKED), self.next);
+        self.next = if unasked { self.next.saturating_add(pause) } else { now.saturating_add(policy.open_time) };
         self.probes = self.probes.saturating_add(1);
         Some(Event::Probing(Ticket { opened, number: self.probes }))
     }
@@ -174,7 +182,8 @@ impl Record {
     pub fn fail(&mut self, policy: &BreakerPolicy, ticket: Ticket, signal: Signal, now: Time) -> bool {
         let last = self.is_of(ticket) && self.probes == ticket.number;
         if last {
-            self.next = self.next.min(now.saturating_add(policy.pause(signal)));
+            let due = now.saturating_add(policy.pause(signal));
+            self.next = if self.next > now { self.next.min(due) } else { due };
             self.not_processed = is_not_processed(signal);
         }
         last
