@@ -26,6 +26,8 @@ pub const TAKES: &str = "x-takes";
 pub const ASKS: &str = "x-asks";
 pub const PARTS: &str = "x-parts";
 pub const APART: &str = "x-apart";
+/// How many bytes each part has.
+pub const BYTES: &str = "x-bytes";
 pub const GRPC: &str = "x-grpc";
 pub const LASTS: &str = "x-lasts";
 /// The connection ends with the response.
@@ -56,6 +58,10 @@ pub enum Mood {
     Unhealthy,
     /// A stream breaks after its first part.
     Cuts,
+    /// Answers requests for this path with this status.
+    SaysAt(&'static str, u16),
+    /// Resets the connection before it did anything, for so many requests in a hundred.
+    ResetsSome(u64),
     /// Closes, without doing anything, a connection that a request comes on after this long without one.
     ForgetsIdle(Duration),
 }
@@ -158,10 +164,14 @@ impl Replica {
         let body = match (grpc, parts) {
             (false, None) => Full::from("done\n").map_err(|never| match never {}).boxed(),
             (_, parts) => {
-                let part: &[u8] = if grpc { b"\0\0\0\0\0" } else { b"data: part\n\n" };
+                let part = match number(BYTES) {
+                    Some(bytes) => Bytes::from(vec![b'x'; usize::try_from(bytes).unwrap_or_default()]),
+                    None if grpc => Bytes::from_static(b"\0\0\0\0\0"),
+                    None => Bytes::from_static(b"data: part\n\n"),
+                };
                 let trailers = grpc.then(|| number(GRPC).unwrap_or(0));
                 let apart = Duration::from_millis(number(APART).unwrap_or(0));
-                let drip = Drip::new(parts.unwrap_or(1), apart, Bytes::from_static(part));
+                let drip = Drip::new(parts.unwrap_or(1), apart, part);
                 let drip = if cuts { drip.cut_after(1) } else { drip };
                 match trailers {
                     Some(status) => drip.trailer("grpc-status", status).boxed(),
@@ -172,7 +182,7 @@ impl Replica {
         let mut response = Response::new(body);
         if grpc {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        } else if parts.is_some() {
+        } else if parts.is_some() && !head.contains_key(BYTES) {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         }
         response
@@ -193,11 +203,18 @@ impl Serve for Replica {
         self.ledger.arrive(number, self.number);
         let idle = request.extensions().get::<Idle>().map_or(Duration::ZERO, |idle| idle.0);
         let now = *mood.borrow_and_update();
+        // The same one on both sides.
+        let mixed = (number ^ self.seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let slower = match now {
+            Mood::SaysAt(path, status) if request.uri().path() == path => return Ok(self.signed(empty(status))),
+            Mood::ResetsSome(percent) if (mixed / 4000 + 37 * self.number as u64) % 100 < percent => return Err(Reset),
             Mood::Says(status, header) => {
                 let mut response = empty(status);
                 if let Some((name, value)) = header {
                     response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+                }
+                if let Some(kind) = request.headers().get(CONTENT_TYPE) {
+                    response.headers_mut().insert(CONTENT_TYPE, kind.clone());
                 }
                 return Ok(self.signed(response));
             }
@@ -224,8 +241,7 @@ impl Serve for Replica {
         if request.into_body().collect().await.is_err() {
             return Err(Reset);
         }
-        // Every request takes a moment, the same one on both sides.
-        let mixed = (number ^ self.seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        // Every request takes a moment.
         sleep(takes + Duration::from_micros(1000 + mixed % 4000)).await;
         self.ledger.finish(number);
         if matches!(now, Mood::ResetsAfter) {

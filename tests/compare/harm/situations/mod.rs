@@ -5,6 +5,7 @@ mod deploys;
 mod destinations;
 mod features;
 mod outages;
+mod partial;
 mod pushback;
 mod sizes;
 mod slow;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Situation> {
         pushback::all(),
         destinations::all(),
         sizes::all(),
+        partial::all(),
     ]
     .into_iter()
     .flatten()
