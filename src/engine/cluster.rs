@@ -87,17 +87,11 @@ impl Charging {
 /// host's address costs more than it tells there. Not each eighth: a balancer that takes turns among four hosts would show the same
 /// one each time, and the other three would never be known.
 pub(super) const SAMPLE: u32 = 8;
-/// Of a calm cluster's requests, so many in a row are looked at, from the beginning of each second.
-const RUN: u32 = 64;
-/// And then so many of this many.
-const CYCLE: u32 = 1_024;
 
 /// Counts what of a calm cluster could be looked at, and says which of it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sampler {
     chances: u32,
-    requests: u32,
-    second: u64,
 }
 
 impl Sampler {
@@ -105,16 +99,6 @@ impl Sampler {
     pub(super) fn takes_by_chance(&mut self) -> bool {
         self.chances = self.chances.wrapping_add(1);
         Random::new(self.chances.into()).number().is_multiple_of(SAMPLE.into())
-    }
-
-    /// Whether the next request that was left to Envoy's balancer is in the sample. In a row: the balancer gives hosts and localities
-    /// their weights by turns, so that a run of requests shows the weights as they are, and one here and there shows chance.
-    pub(super) const fn takes_request(&mut self, now: Time) -> bool {
-        // A second, or nearly so.
-        let second = now.as_nanos() >> 30;
-        self.requests = if self.second == second { self.requests.wrapping_add(1) } else { 0 };
-        self.second = second;
-        self.requests % CYCLE < RUN
     }
 }
 
@@ -298,22 +282,5 @@ impl Clusters {
     /// The same, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
         self.slots.iter_mut().map(|(id, cluster)| (*id, &mut **cluster))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_requests_are_looked_at() {
-        let mut sampler = Sampler::default();
-        let mut taken = |second: u64, requests: u32| {
-            let of = |_: &u32| sampler.takes_request(Time::from_nanos(second << 30));
-            (0..requests).filter(of).collect::<Vec<_>>()
-        };
-        assert_eq!(taken(1, 20), (0..20).collect::<Vec<_>>());
-        assert_eq!(taken(1, 1_000), (0..44).collect::<Vec<_>>(), "of this second, 20 were looked at before");
-        assert_eq!(taken(2, 2_000), (0..64).chain(1_024..1_088).collect::<Vec<_>>());
     }
 }

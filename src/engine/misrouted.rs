@@ -114,10 +114,9 @@ impl Worker {
             return;
         }
         let steered = !route.hosts.is_empty();
-        let calm = !steered && outliers.is_calm(last);
-        let picks = !(calm && outliers.knows_shares()) || state.sampler.takes_request(last);
+        let picks = steered || outliers.wants_pick(last);
         // How long requests take is no matter of turns.
-        let times = !(calm && state.waiting.is_known()) || state.sampler.takes_by_chance();
+        let times = steered || !outliers.is_calm(last) || !state.waiting.is_known() || state.sampler.takes_by_chance();
         if !picks && !times {
             return;
         }

@@ -251,8 +251,12 @@ impl Worker {
         if signal.is_failure() || *signal == Signal::Pushback {
             cluster.failed = now;
         }
-        cluster.circuit.iter_mut().for_each(|circuit| circuit.attempt_ended(*signal, attempt.began, now));
-        cluster.account.iter_mut().for_each(|account| account.attempt_ended(*signal, now));
+        if let Some(circuit) = &mut cluster.circuit {
+            circuit.attempt_ended(*signal, attempt.began, now);
+        }
+        if let Some(account) = &mut cluster.account {
+            account.attempt_ended(*signal, now);
+        }
         let Some(host) = &attempt.host else { return };
         if incidents {
             cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);

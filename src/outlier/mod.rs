@@ -267,10 +267,12 @@ impl Outliers {
             && now.is_later(WATCHFUL, self.latest.overdue)
     }
 
-    /// Whether the shares that Envoy's balancer gives the hosts are known well enough that a sample keeps them current.
-    #[must_use]
-    pub fn knows_shares(&self) -> bool {
-        self.steering.shares.are_known(self.hosts.len())
+    /// Whether to look where Envoy's balancer sent a request that is over, and was left to it: of a calm cluster whose shares are known,
+    /// a sample keeps these current.
+    pub fn wants_pick(&mut self, now: Time) -> bool {
+        !self.is_calm(now)
+            || !self.steering.shares.are_known(self.hosts.len())
+            || self.steering.shares.takes_request(now)
     }
 
     /// Whether the record was not read for a while, so that another worker may have ejected a host since.

@@ -3,6 +3,7 @@
 //! as many steps as the number of places has binary digits.
 
 use crate::base::random::Random;
+use crate::base::time::Time;
 use crate::outlier::host::{Host, Picks};
 use crate::outlier::hosts::Hosts;
 
@@ -20,6 +21,10 @@ const ENOUGH: u64 = 16;
 /// starts while a host is ejected, and could not [learn](Shares::learn) from others, would send everything to the first host that
 /// answers. So up to half the requests explore: fewer, the more of the hosts are ejected that these would meet.
 const FEW: u64 = 4;
+/// Of a calm cluster's requests, so many in a row are looked at, from the beginning of each second.
+const RUN: u32 = 64;
+/// And then so many of this many.
+const CYCLE: u32 = 1_024;
 
 /// How often Envoy's balancer picked the hosts of one cluster.
 #[derive(Clone, Debug)]
@@ -38,11 +43,24 @@ pub(crate) struct Shares {
     pub(super) sampler: WeightedSampler,
     /// The [version](Hosts::version) of the hosts that the sampler holds; 0 if it must be filled anew.
     filled: u64,
+    /// The requests of this second that a calm cluster left to Envoy's balancer.
+    requests: u32,
+    second: u64,
 }
 
 impl Shares {
     pub(crate) const fn new() -> Self {
-        Self { picks: 0, weight: 0, squares: 0, singles: 0, doubts: false, sampler: WeightedSampler::new(), filled: 0 }
+        Self {
+            picks: 0,
+            weight: 0,
+            squares: 0,
+            singles: 0,
+            doubts: false,
+            sampler: WeightedSampler::new(),
+            filled: 0,
+            requests: 0,
+            second: 0,
+        }
     }
 
     /// The number of picks of Envoy's balancer that were seen so far.
@@ -58,6 +76,16 @@ impl Shares {
     /// Whether enough picks were seen to know the shares of this number of hosts. Where there is none, its address is not understood.
     pub(crate) fn are_known(&self, hosts: usize) -> bool {
         hosts == 0 || self.weight >= ENOUGH * (2 * FEW_HOSTS).max(hosts as u64)
+    }
+
+    /// Whether the next of a calm cluster's requests is looked at, once the shares are known. In a row: the balancer gives hosts and
+    /// localities their weights by turns, so that a run of requests shows the weights as they are, and one here and there shows chance.
+    pub(crate) const fn takes_request(&mut self, now: Time) -> bool {
+        // A second, or nearly so.
+        let second = now.as_nanos() >> 30;
+        self.requests = if self.second == second { self.requests.wrapping_add(1) } else { 0 };
+        self.second = second;
+        self.requests % CYCLE < RUN
     }
 
     /// Envoy's balancer picked a host; `steered` says whether requests are steered.
@@ -299,5 +327,17 @@ mod tests {
         assert_eq!((sampler.total(Weighting::new(1, 1)), sampler.set(7, 1)), (0, 0));
         sampler.fill(0, &mut std::iter::empty());
         assert_eq!(sampler.total(Weighting::new(1, 1)), 0);
+    }
+
+    #[test]
+    fn runs_of_requests_are_looked_at() {
+        let mut shares = Shares::new();
+        let mut taken = |second: u64, requests: u32| {
+            let of = |_: &u32| shares.takes_request(Time::from_nanos(second << 30));
+            (0..requests).filter(of).collect::<Vec<_>>()
+        };
+        assert_eq!(taken(1, 20), (0..20).collect::<Vec<_>>());
+        assert_eq!(taken(1, 1_000), (0..44).collect::<Vec<_>>(), "of this second, 20 were looked at before");
+        assert_eq!(taken(2, 2_000), (0..64).chain(1_024..1_088).collect::<Vec<_>>());
     }
 }

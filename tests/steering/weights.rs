@@ -59,14 +59,6 @@ struct Case {
     requests: usize,
 }
 
-/// As [`weir::engine`] samples the requests of a calm cluster.
-fn takes((second, count): &mut (u64, u32), now: Time) -> bool {
-    let this = now.as_nanos() >> 30;
-    *count = if this == *second { *count + 1 } else { 0 };
-    *second = this;
-    *count % 1024 < 64
-}
-
 impl Case {
     /// The canary's share of the requests from the hundredth on that comes after a host went out.
     fn run(self, seed: u64) -> f64 {
@@ -79,11 +71,11 @@ impl Case {
             (self.canary, (self.stable_hosts..hosts).collect()),
         ];
         let mut random = Random::new(seed ^ 0x5eed);
-        let mut workers: Vec<(Outliers, Balancer, (u64, u32))> = (0..self.workers)
+        let mut workers: Vec<(Outliers, Balancer)> = (0..self.workers)
             .map(|worker| {
                 let seed = seed * 64 + worker as u64 + 1;
                 let balancer = Balancer::new(&groups, seed << 20);
-                (Outliers::new(OutlierPolicy::default(), WorkerId(seed)), balancer, (0, 0))
+                (Outliers::new(OutlierPolicy::default(), WorkerId(seed)), balancer)
             })
             .collect();
         let mut record: Option<Vec<u8>> = None;
@@ -102,7 +94,7 @@ impl Case {
                 exchanged = now;
                 workers.iter_mut().for_each(|worker| exchange(&mut worker.0, &mut record, now));
             }
-            let (outliers, balancer, count) = &mut workers[random.below(self.workers as u64) as usize];
+            let (outliers, balancer) = &mut workers[random.below(self.workers as u64) as usize];
             if outliers.is_stale(now) {
                 exchange(outliers, &mut record, now);
             }
@@ -114,7 +106,6 @@ impl Case {
                 }
             };
             let down = request >= self.calm;
-            let calm = outliers.is_calm(now) && outliers.knows_shares();
             let route = outliers.route(now, true, 2, Percent::from_basis_points(500).unwrap());
             let steered = route.is_some();
             let mut host = match &route {
@@ -132,7 +123,7 @@ impl Case {
             if let Some(probe) = route.and_then(|route| route.probe) {
                 outliers.probe_over(probe);
             }
-            if !steered && (!calm || takes(count, now)) {
+            if !steered && outliers.wants_pick(now) {
                 outliers.picked(&name(host), now);
             }
             if request >= self.calm + settling {
