@@ -270,6 +270,13 @@ impl Setup {
         }]}));
     }
 
+    /// Envoy's own limits of what is under way at once; none of retries.
+    pub fn limits(&mut self, limits: &Value) {
+        let mut thresholds = json!({"max_retries": 100});
+        merge(&mut thresholds, limits);
+        self.cluster(&json!({"circuit_breakers": {"thresholds": [thresholds]}}));
+    }
+
     pub fn every_host(&self) -> Vec<(usize, &'static str)> {
         (0..self.hosts.len()).map(|host| (host, "")).collect()
     }

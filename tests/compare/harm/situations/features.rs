@@ -91,7 +91,7 @@ pub fn all() -> Vec<Situation> {
         Situation::new("envoy-limit-reached", "A third of the requests finds Envoy's own limit of parallel requests reached.")
             .load(Load::get(60).asks(TAKES, 150))
             .setup(|setup| {
-                setup.clusters[0]["circuit_breakers"] = json!({"thresholds": [{"max_requests": 6, "max_retries": 100}]});
+                setup.limits(&json!({"max_requests": 6}));
                 Ok(())
             })
             .seconds(8.0),

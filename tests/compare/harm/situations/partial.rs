@@ -75,8 +75,7 @@ pub fn all() -> Vec<Situation> {
         Situation::new("connections-few", "Envoy allows eight connections and four requests in wait, and one of four replicas refuses.")
             .load(Load::get(30).asks(TAKES, 100))
             .setup(|setup| {
-                let limits = json!([{"max_connections": 8, "max_pending_requests": 4, "max_retries": 100}]);
-                setup.clusters[0]["circuit_breakers"] = json!({"thresholds": limits});
+                setup.limits(&json!({"max_connections": 8, "max_pending_requests": 4}));
                 Ok(())
             })
             .down(0, 2.0..4.0)
@@ -84,8 +83,7 @@ pub fn all() -> Vec<Situation> {
         Situation::new("requests-in-wait-overflow", "Forty requests a second of 0.2 s find four connections and one place to wait.")
             .load(Load::get(40).asks(TAKES, 200))
             .setup(|setup| {
-                let limits = json!([{"max_connections": 4, "max_pending_requests": 1, "max_retries": 100}]);
-                setup.clusters[0]["circuit_breakers"] = json!({"thresholds": limits});
+                setup.limits(&json!({"max_connections": 4, "max_pending_requests": 1}));
                 Ok(())
             })
             .seconds(7.0),
