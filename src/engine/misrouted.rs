@@ -114,9 +114,10 @@ impl Worker {
             return;
         }
         let steered = !route.hosts.is_empty();
-        let picks = steered || outliers.wants_pick(last);
+        let calm = !steered && outliers.is_calm(last);
+        let picks = outliers.wants_pick(calm, last);
         // How long requests take is no matter of turns.
-        let times = steered || !outliers.is_calm(last) || !state.waiting.is_known() || state.sampler.takes_by_chance();
+        let times = !calm || !state.waiting.is_known() || state.sampler.takes_by_chance();
         if !picks && !times {
             return;
         }

@@ -267,12 +267,10 @@ impl Outliers {
             && now.is_later(WATCHFUL, self.latest.overdue)
     }
 
-    /// Whether to look where Envoy's balancer sent a request that is over, and was left to it: of a calm cluster whose shares are known,
-    /// a sample keeps these current.
-    pub fn wants_pick(&mut self, now: Time) -> bool {
-        !self.is_calm(now)
-            || !self.steering.shares.are_known(self.hosts.len())
-            || self.steering.shares.takes_request(now)
+    /// Whether to look where Envoy's balancer sent a request that is over, and was left to it: while the cluster is
+    /// [calm](Self::is_calm) and its shares are known, a sample keeps these current.
+    pub fn wants_pick(&mut self, calm: bool, now: Time) -> bool {
+        !calm || !self.steering.shares.are_known(self.hosts.len()) || self.steering.shares.takes_request(now)
     }
 
     /// Whether the record was not read for a while, so that another worker may have ejected a host since.

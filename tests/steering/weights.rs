@@ -123,7 +123,7 @@ impl Case {
             if let Some(probe) = route.and_then(|route| route.probe) {
                 outliers.probe_over(probe);
             }
-            if !steered && outliers.wants_pick(now) {
+            if !steered && outliers.wants_pick(outliers.is_calm(now), now) {
                 outliers.picked(&name(host), now);
             }
             if request >= self.calm + settling {
