@@ -10,10 +10,12 @@ use super::policies::{ByRoute, Routed};
 use super::request::{Request, Reservation, Retries};
 use super::route::{Passage, Steering};
 use super::view::{Phase, View, is_grpc, parse_u32};
+use super::waiting::Wait;
 use super::worker::Worker;
 use crate::base::time::Time;
 use crate::circuit::Ticket;
 use crate::config::{RetryPolicy, SteeringPolicy, Via};
+use crate::retry::reservations::Account;
 use crate::retry::{self, CONTROL_HEADERS, Class, Header, Plan};
 use crate::steering::session::envelope;
 
@@ -115,49 +117,41 @@ impl Worker {
         let guard = self.attached.guard;
         let quiet = guard && hedge.is_none() && !route.is_probe() && self.is_quiet(cluster, admission);
         let Some(state) = self.clusters.get_mut(cluster) else { return self.forward(Edits::default()) };
-        let failures_before = state.visibility.failures();
-        state.undecided = None;
-        // Where hosts are not judged, nobody looks into the queue.
-        if state.outliers.is_some() {
-            state.waiting.arrived(stream);
-        }
         let retry = self.policies.retry_headers(state, by_route, admission);
-        let reservation = admission.held.map(|granted| Reservation { granted, denied: admission.denied });
-        let reserved = |plan| Retries::Reserved { plan, reservation, made: None };
-        let uses_retriable_header = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
+        let names_not_sent = retry.iter().any(|(name, _)| *name == retry::RETRIABLE_HEADER_NAMES);
         let request = Request {
             cluster: Some(cluster),
             by_route,
             arrived: self.wall_clock,
             grpc: headers.request.grpc,
-            retries: admission.plan.map_or(Retries::Unmanaged, reserved),
+            retries: admission.retries(),
             route,
             circuit_probe,
             per_try_timeout: admission.per_try_timeout,
             hedge,
-            waits: true,
+            wait: Wait::Unanswered,
             already_retried: headers.request.attempt > 1,
-            failures_before,
-            names_not_sent: uses_retriable_header,
+            failures_before: state.visibility.failures(),
+            names_not_sent,
             ..Request::default()
         };
+        state.sent(stream);
         self.requests.insert(stream.0, request);
         if guard {
             self.latest_request = Some(stream);
         }
-        self.uses_retriable_header |= uses_retriable_header && self.enforces();
+        self.uses_retriable_header |= names_not_sent && self.enforces();
         self.forward(Edits {
             remove_hosts: self.hosts_to_remove(headers.hosts),
             remove_control: headers.control,
             retry,
-            // Less than the policy says, and not never.
-            max_retries: admission.denied.and(admission.held).filter(|held| *held > 0),
+            max_retries: admission.fewer_retries(),
             denied: admission.denied.is_some(),
             per_try_timeout: admission.per_try_timeout,
             hedge,
             hosts: list.and_then(|list| self.steering_value(list, retry)),
             tag: guard,
-            quiet: quiet && !uses_retriable_header,
+            quiet: quiet && !names_not_sent,
         })
     }
 
@@ -250,7 +244,7 @@ pub struct Admission {
     /// What may be retried less often than the policy allows, since the budget has no more.
     pub denied: Option<Plan>,
     /// How many retries there may be.
-    pub(super) retries: u32,
+    pub(super) most_retries: u32,
     /// Whether the policy leaves it to Weir when a request is sent once more, beside its first attempt.
     pub(super) hedges: bool,
     /// Retries that it has permission for, where it needs one; they are to be released when it ends.
@@ -268,13 +262,24 @@ impl Admission {
         class: Class::Off,
         plan: None,
         denied: None,
-        retries: 0,
+        most_retries: 0,
         hedges: false,
         held: None,
         per_try_timeout: None,
         per_attempt: false,
         busy: false,
     };
+
+    /// How the request's retries are permitted and paid.
+    fn retries(&self) -> Retries {
+        let reservation = self.held.map(|granted| Reservation { granted, denied: self.denied });
+        self.plan.map_or(Retries::Unmanaged, |plan| Retries::Reserved { plan, reservation, made: None })
+    }
+
+    /// How many retries there may be, where these are less than the policy says, and not none.
+    fn fewer_retries(&self) -> Option<u32> {
+        self.denied.and(self.held).filter(|held| *held > 0)
+    }
 }
 
 impl Worker {
@@ -292,25 +297,9 @@ impl Worker {
         let per_attempt = cluster.charging.is_per_attempt(self.attached.guard);
         // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
         let spares = per_attempt || retry.policy.not_processed_headers.is_empty();
-        let mut spared = false;
-        let held = cluster.account.as_mut().and_then(|account| {
-            account.arrive(wall_clock);
-            if plan == Plan::Unprocessed && spares && account.spares_unprocessed(wall_clock) {
-                return None;
-            }
-            // In shadow mode `guard` sees the retries that are not begun otherwise.
-            let begun = per_attempt && (shadow || !account.is_futile(wall_clock));
-            let held = (plan != Plan::Nothing && !begun).then(|| account.hold(max_retries, wall_clock))?;
-            // While hosts refuse, all retries in place of what was not processed are more than some in place of whatever failed: with
-            // one of two, a request would fail that meets two such hosts.
-            let scarce = held == 0 || (held < max_retries && account.is_refused(wall_clock));
-            spared = scarce && spares && account.spares_unprocessed(wall_clock);
-            if !spared {
-                return Some(held);
-            }
-            account.release(held);
-            Some(0)
-        });
+        let wanted = Wanted { plan, retries: max_retries, per_attempt, shadow, spares };
+        let account = cluster.account.as_mut();
+        let (held, spared) = account.map(|account| wanted.ask(account, wall_clock)).unwrap_or_default();
         let allowed = match held {
             _ if shadow => plan,
             // What was not processed may be sent again all the same.
@@ -325,12 +314,48 @@ impl Worker {
             class: Class::of(request),
             plan: Some(allowed),
             denied: held.filter(|held| *held < max_retries).map(|_| plan),
-            retries: if allowed == Plan::Nothing { 0 } else { max_retries },
+            most_retries: if allowed == Plan::Nothing { 0 } else { max_retries },
             hedges: max_retries > 0 && retry.policy.per_try_timeout.is_none(),
             held,
             per_try_timeout: timeout,
             per_attempt,
             busy: outliers.is_some_and(|outliers| outliers.expects_pushback(wall_clock)),
         }
+    }
+}
+
+/// What a request wants of the budget when it arrives.
+struct Wanted {
+    plan: Plan,
+    retries: u32,
+    /// Whether each retry is charged when it happens.
+    per_attempt: bool,
+    shadow: bool,
+    /// Whether a retry in place of what was not processed may be free.
+    spares: bool,
+}
+
+impl Wanted {
+    /// How many retries the request holds, where it needs permission; and whether it holds none since what was not processed is
+    /// retried all the same.
+    fn ask(&self, account: &mut Account, now: Time) -> (Option<u32>, bool) {
+        account.arrive(now);
+        if self.plan == Plan::Unprocessed && self.spares && account.spares_unprocessed(now) {
+            return (None, false);
+        }
+        // In shadow mode `guard` sees the retries that are not begun otherwise.
+        let begun = self.per_attempt && (self.shadow || !account.is_futile(now));
+        if self.plan == Plan::Nothing || begun {
+            return (None, false);
+        }
+        let held = account.hold(self.retries, now);
+        // While hosts refuse, all retries in place of what was not processed are more than some in place of whatever failed: with
+        // one of two, a request would fail that meets two such hosts.
+        let scarce = held == 0 || (held < self.retries && account.is_refused(now));
+        if scarce && self.spares && account.spares_unprocessed(now) {
+            account.release(held);
+            return (Some(0), true);
+        }
+        (Some(held), false)
     }
 }

@@ -2,6 +2,7 @@
 //! unless hosts of it are out or its circuit is open.
 
 use super::correlate::ClusterId;
+use super::host::StreamId;
 use super::log::Visibility;
 use super::misrouted::Misrouted;
 use super::waiting::Waiting;
@@ -134,6 +135,15 @@ impl Cluster {
     /// Whether requests to it go by this one of the engine's policies.
     pub(super) fn goes_by(&self, policy: usize) -> bool {
         self.policy == policy || self.routes.contains(&(policy, true))
+    }
+
+    /// A request is sent to it.
+    pub(super) fn sent(&mut self, stream: StreamId) {
+        self.undecided = None;
+        // Where hosts are not judged, nobody looks into the queue.
+        if self.outliers.is_some() {
+            self.waiting.arrived(stream);
+        }
     }
 
     /// Whether its circuit is open.

@@ -11,7 +11,7 @@ use super::view::View;
 use super::worker::Worker;
 use crate::base::time::{Time, nanos, nanos_since};
 use crate::config::Via;
-use crate::outlier::{EndedAttempt, Outliers, Probe};
+use crate::outlier::{EndedAttempt, Probe};
 use crate::signal::Signal;
 
 /// A cluster is taken not to obey the steering header when steered requests went elsewhere so often.
@@ -96,44 +96,59 @@ impl Worker {
         view: &View<'_, H>,
     ) {
         let Some(request) = self.requests.get(id.0) else { return };
-        let (spoke, arrived) = (request.spoke, request.arrived);
-        let odd = request.waits || request.odd;
+        let (arrived, odd, spoke) = (request.arrived, request.wait.is_odd(), request.spoke);
         let hedge = request.hedge.map_or(u64::MAX, nanos);
-        let unseen = !self.visibility(cluster).sees_failures();
-        let (via, enforces, last) =
-            (self.policies.steering().map(|steering| steering.via), self.enforces(), self.wall_clock);
+        let (steers, last) = (self.policies.steering().is_some(), self.wall_clock);
+        if let Some(probe) = route.probe {
+            self.probe_over(cluster, (probe, route.first()), arrived, nanos_since(arrived, last) >= hedge);
+        }
         let Some(state) = self.clusters.get_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
-        if let Some(probe) = route.probe {
-            // Where nobody sees the attempts, nobody else tells that the host did not answer until the request was sent once more.
-            let timed_out = unseen && nanos_since(arrived, last) >= hedge;
-            probe_ended(outliers, probe, timed_out.then_some(route.first()), arrived, last);
-        }
         // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
-        if via.is_none() || !state.steered || spoke {
+        if !steers || !state.steered || spoke {
             return;
         }
-        let steered = !route.hosts.is_empty();
-        let calm = !steered && outliers.is_calm(last);
+        let calm = !route.is_steered() && outliers.is_calm(last);
         let picks = outliers.wants_pick(calm, last);
         // How long requests take is no matter of turns.
         let times = !calm || !state.waiting.is_known() || state.sampler.takes_by_chance();
         if !picks && !times {
             return;
         }
-        let now = self.now(view);
-        let Some(state) = self.clusters.get_mut(cluster) else { return };
-        let took = nanos_since(arrived, now);
-        if times && !odd && took < hedge {
+        let took = nanos_since(arrived, self.now(view));
+        if times
+            && !odd
+            && took < hedge
+            && let Some(state) = self.clusters.get_mut(cluster)
+        {
             state.waiting.timed(took);
         }
-        if !picks {
-            return;
+        if picks {
+            self.learn_where(cluster, route, once, view);
         }
+    }
+
+    /// The request that carried a probe is over. `silent`: its host did not answer it in time. Where nobody sees the attempts, nobody
+    /// else tells that the host did not answer until the request was sent once more.
+    fn probe_over(&mut self, cluster: ClusterId, (probe, host): (Probe, &str), arrived: Time, silent: bool) {
+        let (unseen, now) = (!self.visibility(cluster).sees_failures(), self.wall_clock);
+        let Some(outliers) = self.clusters.get_mut(cluster).and_then(|state| state.outliers.as_mut()) else { return };
+        if unseen && silent {
+            let (host, signal) = (Some(host), Signal::Timeout);
+            outliers.attempt_ended(&EndedAttempt { host, signal, began: arrived, weight: 1, picked: false }, now);
+        }
+        outliers.probe_over(probe);
+    }
+
+    /// Learns where a request went; `once`: it had one attempt.
+    fn learn_where<H: Host>(&mut self, cluster: ClusterId, route: &Route, once: bool, view: &View<'_, H>) {
+        let (now, enforces, via) = (self.now(view), self.enforces(), self.steers_via());
+        let Some(state) = self.clusters.get_mut(cluster) else { return };
         let Some(address) = view.address() else {
             state.misrouted.doubted();
             return;
         };
+        let steered = route.is_steered();
         // Was there but one, it went to the first host. Another may be a hedge, of which nobody told.
         let once = !steered || (once && address == route.first());
         let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
@@ -146,26 +161,10 @@ impl Worker {
         // nothing else from it. In shadow mode, a list is made, and nobody sees it.
         if !steered || !enforces {
             outliers.picked(address, now);
-            return;
-        }
-        if view.is_address_assumed() {
-            return;
-        }
-        if state.goes_astray(address, &route.hosts, attempts, now) {
+        } else if !view.is_address_assumed() && state.goes_astray(address, &route.hosts, attempts, now) {
             self.report(cluster, What::Misrouted);
         }
     }
-}
-
-/// The request that carried a probe is over; `silent` is the host that did not answer it in time.
-fn probe_ended(outliers: &mut Outliers, probe: Probe, silent: Option<&str>, arrived: Time, now: Time) {
-    if silent.is_some() {
-        outliers.attempt_ended(
-            &EndedAttempt { host: silent, signal: Signal::Timeout, began: arrived, weight: 1, picked: false },
-            now,
-        );
-    }
-    outliers.probe_over(probe);
 }
 
 impl Cluster {

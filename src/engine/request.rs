@@ -6,6 +6,7 @@ use super::correlate::{ClusterId, Unresolved};
 use super::host::StreamId;
 use super::policies::{ByRoute, Routed};
 use super::route::Route;
+use super::waiting::Wait;
 use crate::base::time::Time;
 use crate::circuit::Ticket;
 use crate::retry::Plan;
@@ -31,18 +32,8 @@ pub(super) struct Request {
     pub(super) circuit_probe: Option<Ticket>,
     /// After what time it is sent once more, beside its first attempt, if it is not answered before.
     pub(super) hedge: Option<Duration>,
-    /// Whether it is not answered yet.
-    pub(super) waits: bool,
-    /// The host that it was sent to, once it was overdue there.
-    pub(super) overdue: Option<Box<str>>,
-    /// When it counts as overdue once more.
-    pub(super) overdue_again: Time,
-    /// How often it did.
-    pub(super) times_overdue: u8,
-    /// Since when its host is known to answer others while it waits.
-    pub(super) natural: Option<Time>,
-    /// Whether it was overdue, and how long it took says nothing of how long answers take.
-    pub(super) odd: bool,
+    /// How it waits for its answer.
+    pub(super) wait: Wait,
     /// The adaptive timeout that each of its attempts got.
     pub(super) per_try_timeout: Option<Duration>,
     /// How many attempts at its cluster had failed when it arrived: see [`super::log::Visibility::failures`].

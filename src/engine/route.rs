@@ -127,7 +127,7 @@ impl Worker {
         circuit_probe: bool,
         explore: Percent,
     ) -> Steering {
-        let (now, retries) = (self.wall_clock, admission.retries);
+        let (now, retries) = (self.wall_clock, admission.most_retries);
         let Some(state) = self.clusters.get_mut(cluster) else { return Steering::default() };
         let Some(outliers) = &mut state.outliers else { return Steering::default() };
         // Nobody pays for a probe if the request is retried whatever happens: its plan allows it, and so does the budget. In a

@@ -24,6 +24,7 @@ use super::view::View;
 use super::worker::Worker;
 use crate::base::contexts::Contexts;
 use crate::base::time::{Time, nanos, nanos_since};
+use crate::outlier::Outliers;
 use crate::retry::Plan;
 
 /// The number of answers after which it is known how long they take.
@@ -129,6 +130,160 @@ impl Waiting {
     }
 }
 
+/// How a request waits for its answer.
+///
+/// ```text
+///   Unanswered ──► Overdue ──► Natural
+///        └────────────┴───────────┴──────► Answered
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It is not overdue.
+    Unanswered,
+    /// It counts at its host.
+    Overdue {
+        /// The host that it was sent to, if it is there alone, as far as is known.
+        host: Option<Box<str>>,
+        /// How often it counted.
+        times: u8,
+        /// When it counts once more.
+        next: Time,
+    },
+    /// Its host answers others, which is known since then: it takes long by nature.
+    Natural(Time),
+    /// It was answered, or never waited.
+    Answered {
+        /// Whether it was overdue, and how long it took says nothing of how long answers take.
+        odd: bool,
+    },
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self::Answered { odd: false }
+    }
+}
+
+impl Wait {
+    /// Whether how long it took says nothing of how long answers take.
+    pub(super) const fn is_odd(&self) -> bool {
+        !matches!(self, Self::Answered { odd: false })
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!(self, Self::Answered { .. })
+    }
+
+    /// The host at which it is overdue.
+    fn host(&self) -> Option<&str> {
+        match self {
+            Self::Overdue { host, .. } => host.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is to count now.
+    fn is_due(&self, now: Time) -> bool {
+        match self {
+            Self::Unanswered => true,
+            Self::Overdue { next, .. } => now >= *next,
+            Self::Natural(_) | Self::Answered { .. } => false,
+        }
+    }
+
+    /// It counts, as one that is at this host, for the `first` time sent, as far as is known. Whether it did so before.
+    fn count(&mut self, address: Option<&str>, first: bool, now: Time) -> bool {
+        let (host, times) = match self {
+            Self::Overdue { host, times, .. } => (host.take(), *times),
+            _ => (None, 0),
+        };
+        let host = match host {
+            None if first => address.map(Into::into),
+            host => host.filter(|host| Some(&**host) == address),
+        };
+        let times = times.saturating_add(1);
+        let next = if times >= MOST_TIMES { NEVER } else { now.saturating_add(AGAIN) };
+        *self = Self::Overdue { host, times, next };
+        times > 1
+    }
+}
+
+/// What a look at the requests that are overdue needs.
+struct Look<'l, H> {
+    requests: &'l mut Contexts<Request>,
+    outliers: &'l mut Outliers,
+    /// Whether one that is overdue is odd: hardly any is by nature, and no other waits.
+    odd: bool,
+    /// How many must be overdue at a host that answers none.
+    enough: usize,
+    now: Time,
+    host: &'l H,
+}
+
+impl Waiting {
+    /// Moves the requests that became overdue out of the queue.
+    fn find_late(&mut self, requests: &Contexts<Request>, now: Time) {
+        let deadline = self.deadline().unwrap_or(u64::MAX);
+        self.oldest_hedged = now;
+        while let Some(stream) = self.queue.front().copied() {
+            if let Some(request) = requests.get(stream.0).filter(|request| !request.wait.is_over()) {
+                let later = nanos_since(request.arrived, self.newest_answered);
+                if nanos_since(request.arrived, now) < deadline || later < deadline / 2 {
+                    if request.hedge.is_some() {
+                        self.oldest_hedged = request.arrived;
+                    }
+                    return;
+                }
+                self.late.push_back(stream);
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// Looks at one that was overdue when it was looked at last. Whether that tells something of its host.
+    fn look_at<H: Host>(&mut self, stream: StreamId, look: &mut Look<'_, H>) -> Result<bool, Stranded> {
+        let Some(request) = look.requests.get_mut(stream.0).filter(|request| !request.wait.is_over()) else {
+            return Ok(false);
+        };
+        let (arrived, hedged) = (request.arrived, request.hedge.is_some());
+        let deadline = self.deadline().unwrap_or(u64::MAX);
+        let mut told = false;
+        if request.wait.is_due(look.now) {
+            let answers = |host| nanos_since(arrived, look.outliers.answered_at(host)) >= deadline;
+            if request.wait.host().is_some_and(answers) {
+                self.was_natural();
+                request.wait = Wait::Natural(look.now);
+            } else {
+                told = self.count(stream, look)?;
+            }
+        }
+        // It stays, whoever it waits for: as long as it does, it may be one for which hedges are in vain.
+        let host = look.requests.get(stream.0).and_then(|request| request.wait.host());
+        if hedged && !host.is_some_and(|host| look.outliers.is_silent(host)) {
+            self.oldest_hedged = self.oldest_hedged.min(arrived);
+        }
+        self.late.push_back(stream);
+        Ok(told)
+    }
+
+    /// One that is overdue counts at its host. Whether that tells something of it.
+    fn count<H: Host>(&self, stream: StreamId, look: &mut Look<'_, H>) -> Result<bool, Stranded> {
+        let address = look.host.property_of(stream, Property::UpstreamAddress)?;
+        let address = address.as_deref().and_then(|address| std::str::from_utf8(address).ok());
+        let Some(request) = look.requests.get_mut(stream.0) else { return Ok(false) };
+        let arrived = request.arrived;
+        // Once it was sent again, Envoy tells of the host that it was sent to last: it waits at the first no more, or not alone.
+        let first = look.now.is_within(request.hedge.unwrap_or(Duration::MAX), arrived);
+        let again = request.wait.count(address, first, look.now);
+        // Where some take long by nature, one alone says nothing, though its host may have answered no other meanwhile: a host of
+        // few requests has none at times.
+        let Some(host) = look.requests.get(stream.0).and_then(|request| request.wait.host()) else { return Ok(false) };
+        let answered = look.outliers.answered_at(host);
+        let enough = waiting_at(look.requests, &self.late, host, answered) + 1 >= look.enough;
+        Ok(look.outliers.overdue(host, arrived, (look.odd, again, enough), look.now))
+    }
+}
+
 impl Worker {
     /// Counts the requests to a cluster that became overdue.
     ///
@@ -139,64 +294,16 @@ impl Worker {
         let Some(Cluster { waiting, outliers: Some(outliers), .. }) = self.clusters.get_mut(cluster) else {
             return Ok(());
         };
-        let deadline = waiting.deadline().unwrap_or(u64::MAX);
         let enough = waiting.enough();
         outliers.set_blind(enough > 2);
-        waiting.oldest_hedged = now;
-        while let Some(stream) = waiting.queue.front().copied() {
-            if let Some(request) = self.requests.get(stream.0).filter(|request| request.waits) {
-                let later = nanos_since(request.arrived, waiting.newest_answered);
-                if nanos_since(request.arrived, now) < deadline || later < deadline / 2 {
-                    if request.hedge.is_some() {
-                        waiting.oldest_hedged = request.arrived;
-                    }
-                    break;
-                }
-                waiting.late.push_back(stream);
-            }
-            waiting.queue.pop_front();
-        }
+        waiting.find_late(&self.requests, now);
         // While two wait, at two hosts, neither is odd.
         let odd = waiting.natural < RARE && waiting.late.len() < 2;
+        let mut look = Look { requests: &mut self.requests, outliers, odd, enough, now, host: view.host };
         let mut told = false;
         for _ in 0..waiting.late.len().min(MOST_LATE) {
             let Some(stream) = waiting.late.pop_front() else { break };
-            let Some(request) = self.requests.get_mut(stream.0).filter(|request| request.waits) else { continue };
-            let arrived = request.arrived;
-            let answers = |host| nanos_since(arrived, outliers.answered_at(host)) >= deadline;
-            if now >= request.overdue_again && request.overdue.as_deref().is_some_and(answers) {
-                waiting.was_natural();
-                request.natural = Some(now);
-                (request.overdue, request.overdue_again) = (None, NEVER);
-            } else if now >= request.overdue_again {
-                let again = request.overdue_again > Time::default();
-                request.times_overdue = request.times_overdue.saturating_add(1);
-                let last = request.times_overdue >= MOST_TIMES;
-                request.overdue_again = if last { NEVER } else { now.saturating_add(AGAIN) };
-                let address = view.host.property_of(stream, Property::UpstreamAddress)?;
-                let address = address.as_deref().and_then(|address| std::str::from_utf8(address).ok());
-                // Once it was sent again, Envoy tells of the host that it was sent to last: it waits at the first no more, or not alone.
-                let first = now.is_within(request.hedge.unwrap_or(Duration::MAX), request.arrived);
-                if request.overdue.is_none() && first {
-                    request.overdue = address.map(Into::into);
-                } else if request.overdue.as_deref() != address {
-                    request.overdue = None;
-                }
-                // Where some take long by nature, one alone says nothing, though its host may have answered no other meanwhile: a
-                // host of few requests has none at times.
-                let (arrived, host) = (request.arrived, request.overdue.clone());
-                if let Some(host) = &host {
-                    let answered = outliers.answered_at(host);
-                    let enough = waiting_at(&self.requests, &waiting.late, host, answered) + 1 >= enough;
-                    told |= outliers.overdue(host, arrived, (odd, again, enough), now);
-                }
-            }
-            // It stays, whoever it waits for: as long as it does, it may be one for which hedges are in vain.
-            let Some(request) = self.requests.get(stream.0) else { continue };
-            if request.hedge.is_some() && !request.overdue.as_deref().is_some_and(|host| outliers.is_silent(host)) {
-                waiting.oldest_hedged = waiting.oldest_hedged.min(request.arrived);
-            }
-            waiting.late.push_back(stream);
+            told |= waiting.look_at(stream, &mut look)?;
         }
         if told {
             self.exchange_hosts(cluster, view);
@@ -208,15 +315,16 @@ impl Worker {
     /// took that long by nature.
     pub(super) fn wait_over<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) {
         let Some(request) = self.requests.get_mut(stream.0) else { return };
-        request.waits = false;
-        let (arrived, overdue) = (request.arrived, request.overdue.take());
-        let late = request.overdue_again > Time::default();
+        let (arrived, wait) = (request.arrived, std::mem::take(&mut request.wait));
         let Some(state) = request.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) else { return };
         state.waiting.newest_answered = state.waiting.newest_answered.max(arrived);
-        let Some(outliers) = state.outliers.as_mut().filter(|_| late) else { return };
+        let Some(outliers) = &mut state.outliers else { return };
+        if matches!(wait, Wait::Unanswered | Wait::Answered { .. }) {
+            return;
+        }
         let answered = view.details() == b"via_upstream";
         let deadline = state.waiting.deadline().unwrap_or(u64::MAX);
-        let natural = overdue.as_ref().is_some_and(|host| match answered {
+        let natural = wait.host().is_some_and(|host| match answered {
             true => {
                 !(outliers.is_silent(host)
                     && waiting_at(&self.requests, &state.waiting.late, host, Time::default()) > 0)
@@ -227,8 +335,11 @@ impl Worker {
             state.waiting.was_natural();
         }
         let Some(request) = self.requests.get_mut(stream.0) else { return };
-        request.odd = !answered || (overdue.is_some() && !natural);
-        if let Some(since) = request.natural.filter(|_| answered && request.retries.plan().is_some_and(Plan::repeats)) {
+        request.wait = Wait::Answered { odd: !answered || (wait.host().is_some() && !natural) };
+        if let Wait::Natural(since) = wait
+            && answered
+            && request.retries.plan().is_some_and(Plan::repeats)
+        {
             // Its host answered others long before, and another one, where that was asked as well, would have answered by now.
             let now = view.now().unwrap_or(self.wall_clock);
             let took = nanos_since(arrived, now);
@@ -242,7 +353,6 @@ impl Worker {
 
 /// How many overdue requests wait at a host that arrived after that time.
 fn waiting_at(requests: &Contexts<Request>, late: &VecDeque<StreamId>, host: &str, after: Time) -> usize {
-    let waits =
-        |request: &Request| request.waits && request.arrived > after && request.overdue.as_deref() == Some(host);
+    let waits = |request: &Request| request.arrived > after && request.wait.host() == Some(host);
     late.iter().filter(|stream| requests.get(stream.0).is_some_and(waits)).count()
 }
