@@ -5,12 +5,13 @@ use super::correlate::ClusterId;
 use super::decision::{RATE_LIMITED, ResponseDecision, Verdict};
 use super::event::{Veto, What};
 use super::host::{Host, StreamId};
+use super::request::Managed;
 use super::view::{Phase, View};
 use super::worker::Worker;
 use crate::retry::budget::Charge;
 use crate::retry::reason::Reason;
 use crate::retry::{NOT_SENT, Plan};
-use crate::signal::{Signal, proxy_status};
+use crate::signal::{Answer, Signal, proxy_status};
 
 impl Worker {
     /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
@@ -46,56 +47,79 @@ impl Worker {
         view: &View<'_, H>,
     ) -> Option<ResponseDecision> {
         let answer = view.refusal(end_of_stream)?;
-        let signal = answer.signal()?;
         let managed = self.managed(tagged(view.host)?)?;
+        let fate = self.fate(&managed, &answer, number, view)?;
+        let marked = view.response_header(RATE_LIMITED).is_some();
+        match fate {
+            Fate::PushedBack { vetoed } => {
+                if vetoed {
+                    self.report(managed.routed.cluster, What::Vetoed(Veto::Pushback));
+                }
+                self.give_reason(managed.id, Reason::Pushback);
+                // Not to be retried by any hop above either, so the client sees the mark.
+                (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..marked_as(RATE_LIMITED) })
+            }
+            Fate::Left { not_sent } => {
+                if not_sent && let Some(request) = self.requests.get_mut(managed.id.0) {
+                    request.last_not_sent = true;
+                }
+                // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
+                // to be retried by any hop above, either.
+                (!marked && self.enforces()).then(|| {
+                    if !not_sent {
+                        self.strip_from_response(managed.id, RATE_LIMITED);
+                    }
+                    marked_as(RATE_LIMITED)
+                })
+            }
+            // In shadow mode, the retry is charged when it happens.
+            Fate::Retried { .. } if marked || !self.enforces() => None,
+            Fate::Retried { by_status, unsent } => self.retry_is_due(&managed, by_status, unsent, view),
+        }
+    }
+
+    /// What becomes of the answer to the n-th attempt of a request; `None` where that is not Weir's to say, or it was the last attempt
+    /// that the policy allows.
+    fn fate<H: Host>(&self, managed: &Managed, answer: &Answer<'_>, number: u64, view: &View<'_, H>) -> Option<Fate> {
+        let signal = answer.signal()?;
         let policy = self.retry_policy(managed.routed)?;
         let most = managed.reservation.map_or(policy.max_retries, |reservation| reservation.granted);
         let retries_left = number <= u64::from(most);
-        let by_status = managed.plan.permits(policy, Signal::Error, &answer);
-        let marked = view.response_header(RATE_LIMITED).is_some();
-        let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
+        let by_status = managed.plan.permits(policy, Signal::Error, answer);
         let stated = managed.plan != Plan::Nothing && view.not_processed(policy);
         let named = self.requests.get(managed.id.0).is_some_and(|request| request.names_not_sent);
-        // Envoy asks another host only if it was told of the mark when the request arrived, or if it does so by the status.
-        let elsewhere = signal == Signal::Pushback
-            && (named || by_status)
-            && (managed.plan.repeats() || stated)
-            && retries_left
-            && self.others_take(managed.routed.cluster);
-        if signal == Signal::Pushback && !elsewhere {
-            if by_status && retries_left {
-                self.report(managed.routed.cluster, What::Vetoed(Veto::Pushback));
-            }
-            self.give_reason(managed.id, Reason::Pushback);
-            // Not to be retried by any hop above either, so the client sees the mark.
-            return (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..mark });
-        }
-        let unsent = signal == Signal::Error && managed.plan != Plan::Nothing && was_not_sent(view);
-        let not_sent = named && !by_status && !elsewhere && (stated || unsent);
-        if not_sent
-            && !retries_left
-            && let Some(request) = self.requests.get_mut(managed.id.0)
-        {
-            request.last_not_sent = true;
-        }
-        let is_retried = by_status || elsewhere || (not_sent && retries_left);
-        if !is_retried {
-            // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
-            // to be retried by any hop above, either.
-            return (!marked && self.enforces()).then(|| {
-                if !not_sent {
-                    self.strip_from_response(managed.id, RATE_LIMITED);
-                }
-                mark
+        if signal == Signal::Pushback {
+            // Envoy asks another host only if it was told of the mark when the request arrived, or if it does so by the status.
+            let elsewhere = (named || by_status)
+                && (managed.plan.repeats() || stated)
+                && retries_left
+                && self.others_take(managed.routed.cluster);
+            return Some(if elsewhere {
+                Fate::Retried { by_status, unsent: false }
+            } else {
+                Fate::PushedBack { vetoed: by_status && retries_left }
             });
         }
-        // In shadow mode, the retry is charged when it happens.
-        if !retries_left || marked || !self.enforces() {
-            return None;
+        let unsent = signal == Signal::Error && managed.plan != Plan::Nothing && was_not_sent(view);
+        let not_sent = named && !by_status && (stated || unsent);
+        match by_status || not_sent {
+            true if retries_left => Some(Fate::Retried { by_status, unsent }),
+            true if by_status => None,
+            _ => Some(Fate::Left { not_sent }),
         }
-        if self.charge_retry(&managed, !by_status && unsent, view) == Charge::Denied {
+    }
+
+    /// Envoy retries an answer if somebody pays for that: by the answer's status, or since it is told to.
+    fn retry_is_due<H: Host>(
+        &mut self,
+        managed: &Managed,
+        by_status: bool,
+        unsent: bool,
+        view: &View<'_, H>,
+    ) -> Option<ResponseDecision> {
+        if self.charge_retry(managed, !by_status && unsent, view) == Charge::Denied {
             self.give_reason(managed.id, Reason::Budget);
-            return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..mark });
+            return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..marked_as(RATE_LIMITED) });
         }
         if let Some(request) = self.requests.get_mut(managed.id.0) {
             request.retries.pay_ahead();
@@ -103,7 +127,7 @@ impl Worker {
         // Envoy has no other word for it.
         (!by_status).then(|| {
             self.strip_from_response(managed.id, NOT_SENT);
-            ResponseDecision { mark: Some(NOT_SENT), ..ResponseDecision::default() }
+            marked_as(NOT_SENT)
         })
     }
 
@@ -118,6 +142,32 @@ impl Worker {
             request.strip_response_header = Some(header);
         }
     }
+}
+
+/// What becomes of an answer that is an error.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// The upstream says not to repeat the request.
+    PushedBack {
+        /// Whether Envoy would have.
+        vetoed: bool,
+    },
+    /// Envoy retries it, if somebody pays.
+    Retried {
+        /// Whether it does so by itself.
+        by_status: bool,
+        /// Whether a proxy in front of the upstream did not send the request on.
+        unsent: bool,
+    },
+    /// Weir has it retried no more, if it ever did.
+    Left {
+        /// Whether it would be, but that there were enough retries: the upstream did not process the request.
+        not_sent: bool,
+    },
+}
+
+fn marked_as(mark: &'static str) -> ResponseDecision {
+    ResponseDecision { mark: Some(mark), ..ResponseDecision::default() }
 }
 
 /// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so

@@ -9,7 +9,8 @@ use super::event::What;
 use super::host::{HeaderMap, Host, StreamId};
 use super::log::{Origin, Visibility};
 use super::policies::Routed;
-use super::request::{Reservation, Retries};
+use super::request::{Request, Reservation, Retries};
+use super::route::Route;
 use super::view::{Phase, View, is_failure, went_well};
 use super::worker::Worker;
 use crate::base::time::Time;
@@ -21,9 +22,12 @@ use crate::signal::{Answer, Flags, RequestEnd, Signal};
 /// What the end of a request depends on.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
+    stream: StreamId,
     cluster: Option<ClusterId>,
     arrived: Time,
     grpc: bool,
+    /// What it held of the budget.
+    reservation: Option<Reservation>,
     /// Whether it had exactly one attempt, as was read when its response passed.
     once: bool,
     /// Whether one of its attempts may have failed; `false` is certain.
@@ -31,6 +35,25 @@ struct Ending {
     per_try_timeout: Option<Duration>,
     /// After what time it was sent once more, if it was not answered before.
     hedge: Option<Duration>,
+    /// Whether it finds out for an open circuit whether the cluster is back, and did not yet.
+    probes: bool,
+}
+
+impl Ending {
+    fn of(stream: StreamId, request: &Request, failed: bool) -> Self {
+        Self {
+            stream,
+            cluster: request.cluster,
+            arrived: request.arrived,
+            grpc: request.grpc,
+            reservation: request.retries.reservation(),
+            once: matches!(request.retries, Retries::Reserved { made: Some(0), .. }),
+            failed,
+            per_try_timeout: request.per_try_timeout,
+            hedge: request.hedge,
+            probes: request.circuit_probe.is_some(),
+        }
+    }
 }
 
 impl Worker {
@@ -42,61 +65,55 @@ impl Worker {
         self.last_attempt = None;
         let failed = self.requests.get(stream.0).is_none_or(|request| self.may_have_failed(request));
         let request = self.requests.get_mut(stream.0)?;
-        let unresolved = std::mem::take(&mut request.unresolved);
-        let reservation = request.retries.reservation();
-        let unused = request.retries.take_unused();
-        let (probes, ending) = (
-            request.circuit_probe.is_some(),
-            Ending {
-                cluster: request.cluster,
-                arrived: request.arrived,
-                grpc: request.grpc,
-                once: matches!(request.retries, Retries::Reserved { made: Some(0), .. }),
-                failed,
-                per_try_timeout: request.per_try_timeout,
-                hedge: request.hedge,
-            },
-        );
-        let mut verdict = None;
+        let ending = Ending::of(stream, request, failed);
+        let (unresolved, unused) = (std::mem::take(&mut request.unresolved), request.retries.take_unused());
         let plain = ending.cluster.filter(|cluster| unresolved.is_empty() && self.was_plain(*cluster, &ending, view));
         if let Some(cluster) = plain {
-            if self.obeys((cluster, ending.arrived, ending.hedge), &route, view) {
-                view.assume_address(route.first());
-            }
-            if matches!(self.visibility(cluster), Visibility::All { .. }) {
-                // `watch` told of its attempt, and this is how it ended.
-                self.unresolved.request_ended(&RequestEnd::default(), unresolved, &[], &mut self.ended);
-            } else {
-                self.last_attempt_ended(cluster, Signal::Answered, Hint::None, &ending, view);
-            }
-            self.attempts_ended(view);
-            self.release(cluster, unused);
+            self.plain_request_ended(cluster, &ending, &route, view);
         } else {
             self.resolve_attempts(&ending, unresolved, view);
-            self.attempts_ended(view);
-            if let Some(cluster) = ending.cluster {
-                self.release(cluster, unused);
-                let retries = self.settle_retries(stream, cluster, ending.grpc, view);
-                verdict = self.why_not_retried(stream, cluster, retries, &ending, reservation, view);
-            }
         }
+        self.attempts_ended(view);
+        let mut verdict = None;
         if let Some(cluster) = ending.cluster {
+            self.release(cluster, unused);
+            if plain.is_none() {
+                let retries = self.settle_retries(cluster, &ending, view);
+                verdict = self.why_not_retried(cluster, retries, &ending, view);
+            }
             self.route_ended(stream, cluster, (&route, ending.once || !ending.failed), view);
         }
-        if probes {
+        if ending.probes {
             self.circuit_probe_ended(stream, view);
         }
         verdict.filter(|_| self.enforces())
     }
 
+    /// A request had exactly one attempt, which succeeded.
+    fn plain_request_ended<'h, H: Host>(
+        &mut self,
+        cluster: ClusterId,
+        ending: &Ending,
+        route: &'h Route,
+        view: &View<'h, H>,
+    ) {
+        if self.obeys((cluster, ending.arrived, ending.hedge), route, view) {
+            view.assume_address(route.first());
+        }
+        if matches!(self.visibility(cluster), Visibility::All { .. }) {
+            // `watch` told of its attempt, and this is how it ended.
+            self.unresolved.request_ended(&RequestEnd::default(), Vec::new(), &[], &mut self.ended);
+        } else {
+            self.last_attempt_ended(cluster, Signal::Answered, Hint::None, ending, view);
+        }
+    }
+
     /// A failure leaves: why it was not retried. What that adds to the access log, where nothing was said yet.
     fn why_not_retried<H: Host>(
         &mut self,
-        stream: StreamId,
         cluster: ClusterId,
         retries: u32,
         ending: &Ending,
-        reservation: Option<Reservation>,
         view: &View<'_, H>,
     ) -> Option<Verdict> {
         let flags = view.flags();
@@ -106,30 +123,39 @@ impl Worker {
         if flags.is_empty() && !ending.grpc && !is_failure(view.status()) {
             return None;
         }
-        let request = self.requests.get(stream.0)?;
-        let (told, already_retried, plan) = (request.reason, request.already_retried, request.retries.plan());
-        let routed = Routed { cluster, by_route: request.by_route };
-        let reason = told.or_else(|| {
-            let proxy_status = if view.status() >= Some(500) { view.proxy_status() } else { &[] };
-            let begun = !flags.is_empty() && view.status().is_some_and(|status| status < 400);
-            let answer = Answer { proxy_status, stream: begun && view.is_stream(), ..view.answer(ending.grpc) };
-            if flags.is_empty() && matches!(answer.signal(), Some(Signal::Answered)) {
-                return None;
-            }
-            let denied = reservation.and_then(|reservation| Some((reservation.denied?, reservation.granted)));
-            let failed = Failed {
-                end: &view.request_end(answer),
-                plan: denied.map(|(plan, _)| plan).or(plan),
-                already_retried,
-                grpc: ending.grpc,
-                retries,
-                denied: denied.is_some_and(|(_, granted)| retries >= granted),
-                shadow: !self.enforces(),
-            };
-            Reason::of(self.retry_policy(routed), &failed)
-        })?;
+        let request = self.requests.get(ending.stream.0)?;
+        let told = request.reason;
+        let reason = told.or_else(|| self.find_reason(cluster, request, retries, ending, view))?;
         self.report(cluster, What::NotRetried(reason));
         told.is_none().then_some(Verdict::NotRetried(reason))
+    }
+
+    fn find_reason<H: Host>(
+        &self,
+        cluster: ClusterId,
+        request: &Request,
+        retries: u32,
+        ending: &Ending,
+        view: &View<'_, H>,
+    ) -> Option<Reason> {
+        let flags = view.flags();
+        let proxy_status = if view.status() >= Some(500) { view.proxy_status() } else { &[] };
+        let begun = !flags.is_empty() && view.status().is_some_and(|status| status < 400);
+        let answer = Answer { proxy_status, stream: begun && view.is_stream(), ..view.answer(ending.grpc) };
+        if flags.is_empty() && matches!(answer.signal(), Some(Signal::Answered)) {
+            return None;
+        }
+        let denied = ending.reservation.and_then(|reservation| Some((reservation.denied?, reservation.granted)));
+        let failed = Failed {
+            end: &view.request_end(answer),
+            plan: denied.map(|(plan, _)| plan).or(request.retries.plan()),
+            already_retried: request.already_retried,
+            grpc: ending.grpc,
+            retries,
+            denied: denied.is_some_and(|(_, granted)| retries >= granted),
+            shadow: !self.enforces(),
+        };
+        Reason::of(self.retry_policy(Routed { cluster, by_route: request.by_route }), &failed)
     }
 
     /// Whether a request had exactly one attempt, which succeeded. Certain if the attempt count says so, or if `watch` saw no
@@ -223,10 +249,10 @@ impl Worker {
     }
 
     /// The retries of a request that ended: what was not charged as it happened is charged now. How many there were.
-    fn settle_retries<H: Host>(&mut self, stream: StreamId, cluster: ClusterId, grpc: bool, view: &View<'_, H>) -> u32 {
-        let Some(retries) = self.requests.get(stream.0).map(|request| request.retries) else { return 0 };
+    fn settle_retries<H: Host>(&mut self, cluster: ClusterId, ending: &Ending, view: &View<'_, H>) -> u32 {
+        let Some(retries) = self.requests.get(ending.stream.0).map(|request| request.retries) else { return 0 };
         let made = if retries.is_seen() { retries.charged() } else { self.charge_at_end(cluster, retries, view) };
-        if made > 0 && view.request_end(view.answer(grpc)).last_attempt() == Some(Signal::Answered) {
+        if made > 0 && view.request_end(view.answer(ending.grpc)).last_attempt() == Some(Signal::Answered) {
             self.report(cluster, What::RetrySucceeded);
         }
         made

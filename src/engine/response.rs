@@ -145,15 +145,9 @@ impl Worker {
             self.account(cluster).into_iter().for_each(|account| account.answered(now));
             return None;
         }
-        let mut answer = view.answer(grpc);
-        answer.overloaded |= view.limit_reached();
-        let signal = view.request_end(answer).last_attempt()?;
+        let routed = Routed { cluster, by_route };
+        let (signal, again) = self.is_retried_again(routed, (plan, not_sent), grpc, view)?;
         let now = self.now(view);
-        let policy = self.retry_policy(Routed { cluster, by_route })?;
-        let stated = answer.is_error() && plan != Plan::Nothing && view.not_processed(policy);
-        let again = not_sent
-            || stated
-            || (!matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &answer));
         if let Some(account) = self.account(cluster) {
             if signal.is_failure() && (again || retries > 0) {
                 account.failed(retries > 0, now);
@@ -171,12 +165,28 @@ impl Worker {
             return Some(mark);
         }
         self.report(cluster, What::RetryDenied);
-        if let Some(request) = self.requests.get_mut(stream.0) {
-            request.reason = Some(Reason::Budget);
-        }
+        self.give_reason(stream, Reason::Budget);
         let later = !matches!(signal, Signal::Error | Signal::Answered);
         let later = later.then_some(Later::after(1, grpc));
         Some(ResponseDecision { later, verdict: Some(Verdict::BudgetExhausted), ..mark })
+    }
+
+    /// How the last attempt of a request ended whose response headers pass, and whether it would be retried once more under this
+    /// plan. `not_sent`: a proxy in front of the upstream did not send it on.
+    fn is_retried_again<H: Host>(
+        &self,
+        routed: Routed,
+        (plan, not_sent): (Plan, bool),
+        grpc: bool,
+        view: &View<'_, H>,
+    ) -> Option<(Signal, bool)> {
+        let mut answer = view.answer(grpc);
+        answer.overloaded |= view.limit_reached();
+        let signal = view.request_end(answer).last_attempt()?;
+        let policy = self.retry_policy(routed)?;
+        let stated = answer.is_error() && plan != Plan::Nothing && view.not_processed(policy);
+        let by_table = !matches!(signal, Signal::Cancelled | Signal::Local) && plan.permits(policy, signal, &answer);
+        Some((signal, not_sent || stated || by_table))
     }
 
     /// The streams that began a moment ago, and go on, are told as answers of their hosts.
