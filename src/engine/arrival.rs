@@ -348,10 +348,11 @@ impl Wanted {
         if self.plan == Plan::Nothing || begun {
             return (None, false);
         }
+        let is_shared = account.is_held();
         let held = account.hold(self.retries, now);
-        // While hosts refuse, all retries in place of what was not processed are more than some in place of whatever failed: with
-        // one of two, a request would fail that meets two such hosts.
-        let scarce = held == 0 || (held < self.retries && account.is_refused(now));
+        // While hosts refuse, and where other requests hold what is left, all retries in place of what was not processed are more
+        // than some in place of whatever failed: with one of two, a request would fail that meets two hosts which are down.
+        let scarce = held == 0 || (held < self.retries && (is_shared || account.is_refused(now)));
         if scarce && self.spares && account.spares_unprocessed(now) {
             account.release(held);
             return (Some(0), true);

@@ -144,6 +144,12 @@ impl Account {
         held
     }
 
+    /// Whether requests under way hold retries.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.held > 0
+    }
+
     /// Something happened after which less may be left.
     fn ask_again(&mut self) {
         self.spare = (Time::default(), Time::default(), 0);

@@ -359,6 +359,24 @@ fn workers_pay_from_one_budget() {
     assert_eq!(granted, 1, "eleven requests pay for two retries");
 }
 
+/// Of requests that come all at once, the one that gets the rest of the budget is no worse off than those that get none.
+#[test]
+fn what_a_crowd_leaves_of_the_budget_is_for_nobody_in_it() {
+    let at = Attached::with(Level::Decide, FIFTH);
+    let cluster = "budget of a crowd";
+    for request in arrive(&at, cluster, 39) {
+        request.response(200, []);
+        request.end_with(&End::new().code(200).property("upstream.request_attempt_count", 1));
+    }
+    let crowd = arrive(&at, cluster, 3);
+    let header = |name| crowd.iter().map(|request| request.request_header(name).unwrap()).collect::<Vec<_>>();
+    // A fifth of forty requests: five for the first, and three are left.
+    assert_eq!(header("x-envoy-max-retries"), ["5", "5", "5"]);
+    let unprocessed: Vec<_> =
+        header("x-envoy-retry-on").iter().map(|conditions| conditions == "connect-failure,refused-stream").collect();
+    assert_eq!(unprocessed, [false, true, true]);
+}
+
 /// While retries do not help, those that the last second cannot pay are not begun; once one is answered, all are again.
 #[test]
 #[cfg_attr(
