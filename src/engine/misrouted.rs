@@ -160,7 +160,8 @@ impl Worker {
         // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
         // nothing else from it. In shadow mode, a list is made, and nobody sees it.
         if !steered || !enforces {
-            outliers.picked(address, now);
+            let once = !outliers.tries_balancer() || view.attempts() == Some(1);
+            outliers.left_to_balancer(address, once, now);
         } else if !view.is_address_assumed() && state.goes_astray(address, &route.hosts, attempts, now) {
             self.report(cluster, What::Misrouted);
         }

@@ -11,6 +11,7 @@ use crate::outlier::shared::{
     Change, Ejection, Ejections, Evidence, FRESH, MOST_EJECTIONS, MOST_EVIDENCE, WORKER_TIMEOUT, Worker, WorkerId,
     decode_host_list, encode_host_list,
 };
+use crate::steering::left_out::LeftOut;
 
 /// A record holds at most this many failures of one host as evidence.
 const MOST_OF_A_HOST: usize = 8;
@@ -180,10 +181,12 @@ impl Outliers {
         }
         (self.sharing.all_failed, self.sharing.exchanged) = (shared.all_failed, now);
         self.sharing.active_workers = shared.active_workers(now);
-        let steered = self.ejected > 0;
-        self.ejected = self.hosts.ejected();
-        if self.ejected > 0 && !steered {
-            self.steering.shares.begin(&mut self.hosts);
+        let before = std::mem::replace(&mut self.ejected, self.hosts.ejected());
+        if self.ejected != before {
+            self.steering.left_out = LeftOut::new(now);
+            if before == 0 {
+                self.steering.shares.begin(&mut self.hosts);
+            }
         }
         self.all_fail.clamp(now);
         self.all_unresponsive.clamp(now);

@@ -310,6 +310,21 @@ impl Outliers {
         }
     }
 
+    /// The same for a request that is over, and had `once` one attempt: whether that was so is worth asking if the balancer is
+    /// [tried](Self::tries_balancer).
+    pub fn left_to_balancer(&mut self, address: &str, once: bool, now: Time) {
+        let Some(place) = self.hosts.seen(address, now) else { return };
+        self.picked_at(place);
+        let meets = !once || self.hosts.ejected_at(place).is_some();
+        self.steering.left_out.learn(meets, (self.ejected, self.hosts.len()), now);
+    }
+
+    /// Whether requests are left to Envoy's balancer although hosts are ejected: to find out whether it leaves them out, or since it does.
+    #[must_use]
+    pub const fn tries_balancer(&self) -> bool {
+        self.steering.left_out.listens()
+    }
+
     fn picked_at(&mut self, place: usize) {
         self.steering.picked(&mut self.hosts, place);
         if self.ejected > 0

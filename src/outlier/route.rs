@@ -126,9 +126,9 @@ impl Outliers {
         if self.all_are_down(now) {
             return self.in_turn(now);
         }
-        let steered = self.ejected > 0 || self.leaves_alone(now) || self.is_wary(repeatable, now);
+        let avoids_others = self.leaves_alone(now) || self.is_wary(repeatable, now);
         // Where only some of the hosts can be remembered, these would get all requests.
-        if !steered || self.hosts.is_crowded(now) {
+        if !(self.ejected > 0 || avoids_others) || self.hosts.is_crowded(now) {
             return None;
         }
         self.hosts.count_peers(now);
@@ -144,7 +144,7 @@ impl Outliers {
         }
         // What cannot be repeated must not meet a host that hangs.
         let may_meet = repeatable || now >= self.latest.alert_until;
-        if self.ejected > 0 && may_meet && self.explores(request) {
+        if self.ejected > 0 && may_meet && self.explores(request, avoids_others) {
             return None;
         }
         self.list(request)
@@ -195,16 +195,22 @@ impl Outliers {
         Some(Route { hosts, probe: self.start_probe(place, now) })
     }
 
-    /// Whether a request should be left to Envoy's balancer, to keep the shares current and to meet new hosts.
-    fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request) -> bool {
+    /// Whether a request should be left to Envoy's balancer: to keep the shares current and to meet new hosts, or since that leaves out
+    /// all ejected hosts by itself, and no other host is to be avoided (`avoids_others`).
+    fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request, avoids_others: bool) -> bool {
         let refuses = |(_, host, ejected): (usize, &Host, &Ejected)| {
             let ejection = &ejected.ejection;
-            let lasts = now.is_later(SETTLED, ejection.since) && ejection.failure == Failure::Refused;
-            lasts && !ejection.unreachable && !host.unreachable
+            ejection.failure == Failure::Refused && !ejection.unreachable && !host.unreachable
         };
+        // Its retries cannot all meet such a host.
+        let cheap = repeatable && self.ejected < attempts && self.hosts.each_ejected().all(refuses);
+        let tries = cheap && explore > Percent::default() && !avoids_others;
+        if tries && self.steering.left_out.leaves(self.sharing.active_workers, now) {
+            return true;
+        }
+        let lasts = |(_, _, ejected): (usize, &Host, &Ejected)| now.is_later(SETTLED, ejected.ejection.since);
         let exploration = Exploration {
-            // Its retries cannot all meet such a host.
-            cheap: repeatable && self.ejected < attempts && self.hosts.each_ejected().all(refuses),
+            cheap: cheap && self.hosts.each_ejected().all(lasts),
             percent: explore,
             hosts: self.hosts.len() as u64,
             ejected: self.ejected as u64,

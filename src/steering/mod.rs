@@ -40,15 +40,20 @@
 //! connections, and there are few of them, to meet one costs some milliseconds and no budget: then up to one in eight may, so
 //! that a host which the balancer leaves out (drained, or failing health checks) is found out within a second.
 //!
+//! **Hosts that Envoy leaves out** (`left_out`). Where the balancer itself leaves out all that is ejected, which a few requests show,
+//! what may be repeated is left to it.
+//!
 //! **Unseen hosts** have their share as well. Where a worker knows few of many hosts, lists of those alone would give these the
 //! requests of the others: so as many requests carry no list as Envoy's balancer would send to hosts that are unknown here.
 
 use std::time::Duration;
 
+pub(crate) mod left_out;
 pub(crate) mod responsiveness;
 pub mod session;
 pub(crate) mod shares;
 
+use left_out::LeftOut;
 use responsiveness::Responsiveness;
 use shares::{Shares, Weighting};
 
@@ -120,6 +125,7 @@ pub struct Steering {
     turns: Random,
     pub(crate) shares: Shares,
     pub(crate) responsiveness: Responsiveness,
+    pub(crate) left_out: LeftOut,
     /// Since when some host is ejected.
     active_since: Option<Time>,
     /// When a request was last left to Envoy's balancer.
@@ -137,6 +143,7 @@ impl Steering {
             turns: Random::new(Random::new(seed).number()),
             shares: Shares::new(),
             responsiveness: Responsiveness::new(),
+            left_out: LeftOut::new(Time::from_nanos(0)),
             active_since: None,
             explored: Time::from_nanos(0),
             canaries: 0,

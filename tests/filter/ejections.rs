@@ -247,7 +247,7 @@ fn what_a_client_sends_is_removed() {
 
 #[test]
 fn one_probe_at_a_time_and_none_is_lost() {
-    let mut envoy = Balancer::new(Attached::new(Level::Guard), "one probe");
+    let mut envoy = Balancer::new(Attached::with(Level::Guard, r#"{"steering": {"explorePercent": 0}}"#), "one probe");
     envoy.warm_up();
     envoy.kill(HOSTS[2]);
     envoy.at.host.advance(Duration::from_millis(400));
