@@ -94,9 +94,12 @@ pub fn wait_until(stage: &Stage, open: bool) -> Result<Taken> {
     })
 }
 
-/// What Weir has logged of the cluster.
+/// What Weir has logged of the cluster, and how attempts ended.
 pub fn story(stage: &Stage) -> String {
-    stage.envoy().log().lines().filter(|line| line.contains("weir: cluster")).collect::<Vec<_>>().join("\n")
+    let log = stage.envoy().log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("weir: cluster")).collect();
+    let attempts = stage.envoy().admin.stats("weir_(attempts|requests|shed|would_shed)_total");
+    format!("{}\n{:?}", lines.join("\n"), attempts.unwrap_or_default())
 }
 
 /// Whether a response is what those get that are shed; an error says what is wrong with it.

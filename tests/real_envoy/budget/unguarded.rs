@@ -85,7 +85,8 @@ fn in_turn(attach: Attach) -> Result<()> {
     account(&stage, &upstream, FAILING, marked(&responses))
 }
 
-/// All at once: those that came first hold what there is, three retries each.
+/// All at once: those that came first hold what there is, three retries each. Nobody gets less: what is left goes to one that came
+/// later, once it is three.
 fn at_once(attach: Attach) -> Result<()> {
     const AT_ONCE: usize = 40;
     let (stage, upstream) = start(attach, 1)?;
@@ -105,16 +106,16 @@ fn at_once(attach: Attach) -> Result<()> {
         client.read_body(&mut response)?;
         burst.push(response);
     }
-    let spent = retries(&upstream);
-    let budget = (ANSWERED + AT_ONCE) * SHARE / 100;
-    ensure!(spent == budget, "{spent} retries, not {budget}");
     ensure!(marked(&burst) == burst.len(), "{} of {} are marked", marked(&burst), burst.len());
     let (mut held, mut denied) = (0, 0);
     for arrived in 1..=AT_ONCE {
-        let given = MAX_RETRIES.min((ANSWERED + arrived) * SHARE / 100 - held);
-        held += given;
-        denied += usize::from(given < MAX_RETRIES);
+        match (ANSWERED + arrived) * SHARE / 100 - held < MAX_RETRIES {
+            true => denied += 1,
+            false => held += MAX_RETRIES,
+        }
     }
+    let spent = retries(&upstream);
+    ensure!(spent == held, "{spent} retries, not {held}");
     account(&stage, &upstream, AT_ONCE, denied)
 }
 

@@ -113,9 +113,9 @@ impl Rate {
         self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last >= moment)
     }
 
-    /// What the slowest answer took so far.
-    pub fn slowest(&self) -> Duration {
-        Duration::from_millis(self.slowest.load(Ordering::SeqCst))
+    /// What the slowest answer took since this was asked last.
+    pub fn take_slowest(&self) -> Duration {
+        Duration::from_millis(self.slowest.swap(0, Ordering::SeqCst))
     }
 
     /// All requests, in the order in which they were sent.
