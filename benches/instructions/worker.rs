@@ -42,6 +42,8 @@ struct Site {
     hosts: Vec<Rc<[u8]>>,
     /// Where it was sent, and whether it was refused there.
     attempt: Cell<(usize, bool)>,
+    /// How many attempts the request has.
+    attempts: Cell<u64>,
     records: RefCell<Vec<(Record, Vec<u8>)>>,
 }
 
@@ -61,7 +63,7 @@ impl Host for Site {
             Property::Flags => number(if refused { CONNECTION_FAILURE } else { 0 }),
             Property::Code if refused => None,
             Property::Code => number(200),
-            Property::AttemptCount => number(1),
+            Property::AttemptCount => number(self.attempts.get()),
             Property::Duration | Property::BackendLatency => number(0),
             Property::FailureReason if refused => Some(Bytes::Text(Rc::from(b"Connection refused".as_slice()))),
             _ => None,
@@ -113,6 +115,7 @@ impl Running {
             cluster: CLUSTER.as_bytes().into(),
             hosts: (0..hosts).map(|host| address(host).into_bytes().into()).collect(),
             attempt: Cell::new((0, false)),
+            attempts: Cell::new(1),
             records: RefCell::default(),
         };
         let mut worker = Worker::default();
@@ -160,6 +163,8 @@ impl Running {
     /// A request that is answered: by that host, or where it is steered. What is out stays out: its probes fail.
     fn request(&mut self, picked: usize) {
         let (stream, list) = self.arrives();
+        // As if what is not steered had met a host that is out: Envoy's balancer leaves none out.
+        self.site.attempts.set(if list.is_none() && self.ejected > 0 { 2 } else { 1 });
         let list = list.unwrap_or_default();
         let mut hosts = list.split(',').filter_map(Self::host);
         let mut host = hosts.next().unwrap_or(picked);

@@ -327,7 +327,9 @@ impl Outliers {
 
     fn picked_at(&mut self, place: usize) {
         self.steering.picked(&mut self.hosts, place);
+        // Where all is left to the balancer, each worker sees enough.
         if self.ejected > 0
+            && !self.tries_balancer()
             && self.sharing.pending.len() < MOST_EVENTS
             && let Some(host) = self.hosts.at(place)
         {

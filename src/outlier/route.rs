@@ -126,9 +126,10 @@ impl Outliers {
         if self.all_are_down(now) {
             return self.in_turn(now);
         }
-        let avoids_others = self.leaves_alone(now) || self.is_wary(repeatable, now);
+        let leaves_alone = self.leaves_alone(now);
+        let steered = self.ejected > 0 || leaves_alone || self.is_wary(repeatable, now);
         // Where only some of the hosts can be remembered, these would get all requests.
-        if !(self.ejected > 0 || avoids_others) || self.hosts.is_crowded(now) {
+        if !steered || self.hosts.is_crowded(now) {
             return None;
         }
         self.hosts.count_peers(now);
@@ -144,7 +145,7 @@ impl Outliers {
         }
         // What cannot be repeated must not meet a host that hangs.
         let may_meet = repeatable || now >= self.latest.alert_until;
-        if self.ejected > 0 && may_meet && self.explores(request, avoids_others) {
+        if self.ejected > 0 && may_meet && self.explores(request, leaves_alone) {
             return None;
         }
         self.list(request)
@@ -196,15 +197,15 @@ impl Outliers {
     }
 
     /// Whether a request should be left to Envoy's balancer: to keep the shares current and to meet new hosts, or since that leaves out
-    /// all ejected hosts by itself, and no other host is to be avoided (`avoids_others`).
-    fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request, avoids_others: bool) -> bool {
+    /// all ejected hosts by itself, and no busy host is to be left alone.
+    fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request, leaves_alone: bool) -> bool {
         let refuses = |(_, host, ejected): (usize, &Host, &Ejected)| {
             let ejection = &ejected.ejection;
             ejection.failure == Failure::Refused && !ejection.unreachable && !host.unreachable
         };
         // Its retries cannot all meet such a host.
         let cheap = repeatable && self.ejected < attempts && self.hosts.each_ejected().all(refuses);
-        let tries = cheap && explore > Percent::default() && !avoids_others;
+        let tries = cheap && explore > Percent::default() && !leaves_alone;
         if tries && self.steering.left_out.leaves(self.sharing.active_workers, now) {
             return true;
         }
