@@ -199,8 +199,10 @@ impl Outliers {
     /// Whether a request should be left to Envoy's balancer: to keep the shares current and to meet new hosts, or since that leaves out
     /// all ejected hosts by itself, and no busy host is to be left alone.
     fn explores(&mut self, Request { repeatable, attempts, explore, now }: Request, leaves_alone: bool) -> bool {
+        let mut latest = Time::default();
         let refuses = |(_, host, ejected): (usize, &Host, &Ejected)| {
             let ejection = &ejected.ejection;
+            latest = latest.max(ejection.since);
             ejection.failure == Failure::Refused && !ejection.unreachable && !host.unreachable
         };
         // Its retries cannot all meet such a host.
@@ -209,9 +211,8 @@ impl Outliers {
         if tries && self.steering.left_out.leaves(self.sharing.active_workers, now) {
             return true;
         }
-        let lasts = |(_, _, ejected): (usize, &Host, &Ejected)| now.is_later(SETTLED, ejected.ejection.since);
         let exploration = Exploration {
-            cheap: cheap && self.hosts.each_ejected().all(lasts),
+            cheap: cheap && now.is_later(SETTLED, latest),
             percent: explore,
             hosts: self.hosts.len() as u64,
             ejected: self.ejected as u64,
