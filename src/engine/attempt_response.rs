@@ -57,7 +57,10 @@ impl Worker {
                 }
                 self.give_reason(managed.id, Reason::Pushback);
                 // Not to be retried by any hop above either, so the client sees the mark.
-                (!marked).then_some(ResponseDecision { verdict: Some(Verdict::Pushback), ..marked_as(RATE_LIMITED) })
+                (!marked).then_some(ResponseDecision {
+                    verdict: Some(Verdict::Pushback),
+                    ..ResponseDecision::marked(RATE_LIMITED)
+                })
             }
             Fate::Left { not_sent } => {
                 if not_sent && let Some(request) = self.requests.get_mut(managed.id.0) {
@@ -69,7 +72,7 @@ impl Worker {
                     if !not_sent {
                         self.strip_from_response(managed.id, RATE_LIMITED);
                     }
-                    marked_as(RATE_LIMITED)
+                    ResponseDecision::marked(RATE_LIMITED)
                 })
             }
             // In shadow mode, the retry is charged when it happens.
@@ -119,7 +122,10 @@ impl Worker {
     ) -> Option<ResponseDecision> {
         if self.charge_retry(managed, !by_status && unsent, view) == Charge::Denied {
             self.give_reason(managed.id, Reason::Budget);
-            return Some(ResponseDecision { verdict: Some(Verdict::BudgetExhausted), ..marked_as(RATE_LIMITED) });
+            return Some(ResponseDecision {
+                verdict: Some(Verdict::BudgetExhausted),
+                ..ResponseDecision::marked(RATE_LIMITED)
+            });
         }
         if let Some(request) = self.requests.get_mut(managed.id.0) {
             request.retries.pay_ahead();
@@ -127,7 +133,7 @@ impl Worker {
         // Envoy has no other word for it.
         (!by_status).then(|| {
             self.strip_from_response(managed.id, NOT_SENT);
-            marked_as(NOT_SENT)
+            ResponseDecision::marked(NOT_SENT)
         })
     }
 
@@ -164,10 +170,6 @@ enum Fate {
         /// Whether it would be, but that there were enough retries: the upstream did not process the request.
         not_sent: bool,
     },
-}
-
-fn marked_as(mark: &'static str) -> ResponseDecision {
-    ResponseDecision { mark: Some(mark), ..ResponseDecision::default() }
 }
 
 /// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so

@@ -99,6 +99,11 @@ pub struct ResponseDecision {
 }
 
 impl ResponseDecision {
+    /// Only the mark.
+    pub(super) fn marked(mark: &'static str) -> Self {
+        Self { mark: Some(mark), ..Self::default() }
+    }
+
     /// In shadow mode, only what others must not see is removed: the request may be from before the mode changed.
     #[must_use]
     pub fn in_shadow(self) -> Self {

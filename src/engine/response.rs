@@ -160,7 +160,7 @@ impl Worker {
         if !again || (!denied && retries == 0) {
             return None;
         }
-        let mark = ResponseDecision { mark: Some(RATE_LIMITED), ..ResponseDecision::default() };
+        let mark = ResponseDecision::marked(RATE_LIMITED);
         if !denied {
             return Some(mark);
         }
