@@ -161,6 +161,32 @@ fn when_the_last_one_fails_those_that_are_out_are_tried_first() {
     assert_eq!(bench.out(1), ["b:1", "c:1", "d:1"]);
 }
 
+/// Health checks that hand over to hosts of a lower priority do so for all workers, of which one finds out first.
+#[test]
+fn while_all_are_down_they_take_turns_until_another_host_answers_some_worker() {
+    let mut bench = Bench::new(2, 2);
+    for worker in [0, 1] {
+        for host in ["a:1", "b:1", "b:1", "a:1"] {
+            bench.ends(worker, host, Signal::Refused);
+            bench.pass(1);
+        }
+    }
+    assert_eq!(bench.out(1), [""; 0]);
+    let turns = |bench: &mut Bench| {
+        let turn = |_| {
+            bench.pass(80);
+            let route = bench.route(1, true)?;
+            bench.ends(1, &route.hosts, Signal::Refused);
+            Some(route.hosts)
+        };
+        (0..6).filter_map(turn).collect::<Vec<_>>()
+    };
+    assert_eq!(turns(&mut bench), [""; 0], "the last answer is 480 ms old");
+    assert!(turns(&mut bench).len() >= 5);
+    bench.ends(0, "d:1", Signal::Answered);
+    assert_eq!(turns(&mut bench), [""; 0]);
+}
+
 /// Nobody would have tried it then but for the others.
 #[test]
 fn to_fail_before_its_time_is_no_strike() {

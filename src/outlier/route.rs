@@ -23,6 +23,9 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// While all hosts are down, one that was tried within this time has no turn.
 const TURN: Duration = Duration::from_millis(70);
 
+/// For so long after the last answer, Envoy's balancer decides: health checks that are quick hand over to other hosts by then.
+const HANDED_OVER: Duration = Duration::from_millis(500);
+
 /// For so long, Envoy is told of what may be repeated that another host may be asked: one that pushes back once will do so again.
 const EXPECTED: Duration = Duration::from_secs(60);
 /// One that pushed back as often, of its latest sixteen attempts, is busy for longer.
@@ -153,11 +156,11 @@ impl Outliers {
 
     /// The host that any worker tried longest ago: so the first one that is back is soon found, whatever the turns that Envoy's
     /// balancer takes in each worker. A request that may not be retried has its turn as well. Retries are left to the balancer, and so
-    /// is one request in eight, and each that comes when all were tried a moment ago: it may have other hosts by now, those of a lower
-    /// priority.
+    /// is one request in eight, and each that comes soon after an answer, or when all were tried a moment ago: it may have other hosts
+    /// by now, those of a lower priority.
     fn in_turn(&mut self, now: Time) -> Option<Route> {
         self.turns = self.turns.wrapping_add(1);
-        if self.turns.is_multiple_of(8) {
+        if self.turns.is_multiple_of(8) || self.steering.responsiveness.answered_within(HANDED_OVER, now) {
             return None;
         }
         let tried = |host: &Host| {

@@ -43,9 +43,11 @@ impl Outliers {
     /// what it counts, whether it is worse than the others.
     fn shows(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         let Some(address) = attempt.host else { return false };
+        let outcome = Outcome::from(attempt.signal);
+        // It may be one of a lower priority, which other workers know no better than this one did.
+        let is_first = outcome == Outcome::Answered && self.all_are_down(now);
         let Some(place) = self.hosts.seen(address, now) else { return false };
         let Some(host) = self.hosts.at_mut(place) else { return false };
-        let outcome = Outcome::from(attempt.signal);
         if !matches!(attempt.signal, Signal::Cancelled | Signal::Local) {
             host.unreachable = attempt.signal == Signal::Unreachable;
         }
@@ -74,7 +76,10 @@ impl Outliers {
             let others = self.hosts.at(place).is_some_and(|host| host.answered > attempt.began);
             self.failed(place, failure, others, true, now);
         }
-        self.sharing.pending.iter().any(|change| !matches!(change, Change::ReportPick(_)))
+        if is_first {
+            self.sharing.pending.push(Change::ReportPick(address.into()));
+        }
+        is_first || self.sharing.pending.iter().any(|change| !matches!(change, Change::ReportPick(_)))
     }
 
     /// Counts an attempt for a healthy host, or takes it as the verdict on an ejected one. Returns what to report: a failure, and

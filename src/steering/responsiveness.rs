@@ -94,6 +94,10 @@ impl Responsiveness {
         nanos_since(self.answered, now) < deadline.saturating_add(nanos(NO_ANSWERS))
     }
 
+    pub(crate) fn answered_within(&self, time: Duration, now: Time) -> bool {
+        now.is_soon_after(time, self.answered)
+    }
+
     /// Whether a host has not answered any request since its oldest outstanding one, for longer than answers take.
     pub(crate) fn is_unresponsive(&self, host: &Host, now: Time) -> bool {
         let Some(oldest) = host.oldest_outstanding.filter(|_| !self.blind) else { return false };
