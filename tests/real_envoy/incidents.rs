@@ -22,7 +22,12 @@ pub fn all() -> Vec<Test> {
 
 /// Those that are about time.
 pub fn timed() -> Vec<Test> {
-    [loops::TIMED, patterns::TIMED, race::TIMED, mixed::TIMED].concat()
+    [loops::TIMED, patterns::TIMED, race::TIMED].concat()
+}
+
+/// Those that are about time and mostly sleep, with the percentage of a core that one of them takes.
+pub fn paced() -> Vec<(usize, &'static [Test])> {
+    vec![(48, mixed::PACED), (45, loops::PACED), (21, race::PACED)]
 }
 
 /// A site whose patterns show within seconds: the times that they take scale with the interval.

@@ -7,7 +7,7 @@
 //!
 //! Trials wait for conditions and count events, so that they run beside each other, and beside whatever else the machine does.
 //! Those that are about time itself come last, and each has the machine for itself as far as this suite goes; but for those that
-//! mostly sleep, which have it together.
+//! mostly sleep, of which as many run together as leave a third of the machine idle.
 
 mod alone;
 mod breaker;
@@ -31,7 +31,10 @@ mod stage;
 mod support;
 mod timeouts;
 
+use std::collections::BTreeMap;
+use std::mem::discriminant;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Trial};
@@ -94,7 +97,9 @@ fn main() -> ExitCode {
         timeouts::tests(),
     ];
     trials.extend(shared.concat().into_iter().map(|(name, test)| trial(Share::BesideOthers, name, test)));
-    trials.extend(harm::paced().into_iter().map(|(name, test)| trial(Share::AtAPace, name, test)));
+    for (percent, tests) in [incidents::paced(), harm::paced()].concat() {
+        trials.extend(tests.iter().map(|(name, test)| trial(Share::AtAPace { percent }, *name, test)));
+    }
     let timed = [
         breaker::timed(),
         budget::timed(),
@@ -114,43 +119,75 @@ fn main() -> ExitCode {
 }
 
 /// Which trials run at the same time as this one.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Share {
     /// Others of this kind, as many as there are threads.
     BesideOthers,
-    /// Others of this kind: what is about time, and sends so little that all of them together leave the machine idle.
-    AtAPace,
+    /// Others of this kind: what is about time, and keeps a core busy for so many percent of it.
+    AtAPace { percent: usize },
     /// None: what is about time.
     Alone,
 }
 
-/// The kind of the trials that run now, and how many they are.
-static RUNNING: Mutex<(Share, usize)> = Mutex::new((Share::Alone, 0));
+impl Share {
+    /// How much of the machine it takes, and how much of it those of its kind may take together.
+    fn of(self) -> (usize, usize) {
+        match self {
+            Self::BesideOthers => (1, usize::MAX),
+            Self::AtAPace { percent } => (percent, 65 * std::thread::available_parallelism().map_or(1, usize::from)),
+            Self::Alone => (1, 1),
+        }
+    }
+}
+
+/// The trials that run now, and those that wait.
+struct Trials {
+    share: Share,
+    /// How much of the machine they take.
+    taken: usize,
+    /// The places of those that wait in the list of all, and how much each takes.
+    waiting: BTreeMap<usize, usize>,
+}
+
+static TRIALS: Mutex<Trials> = Mutex::new(Trials { share: Share::Alone, taken: 0, waiting: BTreeMap::new() });
 static ENDED: Condvar = Condvar::new();
 
-struct Machine;
+/// What a trial takes of the machine, until it is dropped.
+struct Machine(usize);
 
 impl Machine {
-    fn take(share: Share) -> Self {
-        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = |running: &mut (Share, usize)| running.1 > 0 && (share == Share::Alone || running.0 != share);
-        let mut running = ENDED.wait_while(running, taken).unwrap_or_else(PoisonError::into_inner);
-        *running = (share, running.1 + 1);
-        Self
+    /// Waits until there is room. Of those that have, the first in the list goes first: the longest stand there.
+    fn take(share: Share, place: usize) -> Self {
+        let (part, most) = share.of();
+        let mut trials = TRIALS.lock().unwrap_or_else(PoisonError::into_inner);
+        trials.waiting.insert(place, part);
+        let waits = |trials: &mut Trials| {
+            let others = discriminant(&trials.share) != discriminant(&share);
+            let room = if trials.taken > 0 && others { 0 } else { most - trials.taken };
+            trials.waiting.iter().find(|(_, part)| **part <= room).map(|(first, _)| *first) != Some(place)
+        };
+        let mut trials = ENDED.wait_while(trials, waits).unwrap_or_else(PoisonError::into_inner);
+        trials.waiting.remove(&place);
+        (trials.share, trials.taken) = (share, trials.taken + part);
+        // There may be room for others as well.
+        ENDED.notify_all();
+        Self(part)
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
+        TRIALS.lock().unwrap_or_else(PoisonError::into_inner).taken -= self.0;
         ENDED.notify_all();
     }
 }
 
 /// What runs alone stands at the end of the list, so that it waits for its like only.
 fn trial(share: Share, name: impl Into<String>, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    static PLACE: AtomicUsize = AtomicUsize::new(0);
+    let place = PLACE.fetch_add(1, Ordering::Relaxed);
     Trial::test(name, move || {
-        let _machine = Machine::take(share);
+        let _machine = Machine::take(share, place);
         test().map_err(|error| format!("{error:#}").into())
     })
 }

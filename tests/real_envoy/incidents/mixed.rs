@@ -12,7 +12,7 @@ use crate::ejection::site::Setup;
 use crate::level::Level;
 use crate::support::upstream::full_backlog;
 
-pub const TIMED: &[Test] = &[("incidents::several_at_once", several_at_once)];
+pub const PACED: &[Test] = &[("incidents::several_at_once", several_at_once)];
 
 fn several_at_once() -> Result<()> {
     let site = Setup { hosts: 6, connect_timeout: "1s", ..setup(Level::Guard, 4, "2s") }.start()?;

@@ -17,8 +17,9 @@ use crate::level::Level;
 use crate::support::client::{Connection, Request};
 use crate::support::{ports, wait};
 
-pub const TIMED: &[Test] =
-    &[("incidents::keep_alive_race", keep_alive_race), ("incidents::a_node_that_crashes", node_that_crashes)];
+pub const PACED: &[Test] = &[("incidents::keep_alive_race", keep_alive_race)];
+
+pub const TIMED: &[Test] = &[("incidents::a_node_that_crashes", node_that_crashes)];
 
 /// How long the server is told to keep an idle connection. Node.js adds up to a second, depending on its version.
 const KEEP_ALIVE: Duration = Duration::from_millis(300);
