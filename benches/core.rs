@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::latency::Latency;
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
+use weir::retry::budget::{Budget, BudgetPolicy, MinRetryRate, RetryRequest};
 use weir::retry::outage::News;
 
 const BATCH: u32 = 1_000;
@@ -170,7 +170,7 @@ fn costs(rounds: usize) {
     alone("a charge on a record", rounds, |now| {
         news.deposit(now);
         if let Some(mut budget) = Budget::decode(policy(2_000), &record, now) {
-            black_box(budget.charge(&news, Asker { arrived: now, again: false }, now));
+            black_box(budget.charge(&news, RetryRequest { arrived: now, again: false }, now));
             budget.encode(&mut record);
         }
         news.clear();

@@ -8,7 +8,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::retry::budget::Charge::{Denied, Granted};
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
+use weir::retry::budget::{Budget, BudgetPolicy, Charge, MinRetryRate, RetryRequest};
 use weir::retry::reservations::Account;
 use weir::signal::Signal;
 
@@ -24,7 +24,7 @@ fn at(seconds: u64) -> Time {
 const NOW: u64 = 0;
 
 /// A request that arrived before any trouble.
-const EARLY: Asker = Asker { arrived: Time::from_nanos(0), again: false };
+const EARLY: RetryRequest = RetryRequest { arrived: Time::from_nanos(0), again: false };
 
 fn policy(percent: u32, floor: u32) -> BudgetPolicy {
     BudgetPolicy {
@@ -71,7 +71,7 @@ fn arrive(account: &mut Account, requests: u32, now: Time) {
 /// How many retries the account would permit, one after the other, of requests that use them.
 fn permissions(account: &mut Account, now: Time) -> u32 {
     let mut permitted = 0;
-    while account.hold(1, now) == 1 {
+    while account.reserve(1, now) == 1 {
         account.retried(1, now);
         account.release(1);
         permitted += 1;
@@ -159,26 +159,26 @@ fn what_needs_to_be_written() {
 fn permissions_where_nobody_charges_each_retry() {
     let policy = policy(20, 0);
     let mut account = Account::new(policy);
-    assert_eq!(account.hold(2, at(NOW)), 0, "nothing arrived, nothing to spend");
+    assert_eq!(account.reserve(2, at(NOW)), 0, "nothing arrived, nothing to spend");
     arrive(&mut account, 4, at(NOW));
-    assert_eq!(account.hold(2, at(NOW)), 0, "a fifth of four is none");
+    assert_eq!(account.reserve(2, at(NOW)), 0, "a fifth of four is none");
     arrive(&mut account, 1, at(NOW));
-    assert_eq!((account.hold(2, at(NOW)), account.hold(2, at(NOW))), (1, 0), "what one holds, no other gets");
+    assert_eq!((account.reserve(2, at(NOW)), account.reserve(2, at(NOW))), (1, 0), "what one holds, no other gets");
     arrive(&mut account, 45, at(NOW));
-    assert_eq!([2; 6].map(|wanted| account.hold(wanted, at(NOW))), [2, 2, 2, 2, 1, 0]);
+    assert_eq!([2; 6].map(|wanted| account.reserve(wanted, at(NOW))), [2, 2, 2, 2, 1, 0]);
     // What was not used is there again, what was used is not.
     account.release(2);
-    assert_eq!(account.hold(5, at(NOW)), 2);
+    assert_eq!(account.reserve(5, at(NOW)), 2);
     account.retried(2, at(NOW));
     account.release(2);
-    assert_eq!(account.hold(5, at(NOW)), 0);
+    assert_eq!(account.reserve(5, at(NOW)), 0);
     // Nor is it once it is written down; and then it is forgotten in time.
     Shared::default().publish(&mut account, at(NOW));
-    assert_eq!(account.hold(5, at(NOW)), 0);
+    assert_eq!(account.reserve(5, at(NOW)), 0);
     arrive(&mut account, 50, at(30));
-    assert_eq!(account.hold(5, at(30)), 2, "eight are still held");
+    assert_eq!(account.reserve(5, at(30)), 2, "eight are still held");
     account.release(u32::MAX);
-    assert_eq!(account.hold(u32::MAX, at(30)), 10, "none is held twice");
+    assert_eq!(account.reserve(u32::MAX, at(30)), 10, "none is held twice");
 }
 
 #[test]
@@ -193,19 +193,19 @@ fn each_worker_gives_out_its_part() {
         shared.publish(&mut other, at(NOW));
     }
     assert_eq!(permissions(&mut other, at(NOW)), 10, "of 40");
-    assert_eq!((0..50).filter(|_| one.hold(1, at(NOW)) == 1).count(), 30);
+    assert_eq!((0..50).filter(|_| one.reserve(1, at(NOW)) == 1).count(), 30);
     // That the other has used its part takes nothing from this one's, and brings it nothing back.
     shared.publish(&mut other, at(NOW));
     shared.publish(&mut one, at(NOW));
-    assert_eq!((other.hold(9, at(NOW)), one.hold(90, at(NOW))), (0, 0));
+    assert_eq!((other.reserve(9, at(NOW)), one.reserve(90, at(NOW))), (0, 0));
     one.release(30);
-    assert_eq!((other.hold(9, at(NOW)), one.hold(90, at(NOW))), (0, 30));
+    assert_eq!((other.reserve(9, at(NOW)), one.reserve(90, at(NOW))), (0, 30));
     one.release(30);
     // Of the floor, too: rounded up.
     one.set_policy(self::policy(0, 10), at(NOW));
     other.set_policy(self::policy(0, 10), at(NOW));
-    assert_eq!(one.hold(90, at(NOW)), 0, "which the other has used up for all");
-    assert_eq!((one.hold(90, at(2)), other.hold(90, at(2))), (8, 3));
+    assert_eq!(one.reserve(90, at(NOW)), 0, "which the other has used up for all");
+    assert_eq!((one.reserve(90, at(2)), other.reserve(90, at(2))), (8, 3));
 }
 
 /// Whatever workers do, and however late they tell each other: what was used and what is held is never more than the
@@ -226,24 +226,24 @@ fn what_workers_give_out_is_bounded() {
                 shared.publish(&mut workers[index].0, at(NOW));
             }
             let index = digits.below(count) as usize;
-            let (account, held) = &mut workers[index];
+            let (account, reserved) = &mut workers[index];
             let news = digits.below(4);
             for _ in 0..news {
                 arrived += 1;
                 account.arrive(at(NOW));
-                held.push(account.hold(digits.below(4) as u32, at(NOW)));
+                reserved.push(account.reserve(digits.below(4) as u32, at(NOW)));
             }
             for _ in 0..digits.below(3) {
-                if held.is_empty() {
+                if reserved.is_empty() {
                     break;
                 }
-                let given = held.swap_remove(digits.below(held.len() as u64) as usize);
+                let given = reserved.swap_remove(digits.below(reserved.len() as u64) as usize);
                 let retries = digits.below(u64::from(given) + 1);
                 account.retried(retries as u32, at(NOW));
                 account.release(given);
                 used += retries;
             }
-            let out: u64 = workers.iter().flat_map(|(_, held)| held).map(|held| u64::from(*held)).sum();
+            let out: u64 = workers.iter().flat_map(|(_, reserved)| reserved).map(|reserved| u64::from(*reserved)).sum();
             let share = arrived * u64::from(policy.percent.basis_points()) / 10_000;
             let floor = u64::from(policy.min_retry_rate.count);
             // What a worker does not know of yet makes its part of the floor larger than it is.
@@ -261,7 +261,7 @@ fn permissions_do_not_depend_on_what_is_remembered() {
         let policy = policy(digits.below(101) as u32, digits.below(4) as u32);
         let mut accounts = [Account::new(policy), Account::new(policy)];
         let mut shared = [Shared::default(), Shared::default()];
-        let (mut tenths, mut held) = (0, 0);
+        let (mut tenths, mut reserved) = (0, 0);
         for &number in numbers {
             let mut digits = Digits(number);
             // Mostly none or little time passes, now and then much.
@@ -274,22 +274,22 @@ fn permissions_do_not_depend_on_what_is_remembered() {
             let mut forgets = false;
             let given = accounts.each_mut().map(|account| {
                 match action {
-                    0 => account.retried(some.min(held), now),
+                    0 => account.retried(some.min(reserved), now),
                     1 => account.failed(some > 0, now),
                     2 => account.helped(now),
                     3 => account.set_policy(policy, now),
                     _ => {}
                 }
                 arrive(account, 1 + 5 * some, now);
-                account.release(some.min(held));
+                account.release(some.min(reserved));
                 if std::mem::replace(&mut forgets, true) {
                     // No retries: nothing but a reason to add up.
                     account.retried(0, now);
                 }
-                account.hold(some, now)
+                account.reserve(some, now)
             });
             assert_eq!(given[0], given[1]);
-            held = held - some.min(held) + given[0];
+            reserved = reserved - some.min(reserved) + given[0];
             if action == 4 {
                 accounts.iter_mut().zip(&mut shared).for_each(|(account, shared)| shared.publish(account, now));
             }

@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::time::Time;
 use weir::engine::correlate::{Attempt, Attempts, ClusterId, Ended, Unresolved};
 use weir::engine::host::StreamId;
-use weir::incident::Hint;
+use weir::incident::AttemptDetail;
 use weir::signal::Open::{Answered as Answer, Dropped, StreamReset};
 use weir::signal::Signal::{self, *};
 use weir::signal::Verdict::{self, Certain, Open};
@@ -26,7 +26,7 @@ fn attempt(number: u32) -> Attempt {
         began: Time::from_nanos(u64::from(number)),
         weight: number,
         request: Some(StreamId(number)),
-        hint: Hint::Idle(u64::from(number)),
+        detail: AttemptDetail::Idle(u64::from(number)),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use property::for_all;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::circuit::{BreakerPolicy, Circuit, Event, Permission, Record, Ticket, Wish};
+use weir::circuit::{BreakerPolicy, Circuit, Command, Event, Permission, ProbeId, Record};
 use weir::signal::Signal;
 
 #[cfg(target_arch = "wasm32")]
@@ -22,7 +22,7 @@ const SECOND: u64 = 1_000 * MS;
 /// Some day in 2026, at the start of a slot.
 const START: u64 = 1_770_000_000 * SECOND;
 
-const EXCHANGE: Wish = Wish::Exchange { answering: false };
+const EXCHANGE: Command = Command::Exchange { answering: false };
 
 fn at(nanos: u64) -> Time {
     Time::from_nanos(nanos)
@@ -40,7 +40,7 @@ impl Worker {
         Self { circuit: Circuit::new(policy), record: None, now: START }
     }
 
-    fn wish(&mut self, wish: Wish) -> Option<Event> {
+    fn wish(&mut self, wish: Command) -> Option<Event> {
         if let Some(record) = self.circuit.exchange(self.record.as_deref(), wish, at(self.now)) {
             self.record = Some(record);
         }
@@ -75,8 +75,8 @@ impl Worker {
         self.circuit.admit(at(self.now), || repeatable)
     }
 
-    fn probe(&mut self) -> Option<Ticket> {
-        match self.wish(Wish::Probe) {
+    fn probe(&mut self) -> Option<ProbeId> {
+        match self.wish(Command::Probe) {
             Some(Event::Probing(ticket)) => Some(ticket),
             _ => None,
         }
@@ -205,7 +205,7 @@ fn a_cluster_in_which_some_host_answers_stays_closed() {
     let mut worker = Worker::new(BreakerPolicy::default());
     for _ in 0..100 {
         worker.end(Signal::Refused, 20);
-        assert_eq!(worker.wish(Wish::Exchange { answering: true }), None);
+        assert_eq!(worker.wish(Command::Exchange { answering: true }), None);
         worker.now += 100 * MS;
     }
     worker.end(Signal::Refused, 20);
@@ -231,7 +231,7 @@ fn probes(signal: Signal, lasts: u64) -> Vec<u64> {
     while worker.now < opened + 3 * SECOND {
         worker.circuit.requested(at(worker.now));
         if let Some((ticket, _)) = under_way.take_if(|(_, ends)| *ends <= worker.now) {
-            assert_eq!(worker.wish(Wish::of_probe(ticket, Some(signal))), None);
+            assert_eq!(worker.wish(Command::of_probe(ticket, Some(signal))), None);
         }
         match worker.admit(true) {
             Permission::Shed => worker.circuit.shed(),
@@ -275,14 +275,14 @@ fn a_request_that_may_not_be_repeated_waits_a_little() {
     assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Due));
     // The upstream may have processed it.
     let probe = worker.probe().unwrap();
-    worker.wish(Wish::of_probe(probe, Some(Signal::Reset)));
+    worker.wish(Command::of_probe(probe, Some(Signal::Reset)));
     worker.now += 149 * MS;
     assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Shed));
     worker.now += MS;
     assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Due, Permission::Due));
     // Nothing is lost with one that was not processed.
     let probe = worker.probe().unwrap();
-    worker.wish(Wish::of_probe(probe, Some(Signal::Refused)));
+    worker.wish(Command::of_probe(probe, Some(Signal::Refused)));
     worker.now += 12 * MS;
     assert_eq!((worker.admit(true), worker.admit(false)), (Permission::Shed, Permission::Shed));
     worker.now += MS;
@@ -312,10 +312,10 @@ fn only_the_latest_probe_says_when_the_next_is_due() {
     let first = worker.probe().unwrap();
     worker.now += SECOND;
     let second = worker.probe().unwrap();
-    worker.wish(Wish::of_probe(first, Some(Signal::Refused)));
+    worker.wish(Command::of_probe(first, Some(Signal::Refused)));
     worker.now += 100 * MS;
     assert_eq!(worker.admit(true), Permission::Shed);
-    worker.wish(Wish::of_probe(second, Some(Signal::Refused)));
+    worker.wish(Command::of_probe(second, Some(Signal::Refused)));
     worker.now += 25 * MS;
     assert_eq!(worker.admit(true), Permission::Due);
 }
@@ -333,12 +333,12 @@ fn a_processed_probe_closes_and_everything_begins_anew() {
     worker.now += 5 * MS;
     // The first one answers late: the cluster is back all the same.
     let after = Duration::from_millis(2_005);
-    assert_eq!(worker.wish(Wish::Close(first)), Some(Event::Closed { after, probes: 2, shed: 7, processed: true }));
+    assert_eq!(worker.wish(Command::Close(first)), Some(Event::Closed { after, probes: 2, shed: 7, processed: true }));
     assert_eq!(worker.admit(false), Permission::Pass);
     assert!(!worker.circuit.is_open());
     // The other one has nothing to say any more.
-    assert_eq!(worker.wish(Wish::Close(second)), None);
-    assert_eq!(worker.wish(Wish::GiveBack(second)), None);
+    assert_eq!(worker.wish(Command::Close(second)), None);
+    assert_eq!(worker.wish(Command::GiveBack(second)), None);
     // What began before it closed is not held against it, what begins now is.
     let (closed, now) = (at(worker.now), worker.now + MS);
     assert!(worker.circuit.asks_when_begun(at(now)));
@@ -347,7 +347,7 @@ fn a_processed_probe_closes_and_everything_begins_anew() {
     (0..500).for_each(|_| worker.circuit.attempt_ended(Signal::Timeout, closed, at(worker.now)));
     assert!(matches!(worker.run(&[], 30), Some(Event::Opened { broke: 500, attempts: 500, .. })));
     // A probe of the opening before says nothing about this one.
-    assert_eq!(worker.wish(Wish::Close(second)), None);
+    assert_eq!(worker.wish(Command::Close(second)), None);
     assert!(worker.circuit.is_open());
     assert!(!worker.circuit.asks_when_begun(at(worker.now + 301 * SECOND)));
 }
@@ -359,11 +359,11 @@ fn a_probe_that_says_nothing_gives_its_slot_back() {
     let first = worker.probe().unwrap();
     worker.now += 10 * MS;
     assert_eq!(worker.admit(true), Permission::Shed);
-    assert_eq!(worker.wish(Wish::GiveBack(first)), None);
+    assert_eq!(worker.wish(Command::GiveBack(first)), None);
     assert_eq!(worker.admit(true), Permission::Due);
     let second = worker.probe().unwrap();
     // Only its own.
-    assert_eq!(worker.wish(Wish::GiveBack(first)), None);
+    assert_eq!(worker.wish(Command::GiveBack(first)), None);
     assert_eq!(worker.admit(true), Permission::Shed);
     // One that was lost with its worker is followed by the next.
     worker.now += SECOND;
@@ -384,7 +384,7 @@ fn where_nobody_asked_for_long_as_many_go_as_would_have_gone_meanwhile() {
         let mut worker = Worker::new(BreakerPolicy::default());
         worker.open_by(signal);
         let first = burst(&mut worker);
-        worker.wish(Wish::of_probe(*first.last().unwrap(), Some(signal)));
+        worker.wish(Command::of_probe(*first.last().unwrap(), Some(signal)));
         worker.now += unasked * MS + if signal == Signal::Refused { 13 } else { 50 } * MS;
         let tickets = burst(&mut worker);
         assert_eq!(tickets.len(), probes, "{signal:?} {unasked}");
@@ -393,9 +393,9 @@ fn where_nobody_asked_for_long_as_many_go_as_would_have_gone_meanwhile() {
     let mut worker = open();
     worker.now += 2_500 * MS;
     let tickets = [worker.probe().unwrap(), worker.probe().unwrap()];
-    worker.wish(Wish::of_probe(tickets[0], Some(Signal::Refused)));
+    worker.wish(Command::of_probe(tickets[0], Some(Signal::Refused)));
     assert_eq!(worker.admit(true), Permission::Due);
-    worker.wish(Wish::of_probe(tickets[1], Some(Signal::Refused)));
+    worker.wish(Command::of_probe(tickets[1], Some(Signal::Refused)));
     assert_eq!(worker.admit(true), Permission::Shed);
     worker.now += 13 * MS;
     assert_eq!(burst(&mut worker).len(), 1);
@@ -464,7 +464,7 @@ fn a_policy_can_change_at_any_time() {
     worker.now += 100 * MS;
     assert_eq!(worker.admit(true), Permission::Due, "the next probe is at most the new time away");
     let ticket = worker.probe().unwrap();
-    worker.wish(Wish::Close(ticket));
+    worker.wish(Command::Close(ticket));
     worker.circuit.set_policy(BreakerPolicy { interval: Duration::from_secs(1), min_requests: 10, ..quick });
     let event = worker.run(&[Signal::Reset; 20], 40);
     assert!(matches!(event, Some(Event::Opened { within, .. }) if within == Duration::from_millis(100)), "{event:?}");
@@ -479,7 +479,7 @@ fn a_clock_that_steps_shuts_nobody_out() {
         worker.now += SECOND;
         assert_eq!(worker.admit(true), Permission::Due, "back by {} ms", step / MS);
         let ticket = worker.probe().unwrap();
-        assert!(matches!(worker.wish(Wish::Close(ticket)), Some(Event::Closed { .. })));
+        assert!(matches!(worker.wish(Command::Close(ticket)), Some(Event::Closed { .. })));
         // And it opens again.
         worker.open();
     }
@@ -524,7 +524,7 @@ fn no_record_harms() {
             assert_eq!(worker.admit(true), Permission::Due);
             // Or it was abandoned.
             if let Some(ticket) = worker.probe() {
-                worker.wish(Wish::Close(ticket));
+                worker.wish(Command::Close(ticket));
             }
         }
         assert_eq!(worker.admit(true), Permission::Pass);

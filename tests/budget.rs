@@ -8,7 +8,7 @@ use std::time::Duration;
 use property::{Digits, for_all};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
+use weir::retry::budget::{Budget, BudgetPolicy, MinRetryRate, RetryRequest};
 use weir::retry::outage::News;
 
 #[cfg(target_arch = "wasm32")]
@@ -297,7 +297,7 @@ fn a_hostile_record_neither_breaks_nor_lasts() {
         }
         let mut budget = Budget::decode(policy, &record, at(0)).unwrap();
         for now in [at(0), Time::from_nanos(u64::MAX), Time::default()] {
-            budget.charge(&News::default(), Asker { arrived: now, again: true }, now);
+            budget.charge(&News::default(), RetryRequest { arrived: now, again: true }, now);
         }
         let mut budget = Budget::decode(policy, &record, at(0)).unwrap();
         budget.deposit(at(0));

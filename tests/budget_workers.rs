@@ -8,7 +8,7 @@ use std::time::Duration;
 use property::{Digits, for_all};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
+use weir::retry::budget::{Budget, BudgetPolicy, Charge, MinRetryRate, RetryRequest};
 use weir::retry::outage::News;
 
 #[cfg(target_arch = "wasm32")]
@@ -73,7 +73,9 @@ impl Worker {
         let mut budget = budget.unwrap_or_else(|| Budget::new(self.policy));
         let charge = match wants {
             // Of a request that arrived before any trouble.
-            Want::Retry => Some(budget.charge(&self.news, Asker { arrived: Time::default(), again: false }, time)),
+            Want::Retry => {
+                Some(budget.charge(&self.news, RetryRequest { arrived: Time::default(), again: false }, time))
+            }
             Want::Publish => {
                 budget.merge(&self.news, time);
                 None

@@ -11,7 +11,7 @@ mod site;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use site::{Site, number};
-use weir::incident::{Hint, MANY_CRASHES, Pattern, State};
+use weir::incident::{AttemptDetail, MANY_CRASHES, Pattern, State};
 use weir::signal::Signal;
 
 const A: &str = "10.0.0.1:8080";
@@ -20,11 +20,11 @@ const B: &str = "10.0.0.2:8080";
 /// A host that crashes: cut-off requests, refusals, answers.
 fn crash(site: &mut Site, host: &str, resets: u64, down: u64) {
     for _ in 0..resets {
-        site.ended(host, Signal::Reset, Hint::None);
+        site.ended(host, Signal::Reset, AttemptDetail::None);
     }
     for _ in 0..down / 100 {
         site.pass(100);
-        site.ended(host, Signal::Refused, Hint::None);
+        site.ended(host, Signal::Refused, AttemptDetail::None);
     }
     site.serve(host, 1_000);
 }
@@ -35,9 +35,9 @@ fn a_loop_of_which_little_is_known_takes_five_crashes() {
     for crashes in 1..=6 {
         let mut site = Site::new(1);
         for _ in 0..crashes {
-            site.ended(A, Signal::Reset, Hint::None);
+            site.ended(A, Signal::Reset, AttemptDetail::None);
             site.pass(500);
-            site.ended(A, Signal::Refused, Hint::None);
+            site.ended(A, Signal::Refused, AttemptDetail::None);
             site.pass(2_000);
             site.serve(A, 8_000);
         }
@@ -55,12 +55,12 @@ fn a_look_for_a_refusal_comes_first() {
     site.serve(A, 6_000);
     assert_eq!(site.look_at(A), None, "it is up");
     let died = site.now();
-    site.ended(A, Signal::Reset, Hint::None);
+    site.ended(A, Signal::Reset, AttemptDetail::None);
     site.pass(200);
     let half = site.look_at(A).expect("a look") - died;
     assert!((1_400..=1_600).contains(&half), "{half}");
     site.pass(half);
-    site.ended(A, Signal::Refused, Hint::None);
+    site.ended(A, Signal::Refused, AttemptDetail::None);
     site.pass(200);
     let next = site.look_at(A).map(|at| at - died);
     assert!(next.is_none_or(|next| next >= 2_900), "{next:?}");
@@ -92,10 +92,10 @@ fn restarts_that_cut_nothing_off_are_no_crash_loop() {
     // Resets alone, and whatever follows them but refusals, are no restart.
     let mut site = Site::new(1);
     for _ in 0..8 {
-        site.ended(A, Signal::Reset, Hint::None);
+        site.ended(A, Signal::Reset, AttemptDetail::None);
         site.serve(A, 7_000);
-        site.ended(A, Signal::Error, Hint::None);
-        site.ended(A, Signal::Timeout, Hint::None);
+        site.ended(A, Signal::Error, AttemptDetail::None);
+        site.ended(A, Signal::Timeout, AttemptDetail::None);
         site.serve(A, 7_000);
     }
     assert!(site.events.is_empty(), "{:#?}", site.events);
@@ -130,12 +130,12 @@ fn once_a_loop_is_told_a_crash_needs_no_refusal() {
     }
     assert_eq!(site.told(Pattern::CrashLoop).len(), 1);
     for _ in 0..21 {
-        site.ended(A, Signal::Reset, Hint::None);
+        site.ended(A, Signal::Reset, AttemptDetail::None);
         site.pass(200);
         assert_eq!(site.look_at(A), None);
         site.pass(2_800);
         site.serve(A, 12_000);
-        site.ended(A, Signal::Reset, Hint::None);
+        site.ended(A, Signal::Reset, AttemptDetail::None);
         site.pass(30);
         site.serve(A, 14_970);
     }
@@ -172,9 +172,9 @@ fn flapping_while_a_process_drains_is_one_restart() {
     let mut site = Site::new(1);
     site.serve(A, 1_000);
     for _ in 0..40 {
-        site.ended(A, Signal::Refused, Hint::None);
+        site.ended(A, Signal::Refused, AttemptDetail::None);
         site.pass(60);
-        site.ended(A, Signal::Answered, Hint::None);
+        site.ended(A, Signal::Answered, AttemptDetail::None);
         site.pass(60);
     }
     site.serve(A, 2_000);
@@ -183,10 +183,10 @@ fn flapping_while_a_process_drains_is_one_restart() {
     assert!((4_600..=4_900).contains(&number(event, "down")), "{event:?}");
     // What began before the host went says nothing about its coming back.
     let mut site = Site::new(1);
-    site.ended(A, Signal::Refused, Hint::None);
+    site.ended(A, Signal::Refused, AttemptDetail::None);
     for _ in 0..20 {
         site.pass(50);
-        site.ended_since(A, Signal::Answered, Hint::None, 2_000);
+        site.ended_since(A, Signal::Answered, AttemptDetail::None, 2_000);
     }
     assert!(site.events.is_empty(), "{:#?}", site.events);
 }
@@ -196,7 +196,7 @@ fn a_host_does_not_listen_after_five_refusals_over_three_intervals() {
     let refuse = |times: u64, each: u64| {
         let mut site = Site::new(1);
         for _ in 0..times {
-            site.ended(A, Signal::Refused, Hint::None);
+            site.ended(A, Signal::Refused, AttemptDetail::None);
             site.pass(each);
         }
         site.told(Pattern::NotListening).len()
@@ -207,9 +207,9 @@ fn a_host_does_not_listen_after_five_refusals_over_three_intervals() {
     // Not a host of which is known that it comes back, nor one that broke off first.
     for first in [Signal::Reset, Signal::Timeout, Signal::Error] {
         let mut site = Site::new(1);
-        site.ended(A, first, Hint::None);
+        site.ended(A, first, AttemptDetail::None);
         for _ in 0..50 {
-            site.ended(A, Signal::Refused, Hint::None);
+            site.ended(A, Signal::Refused, AttemptDetail::None);
             site.pass(1_000);
         }
         assert!(site.told(Pattern::NotListening).is_empty(), "{first:?}");
@@ -217,7 +217,7 @@ fn a_host_does_not_listen_after_five_refusals_over_three_intervals() {
     let mut site = Site::new(1);
     crash(&mut site, A, 1, 1_000);
     for _ in 0..50 {
-        site.ended(A, Signal::Refused, Hint::None);
+        site.ended(A, Signal::Refused, AttemptDetail::None);
         site.pass(1_000);
     }
     assert!(site.told(Pattern::NotListening).is_empty());
@@ -227,7 +227,7 @@ fn a_host_does_not_listen_after_five_refusals_over_three_intervals() {
 fn it_listens_after_all() {
     let mut site = Site::new(1);
     for _ in 0..40 {
-        site.ended(A, Signal::Refused, Hint::None);
+        site.ended(A, Signal::Refused, AttemptDetail::None);
         site.pass(1_000);
     }
     assert_eq!(site.open(Pattern::NotListening), 1);
@@ -240,24 +240,24 @@ fn it_listens_after_all() {
 
 #[test]
 fn a_host_is_unreachable_after_three_connect_timeouts_over_an_interval() {
-    let timeouts = |times: u64, each: u64, also: Option<Signal>, hint: Hint| {
+    let timeouts = |times: u64, each: u64, also: Option<Signal>, detail: AttemptDetail| {
         let mut site = Site::new(1);
         for number in 0..times {
-            site.ended(A, Signal::Unreachable, hint);
+            site.ended(A, Signal::Unreachable, detail);
             if let (Some(signal), 1) = (also, number) {
-                site.ended(A, signal, Hint::None);
+                site.ended(A, signal, AttemptDetail::None);
             }
             site.pass(each);
         }
         site.told(Pattern::Unreachable).len()
     };
-    assert_eq!(timeouts(3, 5_000, None, Hint::ConnectTimeout), 1);
-    assert_eq!(timeouts(2, 20_000, None, Hint::ConnectTimeout), 0, "too few");
-    assert_eq!(timeouts(20, 499, None, Hint::ConnectTimeout), 0, "too short");
+    assert_eq!(timeouts(3, 5_000, None, AttemptDetail::ConnectTimeout), 1);
+    assert_eq!(timeouts(2, 20_000, None, AttemptDetail::ConnectTimeout), 0, "too few");
+    assert_eq!(timeouts(20, 499, None, AttemptDetail::ConnectTimeout), 0, "too short");
     // A TLS failure is none, and neither is one of many kinds.
-    assert_eq!(timeouts(9, 5_000, None, Hint::None), 0);
+    assert_eq!(timeouts(9, 5_000, None, AttemptDetail::None), 0);
     for also in [Signal::Refused, Signal::Reset, Signal::Timeout, Signal::Error, Signal::Unreachable] {
-        assert_eq!(timeouts(9, 5_000, Some(also), Hint::ConnectTimeout), 0, "{also:?}");
+        assert_eq!(timeouts(9, 5_000, Some(also), AttemptDetail::ConnectTimeout), 0, "{also:?}");
     }
 }
 
@@ -266,11 +266,11 @@ fn a_slow_death_takes_three_timeouts_and_then_a_refusal_or_two_resets() {
     let dies = |timeouts: u64, then: &[Signal]| {
         let mut site = Site::new(1);
         for _ in 0..timeouts {
-            site.ended(A, Signal::Timeout, Hint::None);
+            site.ended(A, Signal::Timeout, AttemptDetail::None);
             site.pass(300);
         }
         for signal in then {
-            site.ended(A, *signal, Hint::None);
+            site.ended(A, *signal, AttemptDetail::None);
             site.pass(300);
         }
         site.told(Pattern::SlowDeath).len()
@@ -284,9 +284,9 @@ fn a_slow_death_takes_three_timeouts_and_then_a_refusal_or_two_resets() {
     assert_eq!(dies(3, &[Signal::Answered, Signal::Refused]), 0);
     // The other way round, it hangs after its start.
     let mut site = Site::new(1);
-    site.ended(A, Signal::Refused, Hint::None);
+    site.ended(A, Signal::Refused, AttemptDetail::None);
     for _ in 0..5 {
-        site.ended(A, Signal::Timeout, Hint::None);
+        site.ended(A, Signal::Timeout, AttemptDetail::None);
         site.pass(300);
     }
     assert!(site.events.is_empty());
@@ -295,7 +295,7 @@ fn a_slow_death_takes_three_timeouts_and_then_a_refusal_or_two_resets() {
 /// Resets of connections that had been idle for so long, each with the host fine after it.
 fn resets(site: &mut Site, host: &str, idle: &[u64]) {
     for idle in idle {
-        site.ended(host, Signal::Reset, Hint::Idle(*idle));
+        site.ended(host, Signal::Reset, AttemptDetail::Idle(*idle));
         site.serve(host, 2_000);
     }
 }
@@ -333,16 +333,16 @@ fn a_crash_is_no_keep_alive_race() {
     let mut site = Site::new(1);
     for _ in 0..5 {
         for _ in 0..3 {
-            site.ended(A, Signal::Reset, Hint::Idle(200));
+            site.ended(A, Signal::Reset, AttemptDetail::Idle(200));
         }
         site.pass(200);
-        site.ended(A, Signal::Refused, Hint::None);
+        site.ended(A, Signal::Refused, AttemptDetail::None);
         site.serve(A, 5_000);
     }
     assert!(site.told(Pattern::KeepAliveRace).is_empty(), "{:#?}", site.events);
     assert_eq!(site.told(Pattern::CrashLoop).len(), 1);
     // Resets on connections that were in use, or that nothing is known of, speak against it as well.
-    for other in [Hint::None, Hint::Idle(3)] {
+    for other in [AttemptDetail::None, AttemptDetail::Idle(3)] {
         let mut site = Site::new(1);
         for _ in 0..5 {
             resets(&mut site, A, &[5_000, 5_000]);
@@ -354,7 +354,7 @@ fn a_crash_is_no_keep_alive_race() {
     // And several at one moment are one.
     let mut site = Site::new(1);
     for _ in 0..6 {
-        site.ended(A, Signal::Reset, Hint::Idle(5_000));
+        site.ended(A, Signal::Reset, AttemptDetail::Idle(5_000));
     }
     site.serve(A, 5_000);
     assert!(site.events.is_empty(), "{:#?}", site.events);
@@ -366,7 +366,7 @@ fn everyone_is_more_than_half_of_the_hosts_within_a_tenth_of_an_interval() {
         let mut site = Site::new(known);
         for host in 0..failing {
             for _ in 0..failures {
-                site.ended(&format!("10.0.1.{host}:80"), Signal::Timeout, Hint::None);
+                site.ended(&format!("10.0.1.{host}:80"), Signal::Timeout, AttemptDetail::None);
             }
             site.pass(apart);
         }
@@ -387,13 +387,13 @@ fn what_everyone_shares_is_told_of_nobody() {
     let mut site = Site::new(3);
     for _ in 0..500 {
         for host in [A, B, "10.0.0.3:8080"] {
-            site.ended(host, Signal::Refused, Hint::None);
+            site.ended(host, Signal::Refused, AttemptDetail::None);
         }
         site.pass(100);
     }
     for _ in 0..30 {
         for host in [A, B, "10.0.0.3:8080"] {
-            site.ended(host, Signal::Answered, Hint::None);
+            site.ended(host, Signal::Answered, AttemptDetail::None);
         }
         site.pass(100);
     }

@@ -20,7 +20,7 @@ use weir::outlier::detector::{Failure, OutlierPolicy, Peers, is_outlier};
 use weir::outlier::host::AttemptHistory;
 use weir::outlier::shared::{Change, Ejections, WorkerId};
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, MinRetryRate};
+use weir::retry::budget::{Budget, BudgetPolicy, MinRetryRate, RetryRequest};
 use weir::retry::reservations::Account;
 use weir::signal::{Answer, Attempt, Flags, RequestEnd, Signal};
 
@@ -201,7 +201,7 @@ fn on_the_record() -> Call {
     let mut record = account.publish(None, START);
     Box::new(move |now| {
         account.arrive(now);
-        let (charge, written) = account.charge(Some(&record), Asker { arrived: now, again: false }, now);
+        let (charge, written) = account.charge(Some(&record), RetryRequest { arrived: now, again: false }, now);
         assert_eq!(charge, weir::retry::budget::Charge::Granted);
         if let Some(written) = written {
             record = written;

@@ -50,7 +50,7 @@ mod record;
 
 use std::time::Duration;
 
-pub use record::{BreakerPolicy, Record, Ticket};
+pub use record::{BreakerPolicy, ProbeId, Record};
 
 use record::is_not_processed;
 
@@ -79,7 +79,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 pub enum Permission {
     /// Send it.
     Pass,
-    /// Ask for [`Wish::Probe`], and send it if that is granted.
+    /// Ask for [`Command::Probe`], and send it if that is granted.
     Due,
     /// Answer it at once.
     Shed,
@@ -87,7 +87,7 @@ pub enum Permission {
 
 /// What a worker wants of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Command {
     /// Say what was counted here, hear what others said, and judge. `answering`: some host answers, so nothing opens.
     Exchange {
         /// Whether some host answers.
@@ -96,11 +96,11 @@ pub enum Wish {
     /// Let a request through as a probe.
     Probe,
     /// A probe was processed.
-    Close(Ticket),
+    Close(ProbeId),
     /// A probe failed so.
-    Fail(Ticket, Signal),
+    Fail(ProbeId, Signal),
     /// A probe said nothing.
-    GiveBack(Ticket),
+    GiveBack(ProbeId),
 }
 
 /// What came of it.
@@ -116,7 +116,7 @@ pub enum Event {
         within: Duration,
     },
     /// The request may go as a probe.
-    Probing(Ticket),
+    Probing(ProbeId),
     /// The circuit closed.
     Closed {
         /// How long it was open.
@@ -144,7 +144,7 @@ pub struct Circuit {
     /// The record as last seen.
     view: Record,
     /// What the record will be if the swap succeeds, what then happened, and whether it has what was counted here.
-    draft: Option<(Record, Option<Event>, bool)>,
+    staged: Option<(Record, Option<Event>, bool)>,
     read: Time,
     requested: Option<Time>,
 }
@@ -160,7 +160,7 @@ impl Circuit {
             not_processed: false,
             shed: 0,
             view: Record::new(&policy),
-            draft: None,
+            staged: None,
             read: Time::default(),
             requested: None,
         }
@@ -187,7 +187,7 @@ impl Circuit {
         self.policy.open_time
     }
 
-    /// A request arrives. If that returns `true`, read the record first ([`Wish::Exchange`]).
+    /// A request arrives. If that returns `true`, read the record first ([`Command::Exchange`]).
     pub fn requested(&mut self, now: Time) -> bool {
         self.requested = Some(now);
         !now.is_soon_after(STALE, self.read)
@@ -268,27 +268,27 @@ impl Circuit {
 
     /// Reads the record, which `now` is later than, and returns what to put in its place, if anything. Then comes
     /// [`done`](Self::done), or all of it again if another worker was faster, or [`failed`](Self::failed).
-    pub fn exchange(&mut self, record: Option<&[u8]>, wish: Wish, now: Time) -> Option<Vec<u8>> {
+    pub fn exchange(&mut self, record: Option<&[u8]>, command: Command, now: Time) -> Option<Vec<u8>> {
         let found = record.and_then(|record| Record::decode(record, &self.policy, now));
         let mut shared = found.unwrap_or_else(|| Record::new(&self.policy));
         let mut news = std::mem::take(&mut shared.corrected);
-        let mut told = false;
+        let mut counted = false;
         let event = if shared.opened.is_some() {
             news |= self.shed > 0;
             shared.shed = shared.shed.saturating_add(self.shed);
-            match wish {
+            match command {
                 _ if shared.is_abandoned(&self.policy, now) => shared.close(now, false),
-                Wish::Probe => shared.probe(&self.policy, now),
-                Wish::Close(ticket) if shared.is_of(ticket) => shared.close(now, true),
-                Wish::Fail(ticket, signal) => {
-                    news |= shared.fail(&self.policy, ticket, signal, now);
+                Command::Probe => shared.probe(&self.policy, now),
+                Command::Close(probe) if shared.is_of(probe) => shared.close(now, true),
+                Command::Fail(probe, signal) => {
+                    news |= shared.fail(&self.policy, probe, signal, now);
                     None
                 }
-                Wish::GiveBack(ticket) => {
-                    news |= shared.give_back(ticket, now);
+                Command::GiveBack(probe) => {
+                    news |= shared.give_back(probe, now);
                     None
                 }
-                Wish::Exchange { .. } | Wish::Close(_) => None,
+                Command::Exchange { .. } | Command::Close(_) => None,
             }
         } else {
             self.attempts.advance(now);
@@ -297,24 +297,24 @@ impl Circuit {
             let current = shared.closed <= self.view.closed && !self.is_open();
             let mut event = None;
             if current && (!self.broke.is_empty() || shared.is_troubled()) {
-                told = !self.attempts.is_empty();
+                counted = !self.attempts.is_empty();
                 shared.merge(&self.attempts, &self.broke, now);
-                if wish == (Wish::Exchange { answering: false }) {
+                if command == (Command::Exchange { answering: false }) {
                     event = shared.judge(&self.policy, self.not_processed, now);
                 }
             }
             event
         };
         self.read = now;
-        let record = (news || told || event.is_some()).then(|| shared.encode());
-        self.draft = Some((shared, event, told));
+        let record = (news || counted || event.is_some()).then(|| shared.encode());
+        self.staged = Some((shared, event, counted));
         record
     }
 
     /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing. What happened, once.
     pub fn done(&mut self) -> Option<Event> {
-        let (shared, event, told) = self.draft.take()?;
-        if told || shared.opened.is_some() || shared.closed > self.view.closed {
+        let (shared, event, counted) = self.staged.take()?;
+        if counted || shared.opened.is_some() || shared.closed > self.view.closed {
             self.forget();
         }
         self.shed = 0;
@@ -324,7 +324,7 @@ impl Circuit {
 
     /// The record can be neither read nor written: so nothing is shed.
     pub fn failed(&mut self, now: Time) {
-        self.draft = None;
+        self.staged = None;
         self.view = Record::new(&self.policy);
         self.read = now;
     }

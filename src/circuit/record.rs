@@ -26,7 +26,7 @@
 
 use std::time::Duration;
 
-use super::{Event, SETTLE, Wish};
+use super::{Command, Event, SETTLE};
 use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::{Time, nanos};
@@ -100,7 +100,7 @@ pub struct Record {
 
 /// A request that is a probe: what it says, it says about one opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
+pub struct ProbeId {
     opened: Time,
     number: u64,
 }
@@ -169,18 +169,18 @@ impl Record {
         let unasked = now.is_later(pause.saturating_mul(UNASKED), self.next);
         self.next = if unasked { self.next.saturating_add(pause) } else { now.saturating_add(policy.open_time) };
         self.probes = self.probes.saturating_add(1);
-        Some(Event::Probing(Ticket { opened, number: self.probes }))
+        Some(Event::Probing(ProbeId { opened, number: self.probes }))
     }
 
     /// Whether a probe is of this opening.
     #[must_use]
-    pub fn is_of(&self, ticket: Ticket) -> bool {
-        self.opened == Some(ticket.opened)
+    pub fn is_of(&self, probe: ProbeId) -> bool {
+        self.opened == Some(probe.opened)
     }
 
     /// A probe failed so: if it was the last one, the next is due in a moment. Whether that changed anything.
-    pub fn fail(&mut self, policy: &BreakerPolicy, ticket: Ticket, signal: Signal, now: Time) -> bool {
-        let last = self.is_of(ticket) && self.probes == ticket.number;
+    pub fn fail(&mut self, policy: &BreakerPolicy, probe: ProbeId, signal: Signal, now: Time) -> bool {
+        let last = self.is_of(probe) && self.probes == probe.number;
         if last {
             let due = now.saturating_add(policy.pause(signal));
             self.next = if self.next > now { self.next.min(due) } else { due };
@@ -190,8 +190,8 @@ impl Record {
     }
 
     /// A probe said nothing: if it was the last one, the next request may be one. Whether that changed anything.
-    pub fn give_back(&mut self, ticket: Ticket, now: Time) -> bool {
-        let last = self.is_of(ticket) && self.probes == ticket.number;
+    pub fn give_back(&mut self, probe: ProbeId, now: Time) -> bool {
+        let last = self.is_of(probe) && self.probes == probe.number;
         if last {
             self.next = self.next.min(now);
         }
@@ -255,14 +255,14 @@ impl Record {
     }
 }
 
-impl Wish {
+impl Command {
     /// What a probe wants of the record once its last attempt ended so, as far as is known.
     #[must_use]
-    pub const fn of_probe(ticket: Ticket, last_attempt: Option<Signal>) -> Self {
+    pub const fn of_probe(probe: ProbeId, last_attempt: Option<Signal>) -> Self {
         match last_attempt {
-            Some(Signal::Answered | Signal::Error | Signal::Pushback | Signal::Closed) => Self::Close(ticket),
-            Some(Signal::Cancelled | Signal::Local) | None => Self::GiveBack(ticket),
-            Some(signal) => Self::Fail(ticket, signal),
+            Some(Signal::Answered | Signal::Error | Signal::Pushback | Signal::Closed) => Self::Close(probe),
+            Some(Signal::Cancelled | Signal::Local) | None => Self::GiveBack(probe),
+            Some(signal) => Self::Fail(probe, signal),
         }
     }
 }

@@ -8,12 +8,12 @@ use super::event::What;
 use super::host::{Host, Lengths, Property, StreamId};
 use super::policies::{ByRoute, Routed};
 use super::request::{Request, Reservation, Retries};
-use super::route::{Passage, Steering};
+use super::route::{CircuitDecision, Steering};
 use super::view::{Phase, View, is_grpc, parse_u32};
 use super::waiting::Wait;
 use super::worker::Worker;
 use crate::base::time::Time;
-use crate::circuit::Ticket;
+use crate::circuit::ProbeId;
 use crate::config::{RetryPolicy, SteeringPolicy, Via};
 use crate::retry::reservations::Account;
 use crate::retry::{self, CONTROL_HEADERS, Class, Header, Plan};
@@ -90,9 +90,9 @@ impl Worker {
         };
         let (cluster, request) = (routed.cluster, headers.request);
         let circuit_probe = match self.pass_circuit(routed, &request, view) {
-            Passage::Forward => None,
-            Passage::Probe(ticket) => Some(ticket),
-            Passage::Shed(reply) => return RequestDecision::Reply(reply),
+            CircuitDecision::Forward => None,
+            CircuitDecision::Probe(probe) => Some(probe),
+            CircuitDecision::Shed(reply) => return RequestDecision::Reply(reply),
         };
         if self.count_overdue(cluster, view).is_err() {
             return self.forward(Edits::default());
@@ -111,7 +111,7 @@ impl Worker {
         headers: Headers,
         admission: &Admission,
         Steering { route, list, hedge }: Steering,
-        circuit_probe: Option<Ticket>,
+        circuit_probe: Option<ProbeId>,
     ) -> RequestDecision<'_> {
         let Routed { cluster, by_route } = routed;
         let guard = self.attached.guard;
@@ -177,11 +177,12 @@ impl Worker {
     /// which `watch` has to tell, and the budget has something left.
     fn is_quiet(&mut self, cluster: ClusterId, admission: &Admission) -> bool {
         let now = self.wall_clock;
-        let told = self.visibility(cluster).sees_failures();
+        let watched = self.visibility(cluster).sees_failures();
         let Some(state) = self.clusters.get_mut(cluster) else { return false };
-        told && admission.plan == Some(Plan::Repeatable)
+        watched
+            && admission.plan == Some(Plan::Repeatable)
             && admission.per_attempt
-            && admission.held.is_none()
+            && admission.reserved.is_none()
             && now.is_later(QUIET, state.failed)
             && state.account.as_mut().is_none_or(|account| account.affords(now))
     }
@@ -248,7 +249,7 @@ pub struct Admission {
     /// Whether the policy leaves it to Weir when a request is sent once more, beside its first attempt.
     pub(super) hedges: bool,
     /// Retries that it has permission for, where it needs one; they are to be released when it ends.
-    pub held: Option<u32>,
+    pub reserved: Option<u32>,
     /// The timeout for each attempt, where it depends on what was observed. `None` in shadow mode.
     pub per_try_timeout: Option<Duration>,
     /// Whether each retry is charged when it happens.
@@ -264,7 +265,7 @@ impl Admission {
         denied: None,
         most_retries: 0,
         hedges: false,
-        held: None,
+        reserved: None,
         per_try_timeout: None,
         per_attempt: false,
         busy: false,
@@ -272,13 +273,13 @@ impl Admission {
 
     /// How the request's retries are permitted and paid.
     fn retries(&self) -> Retries {
-        let reservation = self.held.map(|granted| Reservation { granted, denied: self.denied });
+        let reservation = self.reserved.map(|granted| Reservation { granted, denied: self.denied });
         self.plan.map_or(Retries::Unmanaged, |plan| Retries::Reserved { plan, reservation, made: None })
     }
 
     /// How many retries there may be, where these are less than the policy says, and not none.
     fn fewer_retries(&self) -> Option<u32> {
-        self.denied.and(self.held).filter(|held| *held > 0)
+        self.denied.and(self.reserved).filter(|reserved| *reserved > 0)
     }
 }
 
@@ -296,14 +297,14 @@ impl Worker {
         let (plan, max_retries) = (Plan::of(&retry.policy, request), retry.policy.max_retries);
         let per_attempt = cluster.charging.is_per_attempt(self.attached.guard);
         // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
-        let spares = per_attempt || retry.policy.not_processed_headers.is_empty();
-        let wanted = Wanted { plan, retries: max_retries, per_attempt, shadow, spares };
+        let may_be_free = per_attempt || retry.policy.not_processed_headers.is_empty();
+        let wanted = Wanted { plan, retries: max_retries, per_attempt, shadow, may_be_free };
         let account = cluster.account.as_mut();
-        let (held, spared) = account.map(|account| wanted.ask(account, wall_clock)).unwrap_or_default();
-        let allowed = match held {
+        let (reserved, free) = account.map(|account| wanted.ask(account, wall_clock)).unwrap_or_default();
+        let allowed = match reserved {
             _ if shadow => plan,
             // What was not processed may be sent again all the same.
-            Some(0) if spared => Plan::Unprocessed,
+            Some(0) if free => Plan::Unprocessed,
             Some(0) => Plan::Nothing,
             _ => plan,
         };
@@ -313,10 +314,10 @@ impl Worker {
         Admission {
             class: Class::of(request),
             plan: Some(allowed),
-            denied: held.filter(|held| *held < max_retries).map(|_| plan),
+            denied: reserved.filter(|reserved| *reserved < max_retries).map(|_| plan),
             most_retries: if allowed == Plan::Nothing { 0 } else { max_retries },
             hedges: max_retries > 0 && retry.policy.per_try_timeout.is_none(),
-            held,
+            reserved,
             per_try_timeout: timeout,
             per_attempt,
             busy: outliers.is_some_and(|outliers| outliers.expects_pushback(wall_clock)),
@@ -332,7 +333,7 @@ struct Wanted {
     per_attempt: bool,
     shadow: bool,
     /// Whether a retry in place of what was not processed may be free.
-    spares: bool,
+    may_be_free: bool,
 }
 
 impl Wanted {
@@ -340,23 +341,23 @@ impl Wanted {
     /// retried all the same.
     fn ask(&self, account: &mut Account, now: Time) -> (Option<u32>, bool) {
         account.arrive(now);
-        if self.plan == Plan::Unprocessed && self.spares && account.spares_unprocessed(now) {
+        if self.plan == Plan::Unprocessed && self.may_be_free && account.unprocessed_is_free(now) {
             return (None, false);
         }
         // In shadow mode `guard` sees the retries that are not begun otherwise.
-        let begun = self.per_attempt && (self.shadow || !account.is_futile(now));
+        let begun = self.per_attempt && (self.shadow || !account.retries_fail(now));
         if self.plan == Plan::Nothing || begun {
             return (None, false);
         }
-        let is_shared = account.is_held();
-        let held = account.hold(self.retries, now);
+        let is_shared = account.has_reservations();
+        let reserved = account.reserve(self.retries, now);
         // While hosts refuse, and where other requests hold what is left, all retries in place of what was not processed are more
         // than some in place of whatever failed: with one of two, a request would fail that meets two hosts which are down.
-        let scarce = held == 0 || (held < self.retries && (is_shared || account.is_refused(now)));
-        if scarce && self.spares && account.spares_unprocessed(now) {
-            account.release(held);
+        let scarce = reserved == 0 || (reserved < self.retries && (is_shared || account.is_refused(now)));
+        if scarce && self.may_be_free && account.unprocessed_is_free(now) {
+            account.release(reserved);
             return (Some(0), true);
         }
-        (Some(held), false)
+        (Some(reserved), false)
     }
 }

@@ -211,8 +211,8 @@ impl Worker {
     pub(super) fn charge_retry<H: Host>(&mut self, managed: &Managed, unprocessed: bool, view: &View<'_, H>) -> Charge {
         let now = self.now(view);
         let account = self.account(managed.routed.cluster);
-        let free = unprocessed && account.is_some_and(|account| account.try_unprocessed(managed.asker.again, now));
-        let charge = if free { Charge::Granted } else { self.charge(managed.routed.cluster, managed.asker, view) };
+        let free = unprocessed && account.is_some_and(|account| account.try_unprocessed(managed.retry.again, now));
+        let charge = if free { Charge::Granted } else { self.charge(managed.routed.cluster, managed.retry, view) };
         match charge {
             Charge::Denied => self.report(managed.routed.cluster, What::RetryDenied),
             Charge::Granted => {

@@ -17,7 +17,7 @@
 use super::cluster::SLOTS;
 use super::host::StreamId;
 use crate::base::time::Time;
-use crate::incident::Hint;
+use crate::incident::AttemptDetail;
 use crate::signal::{Open, RequestEnd, Signal, Verdict};
 
 /// Identifies a cluster for as long as Weir remembers it.
@@ -46,7 +46,7 @@ pub struct Attempt {
     /// The request it belonged to, where `guard` told.
     pub request: Option<StreamId>,
     /// What incidents want to know besides.
-    pub hint: Hint,
+    pub detail: AttemptDetail,
 }
 
 /// An attempt that ended, its signal known.

@@ -14,7 +14,7 @@ use super::route::Route;
 use super::view::{Phase, View, is_failure, went_well};
 use super::worker::Worker;
 use crate::base::time::Time;
-use crate::incident::Hint;
+use crate::incident::AttemptDetail;
 use crate::retry::Plan;
 use crate::retry::reason::{Failed, Reason};
 use crate::signal::{Answer, Flags, RequestEnd, Signal};
@@ -104,7 +104,7 @@ impl Worker {
             // `watch` told of its attempt, and this is how it ended.
             self.unresolved.request_ended(&RequestEnd::default(), Vec::new(), &[], &mut self.ended);
         } else {
-            self.last_attempt_ended(cluster, Signal::Answered, Hint::None, ending, view);
+            self.last_attempt_ended(cluster, Signal::Answered, AttemptDetail::None, ending, view);
         }
     }
 
@@ -124,10 +124,10 @@ impl Worker {
             return None;
         }
         let request = self.requests.get(ending.stream.0)?;
-        let told = request.reason;
-        let reason = told.or_else(|| self.find_reason(cluster, request, retries, ending, view))?;
+        let known = request.reason;
+        let reason = known.or_else(|| self.find_reason(cluster, request, retries, ending, view))?;
         self.report(cluster, What::NotRetried(reason));
-        told.is_none().then_some(Verdict::NotRetried(reason))
+        known.is_none().then_some(Verdict::NotRetried(reason))
     }
 
     fn find_reason<H: Host>(
@@ -204,8 +204,8 @@ impl Worker {
         let judged = judged.filter(|_| !kept || !matches!(end.answer.grpc_status, Some(4 | 8 | 13 | 14 | 15)));
         if let (Some(cluster), Some(signal)) = (judged, judged.and_then(|_| end.last_attempt())) {
             let timed_out = signal == Signal::Unreachable && end.connect_timeout();
-            let hint = if timed_out { Hint::ConnectTimeout } else { Hint::None };
-            self.last_attempt_ended(cluster, signal, hint, ending, view);
+            let detail = if timed_out { AttemptDetail::ConnectTimeout } else { AttemptDetail::None };
+            self.last_attempt_ended(cluster, signal, detail, ending, view);
         }
     }
 
@@ -226,12 +226,12 @@ impl Worker {
         &mut self,
         cluster: ClusterId,
         signal: Signal,
-        hint: Hint,
+        detail: AttemptDetail,
         ending: &Ending,
         view: &View<'_, H>,
     ) {
         let mut attempt =
-            self.attempt(cluster, signal == Signal::Answered, hint, Origin::Request(ending.arrived), view);
+            self.attempt(cluster, signal == Signal::Answered, detail, Origin::Request(ending.arrived), view);
         let hedged = ending.hedge.map(|after| attempt.began.saturating_add(after));
         attempt.began = hedged.filter(|began| *began < self.wall_clock).unwrap_or(attempt.began);
         self.ended.push(Ended { attempt, signal });
@@ -285,7 +285,7 @@ impl Worker {
         if unprocessed {
             account.was_unprocessed(now);
         }
-        if !unprocessed || !account.spares_unprocessed(now) {
+        if !unprocessed || !account.unprocessed_is_free(now) {
             account.retried(made, now);
         }
         self.report(cluster, What::RetriesGranted(made));

@@ -10,7 +10,7 @@ use super::view::{Phase, View, parse_u32, went_well};
 use super::worker::Worker;
 use crate::base::random::hash;
 use crate::base::time::Time;
-use crate::incident::Hint;
+use crate::incident::AttemptDetail;
 use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
 
 /// After so many attempts at a cluster for which `decide` saw no request, it is taken not to see any. That is said once.
@@ -46,12 +46,12 @@ impl Worker {
         } else {
             None
         };
-        let hint = match verdict {
-            Verdict::Certain(Signal::Unreachable) if view.failure_reason().is_empty() => Hint::ConnectTimeout,
+        let detail = match verdict {
+            Verdict::Certain(Signal::Unreachable) if view.failure_reason().is_empty() => AttemptDetail::ConnectTimeout,
             _ => self.idle_of_attempt(cluster, verdict, view),
         };
         let request = guarded.and_then(|attempt| attempt.request);
-        let attempt = self.attempt(cluster, verdict.is_answered(), hint, Origin::Attempt(request), view);
+        let attempt = self.attempt(cluster, verdict.is_answered(), detail, Origin::Attempt(request), view);
         let request_id = request_id.as_deref().unwrap_or_default();
         self.unresolved.attempt_ended(attempt, verdict, expired, request_id, &mut self.ended);
         self.attempts_ended(view);
@@ -73,19 +73,21 @@ impl Worker {
 
     /// For how long the connection of the attempt had been idle. Asked only while there was a reset within the last intervals,
     /// and each attempt is logged: without those that went well, a busy connection would seem to have been idle.
-    fn idle_of_attempt<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) -> Hint {
-        let (Some(interval), last) = (self.policies.incident_interval(), self.wall_clock) else { return Hint::None };
+    fn idle_of_attempt<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) -> AttemptDetail {
+        let (Some(interval), last) = (self.policies.incident_interval(), self.wall_clock) else {
+            return AttemptDetail::None;
+        };
         let tracks = self.clusters.get(cluster).is_some_and(|state| state.incidents.tracks(last, interval));
         if !tracks || self.attached.only_failures {
-            return Hint::None;
+            return AttemptDetail::None;
         }
         let now = self.now(view);
-        let Some(state) = self.clusters.get_mut(cluster) else { return Hint::None };
-        let Some(local) = view.host.property(Property::LocalAddress) else { return Hint::None };
+        let Some(state) = self.clusters.get_mut(cluster) else { return AttemptDetail::None };
+        let Some(local) = view.host.property(Property::LocalAddress) else { return AttemptDetail::None };
         let reset = verdict == Verdict::Certain(Signal::Reset);
         let lasted = if reset { view.duration().unwrap_or_default() } else { 0 };
         let began = before(now, lasted);
-        state.incidents.used(hash(&local, 0), reset, began, now).map_or(Hint::None, Hint::Idle)
+        state.incidents.used(hash(&local, 0), reset, began, now).map_or(AttemptDetail::None, AttemptDetail::Idle)
     }
 
     /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know.
@@ -93,7 +95,7 @@ impl Worker {
         &mut self,
         cluster: ClusterId,
         answered: bool,
-        hint: Hint,
+        detail: AttemptDetail,
         origin: Origin,
         view: &View<'_, H>,
     ) -> Attempt {
@@ -102,7 +104,7 @@ impl Worker {
             Origin::Request(arrived) => (None, Some(arrived)),
         };
         if answered && self.is_passed_over(cluster) {
-            return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request, hint };
+            return Attempt { cluster, host: None, began: self.wall_clock, weight: 1, request, detail };
         }
         let now = self.now(view);
         let (incidents, state) = (self.policies.incident_interval().is_some(), self.clusters.get(cluster));
@@ -121,7 +123,7 @@ impl Worker {
         let asks = matters || (host.is_some() && weight == 1);
         let began = arrived.map(|arrived| arrived.min(now)).filter(|_| asks);
         let began = began.unwrap_or_else(|| before(now, if asks { view.duration().unwrap_or_default() } else { 0 }));
-        Attempt { cluster, host: host.map(Into::into), began, weight, request, hint }
+        Attempt { cluster, host: host.map(Into::into), began, weight, request, detail }
     }
 
     /// Whether an answered attempt is not in the sample of a calm cluster. By the time of the last event, which saves a
@@ -143,10 +145,10 @@ impl Worker {
             return false;
         }
         if host.property(Property::ListenerDirection).is_some() {
-            self.listeners_told = true;
+            self.names_listeners = true;
             return false;
         }
-        self.listeners_told
+        self.names_listeners
             || host.header(HeaderMap::Request, ":authority").is_some_and(|authority| is_shadow(&authority))
     }
 }

@@ -162,7 +162,7 @@ impl Worker {
         if !steered || !enforces {
             let once = !outliers.tries_balancer() || view.attempts() == Some(1);
             outliers.left_to_balancer(address, once, now);
-        } else if !view.is_address_assumed() && state.goes_astray(address, &route.hosts, attempts, now) {
+        } else if !view.is_address_assumed() && state.is_misrouted(address, &route.hosts, attempts, now) {
             self.report(cluster, What::Misrouted);
         }
     }
@@ -170,9 +170,9 @@ impl Worker {
 
 impl Cluster {
     /// The last of that many attempts of a request with this list went to that address. Whether to report that requests are misrouted.
-    fn goes_astray(&mut self, address: &str, list: &str, attempts: usize, now: Time) -> bool {
+    fn is_misrouted(&mut self, address: &str, list: &str, attempts: usize, now: Time) -> bool {
         let Some(outliers) = &mut self.outliers else { return false };
-        let astray = match Arrival::of(address, list, attempts) {
+        let misrouted = match Arrival::of(address, list, attempts) {
             Arrival::Listed => {
                 self.misrouted.obeyed();
                 return false;
@@ -188,7 +188,7 @@ impl Cluster {
             }
         };
         self.misrouted.doubted();
-        astray
+        misrouted
     }
 }
 

@@ -8,9 +8,9 @@ use super::policies::{ByRoute, Routed};
 use super::route::Route;
 use super::waiting::Wait;
 use crate::base::time::Time;
-use crate::circuit::Ticket;
+use crate::circuit::ProbeId;
 use crate::retry::Plan;
-use crate::retry::budget::Asker;
+use crate::retry::budget::RetryRequest;
 use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
@@ -29,7 +29,7 @@ pub(super) struct Request {
     /// Where its attempts should go.
     pub(super) route: Route,
     /// It finds out for an open circuit whether the cluster is back.
-    pub(super) circuit_probe: Option<Ticket>,
+    pub(super) circuit_probe: Option<ProbeId>,
     /// After what time it is sent once more, beside its first attempt, if it is not answered before.
     pub(super) hedge: Option<Duration>,
     /// How it waits for its answer.
@@ -195,20 +195,20 @@ pub(super) struct Managed {
     pub(super) routed: Routed,
     pub(super) plan: Plan,
     pub(super) grpc: bool,
-    pub(super) asker: Asker,
+    pub(super) retry: RetryRequest,
     pub(super) reservation: Option<Reservation>,
 }
 
 impl Request {
     /// `None` where Weir has no say.
     pub(super) fn managed(&self, id: StreamId) -> Option<Managed> {
-        let asker = Asker { arrived: self.arrived, again: self.retries.charged() > 0 };
+        let retry = RetryRequest { arrived: self.arrived, again: self.retries.charged() > 0 };
         Some(Managed {
             id,
             routed: Routed { cluster: self.cluster?, by_route: self.by_route },
             plan: self.retries.plan()?,
             grpc: self.grpc,
-            asker,
+            retry,
             reservation: self.retries.reservation(),
         })
     }

@@ -229,11 +229,11 @@ impl Worker {
         let Some(outliers) = &mut state.outliers else { return };
         let attempt =
             EndedAttempt { host: Some(address), signal: Signal::Answered, began: arrived, weight: 1, picked: false };
-        let told = outliers.stream_runs(&attempt, answered, now);
+        let urgent = outliers.stream_runs(&attempt, answered, now);
         if steers && (!steered || !enforces) {
             outliers.picked(address, now);
         }
-        if told {
+        if urgent {
             self.exchange_hosts(cluster, view);
         }
     }

@@ -12,10 +12,10 @@ use super::view::View;
 use super::worker::Worker;
 use crate::base::random::hash;
 use crate::base::time::Time;
-use crate::circuit::{Circuit, Event, Wish};
+use crate::circuit::{Circuit, Command, Event};
 use crate::outlier::shared::{WorkerId, claim};
 use crate::outlier::{self, Outliers};
-use crate::retry::budget::{Asker, Charge};
+use crate::retry::budget::{Charge, RetryRequest};
 use crate::retry::reservations::Account;
 
 /// What is reported as left where nothing bounds retries.
@@ -24,14 +24,14 @@ const UNBOUNDED: u64 = u32::MAX as u64;
 impl Worker {
     /// Asks a cluster's budget for one retry. Without a budget, it is granted. Should the host refuse to keep the record, the
     /// answer is what it would have been on the last one; and should it refuse to show it, what this worker knows must do.
-    pub(super) fn charge<H: Host>(&mut self, cluster: ClusterId, asker: Asker, view: &View<'_, H>) -> Charge {
+    pub(super) fn charge<H: Host>(&mut self, cluster: ClusterId, retry: RetryRequest, view: &View<'_, H>) -> Charge {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
         let Some(Cluster { name, account: Some(account), .. }) = self.clusters.get_mut(cluster) else {
             return Charge::Granted;
         };
         let (mut charge, mut writes) = (Charge::Denied, false);
         let update = host.update(&Key { record: Record::Budget, cluster: name, shadow }, &mut |record| {
-            let (answer, record) = account.charge(record, asker, host.now().unwrap_or(last));
+            let (answer, record) = account.charge(record, retry, host.now().unwrap_or(last));
             (charge, writes) = (answer, record.is_some());
             record
         });
@@ -107,20 +107,20 @@ impl Worker {
             }
             _ => false,
         };
-        self.change_circuit(cluster, Wish::Exchange { answering }, view);
+        self.change_circuit(cluster, Command::Exchange { answering }, view);
     }
 
     /// Reads the shared record of a circuit, and changes it if that is called for. What came of it, if anything.
     pub(super) fn change_circuit<H: Host>(
         &mut self,
         cluster: ClusterId,
-        wish: Wish,
+        command: Command,
         view: &View<'_, H>,
     ) -> Option<Event> {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
         let Some(Cluster { name, circuit: Some(circuit), .. }) = self.clusters.get_mut(cluster) else { return None };
         let update = host.update(&Key { record: Record::Circuit, cluster: name, shadow }, &mut |record| {
-            circuit.exchange(record, wish, host.now().unwrap_or(last))
+            circuit.exchange(record, command, host.now().unwrap_or(last))
         });
         if update != Update::Done {
             circuit.failed(last);

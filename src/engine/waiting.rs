@@ -208,8 +208,8 @@ impl Wait {
     }
 }
 
-/// What a look at the requests that are overdue needs.
-struct Look<'l, H> {
+/// What a scan of the requests that are overdue needs.
+struct Scan<'l, H> {
     requests: &'l mut Contexts<Request>,
     outliers: &'l mut Outliers,
     /// Whether one that is overdue is odd: hardly any is by nature, and no other waits.
@@ -241,46 +241,46 @@ impl Waiting {
     }
 
     /// Looks at one that was overdue when it was looked at last. Whether that tells something of its host.
-    fn look_at<H: Host>(&mut self, stream: StreamId, look: &mut Look<'_, H>) -> Result<bool, Stranded> {
-        let Some(request) = look.requests.get_mut(stream.0).filter(|request| !request.wait.is_over()) else {
+    fn scan_request<H: Host>(&mut self, stream: StreamId, scan: &mut Scan<'_, H>) -> Result<bool, Stranded> {
+        let Some(request) = scan.requests.get_mut(stream.0).filter(|request| !request.wait.is_over()) else {
             return Ok(false);
         };
         let (arrived, hedged) = (request.arrived, request.hedge.is_some());
         let deadline = self.deadline().unwrap_or(u64::MAX);
-        let mut told = false;
-        if request.wait.is_due(look.now) {
-            let answers = |host| nanos_since(arrived, look.outliers.answered_at(host)) >= deadline;
+        let mut urgent = false;
+        if request.wait.is_due(scan.now) {
+            let answers = |host| nanos_since(arrived, scan.outliers.answered_at(host)) >= deadline;
             if request.wait.host().is_some_and(answers) {
                 self.was_natural();
-                request.wait = Wait::Natural(look.now);
+                request.wait = Wait::Natural(scan.now);
             } else {
-                told = self.count(stream, look)?;
+                urgent = self.count(stream, scan)?;
             }
         }
         // It stays, whoever it waits for: as long as it does, it may be one for which hedges are in vain.
-        let host = look.requests.get(stream.0).and_then(|request| request.wait.host());
-        if hedged && !host.is_some_and(|host| look.outliers.is_silent(host)) {
+        let host = scan.requests.get(stream.0).and_then(|request| request.wait.host());
+        if hedged && !host.is_some_and(|host| scan.outliers.is_silent(host)) {
             self.oldest_hedged = self.oldest_hedged.min(arrived);
         }
         self.late.push_back(stream);
-        Ok(told)
+        Ok(urgent)
     }
 
     /// One that is overdue counts at its host. Whether that tells something of it.
-    fn count<H: Host>(&self, stream: StreamId, look: &mut Look<'_, H>) -> Result<bool, Stranded> {
-        let address = look.host.property_of(stream, Property::UpstreamAddress)?;
+    fn count<H: Host>(&self, stream: StreamId, scan: &mut Scan<'_, H>) -> Result<bool, Stranded> {
+        let address = scan.host.property_of(stream, Property::UpstreamAddress)?;
         let address = address.as_deref().and_then(|address| std::str::from_utf8(address).ok());
-        let Some(request) = look.requests.get_mut(stream.0) else { return Ok(false) };
+        let Some(request) = scan.requests.get_mut(stream.0) else { return Ok(false) };
         let arrived = request.arrived;
         // Once it was sent again, Envoy tells of the host that it was sent to last: it waits at the first no more, or not alone.
-        let first = look.now.is_within(request.hedge.unwrap_or(Duration::MAX), arrived);
-        let again = request.wait.count(address, first, look.now);
+        let first = scan.now.is_within(request.hedge.unwrap_or(Duration::MAX), arrived);
+        let again = request.wait.count(address, first, scan.now);
         // Where some take long by nature, one alone says nothing, though its host may have answered no other meanwhile: a host of
         // few requests has none at times.
-        let Some(host) = look.requests.get(stream.0).and_then(|request| request.wait.host()) else { return Ok(false) };
-        let answered = look.outliers.answered_at(host);
-        let enough = waiting_at(look.requests, &self.late, host, answered) + 1 >= look.enough;
-        Ok(look.outliers.overdue(host, arrived, (look.odd, again, enough), look.now))
+        let Some(host) = scan.requests.get(stream.0).and_then(|request| request.wait.host()) else { return Ok(false) };
+        let answered = scan.outliers.answered_at(host);
+        let enough = waiting_at(scan.requests, &self.late, host, answered) + 1 >= scan.enough;
+        Ok(scan.outliers.overdue(host, arrived, (scan.odd, again, enough), scan.now))
     }
 }
 
@@ -299,13 +299,13 @@ impl Worker {
         waiting.find_late(&self.requests, now);
         // While two wait, at two hosts, neither is odd.
         let odd = waiting.natural < RARE && waiting.late.len() < 2;
-        let mut look = Look { requests: &mut self.requests, outliers, odd, enough, now, host: view.host };
-        let mut told = false;
+        let mut scan = Scan { requests: &mut self.requests, outliers, odd, enough, now, host: view.host };
+        let mut urgent = false;
         for _ in 0..waiting.late.len().min(MOST_LATE) {
             let Some(stream) = waiting.late.pop_front() else { break };
-            told |= waiting.look_at(stream, &mut look)?;
+            urgent |= waiting.scan_request(stream, &mut scan)?;
         }
-        if told {
+        if urgent {
             self.exchange_hosts(cluster, view);
         }
         Ok(())

@@ -72,7 +72,7 @@ pub struct Worker {
     /// Whether any request told Envoy to retry what bears [`crate::retry::NOT_SENT`].
     pub(super) uses_retriable_header: bool,
     /// Whether this Envoy tells `watch` which listener an attempt came through.
-    pub(super) listeners_told: bool,
+    pub(super) names_listeners: bool,
     /// Requests that were answered and go on, in the order in which that began.
     pub(super) running: VecDeque<StreamId>,
     pub(super) events: VecDeque<Event>,
@@ -259,7 +259,7 @@ impl Worker {
         }
         let Some(host) = &attempt.host else { return };
         if incidents {
-            cluster.incidents.ended(host, *signal, attempt.hint, attempt.began, now);
+            cluster.incidents.ended(host, *signal, attempt.detail, attempt.began, now);
         }
         let now = self.now(view);
         let cluster = self.clusters.get_mut(attempt.cluster);

@@ -74,7 +74,7 @@ fn start_anew() {
 fn with_vm<R: Default>(callback: impl FnOnce(&mut Vm) -> R) -> R {
     let run = |vm: &mut Vm| {
         let result = callback(vm);
-        vm.telemetry.tell(&mut vm.worker);
+        vm.telemetry.report(&mut vm.worker);
         result
     };
     VM.with(|vm| vm.try_borrow_mut().map(|mut vm| run(&mut vm)).unwrap_or_default())
@@ -195,8 +195,8 @@ impl Vm {
     /// The timer of a root.
     fn tick(&mut self, root: ContextId) {
         self.worker.on_tick(&Envoy::of(root));
-        self.telemetry.tell(&mut self.worker);
-        self.telemetry.tell_totals(&self.worker);
+        self.telemetry.report(&mut self.worker);
+        self.telemetry.report_totals(&self.worker);
         self.announce();
         // There may be many roots, one for each role of each listener, and each has a timer.
         if self.roots.first().is_some_and(|(first, _)| *first == root) {

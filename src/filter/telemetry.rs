@@ -56,16 +56,16 @@ struct About<'a> {
 
 impl Telemetry {
     /// Tells all that happened since the last time.
-    pub(super) fn tell(&mut self, worker: &mut Worker) {
+    pub(super) fn report(&mut self, worker: &mut Worker) {
         while let Some(Event { cluster: id, what }) = worker.poll_event() {
             self.log.turn(worker.last_time());
             if let Some(name) = worker.cluster_name(id) {
-                self.tell_of(&About { id, name, mode: self.mode }, &what);
+                self.report_event(&About { id, name, mode: self.mode }, &what);
             }
         }
     }
 
-    fn tell_of(&mut self, cluster: &About<'_>, what: &What) {
+    fn report_event(&mut self, cluster: &About<'_>, what: &What) {
         match what {
             What::Forwarded(class) => self.count(cluster, Counter::Requests(*class), 1),
             What::Shed(class) => {
@@ -74,7 +74,7 @@ impl Telemetry {
             }
             What::WouldShed => self.count(cluster, Counter::Shed, 1),
             What::CircuitProbed => self.count(cluster, Counter::CircuitProbes, 1),
-            What::Circuit(event, open_time) => self.tell_of_circuit(cluster, *event, millis(*open_time)),
+            What::Circuit(event, open_time) => self.report_circuit(cluster, *event, millis(*open_time)),
             What::CircuitOpen(open) => record(&decided(cluster.mode).1.name(cluster.name), u64::from(*open)),
             What::HostProbed => self.count(cluster, Counter::Probes, 1),
             What::Misrouted => {
@@ -92,7 +92,7 @@ impl Telemetry {
             What::NotRetried(reason) => self.count(cluster, Counter::NotRetried(*reason), 1),
             What::Vetoed(veto) => self.count(cluster, Counter::Vetoes(*veto), 1),
             What::RetriesLeft(left) => self.gauge_budget(cluster, *left),
-            What::Host(event) => self.tell_of_host(cluster, event),
+            What::Host(event) => self.report_host(cluster, event),
             What::HostOut(host, out) => {
                 record_of_host(&host_out(host, cluster.name, cluster.mode == Mode::Shadow), u64::from(*out));
             }
@@ -103,7 +103,7 @@ impl Telemetry {
                     self.count(cluster, Counter::HostsForgotten, i64::from(*forgotten));
                 }
             }
-            What::Incident(event) => self.tell_of_incident(cluster.name, event),
+            What::Incident(event) => self.report_incident(cluster.name, event),
         }
     }
 
@@ -144,7 +144,7 @@ impl Telemetry {
         metric.iter().for_each(|metric| abi::record(*metric, left));
     }
 
-    fn tell_of_circuit(&mut self, cluster: &About<'_>, event: circuit::Event, every: u64) {
+    fn report_circuit(&mut self, cluster: &About<'_>, event: circuit::Event, every: u64) {
         match event {
             circuit::Event::Probing(_) => {}
             circuit::Event::Opened { broke, attempts, within } => {
@@ -167,7 +167,7 @@ impl Telemetry {
         }
     }
 
-    fn tell_of_host(&mut self, cluster: &About<'_>, event: &HostEvent) {
+    fn report_host(&mut self, cluster: &About<'_>, event: &HostEvent) {
         let HostEvent { event, ejected, known, at } = event;
         let (counter, line) = match event {
             outlier::Event::Detected(host, failure) => (
@@ -193,7 +193,7 @@ impl Telemetry {
         self.count(cluster, counter, 1);
     }
 
-    fn tell_of_incident(&mut self, cluster: &str, event: &incident::Event) {
+    fn report_incident(&mut self, cluster: &str, event: &incident::Event) {
         let (open, pattern) = (event.state == State::Open, event.pattern);
         self.log.write(if open { Level::Warn } else { Level::Info }, &event.line(cluster));
         // A restart is told when it is over.
@@ -218,7 +218,7 @@ impl Telemetry {
     }
 
     /// On each tick: what concerns no single cluster, where it is another than when it was last told.
-    pub(super) fn tell_totals(&mut self, worker: &Worker) {
+    pub(super) fn report_totals(&mut self, worker: &Worker) {
         self.log.turn(worker.last_time());
         let counts = worker.cluster_counts();
         let (known, forgotten) = std::mem::replace(&mut self.clusters, counts);
@@ -234,7 +234,7 @@ impl Telemetry {
 
     /// A policy is in force: what happened until now is of the former mode, in which counters have other names.
     pub(super) fn enter_mode(&mut self, worker: &mut Worker) {
-        self.tell(worker);
+        self.report(worker);
         if self.mode != worker.mode() {
             self.mode = worker.mode();
             self.series.iter_mut().flatten().for_each(|series| series.counters = [None; Counter::COUNT]);

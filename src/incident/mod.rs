@@ -47,7 +47,7 @@ pub struct IncidentPolicy {
 
 /// What `watch` knows of an attempt besides the signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Hint {
+pub enum AttemptDetail {
     /// There is nothing to add.
     #[default]
     None,
@@ -137,13 +137,13 @@ impl Incidents {
     }
 
     /// An attempt ended.
-    pub fn ended(&mut self, host: &str, signal: Signal, hint: Hint, began: Time, now: Time) {
-        let (kind, idle) = match (signal, hint) {
+    pub fn ended(&mut self, host: &str, signal: Signal, detail: AttemptDetail, began: Time, now: Time) {
+        let (kind, idle) = match (signal, detail) {
             (Signal::Answered | Signal::Pushback, _) => (None, None),
             (Signal::Refused, _) => (Some(Kind::Refused), None),
-            (Signal::Unreachable, Hint::ConnectTimeout) => (Some(Kind::ConnectTimeout), None),
+            (Signal::Unreachable, AttemptDetail::ConnectTimeout) => (Some(Kind::ConnectTimeout), None),
             (Signal::Unreachable, _) => (Some(Kind::NoConnection), None),
-            (Signal::Reset, Hint::Idle(idle)) => (Some(Kind::Reset), (idle >= IDLE).then_some(idle)),
+            (Signal::Reset, AttemptDetail::Idle(idle)) => (Some(Kind::Reset), (idle >= IDLE).then_some(idle)),
             (Signal::Reset | Signal::Truncated, _) => (Some(Kind::Reset), None),
             (Signal::Timeout, _) => (Some(Kind::Timeout), None),
             (Signal::Error, _) => (Some(Kind::Error), None),

@@ -10,7 +10,7 @@
 //! retries are a share of), retries when they are granted (those that wait in back-off count already).
 //!
 //! **In an outage**, when retries [do not help](crate::retry::outage), the share must also hold over the last second: for a request
-//! that arrived after the trouble began, with its retry, the retries of the last second are at most `percent` of the
+//! that arrived after the outage began, with its retry, the retries of the last second are at most `percent` of the
 //! requests of the last second, or the floor grants it. So an outage costs at most the share, or the floor where that is
 //! more, in each of its seconds; and what the interval has saved is for the requests that it caught under way.
 //!
@@ -33,7 +33,7 @@
 //!         record, version = get_shared_data(cluster)
 //!         now = the host's time                         // after reading the record, see crate::base::time
 //!         budget = Budget::decode(policy, record, now), else Budget::new(policy)
-//!         charge = budget.charge(&news, asker, now)
+//!         charge = budget.charge(&news, retry, now)
 //!         if set_shared_data(cluster, budget.encode(), version) is ok {
 //!             news.clear()
 //!             return charge
@@ -51,7 +51,7 @@ use crate::base::bytes::{Format, Reader, Writer};
 use crate::base::percent::Percent;
 use crate::base::time::Time;
 use crate::base::window::{Edge, Window};
-use crate::retry::outage::{News, Trouble};
+use crate::retry::outage::{News, Outage};
 
 /// What retries a cluster can afford. Fields, ranges and defaults are those of GEP-3388.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +97,9 @@ pub enum Charge {
     Denied,
 }
 
-/// Who asks for a retry.
+/// A request that asks for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asker {
+pub struct RetryRequest {
     /// When the request arrived, by the host's own time.
     pub arrived: Time,
     /// Whether the attempt that failed was a retry itself.
@@ -117,7 +117,7 @@ pub struct Budget {
     /// Both once more, over a second.
     requests_of_second: Window,
     retries_of_second: Window,
-    trouble: Trouble,
+    outage: Outage,
 }
 
 impl Budget {
@@ -132,7 +132,7 @@ impl Budget {
             retries_on_floor: Window::new(floor_interval),
             requests_of_second: Window::new(SECOND),
             retries_of_second: Window::new(SECOND),
-            trouble: Trouble::default(),
+            outage: Outage::default(),
         }
     }
 
@@ -186,15 +186,15 @@ impl Budget {
         let all = whole.requests.at_least(now).max(1);
         let floor = u64::from(self.policy.min_retry_rate.count);
         let floor = (floor * self.requests.at_least(now).min(all)).div_ceil(all);
-        self.trouble = whole.trouble;
+        self.outage = whole.outage;
         self.balance_over(floor, now, now).min(left)
     }
 
     fn balance_over(&mut self, floor: u64, arrived: Time, now: Time) -> u64 {
-        self.trouble.advance(now);
+        self.outage.advance(now);
         let percent = self.policy.percent;
         let mut left = share(percent, &mut self.requests, &mut self.retries, now);
-        if !self.trouble.spares(arrived) {
+        if !self.outage.predates(arrived) {
             left = left.min(share(percent, &mut self.requests_of_second, &mut self.retries_of_second, now));
         }
         self.retries_on_floor.advance(now);
@@ -202,12 +202,12 @@ impl Budget {
             return left;
         }
         let by_floor = floor.saturating_sub(self.retries_on_floor.at_most(now));
-        let vain = self.trouble.vain();
-        if by_floor == 0 || vain < VAIN {
+        let failed_retries = self.outage.failed_retries();
+        if by_floor == 0 || failed_retries < FAILED_RETRIES {
             return left.max(by_floor);
         }
         // `share` above let it advance.
-        let lowered = (floor >> (vain - VAIN + 1)).max(1);
+        let lowered = (floor >> (failed_retries - FAILED_RETRIES + 1)).max(1);
         left.max(lowered.saturating_sub(self.retries.at_most(now)).min(by_floor))
     }
 
@@ -215,13 +215,13 @@ impl Budget {
     /// stay within the interval until a slot of it is over.
     #[must_use]
     pub fn lasts_until(&self, now: Time) -> Time {
-        if self.trouble.is_futile() { now } else { self.requests.slot_ends(now) }
+        if self.outage.retries_fail() { now } else { self.requests.slot_ends(now) }
     }
 
     /// What became of the latest attempts.
-    pub fn trouble(&mut self, now: Time) -> &mut Trouble {
-        self.trouble.advance(now);
-        &mut self.trouble
+    pub fn outage(&mut self, now: Time) -> &mut Outage {
+        self.outage.advance(now);
+        &mut self.outage
     }
 
     /// Adds what a worker has to tell.
@@ -232,22 +232,22 @@ impl Budget {
         if news.retries > 0 {
             self.withdraw(now, news.retries);
         }
-        self.trouble.merge(&news.trouble, now);
+        self.outage.merge(&news.outage, now);
     }
 
     /// Adds what the worker that asks has to tell, and charges one retry if the budget can pay it.
-    pub fn charge(&mut self, news: &News, asker: Asker, now: Time) -> Charge {
+    pub fn charge(&mut self, news: &News, retry: RetryRequest, now: Time) -> Charge {
         self.merge(news, now);
-        if asker.again {
-            self.trouble.retry_failed(now)
+        if retry.again {
+            self.outage.retry_failed(now)
         } else {
-            self.trouble.attempt_failed(now)
+            self.outage.attempt_failed(now)
         }
-        if self.try_withdraw_for(asker.arrived, now) { Charge::Granted } else { Charge::Denied }
+        if self.try_withdraw_for(retry.arrived, now) { Charge::Granted } else { Charge::Denied }
     }
 
     /// Bytes of an encoded budget.
-    pub const ENCODED_BYTES: usize = FORMAT.len() + 5 * Window::ENCODED_BYTES + Trouble::ENCODED_BYTES;
+    pub const ENCODED_BYTES: usize = FORMAT.len() + 5 * Window::ENCODED_BYTES + Outage::ENCODED_BYTES;
 
     /// Replaces `record` by the budget in bytes, without its policy: that is the reader's.
     pub fn encode(&self, record: &mut Vec<u8>) {
@@ -256,7 +256,7 @@ impl Budget {
         for window in [requests, retries, retries_on_floor, requests_of_second, retries_of_second] {
             window.encode(&mut record);
         }
-        self.trouble.encode(&mut record);
+        self.outage.encode(&mut record);
     }
 
     /// The budget in `record`, under `policy`. `None` if it is no such record, or one of another version: then a
@@ -278,7 +278,7 @@ impl Budget {
             let read = Window::decode(&mut record).filter(|read| INTERVALS.contains(&read.interval()))?;
             *window = read.with_interval(window.interval(), edge, now);
         }
-        budget.trouble = Trouble::decode(&mut record)?;
+        budget.outage = Outage::decode(&mut record)?;
         record.is_empty().then_some(budget)
     }
 }
@@ -296,7 +296,7 @@ const FORMAT: Format = *b"wrb\x02";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// So many retries in vain, and the floor is halved, and again with each more.
-const VAIN: u32 = 8;
+const FAILED_RETRIES: u32 = 8;
 
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 

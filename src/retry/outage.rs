@@ -3,17 +3,17 @@
 //!
 //! A budget over ten seconds saves in calm times what it may spend at once later. That is right for requests that were
 //! under way when their hosts failed, all at once. It is wrong for those that arrive while nothing answers: each would be
-//! sent three times until the savings are gone, and a retry of it helps nobody. So a [`Trouble`] tells the two apart:
+//! sent three times until the savings are gone, and a retry of it helps nobody. So an [`Outage`] tells the two apart:
 //!
 //! ```text
-//!           an attempt fails               a retry fails
-//!   calm -------------------> in trouble ------------------> futile: what arrived after the trouble began
-//!     ^                           |                             |    pays from the last second alone
-//!     +---------------------------+-----------------------------+
-//!            a retry is answered, or nothing fails for a second
+//!         an attempt fails                 a retry fails
+//!   calm -----------------> outage begins -----------------> retries fail: what arrived after the outage began
+//!     ^                         |                                 |        pays from the last second alone
+//!     +-------------------------+---------------------------------+
+//!          a retry is answered, or nothing fails for a second
 //! ```
 //!
-//! Where some of the hosts still answer, retries are answered, and it is never futile for long.
+//! Where some of the hosts still answer, retries are answered, so this never lasts for long.
 //!
 //! **In vain.** A floor of some retries a second bounds nothing where a proxy has hardly more requests than that, and there are
 //! thousands of such proxies. So retries that fail are counted, less what is answered; where they are many, the
@@ -32,24 +32,24 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 /// An answered retry makes up for so many that failed.
 const MAKES_UP: i8 = 4;
 /// No more than this many are held against it.
-const MOST_VAIN: i8 = 16;
+const MOST_FAILED_RETRIES: i8 = 16;
 
 /// What became of the latest attempts at a cluster: in the record that workers share, or what one of them has to tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Outage {
     /// When an attempt first failed, since retries were last of use.
     since: Option<Time>,
     /// When one last did.
     last: Time,
     /// Whether a retry failed since, and none was answered.
-    futile: bool,
+    retries_failing: bool,
     /// How many retries failed, less what was answered; in what a worker has to tell, how much that changed.
-    vain: i8,
+    failed_retries: i8,
     /// When a retry was last answered; only in what a worker has to tell.
     helped: Option<Time>,
 }
 
-impl Trouble {
+impl Outage {
     /// An attempt failed that might be retried.
     pub fn attempt_failed(&mut self, now: Time) {
         self.advance(now);
@@ -60,34 +60,34 @@ impl Trouble {
     /// An attempt failed that was a retry.
     pub fn retry_failed(&mut self, now: Time) {
         self.attempt_failed(now);
-        self.futile = true;
-        self.vain = self.vain.saturating_add(1).min(MOST_VAIN);
+        self.retries_failing = true;
+        self.failed_retries = self.failed_retries.saturating_add(1).min(MOST_FAILED_RETRIES);
     }
 
     /// A retry was answered.
     pub fn retry_answered(&mut self, now: Time) {
-        let vain = self.vain.saturating_sub(MAKES_UP);
-        *self = Self { last: self.last, vain, helped: Some(now), ..Self::default() };
+        let failed_retries = self.failed_retries.saturating_sub(MAKES_UP);
+        *self = Self { last: self.last, failed_retries, helped: Some(now), ..Self::default() };
     }
 
-    /// An attempt was answered that was no retry. (Of interest only while retries are [in vain](Self::vain).)
+    /// An attempt was answered that was no retry. (Of interest only while [retries fail](Self::failed_retries).)
     pub fn attempt_answered(&mut self) {
-        self.vain = self.vain.saturating_sub(1);
+        self.failed_retries = self.failed_retries.saturating_sub(1);
     }
 
     /// How many retries failed, less what was answered; at most 16.
     #[must_use]
-    pub fn vain(&self) -> u32 {
-        u32::try_from(self.vain).unwrap_or_default()
+    pub fn failed_retries(&self) -> u32 {
+        u32::try_from(self.failed_retries).unwrap_or_default()
     }
 
     /// Lets time pass, or step back.
     pub fn advance(&mut self, now: Time) {
         if nanos_since(self.last, now) > nanos(QUIET) {
-            (self.since, self.futile) = (None, false);
+            (self.since, self.retries_failing) = (None, false);
         }
         if nanos_since(self.last, now) > nanos(REMEMBERED) || nanos_since(now, self.last) > nanos(QUIET) {
-            self.vain = self.vain.min(0);
+            self.failed_retries = self.failed_retries.min(0);
         }
         self.since = self.since.map(|since| since.min(now));
         self.last = self.last.min(now);
@@ -95,41 +95,42 @@ impl Trouble {
 
     /// Whether retries do not help, as far as is known.
     #[must_use]
-    pub const fn is_futile(&self) -> bool {
-        self.futile
+    pub const fn retries_fail(&self) -> bool {
+        self.retries_failing
     }
 
     /// Whether there is anything to tell.
     #[must_use]
     pub const fn is_news(&self) -> bool {
-        self.since.is_some() || self.helped.is_some() || self.vain != 0
+        self.since.is_some() || self.helped.is_some() || self.failed_retries != 0
     }
 
     /// Whether it says more than it did: that it lasts, ten times a second is enough.
     #[must_use]
     pub fn differs(&self, before: &Self) -> bool {
-        (self.since, self.futile, self.vain) != (before.since, before.futile, before.vain)
+        (self.since, self.retries_failing, self.failed_retries)
+            != (before.since, before.retries_failing, before.failed_retries)
             || self.last.is_later(TOGETHER, before.last)
     }
 
     /// Whether a request that arrived then may spend savings.
     #[must_use]
-    pub fn spares(&self, arrived: Time) -> bool {
-        !self.futile || self.since.is_none_or(|since| arrived < since)
+    pub fn predates(&self, arrived: Time) -> bool {
+        !self.retries_failing || self.since.is_none_or(|since| arrived < since)
     }
 
     /// Adds what a worker has to tell.
     pub fn merge(&mut self, news: &Self, now: Time) {
         self.advance(now);
-        // A retry that was answered before this trouble began says nothing of it.
+        // A retry that was answered before this outage began says nothing of it.
         if news.helped.is_some_and(|helped| self.since.is_none_or(|since| since <= helped)) {
-            *self = Self { last: self.last, vain: self.vain, ..Self::default() };
+            *self = Self { last: self.last, failed_retries: self.failed_retries, ..Self::default() };
         }
-        self.vain = self.vain.saturating_add(news.vain).clamp(0, MOST_VAIN);
+        self.failed_retries = self.failed_retries.saturating_add(news.failed_retries).clamp(0, MOST_FAILED_RETRIES);
         if let Some(since) = news.since {
             self.since = Some(self.since.map_or(since, |known| known.min(since)));
             self.last = self.last.max(news.last);
-            self.futile |= news.futile;
+            self.retries_failing |= news.retries_failing;
         }
         self.advance(now);
     }
@@ -137,19 +138,19 @@ impl Trouble {
     /// Bytes when encoded.
     pub const ENCODED_BYTES: usize = 8 + 8 + 1;
 
-    /// Writes it: since when and when last (since 0: no trouble); and how many retries were in vain, times two, with
-    /// whether it is futile in the lowest bit (u8).
+    /// Writes it: since when and when last (since 0: no outage); and how many retries failed, times two, with
+    /// whether retries fail in the lowest bit (u8).
     pub fn encode(&self, record: &mut Writer<'_>) {
         record.times([self.since.unwrap_or_default(), self.last]);
-        record.u8(self.vain.clamp(0, MOST_VAIN) as u8 * 2 + u8::from(self.futile));
+        record.u8(self.failed_retries.clamp(0, MOST_FAILED_RETRIES) as u8 * 2 + u8::from(self.retries_failing));
     }
 
     /// Reads it; `None` if there are too few bytes.
     pub fn decode(record: &mut Reader<'_>) -> Option<Self> {
-        let (since, last, futile) = (record.time()?, record.time()?, record.u8()?);
+        let (since, last, packed) = (record.time()?, record.time()?, record.u8()?);
         let since = Some(since).filter(|since| *since > Time::default());
-        let vain = i8::try_from(futile / 2).unwrap_or(MOST_VAIN).min(MOST_VAIN);
-        Some(Self { since, last, futile: futile % 2 != 0 && since.is_some(), vain, helped: None })
+        let failed_retries = i8::try_from(packed / 2).unwrap_or(MOST_FAILED_RETRIES).min(MOST_FAILED_RETRIES);
+        Some(Self { since, last, retries_failing: packed % 2 != 0 && since.is_some(), failed_retries, helped: None })
     }
 }
 
@@ -161,7 +162,7 @@ pub struct News {
     /// Retries that happened on a permission.
     pub retries: u32,
     /// What became of attempts.
-    pub trouble: Trouble,
+    pub outage: Outage,
 }
 
 /// For so long, a tenth of the shortest interval, workers may take what happens as one.
@@ -188,14 +189,14 @@ impl News {
     /// Whether there is nothing to publish.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.arrivals.is_empty() && self.retries == 0 && !self.trouble.is_news()
+        self.arrivals.is_empty() && self.retries == 0 && !self.outage.is_news()
     }
 
     /// They are published.
     pub fn clear(&mut self) {
         self.arrivals.clear();
         self.retries = 0;
-        self.trouble = Trouble::default();
+        self.outage = Outage::default();
     }
 }
 

@@ -5,24 +5,24 @@
 //! swaps it in, or, if another worker was faster, reads again and asks again.
 //!
 //! **Permissions.** Where nobody charges each retry when it happens, a request is given its retries when it arrives, and
-//! gives back at its end what it did not use. Until then they are held: not even a crowd that fails at once has more
-//! retries than the budget had left. Workers do not know what others hold. So each gives out only what its own requests
+//! gives back at its end what it did not use. Until then they are reserved: not even a crowd that fails at once has more
+//! retries than the budget had left. Workers do not know what others reserved. So each gives out only what its own requests
 //! brought in, and of the floor a part as large as its part of the requests; rounded up, else a floor of few retries would
 //! be of use to no worker of many. That is at most one retry more for each other worker.
 //!
 //! **What nobody processed.** A retry in place of an attempt that no host took adds no load while others answer: each request is
-//! processed once at most, whichever host is asked first. So it is [free](Account::spares_unprocessed), and requests that may be
+//! processed once at most, whichever host is asked first. So it is [free](Account::unprocessed_is_free), and requests that may be
 //! repeated after such a failure alone need no permission. Else the budget would decide how many requests survive that half of the
 //! hosts are down.
 
 use std::time::Duration;
 
 use crate::base::time::Time;
-use crate::retry::budget::{Asker, Budget, BudgetPolicy, Charge};
+use crate::retry::budget::{Budget, BudgetPolicy, Charge, RetryRequest};
 use crate::retry::outage::{News, TOGETHER};
 use crate::signal::Signal;
 
-/// How often what is left is told while nothing arrives.
+/// How often what is left is reported while nothing arrives.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// After so many attempts in a row that were not processed, no host seems to answer. Where half of the hosts are down, and each is
@@ -32,8 +32,8 @@ const MOST_REFUSED: u32 = 8;
 const BURST: Duration = Duration::from_millis(500);
 /// No more than so many of them count.
 const MOST_AT_ONCE: u32 = 128;
-/// After so many retries in vain, of all workers, none does.
-const MOST_VAIN: u32 = 8;
+/// After so many retries of all workers that failed, no host seems to answer.
+const MOST_FAILED_RETRIES: u32 = 8;
 
 /// What this worker knows of a budget.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct Account {
     /// The part of the budget that this worker's requests bring in and use.
     own: Budget,
     /// Retries that requests under way may make, and did not yet.
-    held: u32,
+    reserved: u32,
     /// What was left here at least, from when until when: no request within that time needs to ask again while it suffices.
     spare: (Time, Time, u64),
     /// When an attempt was last answered here, and how many were not processed since.
@@ -76,7 +76,7 @@ impl Account {
             news: News::default(),
             view: Budget::new(policy),
             own: Budget::new(policy),
-            held: 0,
+            reserved: 0,
             spare: (Time::default(), Time::default(), 0),
             answered: None,
             refused: 0,
@@ -122,32 +122,32 @@ impl Account {
 
     /// Whether a retry does not help, as far as this worker knows.
     #[must_use]
-    pub fn is_futile(&mut self, now: Time) -> bool {
-        self.view.trouble(now).is_futile()
+    pub fn retries_fail(&mut self, now: Time) -> bool {
+        self.view.outage(now).retries_fail()
     }
 
-    /// Gives a request that arrives now permission for up to `wanted` retries, and says for how many. It holds them until
+    /// Gives a request that arrives now permission for up to `wanted` retries, and says for how many. They are reserved until
     /// they are [given back](Self::release).
     #[must_use]
-    pub fn hold(&mut self, wanted: u32, now: Time) -> u32 {
+    pub fn reserve(&mut self, wanted: u32, now: Time) -> u32 {
         let (from, until, spare) = self.spare;
-        let suffices = from <= now && now < until && spare >= u64::from(self.held) + u64::from(wanted);
-        let held = if suffices {
+        let suffices = from <= now && now < until && spare >= u64::from(self.reserved) + u64::from(wanted);
+        let reserved = if suffices {
             wanted
         } else {
             self.gather(now);
             let spare = self.own.balance_within(&mut self.view, now);
             self.spare = (now, self.own.lasts_until(now), spare);
-            u32::try_from(spare.saturating_sub(u64::from(self.held))).unwrap_or(u32::MAX).min(wanted)
+            u32::try_from(spare.saturating_sub(u64::from(self.reserved))).unwrap_or(u32::MAX).min(wanted)
         };
-        self.held = self.held.saturating_add(held);
-        held
+        self.reserved = self.reserved.saturating_add(reserved);
+        reserved
     }
 
-    /// Whether requests under way hold retries.
+    /// Whether retries are reserved for requests under way.
     #[must_use]
-    pub const fn is_held(&self) -> bool {
-        self.held > 0
+    pub const fn has_reservations(&self) -> bool {
+        self.reserved > 0
     }
 
     /// Something happened after which less may be left.
@@ -155,9 +155,9 @@ impl Account {
         self.spare = (Time::default(), Time::default(), 0);
     }
 
-    /// A request gives back what it [held](Self::hold), used or not.
-    pub fn release(&mut self, held: u32) {
-        self.held = self.held.saturating_sub(held);
+    /// A request gives back what it [reserved](Self::reserve), used or not.
+    pub fn release(&mut self, reserved: u32) {
+        self.reserved = self.reserved.saturating_sub(reserved);
     }
 
     /// An attempt ended so.
@@ -220,21 +220,21 @@ impl Account {
     }
 
     /// Whether a retry in place of an attempt that was not processed is free: other hosts answer, and for each of them the retry
-    /// is the first that it hears of the request. In an outage of all hosts it is not: then it is one more attempt in vain.
+    /// is the first that it hears of the request. In an outage of all hosts it is not: then it is one more attempt that fails.
     #[must_use]
-    pub fn spares_unprocessed(&mut self, now: Time) -> bool {
+    pub fn unprocessed_is_free(&mut self, now: Time) -> bool {
         let most = self.most_refused(now);
         // In a burst, retries are refused before others are answered, too.
         self.answered.is_some_and(|answered| self.is_recent(answered, now))
             && self.refused <= most
-            && (most > MOST_REFUSED * 3 || self.view.trouble(now).vain() < MOST_VAIN)
+            && (most > MOST_REFUSED * 3 || self.view.outage(now).failed_retries() < MOST_FAILED_RETRIES)
     }
 
-    /// Asks for a retry in place of an attempt that was not processed. Whether it is [free](Self::spares_unprocessed); if not, it
+    /// Asks for a retry in place of an attempt that was not processed. Whether it is [free](Self::unprocessed_is_free); if not, it
     /// is to be [charged](Self::charge). `again`: that attempt was a retry itself.
     #[must_use]
     pub fn try_unprocessed(&mut self, again: bool, now: Time) -> bool {
-        let free = self.spares_unprocessed(now);
+        let free = self.unprocessed_is_free(now);
         if free {
             self.unpaid = self.unpaid.saturating_add(1);
             self.failed(again, now);
@@ -260,22 +260,22 @@ impl Account {
     /// An attempt failed that might be retried. `again`: it was a retry itself.
     pub fn failed(&mut self, again: bool, now: Time) {
         self.ask_again();
-        for trouble in [&mut self.news.trouble, self.view.trouble(now)] {
-            if again { trouble.retry_failed(now) } else { trouble.attempt_failed(now) }
+        for outage in [&mut self.news.outage, self.view.outage(now)] {
+            if again { outage.retry_failed(now) } else { outage.attempt_failed(now) }
         }
     }
 
     /// A retry was answered.
     pub fn helped(&mut self, now: Time) {
-        self.news.trouble.retry_answered(now);
-        self.view.trouble(now).retry_answered(now);
+        self.news.outage.retry_answered(now);
+        self.view.outage(now).retry_answered(now);
     }
 
     /// An attempt was answered that was no retry.
     pub fn answered(&mut self, now: Time) {
-        if self.view.trouble(now).vain() > 0 {
-            self.view.trouble(now).attempt_answered();
-            self.news.trouble.attempt_answered();
+        if self.view.outage(now).failed_retries() > 0 {
+            self.view.outage(now).attempt_answered();
+            self.news.outage.attempt_answered();
         }
     }
 
@@ -290,7 +290,8 @@ impl Account {
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {
         let settled = u64::from(self.policy.min_retry_rate.count);
-        let changes = |(left, told): (u64, Time)| left != settled && (now < told || now.is_later(AGAIN, told));
+        let changes =
+            |(left, reported): (u64, Time)| left != settled && (now < reported || now.is_later(AGAIN, reported));
         self.pending() || self.left.is_some_and(changes)
     }
 
@@ -312,13 +313,13 @@ impl Account {
 
     /// Asks for one retry. The record to write, unless it would say nothing new.
     #[must_use]
-    pub fn charge(&mut self, record: Option<&[u8]>, asker: Asker, now: Time) -> (Charge, Option<Vec<u8>>) {
+    pub fn charge(&mut self, record: Option<&[u8]>, retry: RetryRequest, now: Time) -> (Charge, Option<Vec<u8>>) {
         let news = self.pending();
         self.gather(now);
         let mut budget = self.read(record, now);
-        let known = *budget.trouble(now);
-        let charge = budget.charge(&self.news, asker, now);
-        let news = news || charge == Charge::Granted || budget.trouble(now).differs(&known);
+        let known = *budget.outage(now);
+        let charge = budget.charge(&self.news, retry, now);
+        let news = news || charge == Charge::Granted || budget.outage(now).differs(&known);
         let record = self.keep(budget);
         (charge, news.then_some(record))
     }

@@ -35,7 +35,7 @@ enum State {
         /// How many ended since without having met an ejected host.
         missed: usize,
         /// When the request was left to it that is not over yet; zero if there is none.
-        asked: Time,
+        sent: Time,
     },
     /// It does.
     LeftOut,
@@ -46,13 +46,13 @@ enum State {
 pub(crate) struct LeftOut {
     state: State,
     /// How many trials were in vain.
-    in_vain: u32,
+    failed_trials: u32,
 }
 
 impl LeftOut {
     /// Other hosts are ejected from now on: of these, nothing is known.
     pub(crate) const fn new(now: Time) -> Self {
-        Self { state: State::Unknown { since: now, requests: 0 }, in_vain: 0 }
+        Self { state: State::Unknown { since: now, requests: 0 }, failed_trials: 0 }
     }
 
     /// Whether the end of a request that was left to the balancer tells anything.
@@ -67,17 +67,17 @@ impl LeftOut {
             State::LeftOut => return true,
             State::Unknown { since, requests } => {
                 *requests = requests.saturating_add(1);
-                let wait = (FIRST << self.in_vain.min(MOST_DOUBLINGS)) * u64::from(workers.max(1));
+                let wait = (FIRST << self.failed_trials.min(MOST_DOUBLINGS)) * u64::from(workers.max(1));
                 if *requests < REQUESTS || nanos_since(*since, now) < wait {
                     return false;
                 }
-                self.state = State::Tried { missed: 0, asked: now };
+                self.state = State::Tried { missed: 0, sent: now };
             }
-            State::Tried { asked, .. } => {
-                if now.is_soon_after(PATIENCE, *asked) {
+            State::Tried { sent, .. } => {
+                if now.is_soon_after(PATIENCE, *sent) {
                     return false;
                 }
-                *asked = now;
+                *sent = now;
             }
         }
         true
@@ -87,15 +87,15 @@ impl LeftOut {
     pub(crate) fn learn(&mut self, meets: bool, (ejected, hosts): (usize, usize), now: Time) {
         match &mut self.state {
             State::Unknown { .. } => {}
-            State::Tried { missed, asked } if !meets => {
-                (*missed, *asked) = (*missed + 1, Time::default());
+            State::Tried { missed, sent } if !meets => {
+                (*missed, *sent) = (*missed + 1, Time::default());
                 if *missed * ejected >= MISSED * hosts {
                     self.state = State::LeftOut;
                 }
             }
             State::LeftOut if !meets => {}
             State::Tried { .. } | State::LeftOut => {
-                self.in_vain = self.in_vain.saturating_add(1);
+                self.failed_trials = self.failed_trials.saturating_add(1);
                 self.state = State::Unknown { since: now, requests: 0 };
             }
         }

@@ -44,7 +44,7 @@ struct World {
     opened: u64,
     /// From when on the next probe may go, by the rules.
     next: u64,
-    probes: Vec<Ticket>,
+    probes: Vec<ProbeId>,
     shed: u64,
 }
 
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// One worker's wish; now and then another worker writes between its reading and its writing.
-    fn wish(&mut self, worker: usize, wish: Wish, disturbed: Option<usize>) -> Option<Event> {
+    fn wish(&mut self, worker: usize, wish: Command, disturbed: Option<usize>) -> Option<Event> {
         let mut disturbed = disturbed.filter(|other| *other != worker);
         loop {
             let (record, version) = (self.store.record.clone(), self.store.version);
@@ -211,7 +211,7 @@ fn several_workers_do_as_one_that_knows_everything() {
                         world.shed += 1;
                     }
                     Permission::Due => {
-                        let event = world.wish(worker, Wish::Probe, other);
+                        let event = world.wish(worker, Command::Probe, other);
                         world.check(event);
                     }
                 },
@@ -225,7 +225,7 @@ fn several_workers_do_as_one_that_knows_everything() {
                             (Some(Signal::Reset), 20),
                             (Some(Signal::Timeout), 4),
                         ]);
-                        world.wish(worker, Wish::of_probe(ticket, signal), other);
+                        world.wish(worker, Command::of_probe(ticket, signal), other);
                         let open_time = world.policy.open_time.as_nanos() as u64;
                         world.next = world.next.min(world.now + open_time.checked_div(parts).unwrap_or(0));
                     }
@@ -233,7 +233,7 @@ fn several_workers_do_as_one_that_knows_everything() {
                 _ => {
                     let nth = digits.below(world.probes.len().max(1) as u64) as usize;
                     if let Some(ticket) = world.probes.get(nth).copied() {
-                        let event = world.wish(worker, Wish::Close(ticket), other);
+                        let event = world.wish(worker, Command::Close(ticket), other);
                         world.check(event);
                     }
                 }
@@ -259,7 +259,7 @@ impl Pair {
         Self { record: None, workers: [circuit.clone(), circuit] }
     }
 
-    fn wish(&mut self, worker: usize, wish: Wish, now: u64) -> Option<Event> {
+    fn wish(&mut self, worker: usize, wish: Command, now: u64) -> Option<Event> {
         if let Some(record) = self.workers[worker].exchange(self.record.as_deref(), wish, at(now)) {
             self.record = Some(record);
         }
@@ -298,8 +298,8 @@ fn what_was_counted_before_others_closed_it_is_forgotten() {
     pair.end(1, Signal::Refused, START + 1_200 * MS);
     let event = pair.wish(0, EXCHANGE, START + 1_250 * MS);
     assert!(matches!(event, Some(Event::Opened { .. })), "{event:?}");
-    let Some(Event::Probing(ticket)) = pair.wish(0, Wish::Probe, START + 2_250 * MS) else { panic!("no probe") };
-    pair.wish(0, Wish::Close(ticket), START + 2_260 * MS);
+    let Some(Event::Probing(ticket)) = pair.wish(0, Command::Probe, START + 2_250 * MS) else { panic!("no probe") };
+    pair.wish(0, Command::Close(ticket), START + 2_260 * MS);
     for tick in 23..50 {
         assert_eq!(pair.wish(1, EXCHANGE, START + tick * TICK), None);
         assert!(!pair.workers[1].is_open());

@@ -9,7 +9,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::site::{INTERVAL, Site, number, time};
 use super::{A, B, crash};
 use weir::base::random::Random;
-use weir::incident::{Event, Hint, Incidents, MOST_HOSTS_DOWN, Pattern, State};
+use weir::incident::{AttemptDetail, Event, Incidents, MOST_HOSTS_DOWN, Pattern, State};
 use weir::signal::Signal;
 
 #[test]
@@ -45,7 +45,7 @@ fn a_loop_that_is_hardly_seen_is_told_near_the_truth() {
         let mut crashes = 0;
         while crashes < 6 {
             crashes += 1;
-            site.ended(A, Signal::Reset, Hint::None);
+            site.ended(A, Signal::Reset, AttemptDetail::None);
             // Probes, each after twice the time, and each worker explores every two seconds or so.
             let began = site.now();
             let (mut probe, mut pause, mut explores) = (250, 250, random.below(2_000) / workers);
@@ -55,7 +55,7 @@ fn a_loop_that_is_hardly_seen_is_told_near_the_truth() {
                 if site.now() - began >= down {
                     break;
                 }
-                site.ended(A, Signal::Refused, Hint::None);
+                site.ended(A, Signal::Refused, AttemptDetail::None);
                 if next == explores {
                     explores += (1_000 + random.below(2_000)) / workers;
                 } else {
@@ -122,7 +122,7 @@ fn hosts_are_bounded_and_the_told_ones_stay() {
     }
     assert_eq!(site.open(Pattern::CrashLoop), 1);
     for host in 0..5_000 {
-        site.ended(&format!("10.1.{}.{}:80", host / 250, host % 250), Signal::Refused, Hint::None);
+        site.ended(&format!("10.1.{}.{}:80", host / 250, host % 250), Signal::Refused, AttemptDetail::None);
         if host % 50 == 0 {
             site.pass(100);
         }
@@ -134,7 +134,7 @@ fn hosts_are_bounded_and_the_told_ones_stay() {
     // Names that are no addresses are no hosts.
     let mut site = Site::new(1);
     for host in ["", "nonsense", "a\nb:80", "x:99999999"] {
-        site.ended(host, Signal::Refused, Hint::None);
+        site.ended(host, Signal::Refused, AttemptDetail::None);
     }
     site.pass(200);
     assert_eq!(site.record, None);
@@ -160,7 +160,7 @@ fn another_clock_or_record_does_no_harm() {
     for length in 0..good.len() {
         let mut incidents = Incidents::default();
         let cut = good[..length].to_vec();
-        incidents.ended(A, Signal::Refused, Hint::None, time(5), time(5));
+        incidents.ended(A, Signal::Refused, AttemptDetail::None, time(5), time(5));
         drop(incidents.exchange(Some(&cut), INTERVAL, 4, time(6)));
         assert!(incidents.published().is_empty());
     }
@@ -168,7 +168,7 @@ fn another_clock_or_record_does_no_harm() {
         let mut bad = good.clone();
         bad[position] ^= 0xff;
         let mut incidents = Incidents::default();
-        incidents.ended(A, Signal::Refused, Hint::None, time(5), time(5));
+        incidents.ended(A, Signal::Refused, AttemptDetail::None, time(5), time(5));
         for second in 0..4 {
             drop(incidents.exchange(Some(&bad), INTERVAL, usize::MAX, time(1_000 * second)));
         }
@@ -180,7 +180,7 @@ fn connections_are_remembered_while_there_was_a_reset_of_late() {
     let mut incidents = Incidents::default();
     let at = |milliseconds| time(1_000_000 + milliseconds);
     assert!(!incidents.tracks(at(0), INTERVAL));
-    incidents.ended(A, Signal::Reset, Hint::None, at(0), at(0));
+    incidents.ended(A, Signal::Reset, AttemptDetail::None, at(0), at(0));
     assert!(incidents.tracks(at(299_000), INTERVAL) && !incidents.tracks(at(300_000), INTERVAL));
     assert_eq!(incidents.used(1, false, at(10), at(20)), None);
     assert_eq!(incidents.used(1, false, at(1_020), at(1_030)), Some(1_000));

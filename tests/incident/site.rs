@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir::base::time::Time;
-use weir::incident::{Event, Hint, Incidents, Pattern};
+use weir::incident::{AttemptDetail, Event, Incidents, Pattern};
 use weir::signal::Signal;
 
 const START: u64 = 1_800_000_000_000;
@@ -46,15 +46,15 @@ impl Site {
     }
 
     /// An attempt ends that began just now.
-    pub fn ended(&mut self, host: &str, signal: Signal, hint: Hint) {
-        self.ended_since(host, signal, hint, 0);
+    pub fn ended(&mut self, host: &str, signal: Signal, detail: AttemptDetail) {
+        self.ended_since(host, signal, detail, 0);
     }
 
     /// An attempt ends that began so long ago, on the worker whose turn it is.
-    pub fn ended_since(&mut self, host: &str, signal: Signal, hint: Hint, ago: u64) {
+    pub fn ended_since(&mut self, host: &str, signal: Signal, detail: AttemptDetail, ago: u64) {
         let (now, began) = (time(self.now), time(self.now - ago));
         let worker = self.next % self.workers.len();
-        self.workers[worker].ended(host, signal, hint, began, now);
+        self.workers[worker].ended(host, signal, detail, began, now);
         self.next += 1;
     }
 
@@ -81,7 +81,7 @@ impl Site {
     pub fn serve(&mut self, host: &str, lasts: u64) {
         for _ in 0..lasts / TICK {
             self.pass(TICK);
-            self.ended(host, Signal::Answered, Hint::None);
+            self.ended(host, Signal::Answered, AttemptDetail::None);
         }
     }
 

@@ -4,13 +4,13 @@ use super::choices::Choices;
 use std::time::Duration;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::circuit::{self, BreakerPolicy, Circuit, Event, Permission, Wish};
-use weir::incident::{Hint, Incidents, MOST_HOSTS_DOWN};
+use weir::circuit::{self, BreakerPolicy, Circuit, Command, Event, Permission};
+use weir::incident::{AttemptDetail, Incidents, MOST_HOSTS_DOWN};
 use weir::outlier::detector::OutlierPolicy;
 use weir::outlier::hosts::MOST_HOSTS;
 use weir::outlier::shared::{Ejections, MOST_EJECTIONS, WorkerId, claim, decode_host_list, encode_host_list};
 use weir::outlier::{EndedAttempt, Outliers};
-use weir::retry::budget::{Asker, Budget, BudgetPolicy};
+use weir::retry::budget::{Budget, BudgetPolicy, RetryRequest};
 use weir::retry::reservations::Account;
 use weir::signal::Signal;
 
@@ -50,7 +50,7 @@ pub fn budget(data: &[u8]) {
             match choices.below(4) {
                 0 => account.arrive(now),
                 1 => {
-                    let asker = Asker { arrived: time(&mut choices), again: choices.below(2) == 0 };
+                    let asker = RetryRequest { arrived: time(&mut choices), again: choices.below(2) == 0 };
                     drop(account.charge(Some(record), asker, now));
                 }
                 2 => drop(account.publish(Some(record), now)),
@@ -155,10 +155,10 @@ pub fn circuit(data: &[u8]) {
                 circuit.shed();
             }
             let wish = match (choices.below(5), ticket) {
-                (0, _) => Wish::Probe,
-                (1, Some(ticket)) => Wish::Close(ticket),
-                (2, Some(ticket)) => Wish::of_probe(ticket, Some(choices.pick(&Signal::ALL))),
-                (other, _) => Wish::Exchange { answering: other == 3 },
+                (0, _) => Command::Probe,
+                (1, Some(ticket)) => Command::Close(ticket),
+                (2, Some(ticket)) => Command::of_probe(ticket, Some(choices.pick(&Signal::ALL))),
+                (other, _) => Command::Exchange { answering: other == 3 },
             };
             if let Some(written) = circuit.exchange(Some(&shared), wish, now) {
                 assert!(circuit::Record::decode(&written, &policy, now).is_some());
@@ -183,7 +183,7 @@ pub fn circuit(data: &[u8]) {
         // Nobody asks any more: hours later it is closed, whatever it said. Once for what is not possible to be corrected.
         let later = now.saturating_add(Duration::from_secs(8 * 3_600));
         for at in [now, later] {
-            if let Some(written) = circuit.exchange(Some(&shared), Wish::Exchange { answering: true }, at) {
+            if let Some(written) = circuit.exchange(Some(&shared), Command::Exchange { answering: true }, at) {
                 shared = written;
             }
             let _ = circuit.done();
@@ -209,14 +209,14 @@ pub fn incident(data: &[u8]) {
             now = now.saturating_add(Duration::from_millis(u64::from(choices.byte()) << 6));
             for _ in 0..choices.below(8) {
                 let began = time(&mut choices);
-                let hint = match choices.below(3) {
-                    0 => Hint::None,
-                    1 => Hint::ConnectTimeout,
+                let detail = match choices.below(3) {
+                    0 => AttemptDetail::None,
+                    1 => AttemptDetail::ConnectTimeout,
                     _ => incidents
                         .used(u64::from(choices.byte()), choices.below(2) == 0, began, now)
-                        .map_or(Hint::None, Hint::Idle),
+                        .map_or(AttemptDetail::None, AttemptDetail::Idle),
                 };
-                incidents.ended(choices.pick(&HOSTS), choices.pick(&Signal::ALL), hint, began, now);
+                incidents.ended(choices.pick(&HOSTS), choices.pick(&Signal::ALL), detail, began, now);
             }
             if choices.below(8) == 0 {
                 incidents.retried_unseen(now);

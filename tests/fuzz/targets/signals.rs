@@ -4,7 +4,7 @@ use super::choices::Choices;
 use weir::base::time::Time;
 use weir::engine::correlate::{Attempt, Attempts, ClusterId};
 use weir::engine::host::StreamId;
-use weir::incident::Hint;
+use weir::incident::AttemptDetail;
 use weir::signal::{Answer, Flags, Open, RequestEnd, Signal, Verdict};
 
 /// `proxy-status` (RFC 9209): no panic, and the nearest proxy alone counts.
@@ -43,7 +43,7 @@ pub fn attempt(data: &[u8]) {
                     began: Time::from_nanos(choices.u64()),
                     weight: choices.u32(),
                     request: (choices.below(2) == 0).then(|| StreamId(u32::from(choices.byte()))),
-                    hint: Hint::None,
+                    detail: AttemptDetail::None,
                 };
                 let request_id = choices.bytes();
                 let _ = attempts.needs_request_id(verdict);

@@ -8,9 +8,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::bytes::{Reader, Writer};
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::retry::budget::{Asker, Budget, BudgetPolicy, Charge, MinRetryRate};
-use weir::retry::outage::News;
-use weir::retry::outage::Trouble;
+use weir::retry::budget::{Budget, BudgetPolicy, Charge, MinRetryRate, RetryRequest};
+use weir::retry::outage::{News, Outage};
 use weir::retry::reservations::Account;
 
 // The crate links only with a host beside it.
@@ -35,37 +34,37 @@ fn policy(percent: u32, floor: u32) -> BudgetPolicy {
 }
 
 #[test]
-fn it_begins_with_a_failure_and_is_futile_with_a_failed_retry() {
-    let mut trouble = Trouble::default();
-    assert!(trouble.spares(at(0)) && !trouble.is_futile() && !trouble.is_news());
-    trouble.attempt_failed(at(10));
-    assert!(trouble.spares(at(20)) && !trouble.is_futile() && trouble.is_news(), "who knows: a retry may help");
-    trouble.retry_failed(at(30));
-    assert!(trouble.is_futile() && trouble.spares(at(9)), "it was under way");
-    assert!(!trouble.spares(at(10)) && !trouble.spares(at(20)), "it arrived in the trouble");
-    trouble.retry_answered(at(40));
-    assert!(trouble.spares(at(50)) && !trouble.is_futile());
-    trouble.retry_failed(at(60));
-    assert!(trouble.spares(at(59)) && !trouble.spares(at(60)));
+fn it_begins_with_a_failure_and_retries_fail_with_the_first_of_them() {
+    let mut outage = Outage::default();
+    assert!(outage.predates(at(0)) && !outage.retries_fail() && !outage.is_news());
+    outage.attempt_failed(at(10));
+    assert!(outage.predates(at(20)) && !outage.retries_fail() && outage.is_news(), "who knows: a retry may help");
+    outage.retry_failed(at(30));
+    assert!(outage.retries_fail() && outage.predates(at(9)), "it was under way");
+    assert!(!outage.predates(at(10)) && !outage.predates(at(20)), "it arrived in the trouble");
+    outage.retry_answered(at(40));
+    assert!(outage.predates(at(50)) && !outage.retries_fail());
+    outage.retry_failed(at(60));
+    assert!(outage.predates(at(59)) && !outage.predates(at(60)));
 }
 
 #[test]
 fn it_is_over_after_a_quiet_second() {
-    let mut trouble = Trouble::default();
-    trouble.retry_failed(at(0));
+    let mut outage = Outage::default();
+    outage.retry_failed(at(0));
     for second in 1..=3 {
-        trouble.advance(at(second * SECOND));
-        assert!(trouble.is_futile());
-        trouble.attempt_failed(at(second * SECOND));
+        outage.advance(at(second * SECOND));
+        assert!(outage.retries_fail());
+        outage.attempt_failed(at(second * SECOND));
     }
-    trouble.advance(at(4 * SECOND));
-    assert!(!trouble.spares(at(0)), "a second, and not more");
-    trouble.advance(at(4 * SECOND + 1));
-    assert!(trouble.spares(at(4 * SECOND)) && !trouble.is_futile());
+    outage.advance(at(4 * SECOND));
+    assert!(!outage.predates(at(0)), "a second, and not more");
+    outage.advance(at(4 * SECOND + 1));
+    assert!(outage.predates(at(4 * SECOND)) && !outage.retries_fail());
     // The next one begins anew.
-    trouble.attempt_failed(at(5 * SECOND));
-    trouble.retry_failed(at(5 * SECOND + 5));
-    assert!(trouble.spares(at(5 * SECOND - 1)) && !trouble.spares(at(5 * SECOND)));
+    outage.attempt_failed(at(5 * SECOND));
+    outage.retry_failed(at(5 * SECOND + 5));
+    assert!(outage.predates(at(5 * SECOND - 1)) && !outage.predates(at(5 * SECOND)));
 }
 
 /// One request in each tenth of a second, for so many seconds, each with two retries where the budget pays: how many it paid.
@@ -74,10 +73,10 @@ fn retries(budget: &mut Budget, seconds: std::ops::Range<u64>) -> Vec<usize> {
         let arrived = at(now);
         let news = News::default();
         budget.deposit(arrived);
-        let first = budget.charge(&news, Asker { arrived, again: false }, arrived) == Charge::Granted;
-        let again = first && budget.charge(&news, Asker { arrived, again: true }, arrived) == Charge::Granted;
+        let first = budget.charge(&news, RetryRequest { arrived, again: false }, arrived) == Charge::Granted;
+        let again = first && budget.charge(&news, RetryRequest { arrived, again: true }, arrived) == Charge::Granted;
         if first {
-            budget.trouble(arrived).retry_failed(arrived);
+            budget.outage(arrived).retry_failed(arrived);
         }
         usize::from(first) + usize::from(again)
     };
@@ -95,11 +94,11 @@ fn the_floor_is_lowered_while_retries_are_in_vain() {
     assert!((3..=4).contains(&paid[10..].iter().sum::<usize>()), "{paid:?}");
     // Answers bring it back, whether to retries or not.
     let mut other = budget.clone();
-    (0..3).for_each(|_| budget.trouble(at(40 * SECOND)).retry_answered(at(40 * SECOND)));
+    (0..3).for_each(|_| budget.outage(at(40 * SECOND)).retry_answered(at(40 * SECOND)));
     assert!(budget.balance(at(40 * SECOND)) >= 8);
-    while other.trouble(at(40 * SECOND)).vain() >= 8 {
+    while other.outage(at(40 * SECOND)).failed_retries() >= 8 {
         assert!(other.balance(at(40 * SECOND)) < 8, "retries are still in vain");
-        other.trouble(at(40 * SECOND)).attempt_answered();
+        other.outage(at(40 * SECOND)).attempt_answered();
     }
     assert!(other.balance(at(40 * SECOND)) >= 8);
     // So do ten quiet seconds.
@@ -117,7 +116,7 @@ fn that_retries_are_in_vain_is_shared() {
     budget.encode(&mut record);
     let mut account = Account::new(policy(0, 10));
     let late = at(3 * SECOND);
-    let asker = Asker { arrived: late, again: false };
+    let asker = RetryRequest { arrived: late, again: false };
     assert_eq!(account.charge(Some(&record), asker, late).0, Charge::Denied);
     account.published();
     assert!(!account.pending(), "nothing to tell");
@@ -129,54 +128,54 @@ fn that_retries_are_in_vain_is_shared() {
 
 #[test]
 fn it_follows_a_clock_that_steps() {
-    let mut trouble = Trouble::default();
-    trouble.retry_failed(at(3_600 * SECOND));
-    trouble.advance(at(0));
-    assert!(!trouble.spares(at(0)), "what arrives after the step is not from before the trouble");
-    trouble.advance(at(SECOND + 1));
-    assert!(trouble.spares(at(SECOND)), "and it does not last for an hour");
-    trouble.retry_failed(at(2 * SECOND));
-    trouble.advance(at(3_600 * SECOND));
-    assert!(trouble.spares(at(3_600 * SECOND)), "a step ahead is a pause");
+    let mut outage = Outage::default();
+    outage.retry_failed(at(3_600 * SECOND));
+    outage.advance(at(0));
+    assert!(!outage.predates(at(0)), "what arrives after the step is not from before the trouble");
+    outage.advance(at(SECOND + 1));
+    assert!(outage.predates(at(SECOND)), "and it does not last for an hour");
+    outage.retry_failed(at(2 * SECOND));
+    outage.advance(at(3_600 * SECOND));
+    assert!(outage.predates(at(3_600 * SECOND)), "a step ahead is a pause");
 }
 
 #[test]
 fn workers_tell_each_other() {
-    let (mut record, mut one, mut other) = (Trouble::default(), Trouble::default(), Trouble::default());
+    let (mut record, mut one, mut other) = (Outage::default(), Outage::default(), Outage::default());
     one.attempt_failed(at(20));
     other.attempt_failed(at(10));
     other.retry_failed(at(30));
     record.merge(&one, at(40));
-    assert!(record.spares(at(30)));
+    assert!(record.predates(at(30)));
     record.merge(&other, at(40));
-    assert!(record.is_futile() && record.spares(at(9)) && !record.spares(at(10)), "since the first of them");
+    assert!(record.retries_fail() && record.predates(at(9)) && !record.predates(at(10)), "since the first of them");
     // What was answered before is no news, however late it is told.
-    let mut late = Trouble::default();
+    let mut late = Outage::default();
     late.retry_answered(at(5));
     record.merge(&late, at(50));
-    assert!(record.is_futile());
+    assert!(record.retries_fail());
     late.retry_answered(at(45));
     record.merge(&late, at(50));
-    assert!(!record.is_futile());
+    assert!(!record.retries_fail());
     // It failed again since.
     late.retry_failed(at(60));
     record.merge(&late, at(70));
-    assert!(!record.spares(at(60)) && record.spares(at(59)));
+    assert!(!record.predates(at(60)) && record.predates(at(59)));
 
     let mut bytes = Vec::new();
     record.encode(&mut Writer::from(&mut bytes));
-    assert_eq!(bytes.len(), Trouble::ENCODED_BYTES);
+    assert_eq!(bytes.len(), Outage::ENCODED_BYTES);
     let decode = |bytes: &[u8]| {
         let mut record = Reader::from(bytes);
-        Trouble::decode(&mut record).filter(|_| record.is_empty())
+        Outage::decode(&mut record).filter(|_| record.is_empty())
     };
     assert_eq!(decode(&bytes), Some(record));
     assert_eq!(decode(&bytes[1..]), None);
-    for hostile in [[0xff; Trouble::ENCODED_BYTES], [0; Trouble::ENCODED_BYTES]] {
-        let mut trouble = decode(&hostile).unwrap();
-        trouble.advance(at(0));
-        trouble.advance(at(SECOND + 1));
-        assert!(trouble.spares(at(SECOND)), "neither breaks nor lasts");
+    for hostile in [[0xff; Outage::ENCODED_BYTES], [0; Outage::ENCODED_BYTES]] {
+        let mut outage = decode(&hostile).unwrap();
+        outage.advance(at(0));
+        outage.advance(at(SECOND + 1));
+        assert!(outage.predates(at(SECOND)), "neither breaks nor lasts");
     }
 }
 
@@ -186,7 +185,7 @@ fn savings_are_for_what_was_under_way() {
     (0..5_000).for_each(|request| budget.deposit(at(request * 2 * MS)));
     let now = 10 * SECOND;
     let mut ask = |arrived, again, after| {
-        let asker = Asker { arrived: at(arrived), again };
+        let asker = RetryRequest { arrived: at(arrived), again };
         budget.charge(&News::default(), asker, at(now + after)) == Charge::Granted
     };
     assert!(ask(now - MS, false, 0), "before anybody knows");
@@ -222,7 +221,7 @@ fn within(times: &[u64], interval: u64, now: u64) -> u64 {
 
 impl Naive {
     /// When the trouble began that is going on, if retries do not help.
-    fn futile_since(&self, now: u64) -> Option<u64> {
+    fn failing_since(&self, now: u64) -> Option<u64> {
         let mut first = self.events.len();
         let mut next = now;
         for (index, &(time, event)) in self.events.iter().enumerate().rev() {
@@ -231,8 +230,8 @@ impl Naive {
             }
             (first, next) = (index, time);
         }
-        let trouble = self.events.get(first..).unwrap_or_default();
-        trouble.iter().any(|(_, event)| *event == Event::RetryFailed).then(|| trouble[0].0)
+        let outage = self.events.get(first..).unwrap_or_default();
+        outage.iter().any(|(_, event)| *event == Event::RetryFailed).then(|| outage[0].0)
     }
 
     /// Whether one more retry is within the budget; `slots` as in the budget's own tests.
@@ -242,7 +241,7 @@ impl Naive {
             let retries = within(&self.retries, (10 + slots) * interval / 10, now);
             (retries + 1) * 10_000 <= requests * u64::from(policy.percent.basis_points())
         };
-        let bound = self.futile_since(now).is_some_and(|since| arrived >= since);
+        let bound = self.failing_since(now).is_some_and(|since| arrived >= since);
         (share(policy.interval.as_nanos() as u64) && (!bound || share(SECOND)))
             || within(&self.retries, (10 + slots) * SECOND / 10, now) < u64::from(policy.min_retry_rate.count)
     }
@@ -268,14 +267,14 @@ fn grants_what_one_with_every_time_stamp_grants_in_trouble() {
                 }
                 2 => {
                     let mut news = News::default();
-                    news.trouble.retry_answered(time);
+                    news.outage.retry_answered(time);
                     budget.merge(&news, time);
                     naive.events.push((now, Event::RetryAnswered));
                 }
                 _ => {
                     let again = digits.below(2) == 1;
                     let arrived = now - digits.pick(&[0, 1, 30 * MS, SECOND, 5 * SECOND]);
-                    let asker = Asker { arrived: Time::from_nanos(arrived), again };
+                    let asker = RetryRequest { arrived: Time::from_nanos(arrived), again };
                     naive.events.push((now, if again { Event::RetryFailed } else { Event::Failed }));
                     for _ in 0..digits.pick(&[1, 1, 30]) {
                         if budget.charge(&News::default(), asker, time) == Charge::Granted {
@@ -283,9 +282,9 @@ fn grants_what_one_with_every_time_stamp_grants_in_trouble() {
                             naive.retries.push(now);
                         } else {
                             // It does not know of what was in vain.
-                            let vain = budget.trouble(time).vain() >= 8;
+                            let failed_retries = budget.outage(time).failed_retries() >= 8;
                             assert!(
-                                vain || !naive.allows(&policy, arrived, now, 1),
+                                failed_retries || !naive.allows(&policy, arrived, now, 1),
                                 "denied what is within the budget"
                             );
                         }
@@ -297,7 +296,7 @@ fn grants_what_one_with_every_time_stamp_grants_in_trouble() {
 }
 
 /// A cluster whose hosts all fail from some moment on, as one worker after the other sees it.
-struct Outage {
+struct Failing {
     workers: Vec<Account>,
     record: Option<Vec<u8>>,
     guarded: bool,
@@ -307,7 +306,7 @@ struct Outage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Next {
     Arrives,
-    Fails { arrived: u64, attempts: u32, most: u32, held: u32 },
+    Fails { arrived: u64, attempts: u32, most: u32, reserved: u32 },
     Tick,
 }
 
@@ -315,7 +314,7 @@ const MAX_RETRIES: u32 = 2;
 /// The calm before.
 const CALM: u64 = 12 * SECOND;
 
-impl Outage {
+impl Failing {
     /// `rate` requests a second, answered after `latency`, until they fail after the same. Returns when requests arrived in
     /// the outage, and the retries, each with the arrival of its request.
     fn run(&mut self, rate: u64, latency: u64, random: &mut fake_host::Random) -> (Vec<u64>, Vec<(u64, u64)>) {
@@ -342,19 +341,19 @@ impl Outage {
                 Next::Arrives => {
                     worker.arrive(at(now));
                     requests.push(now);
-                    let permission = !self.guarded || worker.is_futile(at(now));
-                    let held = if permission { worker.hold(MAX_RETRIES, at(now)) } else { 0 };
-                    let most = if permission { held } else { MAX_RETRIES };
-                    let fails = Next::Fails { arrived: now, attempts: 1, most, held };
+                    let permission = !self.guarded || worker.retries_fail(at(now));
+                    let reserved = if permission { worker.reserve(MAX_RETRIES, at(now)) } else { 0 };
+                    let most = if permission { reserved } else { MAX_RETRIES };
+                    let fails = Next::Fails { arrived: now, attempts: 1, most, reserved };
                     if now + latency >= CALM {
                         events.insert((now + latency, fails, index, id));
                     } else if permission {
                         // What is answered is long over when the next one arrives.
-                        worker.release(held);
+                        worker.release(reserved);
                     }
                 }
-                Next::Fails { arrived, attempts, most, held } => {
-                    let asker = Asker { arrived: at(arrived), again: attempts > 1 };
+                Next::Fails { arrived, attempts, most, reserved } => {
+                    let asker = RetryRequest { arrived: at(arrived), again: attempts > 1 };
                     let more = attempts <= most
                         && (!self.guarded || {
                             let (charge, record) = worker.charge(self.record.as_deref(), asker, at(now));
@@ -366,9 +365,9 @@ impl Outage {
                         });
                     if more {
                         retries.push((now, arrived));
-                        let used = u32::from(self.guarded && held > 0);
+                        let used = u32::from(self.guarded && reserved > 0);
                         worker.release(used);
-                        let fails = Next::Fails { arrived, attempts: attempts + 1, most, held: held - used };
+                        let fails = Next::Fails { arrived, attempts: attempts + 1, most, reserved: reserved - used };
                         // The back-off before, and the attempt.
                         let back_off = 1 + random.below(25 * MS * (2 * u64::from(attempts) - 1));
                         events.insert((now + back_off + latency, fails, index, id));
@@ -378,7 +377,7 @@ impl Outage {
                     if !self.guarded {
                         worker.retried(attempts - 1, at(now));
                     }
-                    worker.release(held);
+                    worker.release(reserved);
                 }
             }
         }
@@ -396,7 +395,7 @@ fn each_second_of_an_outage_is_within_the_share() {
         for seed in 0..10 {
             let policy = policy(20, 10);
             let workers = vec![Account::new(policy); workers];
-            let mut outage = Outage { workers, record: None, guarded: true };
+            let mut outage = Failing { workers, record: None, guarded: true };
             let (requests, retries) = outage.run(rate, latency, &mut fake_host::Random::new(seed));
             // Two attempts and a back-off after it began, a retry has failed.
             let known = CALM + 2 * latency + 25 * MS + SECOND / rate;
@@ -431,7 +430,7 @@ fn each_second_of_an_outage_is_within_the_share() {
 fn permissions_of_an_outage_are_within_the_share() {
     for (rate, workers) in [(250, 1), (250, 2), (250, 4), (1_000, 4), (100, 8)] {
         let account = Account::new(policy(20, 10));
-        let mut outage = Outage { workers: vec![account; workers], record: None, guarded: false };
+        let mut outage = Failing { workers: vec![account; workers], record: None, guarded: false };
         let (requests, retries) = outage.run(rate, 0, &mut fake_host::Random::new(1));
         for &(last, _) in retries.iter().filter(|(time, _)| *time >= CALM) {
             let second = last.saturating_sub(SECOND) + 1..=last;
