@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::latency::Latency;
 use weir::retry::budget::{Budget, BudgetPolicy, MinRetryRate, RetryRequest};
+use weir::retry::latency::Latency;
 use weir::retry::outage::News;
 
 const BATCH: u32 = 1_000;

@@ -15,12 +15,11 @@
 //!     ▼
 //!   engine                   every rule, once: decisions and events as values, for whoever can answer `engine::host::Host`
 //!     ├──► config            JSON → validated policy
-//!     ├──► retry             the safety table, the retry budget, whether retries help
+//!     ├──► retry             the safety table, the retry budget, whether retries help, adaptive timeouts
 //!     ├──► outlier           which hosts are worse than the others, ejected, probed, back
 //!     ├──► steering          lists of hosts for requests
 //!     ├──► circuit           when nothing is sent, and who finds out whether that is over
-//!     ├──► incident          what happened, told once
-//!     └──► latency           what attempts take, for adaptive timeouts
+//!     └──► incident          what happened, told once
 //!            └──► signal     what the end of an attempt says
 //!                   └──► base    time, sliding windows, ratios, random numbers, bytes of records
 //! ```
@@ -39,7 +38,6 @@ pub mod config;
 pub mod engine;
 mod filter;
 pub mod incident;
-pub mod latency;
 pub mod outlier;
 pub mod retry;
 pub mod signal;

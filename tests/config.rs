@@ -7,8 +7,8 @@ use std::time::Duration;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::percent::Percent;
 use weir::config::{AlreadyRetried, Config, GrpcCode, Mode, PerTryTimeout, Policy, RetryPolicy, Role, duration, parse};
-use weir::latency::AdaptiveTimeout;
 use weir::retry::budget::{BudgetPolicy, MinRetryRate};
+use weir::retry::latency::AdaptiveTimeout;
 
 // The crate links only with a host beside it.
 #[path = "config/breaker.rs"]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fake_host::Random;
 use weir::base::percent::Percent;
 use weir::base::time::Time;
-use weir::latency::{AdaptiveTimeout, Latency};
+use weir::retry::latency::{AdaptiveTimeout, Latency};
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use weir::base::percent::Percent;
 use weir::config::{AlreadyRetried, GrpcCode, PerTryTimeout, RetryPolicy};
-use weir::latency::AdaptiveTimeout;
+use weir::retry::latency::AdaptiveTimeout;
 use weir::retry::{CONTROL_HEADERS, Class, Header, Plan, Request, RetryHeaders};
 use weir::signal::Answer;
 use weir::signal::Signal::{self, *};

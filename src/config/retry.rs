@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::settings::Settings;
-use crate::latency::AdaptiveTimeout;
 use crate::retry::budget::BudgetPolicy;
+use crate::retry::latency::AdaptiveTimeout;
 
 /// When a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]

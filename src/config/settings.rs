@@ -11,10 +11,10 @@ use super::{
 };
 use crate::base::percent::Percent;
 use crate::circuit::BreakerPolicy;
-use crate::latency::AdaptiveTimeout;
 use crate::outlier::detector::{Detector, OutlierPolicy};
 use crate::retry::RETRY_GRPC_ON;
 use crate::retry::budget::{BudgetPolicy, MinRetryRate};
+use crate::retry::latency::AdaptiveTimeout;
 
 /// Most items in a list of codes, and of names. Lists and names are bounded since every entry of `clusters` has a copy.
 const MAX_CODES: usize = 200;

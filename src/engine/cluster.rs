@@ -10,8 +10,8 @@ use crate::base::random::Random;
 use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::incident::Incidents;
-use crate::latency::Latency;
 use crate::outlier::Outliers;
+use crate::retry::latency::Latency;
 use crate::retry::reservations::Account;
 
 /// What a worker knows of a cluster.

@@ -9,7 +9,7 @@ use crate::base::time::Time;
 use crate::circuit::Circuit;
 use crate::config::{ClusterPolicy, Mode, PerTryTimeout, Policy, RetryPolicy, SteeringPolicy};
 use crate::incident::Milliseconds;
-use crate::latency::{AdaptiveTimeout, Latency};
+use crate::retry::latency::{AdaptiveTimeout, Latency};
 use crate::retry::reservations::Account;
 use crate::retry::{Header, RetryHeaders};
 

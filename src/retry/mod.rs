@@ -10,6 +10,7 @@
 //! `x-envoy-max-retries` is the only header that overrides it.
 
 pub mod budget;
+pub mod latency;
 pub mod outage;
 pub mod reason;
 pub mod reservations;
