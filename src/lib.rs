@@ -6,15 +6,16 @@
 //! |---|---|---|
 //! | `decide` | HTTP filter before the router | `engine/{arrival, response, end}.rs` |
 //! | `watch` | the router's `upstream_log` | `engine/log.rs` |
-//! | `guard` | the router's `upstream_http_filters` | `engine/attempt.rs` |
+//! | `guard` | the router's `upstream_http_filters` | `engine/{attempt, attempt_response}.rs` |
 //!
-//! Dependencies point one way, `filter → engine → the rules → signal → base`:
+//! From layer to layer, dependencies point one way, `filter → engine → the rules → signal → base`. The rules use each other, some in
+//! both directions (`config` and `retry`, `outlier` and `steering`):
 //!
 //! ```text
 //!   filter                   the adapter for Envoy: callbacks in, decisions and events out; it reads, applies, counts, logs
 //!     ▼
 //!   engine                   every rule, once: decisions and events as values, for whoever can answer `engine::host::Host`
-//!     ├──► config            JSON → validated policy
+//!     ├──► config            JSON, or a protobuf Struct → validated policy
 //!     ├──► retry             the safety table, the retry budget, whether retries help, adaptive timeouts
 //!     ├──► outlier           which hosts are worse than the others, ejected, probed, back
 //!     ├──► steering          lists of hosts for requests

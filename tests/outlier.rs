@@ -161,6 +161,25 @@ fn when_the_last_one_fails_those_that_are_out_are_tried_first() {
     assert_eq!(bench.out(1), ["b:1", "c:1", "d:1"]);
 }
 
+/// It answered long before, and says nothing of its host when it ends.
+#[test]
+fn a_stream_that_a_host_that_is_out_answered_is_no_timeout_when_it_ends() {
+    for end in [Signal::Closed, Signal::Cancelled] {
+        let mut bench = Bench::new(1, 4);
+        bench.ends(0, "a:1", Signal::Refused);
+        bench.pass(300);
+        assert!(bench.probe(0).hosts.starts_with("a:1"));
+        let began = bench.now;
+        let stream = EndedAttempt { host: Some("a:1"), signal: Signal::Answered, began, weight: 1, picked: false };
+        bench.pass(10);
+        bench.workers[0].stream_runs(&stream, bench.now, bench.now);
+        bench.pass(500);
+        bench.began(0, "a:1", end, began);
+        bench.pass(10);
+        assert_eq!(bench.events.len(), 1, "{end:?}: {:?}", bench.events);
+    }
+}
+
 /// Health checks that hand over to hosts of a lower priority do so for all workers, of which one finds out first.
 #[test]
 fn while_all_are_down_they_take_turns_until_another_host_answers_some_worker() {

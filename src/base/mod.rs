@@ -1,4 +1,5 @@
-//! What everything else is built on: time, sliding windows, ratios, random numbers, text, records, and a table by number. It imports nothing of Weir.
+//! What everything else is built on: time, sliding windows, ratios, random numbers, text, records, and a table by number.
+//! It imports nothing of the rest of Weir.
 
 pub mod bytes;
 pub mod contexts;

@@ -3,7 +3,8 @@
 //! Nothing below the filter reads a clock. The host has a wall clock only, and a wall clock steps: back when it is
 //! corrected, ahead when a machine wakes. There are two ways to deal with that, for two kinds of state:
 //!
-//! - **What one worker keeps for itself** takes its time from that worker's [`Clock`], which never goes back.
+//! - **How long attempts take** (adaptive timeouts), which one worker keeps for itself, goes by that worker's [`Clock`], which never goes
+//!   back.
 //! - **What workers share** is stamped with the host's reading as it is, [`Time::from_nanos`]. All workers read the same
 //!   wall clock, so their stamps compare; their `Clock`s do not, since each deals with every step by itself, and a worker that
 //!   starts after the clock went back an hour would see all earlier records an hour in the future. A shared record is a

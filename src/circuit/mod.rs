@@ -19,8 +19,8 @@
 //! **Over which time.** A share of the whole interval would be slow where it matters: after nine calm seconds, a window of
 //! ten shows 90 percent only when the outage is nine seconds old. So what is judged is the latest stretch of whole slots, a
 //! tenth of the interval each, that holds `min_requests` attempts: the last second where there are enough in one, and up to
-//! the interval where requests are rare. With fewer in the interval, nothing is judged. Only slots that are over count, and
-//! those for [`SETTLE`], so that all workers had time to add theirs: from the start of a total outage to the open circuit
+//! the interval where requests are rare. With fewer in the interval, nothing is judged. A slot counts only once it has been
+//! over for [`SETTLE`], so that all workers had time to add theirs: from the start of a total outage to the open circuit
 //! it takes one to two seconds and a bit. Counting from the last n attempts instead would be sooner, and would take the
 //! burst of resets that one restarting host causes for an outage.
 //!
@@ -66,7 +66,7 @@ const STALE: Duration = Duration::from_millis(200);
 const RECENTLY: Duration = Duration::from_millis(500);
 /// While it is open, a request that would be shed reads the record if this worker did not for so long.
 const STALE_WHILE_OPEN: Duration = Duration::from_millis(5);
-/// Each role has a timer; the first of them is enough.
+/// Each role has a timer. Where the record was read within this time, another role's timer did it, and this one does not.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Where a circuit closed so long ago, no attempt is from before.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
@@ -85,7 +85,7 @@ pub enum Permission {
     Shed,
 }
 
-/// What a worker wants of the record.
+/// What a worker asks for when it exchanges the shared record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Say what was counted here, hear what others said, and judge. `answering`: some host answers, so nothing opens.
@@ -103,7 +103,7 @@ pub enum Command {
     GiveBack(ProbeId),
 }
 
-/// What came of it.
+/// What happened to a circuit when a [`Command`] was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The circuit opened: so many of so many attempts broke, within this time.
@@ -199,7 +199,7 @@ impl Circuit {
         !now.is_soon_after(STALE_WHILE_OPEN, self.read)
     }
 
-    /// What to do with it. `repeatable`: it may be sent again whatever happens to it.
+    /// What to do with a request that arrives. `repeatable`: it may be sent again whatever happens to it.
     pub fn admit(&self, now: Time, repeatable: impl FnOnce() -> bool) -> Permission {
         let next = self.view.next;
         if self.view.opened.is_none() {
@@ -322,7 +322,7 @@ impl Circuit {
         event
     }
 
-    /// The record can be neither read nor written: so nothing is shed.
+    /// The record could not be read, or could not be written. This worker then takes the circuit for closed, and sheds nothing.
     pub fn failed(&mut self, now: Time) {
         self.staged = None;
         self.view = Record::new(&self.policy);

@@ -89,7 +89,7 @@ pub struct Record {
     pub probes: u64,
     /// Requests shed since it opened.
     pub shed: u64,
-    /// Whether the latest probe that failed was not processed.
+    /// While it is open: whether the latest probe that failed was not processed; before one failed, the latest attempt that broke.
     pub not_processed: bool,
     /// While it is closed, attempts that ended, and those of them that broke.
     attempts: Window,
@@ -256,7 +256,7 @@ impl Record {
 }
 
 impl Command {
-    /// What a probe wants of the record once its last attempt ended so, as far as is known.
+    /// The command that follows from how the last attempt of a probe ended, as far as is known.
     #[must_use]
     pub const fn of_probe(probe: ProbeId, last_attempt: Option<Signal>) -> Self {
         match last_attempt {

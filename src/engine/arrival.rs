@@ -81,7 +81,7 @@ impl Worker {
         let view = &View::new(host, Phase::Headers);
         self.last_attempt = None;
         self.settle_attempts(view);
-        let now = self.own_time(view);
+        let now = self.worker_time(view);
         let routed = self.routed(view);
         let policy = routed.and_then(|routed| self.retry_policy(routed));
         let headers = Headers::read(host, policy, self.steering_header());
@@ -103,7 +103,7 @@ impl Worker {
         self.send(stream, routed, headers, &admission, steering, circuit_probe)
     }
 
-    /// Sends a request on, and keeps what its end will be held against.
+    /// Sends a request on, and keeps what is needed when it ends.
     fn send(
         &mut self,
         stream: StreamId,
@@ -224,7 +224,7 @@ impl Worker {
         Some((&steering.header, value))
     }
 
-    /// In shadow mode, too: nobody but Weir has business setting it, and a cluster with the policy would obey.
+    /// The steering header, if the client `sent` it: it is removed in shadow mode, too, since only Weir may set it.
     fn hosts_to_remove(&self, sent: bool) -> Option<&str> {
         sent.then(|| self.steering_header())
     }
@@ -337,8 +337,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// How many retries the request holds, where it needs permission; and whether it holds none since what was not processed is
-    /// retried all the same.
+    /// How many retries are reserved for the request; `None` where it needs no permission. And whether none are since it is retried
+    /// only in place of what was not processed, for which nobody pays.
     fn ask(&self, account: &mut Account, now: Time) -> (Option<u32>, bool) {
         account.arrive(now);
         if self.plan == Plan::Unprocessed && self.may_be_free && account.unprocessed_is_free(now) {
@@ -351,8 +351,8 @@ impl Wanted {
         }
         let is_shared = account.has_reservations();
         let reserved = account.reserve(self.retries, now);
-        // While hosts refuse, and where other requests hold what is left, all retries in place of what was not processed are more
-        // than some in place of whatever failed: with one of two, a request would fail that meets two hosts which are down.
+        // If hosts refuse, or other requests have reserved retries, a request does better with all its retries but only in place of
+        // attempts that were not processed. With one retry of two, it would fail if it meets two hosts that are down.
         let scarce = reserved == 0 || (reserved < self.retries && (is_shared || account.is_refused(now)));
         if scarce && self.may_be_free && account.unprocessed_is_free(now) {
             account.release(reserved);

@@ -169,7 +169,8 @@ impl Worker {
         first.iter().chain(later).any(|other| *other != stream && self.runs(*other))
     }
 
-    /// Whether an attempt was sent and not answered yet.
+    /// Whether an attempt may still bring its request an answer: it was sent and is not answered yet, or it was answered in place
+    /// of the upstream and has not ended.
     fn runs(&self, stream: StreamId) -> bool {
         let state = self.attempts.get(stream.0).map(|attempt| attempt.state);
         matches!(state, Some(State::Running | State::Stopped))
@@ -255,8 +256,8 @@ impl Worker {
         self.paused_request(stream).is_some_and(|(request, _)| !self.others_run(stream, request))
     }
 
-    /// Decides on an attempt that [was paused](Worker::paused_alone); `None` if it is to wait on, since the decision on another
-    /// one let that go.
+    /// Decides on an attempt that [was paused](Worker::paused_alone). `None` if it has to go on waiting, since another paused attempt
+    /// of its request was decided on just before.
     pub fn on_pause_over<H: Host>(&mut self, stream: StreamId, host: &H) -> Option<Then> {
         if !self.is_alone(stream) {
             return None;

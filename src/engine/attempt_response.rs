@@ -46,7 +46,7 @@ impl Worker {
         end_of_stream: bool,
         view: &View<'_, H>,
     ) -> Option<ResponseDecision> {
-        let answer = view.refusal(end_of_stream)?;
+        let answer = view.error_answer(end_of_stream)?;
         let managed = self.managed(tagged(view.host)?)?;
         let fate = self.fate(&managed, &answer, number, view)?;
         let marked = view.response_header(RATE_LIMITED).is_some();
@@ -66,8 +66,8 @@ impl Worker {
                 if not_sent && let Some(request) = self.requests.get_mut(managed.id.0) {
                     request.last_not_sent = true;
                 }
-                // Only the route's own policy would retry it: then no hop above is told. But what would be retried once more is not
-                // to be retried by any hop above, either.
+                // The mark stops a retry by the route's own policy, and `decide` removes it before hops above see it. If the request was
+                // not sent, the mark stays, since no hop above shall retry it either.
                 (!marked && self.enforces()).then(|| {
                     if !not_sent {
                         self.strip_from_response(managed.id, RATE_LIMITED);
@@ -165,9 +165,9 @@ enum Fate {
         /// Whether a proxy in front of the upstream did not send the request on.
         unsent: bool,
     },
-    /// Weir has it retried no more, if it ever did.
+    /// Weir does not let it be retried.
     Left {
-        /// Whether it would be, but that there were enough retries: the upstream did not process the request.
+        /// Whether the upstream did not process the request, so that it would be retried if one more retry were allowed.
         not_sent: bool,
     },
 }

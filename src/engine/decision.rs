@@ -1,6 +1,6 @@
 //! What the engine decided, as values. Whoever drives the engine carries them out.
 //!
-//! In shadow mode nothing of a decision is carried out but what protects from strangers: see the `in_shadow` of each.
+//! In shadow mode hardly anything of a decision is carried out: the `in_shadow` of each says what still is.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -50,7 +50,8 @@ pub struct Edits<'w> {
 }
 
 impl Edits<'_> {
-    /// In shadow mode, the client's steering header still goes: a cluster with the policy would obey it.
+    /// In shadow mode, a steering header that the client sent is still removed, since a cluster with Envoy's policy for it would obey
+    /// it; and the stream is still tagged, so that `guard` finds the request of an attempt.
     #[must_use]
     pub fn in_shadow(self) -> Self {
         Self { remove_hosts: self.remove_hosts, tag: self.tag, ..Self::default() }
@@ -157,7 +158,7 @@ impl Verdict {
         match self {
             Self::CircuitOpen => "circuit_open",
             Self::UnsafeRetry => "unsafe_retry",
-            Self::BudgetExhausted => "retry_budget_exhausted",
+            Self::BudgetExhausted => Reason::Budget.verdict(),
             Self::Pushback => "pushback",
             Self::NotRetried(reason) => reason.verdict(),
         }

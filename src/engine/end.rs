@@ -26,7 +26,7 @@ struct Ending {
     cluster: Option<ClusterId>,
     arrived: Time,
     grpc: bool,
-    /// What it held of the budget.
+    /// The retries that were reserved for it.
     reservation: Option<Reservation>,
     /// Whether it had exactly one attempt, as was read when its response passed.
     once: bool,
@@ -108,7 +108,7 @@ impl Worker {
         }
     }
 
-    /// A failure leaves: why it was not retried. What that adds to the access log, where nothing was said yet.
+    /// Finds and reports why a request that failed was not retried. Returns what the access log shall say, if it says nothing yet.
     fn why_not_retried<H: Host>(
         &mut self,
         cluster: ClusterId,
@@ -139,7 +139,7 @@ impl Worker {
         view: &View<'_, H>,
     ) -> Option<Reason> {
         let flags = view.flags();
-        let proxy_status = if view.status() >= Some(500) { view.proxy_status() } else { &[] };
+        let proxy_status = view.cause();
         let begun = !flags.is_empty() && view.status().is_some_and(|status| status < 400);
         let answer = Answer { proxy_status, stream: begun && view.is_stream(), ..view.answer(ending.grpc) };
         if flags.is_empty() && matches!(answer.signal(), Some(Signal::Answered)) {
@@ -189,10 +189,7 @@ impl Worker {
         let trouble = !flags.is_empty() || !unresolved.is_empty() || status.is_some_and(|status| status >= 400);
         let request_id = if flags.client_gone() { view.host.header(HeaderMap::Request, "x-request-id") } else { None };
         let answer = match judged {
-            Some(_) => Answer {
-                proxy_status: if status >= Some(500) { view.proxy_status() } else { &[] },
-                ..view.answer(ending.grpc)
-            },
+            Some(_) => Answer { proxy_status: view.cause(), ..view.answer(ending.grpc) },
             None => Answer { status, ..Answer::default() },
         };
         let cut = trouble && status.is_some_and(|status| status < 400) && !flags.client_gone();
@@ -238,7 +235,7 @@ impl Worker {
         if self.clusters.get(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
             return;
         }
-        let (now, took) = (self.own_time(view), view.latency());
+        let (now, took) = (self.worker_time(view), view.latency());
         let cluster = self.clusters.get_mut(cluster);
         let Some(latency) = cluster.and_then(|cluster| cluster.latency.as_mut()) else { return };
         match (signal, ending.per_try_timeout, took) {
@@ -248,7 +245,8 @@ impl Worker {
         }
     }
 
-    /// The retries of a request that ended: what was not charged as it happened is charged now. How many there were.
+    /// Charges the retries of a request that ended, unless `guard` charged them when they happened. Returns how many were charged: 0
+    /// where there is neither a budget nor a `guard` that saw them.
     fn settle_retries<H: Host>(&mut self, cluster: ClusterId, ending: &Ending, view: &View<'_, H>) -> u32 {
         let Some(retries) = self.requests.get(ending.stream.0).map(|request| request.retries) else { return 0 };
         let made = if retries.is_seen() { retries.charged() } else { self.charge_at_end(cluster, retries, view) };

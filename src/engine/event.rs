@@ -37,7 +37,7 @@ pub enum What {
     WouldShed,
     /// A request was let through by an open circuit, to find out whether the cluster is back.
     CircuitProbed,
-    /// The circuit opened or closed; from probe to probe it takes the second of these.
+    /// The circuit opened or closed. The duration is its `open_time`: a probe that does not end holds up the next for so long.
     Circuit(circuit::Event, Duration),
     /// Whether the circuit is open changed.
     CircuitOpen(bool),
@@ -177,7 +177,7 @@ fn report_out(id: ClusterId, cluster: &mut Cluster, out: String, events: &mut Ve
     cluster.reported_out = out;
 }
 
-/// (Not inlined: it would be six times.)
+/// (Not inlined: the module would carry this code once for each of its five callers.)
 #[inline(never)]
 fn push(events: &mut VecDeque<Event>, cluster: ClusterId, what: What) {
     events.push_back(Event { cluster, what });

@@ -79,12 +79,12 @@ pub enum Property {
     FailureReason,
     /// `request.duration`: nanoseconds.
     Duration,
-    /// `response.backend_latency`: nanoseconds from the start of the request until its answer began.
+    /// `response.backend_latency`: nanoseconds from the first byte of the request sent until the last byte of the response received.
     BackendLatency,
     /// `xds.listener_direction`: known to Envoy 1.37 or later, for what came through a listener.
     ListenerDirection,
-    /// The [`StreamId`] with which the request was tagged, four bytes, little-endian, and whether it is calm: see
-    /// [`Edits::tag`](crate::engine::decision::Edits::tag).
+    /// The request's [tag](crate::engine::decision::Edits::tag), eight bytes: the first four are its [`StreamId`], little-endian; the
+    /// others say whether it is [quiet](crate::engine::decision::Edits::quiet).
     Request,
 }
 

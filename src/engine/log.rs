@@ -57,7 +57,7 @@ impl Worker {
         self.attempts_ended(view);
     }
 
-    /// Where an adaptive timeout depends on it: how long the attempt took until its answer began, or was cut off.
+    /// Where an adaptive timeout depends on it: how long the attempt took until its answer was complete, or it was cut off.
     fn observe_latency<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) {
         if self.clusters.get(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
             return;
@@ -65,7 +65,7 @@ impl Worker {
         let timed_out = verdict == Verdict::Certain(Signal::Timeout);
         let took = if timed_out { view.duration().map(Duration::from_nanos) } else { view.latency() };
         let Some(took) = took else { return };
-        let now = self.own_time(view);
+        let now = self.worker_time(view);
         let cluster = self.clusters.get_mut(cluster);
         let Some(latency) = cluster.and_then(|cluster| cluster.latency.as_mut()) else { return };
         if timed_out { latency.record_timeout(now, took) } else { latency.record(now, took) }
@@ -90,7 +90,8 @@ impl Worker {
         state.incidents.used(hash(&local, 0), reset, began, now).map_or(AttemptDetail::None, AttemptDetail::Idle)
     }
 
-    /// What is known of an attempt that ended; its host and when it began, where outlier detection wants to know.
+    /// What is known of an attempt that ended. Its host and its start are read only where outlier detection, incidents or the circuit
+    /// use them.
     pub(super) fn attempt<H: Host>(
         &mut self,
         cluster: ClusterId,
@@ -117,7 +118,8 @@ impl Worker {
         };
         let host = weight.and_then(|_| view.address());
         let weight = weight.filter(|_| host.is_some()).unwrap_or(1);
-        // When it began matters only after an ejection, and then nothing is sampled.
+        // When it began matters to outlier detection only after an ejection, and then nothing is sampled; to the circuit, only if the
+        // attempt was not answered and the circuit closed not long ago.
         let circuit = state.and_then(|state| state.circuit.as_ref());
         let matters = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
         let asks = matters || (host.is_some() && weight == 1);
@@ -137,9 +139,9 @@ impl Worker {
     }
 
     /// Whether this attempt is a copy that a route's `request_mirror_policies` sent. Envoy crashes when some properties of
-    /// such a stream are read (`source.address` and `destination.port` among them). What is safe tells enough: Envoy marks a
-    /// copy as internal; it came through no listener, which Envoy tells since 1.37 or so (1.36 never does); and its authority says so, unless
-    /// `disable_shadow_host_suffix_append` is set.
+    /// such a stream are read (`source.address` and `destination.port` among them). Three facts are safe to read, and are enough: Envoy
+    /// marks a copy as internal; it came through no listener, as Envoy says from about 1.37 on, and 1.36 never does; and its authority
+    /// ends with `-shadow`, unless `disable_shadow_host_suffix_append` is set.
     fn is_mirrored<H: Host>(&mut self, host: &H) -> bool {
         if host.header(HeaderMap::Request, "x-envoy-internal").is_none() {
             return false;
@@ -250,7 +252,7 @@ impl Logged {
     fn read<H: Host>(view: &View<'_, H>) -> Self {
         let (flags, status) = (view.flags(), view.status());
         let failure_reason = if flags.any(Flags::CONNECTION_FAILURE) { view.failure_reason() } else { &[] };
-        let proxy_status = if status >= Some(500) { view.proxy_status() } else { &[] };
+        let proxy_status = view.cause();
         let stream = status.is_some() && flags.any(Flags::CUT) && view.is_stream();
         let answer = Answer { proxy_status, stream, ..view.answer(true) };
         let plain = flags.is_empty() && went_well(status) && answer.grpc_status.is_none_or(|status| status == 0);

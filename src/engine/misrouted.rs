@@ -28,7 +28,7 @@ const TRUSTED: u32 = 16;
 pub(super) struct Misrouted {
     /// How many more of them went elsewhere, in quarters.
     quarters: u32,
-    /// How many of those that were looked at went there, one after the other.
+    /// How many of those that were looked at last went, without exception, where they were steered.
     obeyed: u32,
 }
 
@@ -149,7 +149,8 @@ impl Worker {
             return;
         };
         let steered = route.is_steered();
-        // Was there but one, it went to the first host. Another may be a hedge, of which nobody told.
+        // A single attempt goes to the first host of the list. If it was at another one, there may have been a hedge that nobody saw, so
+        // the attempts are counted.
         let once = !steered || (once && address == route.first());
         let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
         let Some(outliers) = &mut state.outliers else { return };

@@ -21,7 +21,7 @@ pub(super) struct Request {
     pub(super) cluster: Option<ClusterId>,
     /// What says how it is retried.
     pub(super) by_route: ByRoute,
-    /// When it arrived, by the host's own time.
+    /// When it arrived, by the host's wall clock.
     pub(super) arrived: Time,
     /// Whether its content is gRPC.
     pub(super) grpc: bool,

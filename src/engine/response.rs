@@ -33,7 +33,7 @@ impl Worker {
     ) -> ResponseDecision {
         let view = &View::new(host, Phase::Headers);
         self.last_attempt = None;
-        let by_upstream = || view.details() == b"via_upstream";
+        let by_upstream = || view.is_by_upstream();
         let unresolved = self.unresolved.response_started(by_upstream, &mut self.ended);
         self.attempts_ended(view);
         let last = self.wall_clock;
@@ -74,7 +74,7 @@ impl Worker {
         let outliers = self.clusters.get_mut(cluster).and_then(|cluster| cluster.outliers.as_mut());
         // What Envoy answers when its patience is over says nothing of the hosts.
         if let Some(outliers) = outliers
-            && (took < after || view.details() == b"via_upstream")
+            && (took < after || view.is_by_upstream())
         {
             outliers.hedged(after, took, now);
         }

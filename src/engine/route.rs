@@ -231,7 +231,7 @@ impl Worker {
         let (Some(probe), Some(cluster)) = (request.circuit_probe.take(), request.cluster) else { return };
         let stopped = request.retries.is_seen().then_some(request.failed_before.unwrap_or(Signal::Reset));
         let status = view.status();
-        let proxy_status = if status >= Some(500) { view.proxy_status() } else { &[] };
+        let proxy_status = view.cause();
         let end = view.request_end(Answer { status, proxy_status, ..Answer::default() });
         // There is no host to send it to, which costs nobody anything; or `guard` stopped its retry.
         let no_host = end.flags.any(Flags::NO_HEALTHY_UPSTREAM).then_some(Signal::Unreachable);

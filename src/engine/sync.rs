@@ -1,6 +1,6 @@
 //! What workers share: each record is read, changed, and swapped in if no other worker was faster.
 //!
-//! [`Host::update`] is the one driver of all of them. A record is stamped with the host's own time, which all workers share
+//! [`Host::update`] is the one driver of all of them. A record is stamped with the host's wall clock, which all workers share
 //! (see [`crate::base::time`]), read after the record: so nothing in a record is later than what a worker takes for now.
 
 use super::cluster::Cluster;
@@ -144,7 +144,7 @@ impl Worker {
         let now = self.now(view);
         let due = |outliers: &Outliers| outliers.is_due(now);
         for cluster in self.clusters.that(&|cluster| cluster.outliers.as_ref().is_some_and(due)) {
-            // Whatever the timer does next, it names the stream.
+            // A stranded host does no harm here: the timer names the stream in all that it asks for afterwards.
             _ = self.count_overdue(cluster, view);
             self.exchange_hosts(cluster, view);
         }

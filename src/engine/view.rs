@@ -135,7 +135,7 @@ impl<'h, H: Host> View<'h, H> {
         reason.and_then(Option::as_deref).unwrap_or_default()
     }
 
-    /// How long the stream took until its answer began.
+    /// How long the upstream took from the first byte of the request until the last byte of its response.
     pub(super) fn latency(&self) -> Option<Duration> {
         self.host.number(Property::BackendLatency).map(Duration::from_nanos)
     }
@@ -146,9 +146,19 @@ impl<'h, H: Host> View<'h, H> {
         value.and_then(Option::as_deref).unwrap_or_default()
     }
 
+    /// The `proxy-status` of a response that is a server error; empty otherwise.
+    pub(super) fn cause(&self) -> &[u8] {
+        if self.status() >= Some(500) { self.proxy_status() } else { &[] }
+    }
+
+    /// Whether the response is the upstream's, not Envoy's own.
+    pub(super) fn is_by_upstream(&self) -> bool {
+        self.details() == b"via_upstream"
+    }
+
     /// Whether the proxy that made a response says that its upstream takes no more connections.
     pub(super) fn limit_reached(&self) -> bool {
-        self.status() >= Some(500) && proxy_status::signal(self.proxy_status()) == Some(Signal::Pushback)
+        proxy_status::signal(self.cause()) == Some(Signal::Pushback)
     }
 
     /// Whether an error says, by a header of the policy's choice, that the upstream did not process the request.
@@ -188,8 +198,8 @@ impl<'h, H: Host> View<'h, H> {
         answer.copied().unwrap_or_default()
     }
 
-    /// What the response headers of an attempt say, if somebody might retry them. Properties do not tell yet.
-    pub(super) fn refusal(&self, end_of_stream: bool) -> Option<Answer<'static>> {
+    /// What the response headers of an attempt say, if they are an error. (Envoy's properties do not have the status yet.)
+    pub(super) fn error_answer(&self, end_of_stream: bool) -> Option<Answer<'static>> {
         let status = self.response_header(":status").and_then(|status| parse_u32(&status));
         let status = u16::try_from(status?).ok()?;
         _ = self.status.get(|| Some(status));

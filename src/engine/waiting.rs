@@ -29,9 +29,9 @@ use crate::retry::Plan;
 
 /// The number of answers after which it is known how long they take.
 const TIMED: u32 = 16;
-/// The least step by which that goes up, in nanoseconds, as all times here are.
+/// One answer may move the estimate up by at least so many nanoseconds.
 const STEP: u64 = 1_000_000;
-/// It is not taken to be more than this: a day.
+/// No answer is taken to have lasted longer than this: a day, in nanoseconds.
 const MOST: u64 = 86_400_000_000_000;
 /// A request is overdue after so many times the usual.
 const FACTOR: u64 = 3;
@@ -82,8 +82,8 @@ impl Waiting {
         self.queue.push_back(stream);
     }
 
-    /// An answer took so many nanoseconds. It moves the estimate up by half or so at most, or down by a sixty-fourth of the difference:
-    /// in balance where one in 33 takes longer.
+    /// An answer took so many nanoseconds. It moves the estimate up by half or so at most, or down by a sixty-fourth of the difference
+    /// (a quarter for the first `TIMED` answers): in balance where one in 33 takes longer.
     pub(super) fn timed(&mut self, took: u64) {
         let took = took.min(MOST);
         self.usual = match took.checked_sub(self.usual) {
@@ -191,7 +191,7 @@ impl Wait {
         }
     }
 
-    /// It counts, as one that is at this host, for the `first` time sent, as far as is known. Whether it did so before.
+    /// Counts it at the host of this `address`. `first`: it was sent only once, as far as is known. Whether it was counted before.
     fn count(&mut self, address: Option<&str>, first: bool, now: Time) -> bool {
         let (host, times) = match self {
             Self::Overdue { host, times, .. } => (host.take(), *times),
@@ -322,7 +322,7 @@ impl Worker {
         if matches!(wait, Wait::Unanswered | Wait::Answered { .. }) {
             return;
         }
-        let answered = view.details() == b"via_upstream";
+        let answered = view.is_by_upstream();
         let deadline = state.waiting.deadline().unwrap_or(u64::MAX);
         let natural = wait.host().is_some_and(|host| match answered {
             true => {

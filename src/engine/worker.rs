@@ -165,15 +165,15 @@ impl Worker {
         self.events.push_back(Event { cluster, what });
     }
 
-    /// The host's own time, for what workers share; the last it told, should it ever not tell. Zero instead would look like a
-    /// step back of many years, and the next reading like a step ahead.
+    /// The host's wall clock, for what workers share; where it cannot be read, its last reading. Zero instead would look like a step
+    /// back of many years, and the next reading like a step ahead.
     pub(super) fn now<H: Host>(&mut self, view: &View<'_, H>) -> Time {
         self.wall_clock = view.now().unwrap_or(self.wall_clock);
         self.wall_clock
     }
 
-    /// The time, for what this worker keeps to itself: it never steps.
-    pub(super) fn own_time<H: Host>(&mut self, view: &View<'_, H>) -> Time {
+    /// The time by this worker's [`Clock`], for what it keeps to itself: it never goes back.
+    pub(super) fn worker_time<H: Host>(&mut self, view: &View<'_, H>) -> Time {
         let now = self.now(view);
         self.clock.read(now.as_nanos())
     }
@@ -233,7 +233,8 @@ impl Worker {
         self.ended = all;
     }
 
-    /// One attempt ended: its request, the budget, the circuit, incidents and outlier detection hear of it, in this order.
+    /// One attempt ended: its request, the circuit, the budget, incidents and outlier detection hear of it, in this order. (The budget
+    /// hears before the circuit that a request failed which `guard` charged for a retry.)
     fn attempt_ended<H: Host>(&mut self, ended: &Ended, view: &View<'_, H>) {
         let Ended { attempt, signal } = ended;
         self.report(attempt.cluster, What::AttemptEnded(*signal));

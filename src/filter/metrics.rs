@@ -116,7 +116,7 @@ pub enum Counter {
     /// Requests that were sent to a host that is out, to see whether it answers again.
     Probes,
     /// 1 for each time that steered requests were found not to obey.
-    Astray,
+    Misrouted,
     /// 1 where attempts were found to end at a cluster for which `decide` sees no requests.
     Undecided,
     /// 1 where a host was met that has no address with a port, so that it is not judged.
@@ -157,7 +157,7 @@ impl Counter {
             Self::Detected(Ejected(failure)) => EJECTIONS + FAILURES + failure as usize,
             Self::Readmissions => EJECTIONS + 2 * FAILURES,
             Self::Probes => EJECTIONS + 2 * FAILURES + 1,
-            Self::Astray => EJECTIONS + 2 * FAILURES + 2,
+            Self::Misrouted => EJECTIONS + 2 * FAILURES + 2,
             Self::Shed => CIRCUITS,
             Self::RetriesSucceeded => CIRCUITS + 1,
             Self::CircuitsOpened => CIRCUITS + 2,
@@ -183,7 +183,7 @@ impl Counter {
             Self::Detected(Ejected(failure)) => ("ejections_withheld", Some(("reason", failure.name()))),
             Self::Readmissions => ("readmissions", None),
             Self::Probes => ("probes", None),
-            Self::Astray => ("steering_disobeyed", None),
+            Self::Misrouted => ("steering_disobeyed", None),
             Self::Undecided => ("undecided", None),
             Self::Unjudged => ("hosts_unjudged", None),
             Self::Shed => ("shed", None),

@@ -32,7 +32,7 @@ pub(super) struct Telemetry {
     series: Vec<Option<Box<Series>>>,
     /// How many clusters were known and forgotten when that was last told.
     clusters: (usize, u64),
-    /// The mode in which that happened of which it tells.
+    /// The mode in which the events that it reports happened.
     mode: Mode,
     pub(super) log: LogLimit,
 }
@@ -55,7 +55,7 @@ struct About<'a> {
 }
 
 impl Telemetry {
-    /// Tells all that happened since the last time.
+    /// Reports all that happened since the last time.
     pub(super) fn report(&mut self, worker: &mut Worker) {
         while let Some(Event { cluster: id, what }) = worker.poll_event() {
             self.log.turn(worker.last_time());
@@ -79,10 +79,10 @@ impl Telemetry {
             What::HostProbed => self.count(cluster, Counter::Probes, 1),
             What::Misrouted => {
                 self.log_of(Level::Warn, cluster, MISROUTED);
-                self.count(cluster, Counter::Astray, 1);
+                self.count(cluster, Counter::Misrouted, 1);
             }
-            What::Undecided => self.warn_once(cluster, UNDECIDED, Counter::Undecided),
-            What::Unjudged => self.warn_once(cluster, UNJUDGED, Counter::Unjudged),
+            What::Undecided => self.warn(cluster, UNDECIDED, Counter::Undecided),
+            What::Unjudged => self.warn(cluster, UNJUDGED, Counter::Unjudged),
             What::AttemptEnded(signal) => self.count(cluster, Counter::Attempts(*signal), 1),
             What::RetriesGranted(retries) => {
                 self.count(cluster, Counter::Retries(Grant::Granted), i64::from(*retries));
@@ -107,8 +107,8 @@ impl Telemetry {
         }
     }
 
-    /// Says what is so in each mode, and counts it.
-    fn warn_once(&mut self, cluster: &About<'_>, what: &str, counter: Counter) {
+    /// Writes a warning that holds in both modes, and counts it.
+    fn warn(&mut self, cluster: &About<'_>, what: &str, counter: Counter) {
         self.log.write(Level::Warn, &["weir: cluster ", &printable(cluster.name), what].concat());
         self.count(cluster, counter, 1);
     }

@@ -105,7 +105,8 @@ impl ClusterIncidents {
         }
     }
 
-    /// Adds a host; where there is no room, in place of one without an open incident that is down for longest.
+    /// Adds a host. Where there is no room, it replaces another: first one without an open incident, then one that is not down, then the one
+    /// that is down for longest. (Where all have open incidents, the end of that one is not reported.)
     fn add(&mut self, host: HostIncidents) {
         if self.hosts.len() < MOST_HOSTS_DOWN {
             self.hosts.push(host);

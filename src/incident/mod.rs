@@ -94,7 +94,7 @@ pub struct Incidents {
     connections: Vec<(u64, Milliseconds)>,
     /// When a connection was last reset.
     reset: Milliseconds,
-    /// When an attempt was last retried that this worker did not see.
+    /// When a request last ended of which this worker saw only the last of several attempts; 0 if none did.
     hidden: Milliseconds,
     events: Vec<Event>,
     /// The record as it was last read.

@@ -21,7 +21,7 @@ pub enum Pattern {
     /// Connections to a host timed out, [`CONNECT_TIMEOUTS`](super::CONNECT_TIMEOUTS) times or more, over an interval or
     /// longer, and nothing else happened.
     Unreachable,
-    /// Requests to a host timed out, [`TIMEOUTS`](super::TIMEOUTS) times or more, and then it was reset or refused connections.
+    /// Requests to a host timed out, [`TIMEOUTS`](super::TIMEOUTS) times or more, and then it refused a connection, or was reset twice.
     SlowDeath,
     /// More than half of the known hosts went down within a tenth of an interval, and stayed down for as long.
     Everyone,

@@ -25,7 +25,7 @@
 //!
 //! **What fails everywhere makes no outlier.** Two rules look at hosts that succeed, not at shares. No detector fires unless the
 //! last attempt on some other host was answered. And when hosts are ejected and then all healthy ones fail as well
-//! ([`all_failing`]), the ejected hosts are probed at once, all of them: one may be back. If these fail, too, the failure is
+//! (panic mode), the ejected hosts are probed at once, all of them: one may be back. If these fail, too, the failure is
 //! cluster-wide, and all hosts come back. The first host that shows it may be ejected until then: some milliseconds.
 
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub struct OutlierPolicy {
     /// At most this share of the known hosts is ejected: rounded down, but one host may always be (unless the share is 0), and
     /// the last one never is. Default: 100.
     pub max_ejection_percent: Percent,
-    /// The number of answered probes in a row that bring a host back. Default: 2.
+    /// The number of attempts that an ejected host must answer in a row to come back; in panic mode, one is enough. Default: 2.
     pub probe_successes: u32,
 }
 
@@ -158,16 +158,6 @@ pub fn is_outlier(policy: &OutlierPolicy, host: &AttemptHistory, failure: Failur
                     && (failure == Failure::Refused || is_rare((failed, attempts), share))
             })
     })
-}
-
-/// Whether there are hosts, and all of them are failing: then the ejected ones are no worse.
-#[must_use]
-pub fn all_failing<'a>(mut hosts: impl Iterator<Item = &'a AttemptHistory>) -> bool {
-    let mut some = false;
-    hosts.all(|host| {
-        some = true;
-        host.is_failing()
-    }) && some
 }
 
 /// Whether at least half of the last eight attempts on each of these hosts, taken together, failed in this way.

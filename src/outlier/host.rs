@@ -27,7 +27,8 @@ pub struct Host {
     pub answers: u32,
     /// When a failure of the host was last reported, by this worker or by another.
     last_report: Time,
-    /// When an attempt on the host ended last, or its ejection was read.
+    /// When anything last concerned the host: an attempt on it ended or was overdue, another worker reported on it, or a record or list
+    /// named it.
     pub seen: Time,
     /// When the host last answered this worker, but for answers to pinned requests.
     pub last_answer: Time,
@@ -35,7 +36,7 @@ pub struct Host {
     pub answered: Time,
     /// Whether nothing came back of it when this worker tried to connect last.
     pub unreachable: bool,
-    /// How many requests are pinned to the host because it answered last (see [`crate::steering`]), and are not over yet.
+    /// How many requests that cannot be repeated were steered to the host, pinned or not. The end of any attempt on the host takes one off.
     pub pinned: u8,
     /// When this worker steered the oldest request to the host that is not answered yet; `None` if all are.
     pub oldest_outstanding: Option<Time>,
@@ -43,7 +44,7 @@ pub struct Host {
     pub missed_deadlines: u8,
     /// When the host last pushed back.
     pub pushed: Time,
-    /// Whether it did, of its latest attempts: the latest the lowest bit.
+    /// A bit for each of its latest sixteen attempts that were answered, the latest the lowest: whether the host pushed back.
     pub pushes: u16,
     /// Whether the host is counted among the peers (see [`Hosts`](super::hosts::Hosts)).
     pub(super) is_peer: bool,
@@ -168,7 +169,7 @@ impl From<Signal> for Outcome {
     }
 }
 
-/// How the attempts on a host ended. About 170 bytes.
+/// How the attempts on a host ended. About 150 bytes.
 #[derive(Clone, Debug)]
 pub struct AttemptHistory {
     /// For each kind of failure, a bit for each of the last attempts, the latest the lowest: whether it failed so.

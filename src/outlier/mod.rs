@@ -133,7 +133,7 @@ pub struct Outliers {
     /// The number of the latest probe.
     probes: u64,
     /// How many requests came while all hosts were down.
-    turns: u8,
+    requests_while_down: u8,
     downtime: Downtime,
 }
 
@@ -196,7 +196,7 @@ impl Outliers {
             all_unresponsive: Condition::Absent,
             probe_budget: ProbeBudget::new(),
             probes: 0,
-            turns: 0,
+            requests_while_down: 0,
             downtime: Downtime::new(),
         }
     }

@@ -41,7 +41,7 @@ const COST: u32 = 300;
 const SCHEDULED_COST: u32 = 25;
 /// The largest balance of each kind of tokens.
 const MAX_TOKENS: u32 = 2 * COST;
-/// The part of a probe's turn that is counted: a ten-thousandth.
+/// The turn of one probe, in the parts in which turns are counted: ten-thousandths.
 const TURN: u32 = 10_000;
 /// The largest number of turns that add up.
 const MAX_TURNS: u32 = 4 * TURN;

@@ -26,9 +26,9 @@ const TURN: Duration = Duration::from_millis(70);
 /// For so long after the last answer, Envoy's balancer decides: health checks that are quick hand over to other hosts by then.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
-/// For so long, Envoy is told of what may be repeated that another host may be asked: one that pushes back once will do so again.
+/// For this long after a pushback, another is expected, and repeatable requests are sent so that `guard` may ask another host.
 const EXPECTED: Duration = Duration::from_secs(60);
-/// One that pushed back as often, of its latest sixteen attempts, is busy for longer.
+/// A host that pushed back this often in its latest sixteen attempts counts as busy in [`Outliers::others_take`], however long ago.
 const OFTEN: u32 = 4;
 
 /// Where to send a request.
@@ -75,10 +75,10 @@ impl Outliers {
         Some(route)
     }
 
-    /// After what time a repeatable request should be sent once more, beside its first attempt, if that is not answered by then:
-    /// since the request's host may hang: while some host is ejected, or after `usually` so many nanoseconds, if one seemed to hang a moment
-    /// ago. `None` where it should not: it is not known yet how long answers take, or none came recently, so that all hosts may just
-    /// have become slow.
+    /// After what time a repeatable request should be sent once more, beside its first attempt, since the host of that may hang. While some
+    /// host is ejected, it is the time after which hosts count as unresponsive. Otherwise, or where that is not known, it is `usually`, in
+    /// nanoseconds, and only within a minute after a host seemed to hang. `None` where the request should not be hedged: it is not known
+    /// how long answers take, or no host answered recently, so that all may just have become slow.
     #[must_use]
     pub fn hedge_after(&self, usually: Option<u64>, now: Time) -> Option<Duration> {
         let deadline = match self.steering.responsiveness.deadline().filter(|_| self.ejected > 0) {
@@ -159,8 +159,9 @@ impl Outliers {
     /// is one request in eight, and each that comes soon after an answer, or when all were tried a moment ago: it may have other hosts
     /// by now, those of a lower priority.
     fn in_turn(&mut self, now: Time) -> Option<Route> {
-        self.turns = self.turns.wrapping_add(1);
-        if self.turns.is_multiple_of(8) || self.steering.responsiveness.answered_within(HANDED_OVER, now) {
+        self.requests_while_down = self.requests_while_down.wrapping_add(1);
+        if self.requests_while_down.is_multiple_of(8) || self.steering.responsiveness.answered_within(HANDED_OVER, now)
+        {
             return None;
         }
         let tried = |host: &Host| {
@@ -277,7 +278,7 @@ impl Outliers {
         self.latest.pushback > Time::default() && now.is_soon_after(within, self.latest.pushback)
     }
 
-    /// Whether a host that pushes back is busy, and others are not: fewer than half of those that are in, or one of two.
+    /// Whether other hosts may take what a busy one pushes back: fewer than half of the healthy hosts are busy, or just one is.
     #[must_use]
     pub fn others_take(&self, now: Time) -> bool {
         let is = |host: &&Host| is_busy(host, now) || host.pushes.count_ones() >= OFTEN;

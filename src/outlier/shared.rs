@@ -6,8 +6,9 @@
 //! after a reload knows of every ejection with the first record it reads. The alternative, a record per worker with its own
 //! view, needs rules for contradictions, as many reads as there are workers, and slots to claim and to expire.
 //!
-//! A worker reads the record ten times a second for each cluster that has traffic, when one of its attempts fails (another
-//! worker may have seen that before), and when it has something to write. As long as nothing ever failed, there is no record.
+//! A worker reads the record ten times a second for each cluster that has traffic, and before that when a request arrives and it was not
+//! read for some milliseconds ([`is_stale`](super::Outliers::is_stale)), when one of the worker's attempts fails (another worker may
+//! have seen that before), and when it has something to write. As long as nothing ever failed, there is no record.
 //!
 //! **Evidence.** A failure on a healthy host is reported at once, and the other workers count it as if they had seen it: two
 //! resets on a host are two, whichever workers saw them. Each report says how many answers the worker had from that host since

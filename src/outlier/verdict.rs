@@ -12,7 +12,7 @@ use super::exchange::MOST_EVENTS;
 use super::probing::ProbeBudget;
 use super::{EndedAttempt, Event, FEW, Outliers};
 use crate::base::time::{Time, nanos_since};
-use crate::outlier::detector::{Failure, Outcome, all_failing, is_outlier, is_spread, is_widespread};
+use crate::outlier::detector::{Failure, Outcome, is_outlier, is_spread, is_widespread};
 use crate::outlier::ejection::{HostState, Verdict};
 use crate::outlier::host::Host;
 use crate::outlier::shared::{Change, Ejection};
@@ -44,7 +44,7 @@ impl Outliers {
     fn shows(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         let Some(address) = attempt.host else { return false };
         let outcome = Outcome::from(attempt.signal);
-        // It may be one of a lower priority, which other workers know no better than this one did.
+        // The host may be one of a lower priority: the other workers do not know yet that it answers.
         let is_first = outcome == Outcome::Answered && self.all_are_down(now);
         let Some(place) = self.hosts.seen(address, now) else { return false };
         let Some(host) = self.hosts.at_mut(place) else { return false };
@@ -119,11 +119,12 @@ impl Outliers {
     /// An attempt ended on an ejected host that this worker probes.
     fn verdict(&mut self, place: usize, outcome: Outcome, began: Time, now: Time) {
         let deadline = self.steering.responsiveness.deadline().unwrap_or(u64::MAX);
+        let silent = self.hosts.at(place).is_some_and(|host| host.answered < began);
         // What is widespread among the peers, too, is no fault of this host.
         let outcome = match outcome {
             Outcome::Failed(failure) if is_widespread(&self.hosts.peers_of(place, now), failure) => Outcome::Answered,
-            // What was cut off after other hosts would have answered was not answered in time.
-            Outcome::Nothing if nanos_since(began, now) >= deadline => Outcome::Failed(Failure::Timeout),
+            // It was cut off after other hosts would have answered, and this one has answered nothing since it began: not in time.
+            Outcome::Nothing if silent && nanos_since(began, now) >= deadline => Outcome::Failed(Failure::Timeout),
             outcome => outcome,
         };
         let policy = self.policy;
@@ -163,14 +164,15 @@ impl Outliers {
         host.map_or(Time::default(), |host| host.answered)
     }
 
-    /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
+    /// Whether so many requests take long at every host that those which wait do not show which one hangs: then none is unresponsive.
     pub const fn set_blind(&mut self, blind: bool) {
         self.steering.responsiveness.blind = blind;
     }
 
-    /// An attempt that began then is not answered, though later ones are, and counts as a timeout of its host as long as that is so.
-    /// `odd`: hardly any are, so this one alone makes the host suspect. `again`: this was told of it before, and it counts if the host
-    /// answered nothing since. `enough`: it is not alone, or need not be another. As [`attempt_ended`](Self::attempt_ended).
+    /// An attempt that `began` then is overdue: it is not answered, though later ones are. It counts as a timeout of its host, once for
+    /// each call, if `enough` are overdue there and one of these holds: the host's latest attempt was counted as a timeout; or this one
+    /// was told before (`again`), and the host answered nothing since it began; or it is the first time, and overdue requests are rare
+    /// in this cluster (`odd`). Returns the same as [`attempt_ended`](Self::attempt_ended).
     pub fn overdue(&mut self, address: &str, began: Time, (odd, again, enough): (bool, bool, bool), now: Time) -> bool {
         let Some(place) = self.hosts.seen(address, now) else { return false };
         let Some(host) = self.hosts.at_mut(place) else { return false };
@@ -306,7 +308,7 @@ impl Outliers {
             && !self.hosts.any_healthy(&|host| !host.history.is_failing(), now)
     }
 
-    /// Whether some hosts are ejected, and all healthy ones fail: those that took attempts within the interval, which must be at
+    /// Whether some hosts are ejected, and all healthy ones fail: those that were seen within the interval, which must be at
     /// least half of the healthy ones.
     pub(super) fn healthy_all_fail(&mut self, now: Time) -> bool {
         let interval = self.policy.interval;
@@ -315,8 +317,8 @@ impl Outliers {
             return false;
         }
         let present = self.hosts.present(now);
-        let recent = present.clone().filter(|host| recent(host));
-        recent.clone().count() * 2 >= present.count() && all_failing(recent.map(|host| &host.history))
+        let recent = present.clone().filter(|host| recent(host)).count();
+        recent > 0 && recent * 2 >= present.count()
     }
 }
 

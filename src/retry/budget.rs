@@ -42,8 +42,8 @@
 //! ```
 //!
 //! Each worker keeps its [`News`] until it next charges, or publishes them on its tick (the same with [`Budget::merge`]). A
-//! request that is not yet published can pay for no retry elsewhere: the error is again towards fewer. After a denial without
-//! news the record says nothing new, and need not be written.
+//! request that is not yet published can pay for no retry elsewhere: the error is again towards fewer. After a denial the
+//! record is written only if there was news, or if what it says of the [outage](crate::retry::outage) changed.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ pub enum Charge {
 /// A request that asks for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryRequest {
-    /// When the request arrived, by the host's own time.
+    /// When the request arrived, by the host's wall clock.
     pub arrived: Time,
     /// Whether the attempt that failed was a retry itself.
     pub again: bool,
@@ -295,7 +295,7 @@ const FORMAT: Format = *b"wrb\x02";
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So many retries in vain, and the floor is halved, and again with each more.
+/// When so many retries failed, the floor is halved; and it is halved again with each further one.
 const FAILED_RETRIES: u32 = 8;
 
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);

@@ -4,8 +4,9 @@
 //! the bucket that the quantile is in: never less than the true quantile, and more by at most 1/16 (6.25 percent) or, below
 //! 4.2 ms, by at most 0.27 ms. Above 137 s it is 137 s.
 //!
-//! **Attempts that were cut off** at a timeout took longer than it; it is not known how much longer. If they were left out, the
-//! attempts of a cluster that became slow would all be cut off by a timeout from before. They are counted in the bucket of the timeout `t`, whose upper end is longer than `t`. Hence, for a
+//! **Attempts that were cut off** at a timeout took longer than it; it is not known how much longer. If they were not counted, the
+//! timeout of a cluster that became slow could not grow. So they are counted in the bucket of the timeout `t`, whose upper end is
+//! longer than `t`. Hence, for a
 //! timeout of `factor` times the quantile `q`:
 //!
 //! - As long as more than `1 - q` of an interval's attempts are cut off at `t`, the quantile is longer than `t`, so the next

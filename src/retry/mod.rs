@@ -5,6 +5,8 @@
 //! | idempotent method (RFC 9110), or an idempotency key | retry | retry | retry | no |
 //! | any other | retry | no | no | no |
 //!
+//! One exception: after a Pushback, `guard` may let Envoy ask another host (`engine/attempt_response.rs`).
+//!
 //! Envoy does the retrying, on its own buffers and back-off: a [`Plan`] becomes request headers that Envoy's router obeys.
 //! Headers are the one way that every attach point has; the router adds a route's own policy to them, and
 //! `x-envoy-max-retries` is the only header that overrides it.
@@ -167,8 +169,8 @@ const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
 pub const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
 /// Names a response header with which Envoy takes a response for one to retry, whatever its status and value.
 pub const RETRIABLE_HEADER_NAMES: &str = "x-envoy-retriable-header-names";
-/// That header: `guard` sets it where a proxy in front of the upstream says that it could not send the request on, and
-/// removes what an upstream sends of it.
+/// That header. `guard` sets it on a response that Envoy does not retry by its status, but shall retry: the request was not sent on or
+/// not processed, or other hosts may take what this one pushed back. `guard` removes it where an upstream sent it.
 pub const NOT_SENT: &str = "x-weir-not-sent";
 /// How long Envoy lets one attempt take, in milliseconds.
 pub const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";

@@ -31,7 +31,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// An answered retry makes up for so many that failed.
 const MAKES_UP: i8 = 4;
-/// No more than this many are held against it.
+/// No more failed retries than this are counted.
 const MOST_FAILED_RETRIES: i8 = 16;
 
 /// What became of the latest attempts at a cluster: in the record that workers share, or what one of them has to tell.
@@ -70,7 +70,7 @@ impl Outage {
         *self = Self { last: self.last, failed_retries, helped: Some(now), ..Self::default() };
     }
 
-    /// An attempt was answered that was no retry. (Of interest only while [retries fail](Self::failed_retries).)
+    /// An attempt was answered that was no retry. (Of interest only while there are [failed retries](Self::failed_retries).)
     pub fn attempt_answered(&mut self) {
         self.failed_retries = self.failed_retries.saturating_sub(1);
     }
@@ -105,7 +105,7 @@ impl Outage {
         self.since.is_some() || self.helped.is_some() || self.failed_retries != 0
     }
 
-    /// Whether it says more than it did: that it lasts, ten times a second is enough.
+    /// Whether it says more than `before` did. That an outage goes on need be written only ten times a second.
     #[must_use]
     pub fn differs(&self, before: &Self) -> bool {
         (self.since, self.retries_failing, self.failed_retries)

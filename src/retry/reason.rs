@@ -85,20 +85,14 @@ impl Reason {
         let Some(signal) = end.last_attempt() else {
             return end.flags.any(Flags::NO_HEALTHY_UPSTREAM).then_some(Self::NoHost);
         };
-        let failure = match signal {
-            Signal::Cancelled | Signal::Closed => false,
-            Signal::Local | Signal::Pushback => true,
-            Signal::Answered => false,
-            signal => signal.is_failure(),
-        };
-        if !failure {
+        if !signal.is_failure() && !matches!(signal, Signal::Local | Signal::Pushback) {
             return None;
         }
         let Some((policy, plan)) = policy.zip(plan).filter(|(policy, _)| policy.max_retries > 0) else {
             return Some(Self::Off);
         };
         Some(match signal {
-            _ if retries > 0 && retries >= policy.max_retries => Self::UsedUp,
+            _ if retries >= policy.max_retries => Self::UsedUp,
             Signal::Local => Self::Limit,
             Signal::Pushback => Self::Pushback,
             Signal::Truncated => Self::Begun,
@@ -117,7 +111,7 @@ impl Reason {
                 }
             }
             _ if end.flags.any(Flags::OVERFLOW) => Self::Limit,
-            _ if denied && retries < policy.max_retries => Self::Budget,
+            _ if denied => Self::Budget,
             // It would have been.
             _ if failed.shadow => return None,
             _ if end.flags.any(Flags::RETRIES_USED_UP) => Self::UsedUp,

@@ -33,7 +33,7 @@ const BURST: Duration = Duration::from_millis(500);
 /// No more than so many of them count.
 const MOST_AT_ONCE: u32 = 128;
 /// After so many retries of all workers that failed, no host seems to answer.
-const MOST_FAILED_RETRIES: u32 = 8;
+const RETRIES_FAILED_IN_OUTAGE: u32 = 8;
 
 /// What this worker knows of a budget.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub struct Account {
     unprocessed: Time,
     /// How many attempts in a row were not processed before one was answered, at most, and when.
     longest: (u32, Time),
-    /// Retries since then that nobody paid for.
+    /// Retries that were free since an attempt was last answered.
     unpaid: u32,
     /// What was left when that was last [asked](Self::left), and when that was.
     left: Option<(u64, Time)>,
@@ -227,7 +227,7 @@ impl Account {
         // In a burst, retries are refused before others are answered, too.
         self.answered.is_some_and(|answered| self.is_recent(answered, now))
             && self.refused <= most
-            && (most > MOST_REFUSED * 3 || self.view.outage(now).failed_retries() < MOST_FAILED_RETRIES)
+            && (most > MOST_REFUSED * 3 || self.view.outage(now).failed_retries() < RETRIES_FAILED_IN_OUTAGE)
     }
 
     /// Asks for a retry in place of an attempt that was not processed. Whether it is [free](Self::unprocessed_is_free); if not, it

@@ -37,8 +37,8 @@ pub fn signal(value: &[u8]) -> Option<Signal> {
     ERRORS.iter().find(|(name, _)| name.as_bytes() == error).map(|(_, signal)| *signal)
 }
 
-/// The error types of RFC 9209 section 2.3 that say how an attempt ended, and what each says of the request. (As a `match`, they cost the module four
-/// kilobytes.)
+/// The error types of RFC 9209, section 2.3, that say how an attempt ended, and what each says of the request.
+/// (As a `match`, they cost the module four kilobytes.)
 const ERRORS: [(&str, Signal); 17] = [
     ("connection_refused", Signal::Refused),
     ("connection_timeout", Signal::Unreachable),

@@ -25,10 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// So often an ejected host was to be met, were all hosts picked alike: chance alone explains that none is in one of fifty trials.
 const MISSED: usize = 4;
 
-/// What is known of that.
+/// What is known of whether Envoy's balancer leaves out the ejected hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// So many requests came since then.
+    /// Nothing is known since that time; `requests` counts the repeatable requests since then.
     Unknown { since: Time, requests: u32 },
     /// One request at a time is left to the balancer.
     Tried {
@@ -37,7 +37,7 @@ enum State {
         /// When the request was left to it that is not over yet; zero if there is none.
         sent: Time,
     },
-    /// It does.
+    /// The balancer leaves out the ejected hosts.
     LeftOut,
 }
 

@@ -72,20 +72,20 @@ const MAX_CANARIES: u32 = 8;
 const ANSWERED_RECENTLY: Duration = Duration::from_secs(1);
 /// This long after some host was ejected, the shares from calm times are current, and half the exploring will do.
 const CURRENT: Duration = Duration::from_secs(5);
-/// More than `explore_percent` may explore while fewer requests than this meet an ejected host because they explore, in basis
+/// More than `explore_percent` may explore as long as no more requests than this meet an ejected host because they explore, in basis
 /// points of the requests that can be repeated.
-const CHEAP: u64 = 225;
-/// While probes fail all the time, which costs enough, no more requests than this may meet an ejected host.
-const DEAR: u64 = 20;
-/// The same where all ejected hosts refuse, which costs hardly any time, and no budget.
-const REFUSED: u64 = 1_250;
+const MOST_MEET: u64 = 225;
+/// The same while probes fail all the time, which costs enough. Then no more than `explore_percent` explore in any case.
+const MOST_MEET_WHILE_PROBES_FAIL: u64 = 20;
+/// The same where it is [cheap](Exploration::cheap) to meet an ejected host: all of them refuse, which costs no time and no budget.
+const MOST_MEET_WHERE_CHEAP: u64 = 1_250;
 /// How often each host should be picked by Envoy's balancer.
 const EACH_HOST: Duration = Duration::from_secs(2);
 /// The same where all ejected hosts refuse. A host that Envoy's balancer does not pick any more, since it is drained or fails
 /// health checks, then gets no more after a second or so.
 const EACH_HOST_REFUSED: Duration = Duration::from_millis(100);
 
-/// Whether the latest attempt on a host was not answered at all, recently.
+/// Whether the latest attempt on a host was not answered at all, and something concerned the host within a second (see [`Host::seen`]).
 #[must_use]
 pub fn is_suspect(host: &Host, now: Time) -> bool {
     host.history.last_broke() && now.is_within(SUSPICION, host.seen)
@@ -193,9 +193,9 @@ impl Steering {
         }
         let share = match percent.basis_points() {
             0 => 0,
-            share if cheap => (REFUSED * hosts / ejected).max(u64::from(share)),
-            share if probes_fail => (DEAR * hosts / ejected).min(u64::from(share)),
-            share => (CHEAP * hosts / ejected).max(u64::from(share)),
+            share if cheap => (MOST_MEET_WHERE_CHEAP * hosts / ejected).max(u64::from(share)),
+            share if probes_fail => (MOST_MEET_WHILE_PROBES_FAIL * hosts / ejected).min(u64::from(share)),
+            share => (MOST_MEET * hosts / ejected).max(u64::from(share)),
         };
         // Whether a host is still picked is soon known, if that is all that is asked.
         if cheap && share > 0 && self.shares.doubts {
@@ -227,8 +227,7 @@ impl Steering {
             let picks = self.shares.sampler.set(place, 0);
             drawn.push(Drawn { place, picks, first: true });
         }
-        let pinned = drawn.len();
-        let first = pinned + self.draw_by_share(hosts, count, trusting, &mut drawn, now);
+        self.draw_by_share(hosts, count, trusting, &mut drawn, now);
         for host in &drawn {
             self.shares.sampler.set(host.place, host.picks);
         }
@@ -239,7 +238,7 @@ impl Steering {
                 list.extend(of_turn.filter_map(|drawn| hosts.at(drawn.place)).map(|host| &*host.address));
             }
         }
-        list.truncate(count.max(first));
+        list.truncate(count);
         list
     }
 
@@ -252,15 +251,8 @@ impl Steering {
         self.last_to_answer(hosts, now).and_then(|host| hosts.find(&host.address))
     }
 
-    /// Draws hosts until `count` come first, or none is left. Returns how many come first of those that were drawn.
-    fn draw_by_share(
-        &mut self,
-        hosts: &Hosts,
-        count: usize,
-        trusting: bool,
-        drawn: &mut Vec<Drawn>,
-        now: Time,
-    ) -> usize {
+    /// Draws hosts until `count` come first, or none is left.
+    fn draw_by_share(&mut self, hosts: &Hosts, count: usize, trusting: bool, drawn: &mut Vec<Drawn>, now: Time) {
         let (real, mean) = self.shares.spread(hosts.len() as u64);
         let weighting = Weighting::new(256 * real, mean * (256 - real));
         let (pinned, mut first) = (drawn.len(), 0);
@@ -281,7 +273,6 @@ impl Steering {
                 first += usize::from(comes_first);
             }
         }
-        first
     }
 
     /// The host that answered last, if a request may be pinned to it.

@@ -15,9 +15,9 @@ const MIN_DEADLINE: Duration = Duration::from_millis(50);
 const AVOIDED: Duration = Duration::from_secs(1);
 /// The largest number of doublings.
 const MAX_DOUBLINGS: u8 = 3;
-/// A hedge was in vain if the request took so many times as long as it waited for the first answer.
+/// A hedge was in vain if the request took this many times as long as it had waited before it was hedged.
 const IN_VAIN: u64 = 3;
-/// For so long after the latest such request, none is hedged before that would be odd.
+/// For this long after the latest such request, each request waits for twice as long as that one took before it is hedged.
 const NATURAL: Duration = Duration::from_secs(60);
 /// Where no host answered for this much longer than answers take, all may have become slow.
 const NO_ANSWERS: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub(crate) struct Responsiveness {
     timed: u32,
     /// How long a request took that was hedged in vain, in nanoseconds, and when that was.
     natural: (u64, Time),
-    /// Whether so many requests take long wherever they are sent that a host is not found by those that wait for it.
+    /// Whether so many requests take long at every host that those which wait do not show which one hangs: then none is unresponsive.
     pub(crate) blind: bool,
 }
 
@@ -66,8 +66,7 @@ impl Responsiveness {
     /// To send those once more helps nobody. So where a request took three times as long as it waited, though others were asked, none
     /// is hedged before it waits for twice as long as that one took, until none took so long for a minute.
     pub(crate) fn takes_by_nature(&self, now: Time) -> u64 {
-        let (natural, seen) = self.natural;
-        if now.is_soon_after(NATURAL, seen) { natural.saturating_mul(2) } else { 0 }
+        self.natural(now).saturating_mul(2)
     }
 
     /// A request was answered by a host that was to be hedged after that time, and took so long.
@@ -86,7 +85,7 @@ impl Responsiveness {
     /// How long requests take by nature, of late.
     const fn natural(&self, now: Time) -> u64 {
         let (natural, seen) = self.natural;
-        if now.is_within(NATURAL, seen) { natural } else { 0 }
+        if now.is_soon_after(NATURAL, seen) { natural } else { 0 }
     }
 
     /// Whether some host answered recently. If none did, all may just have become slow.

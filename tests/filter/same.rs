@@ -156,7 +156,7 @@ impl Both {
                 What::CircuitProbed => count(Counter::CircuitProbes, 1),
                 What::Circuit(weir::circuit::Event::Opened { .. }, _) => count(Counter::CircuitsOpened, 1),
                 What::HostProbed => count(Counter::Probes, 1),
-                What::Misrouted => count(Counter::Astray, 1),
+                What::Misrouted => count(Counter::Misrouted, 1),
                 What::Undecided => count(Counter::Undecided, 1),
                 What::Unjudged => count(Counter::Unjudged, 1),
                 What::AttemptEnded(signal) => count(Counter::Attempts(signal), 1),
