@@ -134,7 +134,8 @@ fn a_host_is_killed(attach: Attach, head: &'static str) -> Result<()> {
     let ejected = metric(&stage, "ejections_total.reason.refused");
     let told = format!("{failed:?} failed, {refused} refused, {ejected} ejections\n{}", stage.envoy().log_end());
     ensure!(failed.is_empty() && metric(&stage, "circuit_opened_total") == 0, "{told}");
-    // With `decide` alone, what was retried is not seen.
-    ensure!(attach == Attach::DECIDE || (ejected >= 1 && refused <= 20), "{told}");
+    // With `decide` alone, what was retried is not seen. Beside the probes, of which each ejects once more, up to one in eight may look
+    // whether the balancer still picks the host: on a slow machine, where there is more time for that, about as many do.
+    ensure!(attach == Attach::DECIDE || (ejected >= 1 && refused <= 200 / 8 + ejected), "{told}");
     Ok(())
 }
