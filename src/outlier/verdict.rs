@@ -44,9 +44,13 @@ impl Outliers {
     fn shows(&mut self, attempt: &EndedAttempt<'_>, now: Time) -> bool {
         let Some(address) = attempt.host else { return false };
         let outcome = Outcome::from(attempt.signal);
-        // The host may be one of a lower priority: the other workers do not know yet that it answers.
-        let is_first = outcome == Outcome::Answered && self.all_are_down(now);
+        let known = self.hosts.len();
         let Some(place) = self.hosts.seen(address, now) else { return false };
+        // All others may be down, and this one of a lower priority: the other workers do not know yet that it answers.
+        let is_first = self.hosts.len() > known
+            && outcome == Outcome::Answered
+            && self.ejected == 0
+            && now.is_within(SUSPICION, self.latest.break_off);
         let Some(host) = self.hosts.at_mut(place) else { return false };
         if !matches!(attempt.signal, Signal::Cancelled | Signal::Local) {
             host.unreachable = attempt.signal == Signal::Unreachable;
