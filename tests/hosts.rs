@@ -33,7 +33,7 @@ fn outlier_of_records(
     let others: Vec<_> = others.iter().filter(|other| !measured || !other.is_failing()).collect();
     let Detector { count, percent } = policy.reset;
     let recent = host.within_interval(failure, now);
-    if recent < u64::from(count) || !others.iter().any(|other| other.last_succeeded()) {
+    if recent < u64::from(count) || !others.iter().any(|other| other.answered_in_a_row() > 0) {
         return false;
     }
     if host.failed_in_a_row(failure) >= 8 && others.iter().any(|other| other.answered_in_a_row() >= 8) {
@@ -220,8 +220,8 @@ fn adopt(
             match common {
                 true => host.history.failed(Failure::Reset, now),
                 false => {
-                    host.history.answered(2);
                     host.history.restarted();
+                    host.history.answered(2);
                 }
             }
         }

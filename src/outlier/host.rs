@@ -214,10 +214,11 @@ impl AttemptHistory {
         self.failed.iter_mut().for_each(|bits| *bits = (*bits & !3) | (*bits & 1) << 1 | (*bits >> 1) & 1);
     }
 
-    /// The process that took no connection, or broke off what it had, is gone.
+    /// The process that took no connection, or broke off what it had, is gone: what it broke last, one after the other, counts no more.
     pub fn restarted(&mut self) {
+        let before = u64::MAX.checked_shl(self.any().trailing_ones()).unwrap_or(0);
         let [refused, reset, ..] = &mut self.failed;
-        (*refused, *reset) = (0, 0);
+        (*refused, *reset) = (*refused & before, *reset & before);
     }
 
     /// Whether the latest attempt was answered, or there was none.

@@ -11,7 +11,7 @@ use super::world::{Setup, World};
 use super::{seconds, setup};
 
 const LASTS: u64 = 12;
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 10;
 
 /// For which part of the time replicas were out, of all replicas and all the time: in percent.
 fn out(report: &Report) -> f64 {

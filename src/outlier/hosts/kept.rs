@@ -29,7 +29,7 @@ impl Hosts {
         if now < self.latest {
             // The host's clock stepped back: what seems to lie in the future is forgotten.
             for host in &mut self.hosts {
-                host.seen = host.seen.min(now);
+                (host.seen, host.answered) = (host.seen.min(now), host.answered.min(now));
                 host.state.clamp(now, self.interval);
             }
             self.peers_until = Time::default();
@@ -86,15 +86,15 @@ impl Hosts {
             // What is known of it is that it failed.
             self.failed(place, failure, now);
         } else {
-            // The history goes on: a shorter one would be clean, and other hosts would be compared with that.
+            // What its crash broke says nothing of what is broken wherever it is sent. Before that the history goes on: it would be
+            // clean, and other hosts would be compared with it.
+            if let Some(host) = self.hosts.get_mut(place) {
+                host.history.restarted();
+            }
             self.answered(place, back.answers);
         }
         let Some(host) = self.hosts.get_mut(place) else { return };
         host.state.uneject(now, interval, back.all_fail);
-        if !back.all_fail {
-            // But what its crash broke says nothing of what is broken wherever it is sent.
-            host.history.restarted();
-        }
         // Where it failed, requests were retried, and the balancer seems to have picked others.
         if host.picks.weight > 0 {
             host.picks.latest = back.picks;
