@@ -351,13 +351,16 @@ fn a_crash_is_no_keep_alive_race() {
         }
         assert!(site.events.is_empty(), "{other:?}: {:#?}", site.events);
     }
-    // And several at one moment are one.
-    let mut site = Site::new(1);
-    for _ in 0..6 {
-        site.ended(A, Signal::Reset, AttemptDetail::Idle(5_000));
+    // And several at one moment are one, on one host or on several.
+    for hosts in [[A; 3], [A, B, "10.0.0.3:8080"]] {
+        let mut site = Site::new(1);
+        for host in [hosts, hosts].concat() {
+            site.ended(host, Signal::Reset, AttemptDetail::Idle(5_000));
+        }
+        hosts.iter().for_each(|host| site.ended(host, Signal::Answered, AttemptDetail::None));
+        site.serve(A, 5_000);
+        assert!(site.events.is_empty(), "{:#?}", site.events);
     }
-    site.serve(A, 5_000);
-    assert!(site.events.is_empty(), "{:#?}", site.events);
 }
 
 #[test]

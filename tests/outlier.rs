@@ -579,6 +579,42 @@ fn where_all_fail_the_one_that_is_likeliest_back_is_tried_first() {
     assert_eq!(bench.route(0, false).unwrap().hosts, "b:1,a:1,c:1");
 }
 
+/// The cost of a probe whose place is taken by another is never given back.
+#[test]
+fn where_all_fail_requests_at_once_are_one_probe() {
+    let mut bench = Bench::new(1, 4);
+    ["a:1", "b:1", "c:1"].iter().for_each(|host| bench.ends(0, host, Signal::Refused));
+    bench.pass(1_000);
+    (0..2).for_each(|_| bench.ends(0, "d:1", Signal::Refused));
+    let mut routes: Vec<_> = (0..20).map(|_| bench.route(0, true).unwrap()).collect();
+    let first = routes[0].hosts[..3].to_owned();
+    assert!(routes.iter().all(|route| route.hosts.starts_with(&first)));
+    routes.retain(|route| route.probe.is_some());
+    assert_eq!(routes.len(), 1);
+    bench.ends(0, &first, Signal::Answered);
+    assert_eq!(bench.out(0).len(), 2, "{first} is back");
+    bench.pass(2_000);
+    assert!(bench.route(0, true).unwrap().probe.is_some(), "the others are paid for");
+}
+
+#[test]
+fn hosts_that_hung_are_feared_no_longer_when_the_clock_steps_back() {
+    let mut bench = Bench::new(1, 4);
+    let usually = Some(20_000_000);
+    for _ in 0..3 {
+        let (began, odd) = (bench.now, (true, true, true));
+        bench.pass(300);
+        let (worker, now) = (&mut bench.workers[0], bench.now);
+        worker.overdue("a:1", began, odd, now);
+    }
+    assert!(bench.workers[0].hedge_after(usually, bench.now).is_some());
+    bench.now = Time::from_nanos(bench.now.as_nanos() - 3_600_000_000_000);
+    bench.pass(0);
+    assert!(bench.workers[0].hedge_after(usually, bench.now).is_some());
+    bench.pass(61_000);
+    assert_eq!(bench.workers[0].hedge_after(usually, bench.now), None);
+}
+
 /// The other failed two seconds ago, and was not tried since; this one a second ago, and it is down for a minute.
 #[test]
 fn what_is_down_for_long_is_hardly_back() {

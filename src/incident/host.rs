@@ -174,20 +174,19 @@ impl HostIncidents {
 
     /// The pattern that an episode shows while it goes on.
     fn pattern_of(&self, down: &Down, interval: Milliseconds) -> Option<Pattern> {
-        let [reset, refused, connect, other, timeout, error] = down.counts;
+        let [reset, refused, connect, ..] = down.counts;
         let lasted = sub(down.failed, down.since);
         if down.timeouts >= TIMEOUTS && (refused > 0 || reset > 1) {
             return Some(Pattern::SlowDeath);
         }
-        if reset + connect + other + timeout + error == 0
+        if refused == down.failures()
             && self.restarts.count == 0
             && refused >= REFUSALS
             && lasted >= times(interval, 3)
         {
             return Some(Pattern::NotListening);
         }
-        let only = reset + refused + other + timeout + error == 0;
-        (only && connect >= CONNECT_TIMEOUTS && lasted >= interval).then_some(Pattern::Unreachable)
+        (connect == down.failures() && connect >= CONNECT_TIMEOUTS && lasted >= interval).then_some(Pattern::Unreachable)
     }
 
     /// An episode is over: it may be a restart, and an incident may open, go on or end with it.

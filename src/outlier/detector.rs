@@ -254,7 +254,7 @@ impl Peers {
         let count = |counter: &mut u32, number: u32| *counter = counter.wrapping_add(number.wrapping_mul(one));
         let failing = history.is_failing();
         count(&mut self.well_known, u32::from(!failing && history.attempts() >= RUN));
-        count(&mut self.succeeded, u32::from(history.last_succeeded()));
+        count(&mut self.succeeded, u32::from(history.answered_in_a_row() > 0));
         count(&mut self.runs, u32::from(history.answered_in_a_row() >= RUN));
         let sums = if failing { &mut self.failing } else { &mut self.healthy };
         count(&mut sums.hosts, 1);

@@ -37,8 +37,8 @@ use crate::outlier::shared::{Ejection, WorkerId};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When an attempt began is known from its end and its duration, which are measured by different clocks.
 const CLOCK_ERROR: Duration = Duration::from_millis(2);
-/// The largest exponent that can matter: 2^20 times the shortest ejection is longer than any longest one.
-const MAX_EJECTION_COUNT: u8 = 20;
+/// The largest exponent that can matter: 2^24 times the shortest ejection is longer than any longest one.
+const MAX_EJECTION_COUNT: u8 = 24;
 
 /// Whether a host takes requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +127,11 @@ impl HostState {
             Self::Healthy(_) => None,
             Self::Ejected(ejected) | Self::Probing(ejected, _) => Some(ejected),
         }
+    }
+
+    /// Whether a probe of the host is under way.
+    pub(super) fn is_probed(&self, now: Time) -> bool {
+        self.probes().in_flight.is_some_and(|probe| probe.is_under_way(now))
     }
 
     pub(super) const fn probes(&self) -> Probes {

@@ -177,6 +177,7 @@ impl Latest {
     fn clamp(&mut self, now: Time) {
         let times = [&mut self.failure, &mut self.break_off, &mut self.ejected, &mut self.pushback, &mut self.overdue];
         times.into_iter().for_each(|time| *time = (*time).min(now));
+        self.alert_until = self.alert_until.min(now.saturating_add(verdict::ALERT));
     }
 }
 

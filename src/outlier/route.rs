@@ -263,6 +263,8 @@ impl Outliers {
         };
         let list = self.hosts.lowest(attempts, &rank);
         let (first, hosts) = (self.hosts.find(list.first()?), text::list(&list));
+        // Each pays for itself only when it is answered: one at a time.
+        let first = first.filter(|place| !self.hosts.at(*place).is_some_and(|host| host.state.is_probed(now)));
         Some(Route { hosts, probe: first.and_then(|place| self.start_probe(place, now)) })
     }
 }

@@ -20,7 +20,7 @@ use crate::signal::Signal;
 use crate::steering::SUSPICION;
 
 /// Where one host hung, others may within this time.
-const ALERT: Duration = Duration::from_secs(60);
+pub(super) const ALERT: Duration = Duration::from_secs(60);
 
 impl Outliers {
     /// An attempt ended. Returns whether to [exchange](Self::exchange) at once: there is something to write, or another worker

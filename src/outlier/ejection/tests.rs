@@ -132,7 +132,7 @@ fn each_ejection_is_twice_as_long_and_none_longer_than_the_longest() {
     let policy = OutlierPolicy::default();
     for count in 0..=MAX_EJECTION_COUNT + 1 {
         let time = ejection_time(&policy, count, "10.0.0.1:80", WorkerId(1));
-        let base = policy.base_ejection_time.saturating_mul(1 << count.min(20)).min(policy.max_ejection_time);
+        let base = policy.base_ejection_time.saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(policy.max_ejection_time);
         assert!(time >= base && time < base + base / 4 + Duration::from_nanos(1), "{count}: {time:?}");
     }
     let others = ["10.0.0.2:80", "10.0.0.3:80"].map(|host| ejection_time(&policy, 0, host, WorkerId(1)));
@@ -144,12 +144,12 @@ fn the_count_is_halved_by_answers_and_not_by_time_or_failures() {
     let mut health = Health::after(u8::MAX, START, INTERVAL);
     assert_eq!(health.ejection_count, MAX_EJECTION_COUNT);
     health.answered(after(999), INTERVAL);
-    assert_eq!(health.ejection_count, 20, "a tenth of the interval is not over");
+    assert_eq!(health.ejection_count, 24, "a tenth of the interval is not over");
     health.answered(after(60_000), INTERVAL);
-    assert_eq!(health.ejection_count, 10, "a minute without answers halves nothing");
+    assert_eq!(health.ejection_count, 12, "a minute without answers halves nothing");
     health.failed(after(60_900), INTERVAL);
     health.answered(after(61_800), INTERVAL);
-    assert_eq!(health.ejection_count, 10, "it failed less than a tenth of the interval ago");
+    assert_eq!(health.ejection_count, 12, "it failed less than a tenth of the interval ago");
     (0..9).for_each(|second| health.answered(after(62_000 + second * 1_000), INTERVAL));
     assert_eq!(health.ejection_count, 0);
 }
