@@ -179,14 +179,12 @@ impl HostIncidents {
         if down.timeouts >= TIMEOUTS && (refused > 0 || reset > 1) {
             return Some(Pattern::SlowDeath);
         }
-        if refused == down.failures()
-            && self.restarts.count == 0
-            && refused >= REFUSALS
-            && lasted >= times(interval, 3)
+        if refused == down.failures() && self.restarts.count == 0 && refused >= REFUSALS && lasted >= times(interval, 3)
         {
             return Some(Pattern::NotListening);
         }
-        (connect == down.failures() && connect >= CONNECT_TIMEOUTS && lasted >= interval).then_some(Pattern::Unreachable)
+        (connect == down.failures() && connect >= CONNECT_TIMEOUTS && lasted >= interval)
+            .then_some(Pattern::Unreachable)
     }
 
     /// An episode is over: it may be a restart, and an incident may open, go on or end with it.

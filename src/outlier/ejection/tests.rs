@@ -132,7 +132,8 @@ fn each_ejection_is_twice_as_long_and_none_longer_than_the_longest() {
     let policy = OutlierPolicy::default();
     for count in 0..=MAX_EJECTION_COUNT + 1 {
         let time = ejection_time(&policy, count, "10.0.0.1:80", WorkerId(1));
-        let base = policy.base_ejection_time.saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(policy.max_ejection_time);
+        let base =
+            policy.base_ejection_time.saturating_mul(1 << count.min(MAX_EJECTION_COUNT)).min(policy.max_ejection_time);
         assert!(time >= base && time < base + base / 4 + Duration::from_nanos(1), "{count}: {time:?}");
     }
     let others = ["10.0.0.2:80", "10.0.0.3:80"].map(|host| ejection_time(&policy, 0, host, WorkerId(1)));
