@@ -133,12 +133,12 @@ impl Settings {
     }
 
     fn check(&self, order: &Order) -> Result<(), ConfigError> {
-        let [longer, than] = [order.longer, order.than].map(|(at, _)| self.get(at));
-        if longer <= than || order.unless_zero.iter().any(|at| self.get(*at) == 0) {
+        let [shorter, longer] = [order.shorter, order.longer].map(|(at, _)| self.get(at));
+        if shorter <= longer || order.unless_zero.iter().any(|at| self.get(*at) == 0) {
             return Ok(());
         }
-        let [longer, than] = [longer, than].map(|millis| duration::text_of_millis(millis.into()));
-        let reason = [order.longer.1, " (", &longer, ") is longer than ", order.than.1, " (", &than, ")", order.why];
+        let [one, other] = [shorter, longer].map(|millis| duration::text_of_millis(millis.into()));
+        let reason = [order.shorter.1, " (", &one, ") is longer than ", order.longer.1, " (", &other, ")", order.why];
         Err(ConfigError::new(&reason))
     }
 

@@ -18,7 +18,7 @@ pub(super) struct Section {
     pub fields: &'static [Field],
     /// All fields must be there.
     pub complete: bool,
-    /// What must not be longer than what, whether given here or inherited.
+    /// Which time must not be longer than which, whether given here or inherited.
     pub order: Option<Order>,
 }
 
@@ -87,10 +87,10 @@ pub(super) enum Token {
 pub(super) const OFF: u32 = 0;
 pub(super) const ON: u32 = u32::MAX;
 
-/// `longer.0` may not be longer than `than.0` while none of `unless_zero` is 0.
+/// A time that may not be longer than another one while none of `unless_zero` is 0.
 pub(super) struct Order {
+    pub shorter: (Number, &'static str),
     pub longer: (Number, &'static str),
-    pub than: (Number, &'static str),
     pub unless_zero: &'static [Number],
     pub why: &'static str,
 }
@@ -214,8 +214,8 @@ static RETRY: Section = Section {
     complete: false,
     // A floor that an interval of the budget cannot reach is none, see `MinRetryRate::interval`.
     order: Some(Order {
-        longer: (Number::FloorInterval, "minRetryRate.interval"),
-        than: (Number::BudgetInterval, "budget.interval"),
+        shorter: (Number::FloorInterval, "minRetryRate.interval"),
+        longer: (Number::BudgetInterval, "budget.interval"),
         unless_zero: &[Number::Budget, Number::MinRetryRate, Number::FloorCount],
         why: ": not every interval can reach the floor",
     }),
@@ -248,8 +248,8 @@ static ADAPTIVE: Section = Section {
     ],
     complete: false,
     order: Some(Order {
-        longer: (Number::ShortestTimeout, "min"),
-        than: (Number::LongestTimeout, "max"),
+        shorter: (Number::ShortestTimeout, "min"),
+        longer: (Number::LongestTimeout, "max"),
         unless_zero: &[],
         why: "",
     }),
@@ -276,8 +276,8 @@ static OUTLIER_DETECTION: Section = Section {
     ],
     complete: false,
     order: Some(Order {
-        longer: (Number::BaseEjectionTime, "baseEjectionTime"),
-        than: (Number::MaxEjectionTime, "maxEjectionTime"),
+        shorter: (Number::BaseEjectionTime, "baseEjectionTime"),
+        longer: (Number::MaxEjectionTime, "maxEjectionTime"),
         unless_zero: &[],
         why: "",
     }),

@@ -100,9 +100,9 @@ impl Pattern {
             }
             Self::Restart => "the process was started again: a deploy, or a crash if requests were reset",
             Self::KeepAliveRace => {
-                "the upstream closes connections that were idle for so long: set the cluster's idle timeout below idle_min (Istio: connectionPool.http.idleTimeout; Envoy Gateway: \
-                 timeout.http.connectionIdleTimeout; Envoy: common_http_protocol_options.idle_timeout), or raise the \
-                 upstream's (Node.js: server.keepAliveTimeout)"
+                "the upstream closes connections that were idle for so long: set the cluster's idle timeout below idle_min \
+                 (Istio: connectionPool.http.idleTimeout; Envoy Gateway: timeout.http.connectionIdleTimeout; \
+                 Envoy: common_http_protocol_options.idle_timeout), or raise the upstream's (Node.js: server.keepAliveTimeout)"
             }
             Self::NotListening => {
                 "nothing listens there: a wrong port, or a host that is gone and still among the endpoints"

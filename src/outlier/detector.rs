@@ -4,21 +4,23 @@
 //! and fires if over one of these lengths
 //!
 //! - the host shows the failure at least `count` times, all of them within `interval`,
-//! - their share is at least `percent` percentage points above the share that the other healthy hosts show over as many
-//!   of their own last attempts (strictly above where `percent` is 0), and
-//! - the difference is no chance: with `e` the number that the others' share would mean here, it is more than four standard
-//!   deviations of it and of what is known of the others: hardly more than `count > e + 4 sqrt(e)`; and a host that fails as the
-//!   others do shows as many failures less often than once in 512 times. (Where `e` is small, four deviations are not as rare as
-//!   that: where one attempt in ten is reset wherever it is sent, two in a row are one in a hundred. Only refusals are always the
-//!   host's own.) Where the others show nothing, `e` is 0 and the first failures decide.
+//! - the share of these failures is at least `percent` percentage points above the share that the other healthy hosts show over as
+//!   many of their own last attempts (strictly above where `percent` is 0),
+//! - the number of failures is more than four standard deviations above `e`, the number that the host would show if it failed as
+//!   often as the others: hardly more than `e + 4 sqrt(e)`, and
+//! - a host that fails as often as the others shows so many less than once in 512 times. (Where `e` is small, four deviations are not
+//!   as rare as that: where one attempt in ten is reset wherever it is sent, two in a row are one in a hundred. Refusals need not pass
+//!   this test, since they are always the host's own.)
 //!
-//! Attempts, not seconds, because a share over seconds is slow where it matters: a host that took 600 requests in the last
-//! ten seconds and now resets each would need 60 resets to show 10 percent. Over its last 30 attempts it needs two or three. And
-//! the others over as many, because what starts to fail everywhere shows everywhere after as many attempts; and also over their
-//! last 64, because a few attempts may all have been lucky ones.
+//! Where the others show no failure, `e` is 0, and the first failures decide.
 //!
-//! The aggregate of the others hides a case: three of four hosts dead after a total outage. Each of them is hardly above
-//! the rest. So a host also is an outlier if its last eight attempts all failed and another's last eight were all answered.
+//! The lengths are attempts and not seconds, because a share over seconds is slow where it matters: a host that took 600 requests in
+//! the last ten seconds and now resets each would need 60 resets to show 10 percent. Over its last 30 attempts it needs two or three.
+//! The others are looked at over as many attempts, because what starts to fail everywhere shows everywhere after as many; and over
+//! their last 64 as well, because a few attempts may all have been lucky ones.
+//!
+//! The sum over the others hides one case: three of four hosts are dead after a total outage, and each of them is hardly worse than the
+//! rest. So a host also is an outlier if its last eight attempts all failed and another's last eight were all answered.
 //!
 //! If at least one other host is not failing (its last two attempts did not both fail), failing hosts are left out of the
 //! comparison. Otherwise two replicas that crash together would make each other look normal.
@@ -26,7 +28,8 @@
 //! **What fails everywhere makes no outlier.** Two rules look at hosts that succeed, not at shares. No detector fires unless the
 //! last attempt on some other host was answered. And when hosts are ejected and then all healthy ones fail as well
 //! (panic mode), the ejected hosts are probed at once, all of them: one may be back. If these fail, too, the failure is
-//! cluster-wide, and all hosts come back. The first host that shows it may be ejected until then: some milliseconds.
+//! cluster-wide, and all hosts come back. So what fails everywhere may eject the first host that shows it, but only for some
+//! milliseconds.
 
 use std::time::Duration;
 

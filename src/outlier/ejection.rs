@@ -16,15 +16,15 @@
 //! `interval` that passes with answers and without a failure: no answers are no evidence of health. So a host that answers
 //! for three seconds after a restart starts from nothing, and one that fails every few requests is out for longer each time.
 //!
-//! **Early probes.** Where half or more of the hosts are ejected, a host is probed before its time is over, and so are all of
-//! them at once when the healthy ones fail. To fail such a probe does not count: the time out goes on as it was.
+//! **Early probes.** Where half or more of the hosts are ejected, a host is probed before its time is over; and when the healthy
+//! hosts fail, all ejected ones are probed at once. A host that fails such a probe stays out until the time that was set before.
 //!
 //! **Who decides.** All workers share one [ejection](Ejection) of a host (see [`crate::outlier::shared`]). Its owner, the
 //! worker that ejected the host, alone probes it, one request at a time; the others follow it out and back.
 //!
 //! **What decides.** A verdict is the end of any attempt on the host that began when the host was due, whether or not it was
-//! meant as a probe, and the end of each probe. What began before decides nothing. A probe that ends without a verdict, or
-//! whose end is not reported within ten seconds, or two if the next one may be repeated, makes room for it.
+//! meant as a probe, and the end of each probe. What began before decides nothing. The next probe may start when this one ended
+//! without a verdict, or when its end was not reported within ten seconds: two seconds, if the next one may be repeated.
 
 use std::time::Duration;
 
