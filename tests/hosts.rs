@@ -205,6 +205,21 @@ fn seen(hosts: &mut Hosts, model: &mut BTreeMap<String, Model>, most: usize, add
     hosts.seen(address, now).unwrap()
 }
 
+#[test]
+fn a_host_that_comes_back_forgets_what_it_broke_last_and_no_more() {
+    let now = Time::from_nanos(1_800_000_000_000_000_000);
+    let mut history = AttemptHistory::new(INTERVAL);
+    history.failed(Failure::Reset, now);
+    history.answered(3);
+    (0..2).for_each(|_| history.failed(Failure::Refused, now));
+    history.failed(Failure::Reset, now);
+    history.restarted();
+    assert_eq!([Failure::Reset, Failure::Refused].map(|failure| history.last(failure, LENGTH)), [(1, 7), (0, 7)]);
+    (0..LENGTH).for_each(|_| history.failed(Failure::Reset, now));
+    history.restarted();
+    assert!(!history.has(Failure::Reset));
+}
+
 fn adopt(
     hosts: &mut Hosts,
     model: &mut BTreeMap<String, Model>,

@@ -4,7 +4,7 @@
 //!            a failure                 an answer to what began later
 //!   None ───────────────► Down ─────────────────────────────────────► Back
 //!    ▲                     ▲                                           │ │
-//!    │                     └──── fails again within `settle` ────────┘ │
+//!    │                     └───── fails again within `settle` ─────────┘ │
 //!    └──────────── no failure for `settle`: the episode is over ─────────┘
 //! ```
 //!

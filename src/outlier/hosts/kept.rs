@@ -86,8 +86,8 @@ impl Hosts {
             // What is known of it is that it failed.
             self.failed(place, failure, now);
         } else {
-            // What its crash broke says nothing of what is broken wherever it is sent. Before that the history goes on: it would be
-            // clean, and other hosts would be compared with it.
+            // What its crash broke says nothing of what is broken wherever it is sent, and is forgotten. What was before that is kept:
+            // other hosts are compared with it, and would look worse beside a clean history.
             if let Some(host) = self.hosts.get_mut(place) {
                 host.history.restarted();
             }
