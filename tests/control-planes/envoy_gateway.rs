@@ -536,7 +536,7 @@ fn upgrades() -> Result<()> {
         told(&["decided and counted, not carried out"], 1)?;
         // Not the text of before: Envoy takes no notice of that until the listener of then is drained.
         shipped.policy(|policy| {
-            policy["clusters"][0]["retry"]["maxRetries"] = json!(3);
+            policy["clusters"][0]["retry"]["maxRetries"] = json!(4);
             Ok(())
         })?;
         gateway.change(&shipped)?;

@@ -131,7 +131,7 @@ fn policy_upgraded() -> Result<()> {
         mesh.change(|setup| {
             setup.change_policy(|policy| {
                 policy.as_object_mut().map(|policy| policy.remove("mode"));
-                policy["clusters"][0]["retry"]["maxRetries"] = json!(3);
+                policy["clusters"][0]["retry"]["maxRetries"] = json!(4);
             })
         })?;
         let lines = || mesh.envoy().log().lines().filter(|line| line.contains("signals of every attempt")).count();

@@ -124,7 +124,7 @@ fn policy(envoy: &Envoy<'_>) -> Result<()> {
     // Not the text of before: Envoy takes no notice of that until the listener of then is drained.
     apply(envoy.cluster, |setup| {
         setup.policy(|policy| {
-            policy["clusters"][0]["retry"]["maxRetries"] = json!(3);
+            policy["clusters"][0]["retry"]["maxRetries"] = json!(4);
             Ok(())
         })
     })?;

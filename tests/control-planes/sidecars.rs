@@ -60,7 +60,7 @@ fn upgrades(shop: &Shop) -> Result<()> {
         apply(shop, |setup| setup.change_policy(|policy| policy["mode"] = json!("shadow")))?;
         in_mode(shop, "shadow")?;
         // Not the text of before: Envoy takes no notice of that until the listeners of then are drained.
-        apply(shop, |setup| setup.change_policy(|policy| policy["clusters"][0]["retry"]["maxRetries"] = json!(3)))?;
+        apply(shop, |setup| setup.change_policy(|policy| policy["clusters"][0]["retry"]["maxRetries"] = json!(4)))?;
         in_mode(shop, "enforce")
     })?;
     let folder = tempfile::tempdir()?;
