@@ -162,7 +162,7 @@ fn with_helm_its_linter_has_nothing_to_say() {
 fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
     let (_folder, chart) = staged();
     for (mut values, arguments) in settings() {
-        values["policy"] = json!({"retry": {"budget": {"percent": 7}}});
+        values["policy"] = json!({"retry": {"budget": {"percent": 7}, "maxRetries": 1}});
         values["module"]["configMap"] = json!(false);
         values["dashboard"] = json!({"enabled": true, "namespace": "grafana", "labels": {"find": "me"}});
         values["alerts"] =
@@ -170,11 +170,9 @@ fn with_helm_policy_dashboard_and_alerts_are_switched_on_by_values() {
         let rendered = render(&chart, &values);
         let mut without = rendered.clone();
         without.retain(|document| document["kind"] != "ConfigMap" && document["kind"] != "PrometheusRule");
-        assert!(
-            comparable(without.clone())
-                .iter()
-                .any(|document| document.to_string().contains(r#""retry":{"budget":{"percent":7}}"#))
-        );
+        let said = json!(comparable(without.clone())).to_string();
+        assert!(said.contains(r#""retry":{"budget":{"percent":7},"maxRetries":1}"#), "{said}");
+        assert!(!said.contains(r#""maxRetries":3"#), "an entry for a service says otherwise: {said}");
         let all: Vec<String> = without.iter().map(Value::to_string).collect();
         let checked = weir(&["check", "--format", "json", "-"], all.join("\n---\n").as_bytes());
         let found: Vec<Value> = serde_json::from_str(&checked.out).expect("findings");
