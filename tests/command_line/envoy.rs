@@ -98,18 +98,29 @@ fn incident(retry_policy: &Value) -> Incident {
         load::run(listener, start, RATE, RATE * SECONDS, 1, &Arc::new(Progress::default())).await
     });
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+    // Envoy writes each of the two on its own: one may be whole before the other is.
     let written = wait::until(wait::LIMIT, || {
         let (requests, attempts) = (read("requests.json"), read("attempts.json"));
-        let lines = requests.lines().count();
-        if lines >= outcomes.len() && requests.ends_with('\n') && attempts.ends_with('\n') {
+        let lines = (requests.lines().count(), attempts.lines().count());
+        let whole = requests.ends_with('\n') && attempts.ends_with('\n');
+        if whole && lines.0 >= outcomes.len() && lines.1 >= attempts_told(&requests) {
             Ok((requests, attempts))
         } else {
-            Err(format!("the log has {lines} of {} requests", outcomes.len()))
+            Err(format!("the logs have {lines:?} lines, for {} requests and their attempts", outcomes.len()))
         }
     });
     let (requests, attempts) = written.expect("Envoy writes its log");
     drop(envoy);
     Incident { outcomes, addresses, replicas, ledger, requests, attempts }
+}
+
+/// How many attempts the log of requests tells of.
+fn attempts_told(requests: &str) -> usize {
+    let told = |line| {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        number(&line["upstream_request_attempt_count"])
+    };
+    requests.lines().map(told).sum::<u64>() as usize
 }
 
 impl Incident {
