@@ -235,8 +235,10 @@ one_line() {
 # install_tool VERSION PACKAGE [ARG...]: a program of crates.io, for this tree alone.
 install_tool() {
     say "Installing $2 $1 (once, a few minutes)"
-    # In the PATH, so that cargo does not ask to have it there.
-    PATH=$PWD/target/tools/bin:$PATH quietly cargo install --locked --root target/tools --version "$1" "${@:2}"
+    # In the PATH, so that cargo does not ask to have it there. It works for seconds, and takes minutes less to compile if it need
+    # not be fast.
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        PATH=$PWD/target/tools/bin:$PATH quietly cargo install --locked --root target/tools --version "$1" "${@:2}"
 }
 
 # ---- the compiler for WebAssembly ----
@@ -1165,9 +1167,7 @@ run_deny() {
     if command -v cargo-deny >/dev/null; then
         CARGO_DENY=cargo-deny
     elif [[ ! -x $CARGO_DENY ]]; then
-        # It works for seconds, and takes minutes less to compile if it need not be fast.
-        CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
-            install_tool "$version" cargo-deny
+        install_tool "$version" cargo-deny
     fi
     tests/deny.sh
 }
