@@ -371,12 +371,15 @@ build_module() {
     quietly wasm_cargo --config "target.$wasm_target.linker='$PWD/postlink/link.sh'" \
         rustc --release --lib --crate-type cdylib --target "$wasm_target" -- -Clinker-flavor=wasm-ld --cfg weir_module
     local built=${wasm_env[0]#CARGO_TARGET_DIR=}/$wasm_target/release/weir.wasm
-    # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever
-    # reads a trace, and for the tests that take the module apart, as is the one in which panics are not yet traps.
-    new_scratch
-    postlink "$built" "$scratch/weir.panics.wasm" "$scratch/weir.names.wasm" "$scratch/weir.wasm"
-    if ! cmp -s "$scratch/weir.wasm" target/weir.wasm; then mv "$scratch/weir.wasm" target/weir.wasm; fi
-    mv "$scratch/weir.names.wasm" "$scratch/weir.panics.wasm" target/
+    if ! made_of "$built" | cmp -s - "$postlink_folder/made-of"; then
+        # Replaced in one step and only when it changed: an Envoy may be about to load it. The copy with names is for whoever
+        # reads a trace, and for the tests that take the module apart, as is the one in which panics are not yet traps.
+        new_scratch
+        postlink "$built" "$scratch/weir.panics.wasm" "$scratch/weir.names.wasm" "$scratch/weir.wasm"
+        if ! cmp -s "$scratch/weir.wasm" target/weir.wasm; then mv "$scratch/weir.wasm" target/weir.wasm; fi
+        mv "$scratch/weir.names.wasm" "$scratch/weir.panics.wasm" target/
+        made_of "$built" >"$postlink_folder/made-of"
+    fi
     export WEIR_WASM=$PWD/target/weir.wasm
     say "target/weir.wasm is ready: $(($(wc -c <target/weir.wasm) / 1024)) KiB"
 }
@@ -394,6 +397,13 @@ install_postlink() {
     npm --prefix "$postlink_folder" ci --ignore-scripts --no-audit --no-fund --prefer-offline --loglevel=error >/dev/null ||
         die "npm did not install Binaryen; target/weir.wasm is left as it was"
     cp postlink/package-lock.json "$postlink_folder/node_modules/installed.json"
+}
+
+# made_of LINKED: what the module is made of, and what was made.
+made_of() {
+    find_version
+    printf '%s\n' "$revision"
+    cksum "$1" postlink/* target/weir*.wasm 2>&1
 }
 
 # postlink LINKED PANICKING NAMED SHIPPED: makes of what was linked the module that Envoy loads, and its twins with names.
