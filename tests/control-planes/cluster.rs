@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rcgen::KeyPair;
@@ -225,9 +225,9 @@ pub struct Following {
 }
 
 impl Following {
-    /// Waits for a line that fits. The line.
+    /// Waits for a line that fits, for ten minutes: the command may itself wait for five at first. The line.
     pub fn line(&mut self, mut fits: impl FnMut(&str) -> bool) -> Result<String> {
-        let deadline = Instant::now() + wait::LIMIT;
+        let deadline = Instant::now() + Duration::from_secs(600);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(line) = self.lines.recv_timeout(left) else { bail!("no such line: {}", self.said.join("\n")) };

@@ -12,10 +12,18 @@ use crate::support::client_h2;
 
 /// Its name in a container.
 pub const PROGRAM: &str = "weir-test";
-/// While this file is there, a replica refuses connections.
-pub const DOWN: &str = "/tmp/down";
+/// While this file is there, a replica is to refuse connections.
+const DOWN: &str = "/tmp/down";
+/// And while this one is, it does.
+const IS_DOWN: &str = "/tmp/is-down";
 /// Once this file is there, a client has sent enough.
 pub const ENOUGH: &str = "/tmp/enough";
+
+/// The command that has a replica refuse connections, or listen again. It ends when the replica does.
+pub fn set_down(down: bool) -> String {
+    let (change, is_so) = if down { ("touch", "[ -e") } else { ("rm", "[ ! -e") };
+    format!("sh -euc '{change} {DOWN}; until {is_so} {IS_DOWN} ]; do sleep 0.01; done'")
+}
 
 /// Does what the command line says, where this is a container.
 pub fn main() -> Option<Result<()>> {
@@ -47,6 +55,7 @@ fn serve(ports: &[&str]) -> Result<()> {
         for server in &servers {
             if down { server.stop() } else { server.start()? }
         }
+        if down { std::fs::write(IS_DOWN, "")? } else { std::fs::remove_file(IS_DOWN)? }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::cluster::Cluster;
-use crate::image::{DOWN, PROGRAM};
+use crate::image::{self, PROGRAM};
 use crate::mesh::{Setup, documents, yaml};
 use crate::shop::{self, WITHOUT_ISTIO_STATS};
 use crate::support::client::{Request, exchange};
@@ -116,8 +116,7 @@ pub fn service(cluster: &Cluster, change: impl FnOnce(&mut Value)) -> Result<Vec
 
 /// Has a replica refuse connections from now on, or listen again.
 pub fn set_down(cluster: &Cluster, replica: &str, down: bool) -> Result<()> {
-    let change = if down { "touch" } else { "rm" };
-    cluster.run(&format!("kubectl -n shop exec {replica} -c orders -- {change} {DOWN}")).map(drop)
+    cluster.run(&format!("kubectl -n shop exec {replica} -c orders -- {}", image::set_down(down))).map(drop)
 }
 
 /// What of the Gateway API a cluster needs first.

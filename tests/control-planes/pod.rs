@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::support::runtime;
+use crate::support::{runtime, wait};
 
 /// A request that arrived.
 #[derive(Clone, Debug)]
@@ -67,6 +67,12 @@ impl Pod {
             task.abort();
             drop(runtime().block_on(task));
         }
+        // Each connection has one, and ends a little later.
+        let ended = wait::until(wait::LIMIT, || match Arc::strong_count(&self.arrived) {
+            1 => Ok(()),
+            left => Err(format!("{left} left")),
+        });
+        drop(ended);
     }
 
     /// The requests that arrived so far.

@@ -107,8 +107,9 @@ fn service_entries_named() -> Result<()> {
     let destination = Destination { address: pod(11, 8081), host: "round-robin.example" };
     ensure!(destination.failures(60, 20)? == 0, "in calm: {}", mesh.story());
     mesh.pods[2].stop();
-    let failed = destination.failures(30, 0)?;
-    ensure!(failed == 30, "{failed} of 30 failed without a host");
+    // Too few for the circuit to open, which would shed some of those to come.
+    let failed = destination.failures(12, 0)?;
+    ensure!(failed == 12, "{failed} of 12 failed without a host");
     mesh.pods[2].start()?;
     let failed = destination.failures(60, 20)?;
     ensure!(failed == 0, "{failed} requests failed after that: {}", mesh.story());
@@ -205,7 +206,8 @@ fn mirror() -> Result<()> {
     let before = orders();
     let failed = ORDERS.failures(150, 60)?;
     ensure!(failed == 0, "{failed} requests failed: {}", mesh.story());
-    ensure!(orders() - before == 210, "{} of 210 requests arrived", orders() - before);
+    // A GET may be hedged.
+    ensure!(orders() - before >= 210, "{} of 210 requests arrived", orders() - before);
     ensure!(of_cluster(&mesh, "ejections_total", "orders")? > 0, "nothing was ejected: {}", mesh.story());
     ensure!(of_cluster(&mesh, "ejections_total", "audit")? == 0, "the policy switches it off: {}", mesh.story());
     mesh.nothing_leaks()

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::guide;
-use crate::image::{DOWN, ENOUGH, PROGRAM};
+use crate::image::{ENOUGH, PROGRAM};
+use crate::ingress;
 use crate::mesh::{Setup, documents, yaml};
 use crate::support::wait;
 
@@ -129,8 +130,7 @@ impl Shop {
 
     /// Has a replica refuse connections from now on, or listen again.
     pub fn down(&self, replica: usize, down: bool) -> Result<()> {
-        let (pod, change) = (&self.replicas[replica], if down { "touch" } else { "rm" });
-        self.cluster.run(&format!("kubectl -n shop exec {pod} -c orders -- {change} {DOWN}")).map(drop)
+        ingress::set_down(&self.cluster, &self.replicas[replica], down)
     }
 
     /// Replaces the client's pod, and waits until the old one is gone: `deploy/storefront` may mean either.

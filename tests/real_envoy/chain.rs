@@ -82,7 +82,8 @@ fn amplification(length: usize) -> Result<()> {
         "budget": {"percent": SHARE, "interval": "1h"},
         "minRetryRate": {"count": 0, "interval": "1s"},
     });
-    let policy = json!({"retry": retry, "clusters": [{"match": "unpaid-*", "retry": {"budget": null}}]});
+    let policy =
+        json!({"retry": retry, "circuitBreaker": null, "clusters": [{"match": "unpaid-*", "retry": {"budget": null}}]});
     let weir = Chain::start(length, Attach::GUARD, &policy, &["unpaid", "paid"])?;
     let alone = Chain::start(length, Attach::DECIDE, &policy, &["unpaid"])?;
     let native = Chain::start(length, Attach::NOWHERE, &Value::Null, &["native"])?;

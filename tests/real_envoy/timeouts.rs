@@ -117,6 +117,8 @@ fn fixed() -> Result<()> {
     let response = stage.get("/orders/hang")?;
     ensure!(response.status == 504, "{response:?}");
     ensure!(begin.elapsed() >= 2 * TIMEOUT, "three attempts took only {:?}", begin.elapsed());
+    // Envoy may be done with the last one before it is read.
+    paced.upstream.wait_for(patient.len() + 3).map_err(anyhow::Error::msg)?;
     let seen = paced.upstream.seen().split_off(patient.len());
     let timeouts: Vec<_> = seen.iter().map(announced).collect();
     ensure!(timeouts == [Some(TIMEOUT); 3], "timeouts of {timeouts:?}");

@@ -47,7 +47,8 @@ fn broken(attach: Attach, mode: Mode, request: &Request) -> Result<()> {
         shed if shed >= 40 => Ok(()),
         shed => Err(format!("{shed} shed")),
     })?;
-    let (before, probes) = (upstream.upstream.count(), metric(&stage, "circuit_probes_total"));
+    // Counted in this order, a probe that goes meanwhile counts among the probes alone.
+    let (probes, before) = (metric(&stage, "circuit_probes_total"), upstream.upstream.count());
     stage.wait_for("probes", |stage| match metric(stage, "circuit_probes_total") {
         found if found >= probes + 3 => Ok(()),
         found => Err(format!("{found} probes, {probes} before")),

@@ -109,7 +109,8 @@ fn policy_update() -> Result<()> {
 /// All VMs are new, and shed from their first request on.
 fn module_update() -> Result<()> {
     let upstream = Switch::new();
-    let mut stage = stage_with(Attach::GUARD, policy("60s"), 2, &upstream, TIMEOUT)?;
+    // The second probe is due a quarter of that after the first: long after the module is compiled.
+    let mut stage = stage_with(Attach::GUARD, policy("5m"), 2, &upstream, TIMEOUT)?;
     open(&stage, &upstream, Mode::Hang, &Request::get(PATH))?;
     let mut module = std::fs::read(envoy::module())?;
     // A custom section of four bytes whose name is "new".

@@ -90,7 +90,8 @@ fn given_back() -> Result<()> {
 /// What one worker found out, all act on.
 fn workers_act_together() -> Result<()> {
     let upstream = Switch::new();
-    let stage = stage(Attach::GUARD, policy("60s"), WORKERS, &upstream)?;
+    // So that the first probe is due long after all have asked.
+    let stage = stage(Attach::GUARD, policy("1h"), WORKERS, &upstream)?;
     let mut clients = (0..WORKERS).map(|_| stage.connect()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
         ensure!(client.exchange(&Request::get(PATH))?.status == 200);

@@ -169,6 +169,7 @@ fn run(
             }
         })?;
     }
+    let begin = Instant::now();
     for client in &mut clients {
         client.send(&Request::get(&path))?;
     }
@@ -185,7 +186,6 @@ fn run(
         })?;
         (0..FAILING).for_each(|_| upstream.open_later_gate());
     }
-    let begin = Instant::now();
     let mut responses = Vec::new();
     for client in &mut clients {
         let mut response = client.read_head()?;

@@ -34,7 +34,7 @@ pub const TESTS: &[Test] = &[
 
 /// Out for good, so that no trial meets a probe that ends it.
 fn policy() -> Value {
-    json!({"role": "decide", "steering": {"via": "stateful_session"}, "retry": {"grpcStatusCodes": ["unavailable"]},
+    json!({"role": "decide", "steering": {"via": "stateful_session", "explorePercent": 0}, "retry": {"grpcStatusCodes": ["unavailable"]},
         "outlierDetection": {"baseEjectionTime": "5m", "maxEjectionTime": "5m"}})
 }
 
@@ -57,15 +57,15 @@ fn with_one_out(cluster: Value) -> anyhow::Result<Site> {
     Ok(site)
 }
 
-/// Nothing goes to the host that is out but what explores, and upstreams see nothing of it.
+/// Nothing goes to the host that is out, and upstreams see nothing of it.
 fn steers(cluster: Value) -> anyhow::Result<()> {
     let site = with_one_out(cluster)?;
     let statuses = site.get("/steered", 200)?;
     ensure!(failed(&statuses).is_empty(), "{statuses:?}; {}", site.story());
     let attempts = site.attempts("/steered", 200)?;
-    ensure!(site.on(0, &attempts) <= 20, "{} of 200 met it; {}", site.on(0, &attempts), site.story());
+    ensure!(site.on(0, &attempts) <= 3, "{} of 200 met it; {}", site.on(0, &attempts), site.story());
     let steered = attempts.iter().filter(|attempt| attempt.steered()).count();
-    ensure!(steered >= 150, "{steered} of {} were steered; {}", attempts.len(), site.story());
+    ensure!(steered >= 190, "{steered} of {} were steered; {}", attempts.len(), site.story());
     for replica in 1..4 {
         ensure!(site.on(replica, &attempts) >= 20, "host {replica} got {}", site.on(replica, &attempts));
     }

@@ -310,6 +310,15 @@ impl Site {
         .map_err(anyhow::Error::msg)
     }
 
+    /// Waits until a metric has this value, or is past it.
+    pub fn wait_for_at_least(&self, metric: &str, least: u64) -> anyhow::Result<()> {
+        wait::until_ok(|| {
+            let found = self.metric(metric);
+            ensure!(found >= least, "{metric} is {found}, not yet {least}; {}", self.story());
+            Ok(())
+        })
+    }
+
     /// Sends requests until no host is out, which takes no longer than the limit. How many it took, and what did not get a 200.
     pub fn until_all_are_in(&self, request: &Request, limit: Duration) -> anyhow::Result<(usize, Vec<u16>)> {
         let mut connection = self.connect()?;

@@ -46,8 +46,9 @@ fn configuration_update() -> anyhow::Result<()> {
     let statuses = site.get("/updated", 100)?;
     ensure!(failed(&statuses).is_empty(), "{:?}", failed(&statuses));
     let attempts = site.attempts("/updated", 100)?;
+    // A policy that is forgotten would meet it 25 times (see `module_update`).
     let met = site.on(0, &attempts);
-    ensure!(met <= 3 + Site::explored(began), "{met} of 100 met the host that was out; {}", site.story());
+    ensure!(met <= 2 + 100 / 8 + Site::explored(began), "{met} of 100 met the host that was out; {}", site.story());
     ensure!(site.metric("hosts_out") == 1 && site.metric("ejections_total.reason.refused") == 1, "{}", site.story());
     // Lists are one shorter, where the new policy is in force.
     let lists = attempts.iter().filter(|attempt| attempt.steered()).map(|attempt| attempt.list.split(',').count());

@@ -20,6 +20,8 @@ fn policy(retries: u32) -> Value {
     json!({
         "role": "decide",
         "retry": {"maxRetries": retries},
+        // Nothing meets the host but for a reason.
+        "steering": {"explorePercent": 0},
         "outlierDetection": {"baseEjectionTime": "1m", "maxEjectionTime": "1m"},
     })
 }

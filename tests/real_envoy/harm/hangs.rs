@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::busy::stage;
 use super::rate::{Rate, Sent};
@@ -12,6 +12,7 @@ use crate::alone::Test;
 use crate::breaker::metric;
 use crate::support::bootstrap::Attach;
 use crate::support::client::Request;
+use crate::support::delay::Watch;
 use crate::support::upstream::{Step, answer, http1};
 
 pub const TIMED: &[Test] = &[
@@ -21,10 +22,28 @@ pub const TIMED: &[Test] = &[
 
 /// An answer within this time is one.
 const IN_TIME: Duration = Duration::from_secs(1);
+/// A round in which the machine was away for this long says nothing if it fails.
+const AWAY: Duration = Duration::from_millis(500);
+
+fn one_of_four(attach: Attach) -> Result<()> {
+    const ROUNDS: u32 = 3;
+    let mut told = String::new();
+    for _ in 0..ROUNDS {
+        let watch = Watch::start();
+        match round(attach)? {
+            Ok(()) => return Ok(()),
+            Err(how) => told.push_str(&how),
+        }
+        let away = watch.read();
+        ensure!(away.delayed >= AWAY, "{told}");
+        told.push_str(&format!(", in {away}\n"));
+    }
+    bail!("{told}")
+}
 
 /// 100 requests a second, three of ten of which may not be repeated. GETs do not wait for the host, and POSTs do not meet it, but for
 /// the first.
-fn one_of_four(attach: Attach) -> Result<()> {
+fn round(attach: Attach) -> Result<Result<(), String>> {
     let word = Arc::<AtomicBool>::default();
     let host = |number| {
         let word = Arc::clone(&word);
@@ -51,8 +70,8 @@ fn one_of_four(attach: Attach) -> Result<()> {
     let late = waited(&gets, Duration::from_millis(300), long);
     let (lost, later) = (waited(&posts, Duration::ZERO, first), waited(&posts, first, long));
     let told = format!("{late} GETs waited; of the POSTs of the first second {lost} did, and {later} later ones");
-    // Without Weir all clients soon wait there. One of each is granted to a machine that has other work.
-    ensure!(late <= 1 && lost <= 2 && later <= 1, "{told}; {}", stage.envoy().log_end());
     ensure!(metric(&stage, "ejections_total.reason.timeout") > 0, "{told}");
-    Ok(())
+    // Without Weir all clients soon wait there. One of each is granted to a machine that has other work.
+    let well = late <= 1 && lost <= 2 && later <= 1;
+    Ok(if well { Ok(()) } else { Err(format!("{told}; {}", stage.envoy().log_end())) })
 }

@@ -10,6 +10,7 @@ use crate::alone::Test;
 use crate::ejection::site::Setup;
 use crate::level::Level;
 use crate::support::client::Request;
+use crate::support::delay;
 
 pub const TESTS: &[Test] =
     &[("harm::left_out::draining", || leaves("DRAINING")), ("harm::left_out::unhealthy", || leaves("UNHEALTHY"))];
@@ -25,7 +26,7 @@ fn leaves(health: &str) -> Result<()> {
     site.stop(0)?;
     std::thread::sleep(Duration::from_secs(2));
     site.update_health(1, health)?;
-    std::thread::sleep(Duration::from_secs(1));
+    delay::sleep(Duration::from_secs(1));
     let before = site.replicas[1].count();
     std::thread::sleep(Duration::from_secs(4));
     let (late, sent) = (site.replicas[1].count() - before, rate.stop());

@@ -83,6 +83,9 @@ fn outages(level: Level, hosts: usize, per_second: u32, request: &Request, lengt
         spans.iter().map(|(from, listens, delayed)| outage(&sent, *from, *listens, *delayed)).collect();
     // Each outage has the requests of its time, and those that its end finds on their way: all of these fail without Weir, too.
     let least: f64 = outages.iter().map(|outage| outage.lasted.as_secs_f64() * f64::from(per_second)).sum();
+    // And those that a machine which stood still kept until then.
+    let kept = |sent: &&Sent| spans.iter().any(|(from, ..)| sent.due < *from && sent.at >= *from && !sent.answered());
+    let least = least + sent.iter().filter(kept).count() as f64;
     let failed = sent.iter().filter(|sent| !sent.answered()).count();
     let mut found: Vec<_> = outages.iter().map(|outage| outage.found).collect();
     found.sort();

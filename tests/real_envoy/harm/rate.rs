@@ -13,6 +13,8 @@ use crate::support::client::{Connection, Request};
 /// What became of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
+    /// When it was to be sent. A busy machine sends it later.
+    pub due: Instant,
     pub at: Instant,
     pub ended: Instant,
     /// 0 if there was no response.
@@ -90,7 +92,7 @@ impl Rate {
                     }
                     let ended = Instant::now();
                     slowest.fetch_max(u64::try_from((ended - at).as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
-                    let one = Sent { at, ended, status };
+                    let one = Sent { due, at, ended, status };
                     if one.answered() {
                         *last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
                     }

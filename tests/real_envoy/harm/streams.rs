@@ -73,7 +73,7 @@ fn metric(stage: &Stage, name: &str) -> u64 {
 /// Streams that a healthy host ends after 0.3 s, or that are idle, 30 a second, for as long as a circuit needs.
 fn closed(attach: Attach, head: &'static str, then: &[Step]) -> Result<()> {
     // Only those that are idle are ended for it: a busy machine may keep any stream waiting.
-    let idle = if matches!(then, [Step::Hang]) { "1s" } else { "0s" };
+    let idle = if matches!(then, [Step::Hang]) { "3s" } else { "0s" };
     let then = [&[Step::Wait(Duration::from_millis(300))], then].concat();
     let hosts = [host(0, head, &then)];
     let stage = stage(attach, &hosts, idle)?;

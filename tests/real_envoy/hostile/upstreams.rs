@@ -97,8 +97,8 @@ fn tenth() -> Result<()> {
         loads.into_iter().filter_map(|load| load.join().ok()).collect::<Vec<_>>()
     });
     for (method, failed) in &failed {
-        // Of three attempts in a row, few are all a tenth one.
-        ensure!(if *method == "GET" { *failed <= 2 } else { *failed > 5 }, "{failed:?}: {method}");
+        // Of three attempts in a row, few are all a tenth one: of 250 GETs a quarter of one, on average.
+        ensure!(if *method == "GET" { *failed <= 4 } else { *failed > 5 }, "{failed:?}: {method}");
     }
     let tally = site.settled()?;
     let resets = tally.attempts.iter().filter(|signal| *signal == "reset").count();

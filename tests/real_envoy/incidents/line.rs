@@ -83,6 +83,15 @@ pub fn wait_for(site: &Site, state: &str, pattern: &str) -> Result<Line> {
     found.map_err(|error| anyhow::anyhow!("no {state} {pattern}: {error}\n{}", site.story()))
 }
 
+/// Waits until a statistic is this. A line is written before what it tells of is counted.
+pub fn wait_for_stat(site: &Site, name: &str, expected: u64) -> Result<()> {
+    wait::until_ok(|| {
+        let found = site.stat(name);
+        ensure!(found == expected, "{name} is {found}, not {expected}");
+        Ok(())
+    })
+}
+
 /// What was told is this, in this order: `open crash_loop`, and so on; and the metrics say the same.
 pub fn ensure_told(site: &Site, expected: &[&str]) -> Result<()> {
     let lines = told(site)?;
@@ -95,8 +104,8 @@ pub fn ensure_told(site: &Site, expected: &[&str]) -> Result<()> {
         let (opened, over) = (count("open"), count("over"));
         let (total, open) = if pattern == "restart" { (over, 0) } else { (opened, opened.saturating_sub(over)) };
         for (metric, expected) in [("total", total), ("open", open)] {
-            let found = site.stat(&format!("wasmcustom.weir_incidents_{metric}.pattern.{pattern}.cluster.{CLUSTER}"));
-            ensure!(found == expected, "weir_incidents_{metric} of {pattern} is {found}, not {expected}: {lines:#?}");
+            let name = format!("wasmcustom.weir_incidents_{metric}.pattern.{pattern}.cluster.{CLUSTER}");
+            wait_for_stat(site, &name, expected).with_context(|| format!("{lines:#?}"))?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::line::{Line, ensure_told, told, wait_for};
+use super::line::{Line, ensure_told, told, wait_for, wait_for_stat};
 use super::{load, policy, setup};
 use crate::alone::Test;
 use crate::ejection::replica::Mode;
@@ -93,7 +93,7 @@ fn crash_loop(setup: Setup) -> Result<()> {
     ensure_true(&open, &lives)?;
     let host = site.replicas[1].address.to_string();
     let gauge = format!("wasmcustom.weir_host_incident.pattern.crash_loop.host.{host}.cluster.orders");
-    ensure!(site.stat(&gauge) == 1, "no {gauge}");
+    wait_for_stat(&site, &gauge, 1)?;
     let text = site.envoy.admin.prometheus()?;
     let labels = [r#"weir_pattern="crash_loop""#, r#"weir_cluster="orders""#, &format!(r#"weir_host="{host}""#)];
     let labelled = |line: &str, labels: &[&str]| labels.iter().all(|label| line.contains(label));
@@ -106,7 +106,7 @@ fn crash_loop(setup: Setup) -> Result<()> {
     // It stays up: three periods later, the loop is over.
     let over = wait_for(&site, "over", "crash_loop")?;
     ensure!(over.seconds("lasted")? > 10.0, "{over:?}");
-    ensure!(site.stat(&gauge) == 0, "{gauge} is still 1");
+    wait_for_stat(&site, &gauge, 0)?;
     load.stop();
     ensure_told(&site, &["over restart", "over restart", "open crash_loop", "over crash_loop"])
 }

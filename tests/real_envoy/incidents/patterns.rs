@@ -57,7 +57,7 @@ fn slow_death() -> Result<()> {
     site.warm_up()?;
     let load = load(&site);
     site.replicas[3].set(Mode::Hang);
-    site.wait_for("ejections_total.reason.timeout", 2)?;
+    site.wait_for_at_least("ejections_total.reason.timeout", 2)?;
     site.replicas[3].stop();
     let line = wait_for(&site, "open", "slow_death")?;
     ensure!(line.host == site.replicas[3].address.to_string() && line.advises("load"), "{line:?}");
