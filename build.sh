@@ -153,9 +153,16 @@ lacks() {
     return 1
 }
 
-# What is needed to make the module smaller, and to download Envoy where none is there.
+# What is needed to compile the module and to make it smaller, and to download Envoy where none is there.
+lacks_wasm() {
+    if [[ -n ${WEIR_TOOLCHAIN:-} ]] || has_wasm_target || has_debian_toolchain; then return 1; fi
+    if has rustup && rustup -q target add "$wasm_target" 2>/dev/null; then return 1; fi
+    if apt_install rustc-web rust-web-src; then return 1; fi
+    help="this Rust has no $wasm_target; install it with: rustup target add $wasm_target"
+}
 lacks_module() {
     lacks node && return
+    lacks_wasm && return
     if has_postlink; then return 1; fi
     lacks npm
 }
@@ -543,10 +550,23 @@ install_node_runner() {
 # missing and cannot be installed, such tests are left out, and named at the end.
 skip=() left_out=() helps=()
 
+# provide_go: it is there, and downloads by itself the newer Go that a module asks for, where it is not told to stay local. False, with
+# `help` set, where it cannot be installed, or what can be is too old for that.
+provide_go() {
+    local go
+    lacks go && return 1
+    go=$(go env GOVERSION)
+    go=${go#go1.}
+    go=${go%%[!0-9]*}
+    if ((${go:-99} >= 21)); then return; fi
+    help="go is older than 1.21; install a newer one as https://go.dev/doc/install says"
+    return 1
+}
+
 # Helm has no package in Debian; Go builds it, for this tree alone.
 provide_helm() {
     if [[ -x target/tools/bin/helm ]] || has helm; then return; fi
-    provide go || return 1
+    provide_go || return 1
     say "Installing Helm $helm_version (once, some minutes)"
     mkdir -p target/tools/bin
     GOBIN=$PWD/target/tools/bin GOTOOLCHAIN=auto go install -ldflags="-s -w" "helm.sh/helm/v4/cmd/helm@$helm_version" >/dev/null 2>&1
@@ -595,13 +615,8 @@ leave_out_files() {
 # Builds target/control-planes/, from the pinned modules of tests/control-planes. False, with `help` set, where that cannot be done.
 build_control_planes() {
     if [[ -n ${control_planes_built:-} ]]; then return 0; fi
-    local program
-    for program in go ip unshare; do
-        if ! provide "$program"; then
-            help="$program is missing; install it with: $(how_to_install "$program")"
-            return 1
-        fi
-    done
+    provide_go || return 1
+    lacks ip unshare && return 1
     local as_root=()
     if ((EUID != 0)); then as_root=(--map-root-user); fi
     if ! unshare ${as_root[@]+"${as_root[@]}"} --net true 2>/dev/null; then
@@ -609,7 +624,6 @@ build_control_planes() {
         return 1
     fi
     say "Building istiod's generators and Envoy Gateway (the first time some minutes)"
-    # The module asks for a newer Go than many machines have; Go downloads that by itself, where it is not told to stay local.
     (cd tests/control-planes && GOTOOLCHAIN=auto go build -o ../../target/control-planes/istiod ./istiod) || die "they do not compile, see above"
     # A module of its own: the two pin other versions of the same libraries.
     (cd tests/control-planes/envoy-gateway && GOTOOLCHAIN=auto go build -ldflags="-s -w" -o ../../../target/control-planes/envoy-gateway \
@@ -681,7 +695,7 @@ run_tests() { # NAME...
         done
     fi
     while read -r file; do node_tests+=("$file"); done < <(list_node_tests)
-    if lacks node; then
+    if lacks node || lacks_wasm; then
         node_why=$help
     else
         choose_wasm_toolchain
