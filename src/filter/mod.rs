@@ -1,4 +1,5 @@
-//! The adapter for Envoy: callbacks in, decisions and events out. It reads, applies, counts and logs, and decides nothing.
+//! The adapter for Envoy: callbacks in, decisions and events out. It reads, applies, counts and logs. It decides nothing but
+//! when to write a line that is about no request (`startup`, `entries`).
 //!
 //! Envoy runs one VM per worker thread, and all three roles in it. So there is one [`Vm`] per thread, with one [`Worker`]. A
 //! *context* is Envoy's word for a plugin's root, and under it a request, an attempt or a log entry, which its role handles. The SDK
