@@ -6,7 +6,7 @@ use weir::base::percent::Percent;
 use weir::base::time::Time;
 use weir::outlier::detector::{Failure, OutlierPolicy};
 use weir::outlier::shared::{WorkerId, encode_host_list};
-use weir::outlier::{EndedAttempt, Event, Outliers, Route};
+use weir::outlier::{EndedAttempt, Event, Outliers, Overdue, Route};
 use weir::signal::Signal;
 
 // The crate links only with a host beside it.
@@ -602,10 +602,10 @@ fn hosts_that_hung_are_feared_no_longer_when_the_clock_steps_back() {
     let mut bench = Bench::new(1, 4);
     let usually = Some(20_000_000);
     for _ in 0..3 {
-        let (began, odd) = (bench.now, (true, true, true));
+        let (began, overdue) = (bench.now, Overdue { rare: true, seen_before: true, enough_alike: true });
         bench.pass(300);
         let (worker, now) = (&mut bench.workers[0], bench.now);
-        worker.overdue("a:1", began, odd, now);
+        worker.overdue("a:1", began, overdue, now);
     }
     assert!(bench.workers[0].hedge_after(usually, bench.now).is_some());
     bench.now = Time::from_nanos(bench.now.as_nanos() - 3_600_000_000_000);

@@ -48,7 +48,7 @@ impl<V> Contexts<V> {
         self.values.get(self.keys.find(id)?)?.as_ref()
     }
 
-    /// The same, to change it.
+    /// The value of a context, to change it.
     pub fn get_mut(&mut self, id: u32) -> Option<&mut V> {
         self.values.get_mut(self.keys.find(id)?)?.as_mut()
     }

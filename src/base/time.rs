@@ -67,8 +67,8 @@ pub const fn nanos(duration: Duration) -> u64 {
     units(duration, 1_000_000_000, duration.subsec_nanos())
 }
 
-/// A duration in units of which a second has so many, and of which `rest` are not whole seconds. (One comparison instead of two
-/// checks for overflow, in each place where a duration is counted.)
+/// A duration in a unit of which a second has `of_second`. `rest` is what the duration has beyond whole seconds, in
+/// that unit. (One comparison instead of two checks for overflow, in each place where a duration is counted.)
 const fn units(duration: Duration, of_second: u64, rest: u32) -> u64 {
     let seconds = duration.as_secs();
     if seconds >= u64::MAX / of_second { u64::MAX } else { seconds * of_second + rest as u64 }

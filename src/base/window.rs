@@ -179,7 +179,7 @@ impl Window {
         }
     }
 
-    /// The same counts in a window over `interval`; unchanged if it is the same interval.
+    /// The counts of this window in one over `interval`; unchanged if that is the interval of this window.
     #[must_use]
     pub fn with_interval(self, interval: Duration, edge: Edge, now: Time) -> Self {
         let mut window = Self::new(interval);

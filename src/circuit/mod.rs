@@ -1,5 +1,5 @@
-//! The circuit breaker of a cluster: when so much fails that sending more helps nobody, requests are answered at once, and
-//! one now and then finds out whether that is over.
+//! The circuit breaker of a cluster. When most attempts fail, sending more helps nobody: requests are answered at once,
+//! and one now and then finds out whether the outage is over.
 //!
 //! ```text
 //!             `percent` of at least `min_requests` attempts broke
@@ -11,10 +11,10 @@
 //!     +------------------------------------------------------------+
 //! ```
 //!
-//! **What counts** is the end of every attempt that Weir sees. Refused, Unreachable, Reset, Truncated and Timeout mean that
-//! nobody was there to process it. Answered, Error and Pushback mean that somebody was: a cluster that answers 503 decides
-//! itself what it can take, and a breaker would only hide its answers. The rest says nothing. A stream that goes on is told as
-//! Answered while it runs.
+//! **What counts** is the end of every attempt that Weir sees. Refused, Unreachable, Reset, Truncated and Timeout mean
+//! that no host was there to process it. Answered, Error and Pushback mean that a host was: a cluster that answers 503
+//! decides itself what it can take, and a breaker would only hide its answers. The rest says nothing. A stream that
+//! goes on counts as Answered while it runs.
 //!
 //! **Over which time.** A share of the whole interval would be slow where it matters: after nine calm seconds, a window of
 //! ten shows 90 percent only when the outage is nine seconds old. So what is judged is the latest stretch of whole slots, a
@@ -28,23 +28,24 @@
 //! that is in answered its latest attempt, and that within three slots, the circuit stays closed: leaving hosts out is the
 //! business of [`crate::outlier`]. (Three, since a host with a small share may have no request in one.)
 //!
-//! **Probes** are requests like any other, with their retries. What is let through would have been shed, so to try costs its
-//! client nothing, but for the time that it takes; and the sooner an upstream that is back is found, the fewer requests fail for
-//! nothing. What the end of a probe means for the circuit, and when the first probe goes and the next, is a table in `record`.
-//! A probe that does not end holds up the next for `open_time`, counted from when it
-//! began: where hosts hang, their whole timeout would be longer, and so none is lost with its worker. A probe that hangs is
-//! told as soon as it is answered.
+//! **Probes** are requests like any other, with their retries. Otherwise they would be shed, so a probe costs its
+//! client nothing but time. The sooner the circuit closes once the upstream is back, the fewer requests are shed for
+//! nothing. What the end of a probe means for the circuit, and when the first probe goes and the next, is a table in
+//! `record`. A probe that does not end holds up the next for `open_time`, counted from when it began: where hosts hang,
+//! their whole timeout would be longer, and this way no probe is lost with its worker. The end of a probe that hangs
+//! counts as soon as it is answered.
 //!
-//! A request that may be repeated whatever happens is taken as a probe at once; any other waits for a tenth of `open_time`, so
-//! that where there are both, nobody pays for a probe twice, unless the latest probe was not processed, or, before the
-//! first one, the latest attempt that broke: then none pays for it. What counts is whether response headers of the upstream came.
+//! A request that may be repeated whatever happens is taken as a probe at once. Any other waits for a tenth of
+//! `open_time`: where both come, a probe then costs no client a failed request. It does not wait if the latest probe
+//! was not processed, or, before the first one, the latest attempt that broke: then no probe costs a client anything.
+//! What counts is whether response headers of the upstream came.
 //!
 //! **All workers** share one [record](Record), by compare-and-swap. While nothing fails anywhere, it is read ten times a
 //! second and not written: each worker keeps what it counted until there is trouble. What an attempt says that began before
 //! the circuit closed, or that ends while it is open, is not counted.
 //!
-//! **Requests that are shed** never reach the retry budget: they can need no retry, and as a part of what retries may be a
-//! share of, they would buy a herd of retries for the moment in which the circuit closes.
+//! **Requests that are shed** never reach the retry budget. They need no retry. If they counted as requests, they would
+//! pay for many retries in the moment in which the circuit closes.
 
 mod record;
 
@@ -58,61 +59,66 @@ use crate::base::time::{Time, nanos};
 use crate::base::window::{SLOTS, Window};
 use crate::signal::Signal;
 
-/// For so long after a slot, workers may still add to it: each writes ten times a second.
+/// Workers may add to a slot until this long after it is over: each worker writes ten times a second.
 pub const SETTLE: Duration = Duration::from_millis(250);
-/// A request that arrives reads the record if nobody did for so long. Where there are requests, the timer does.
+/// A request that arrives reads the record first if this worker has not read it for this long. While requests arrive,
+/// the timer reads it more often.
 const STALE: Duration = Duration::from_millis(200);
-/// A cluster had requests of late if there was one within this time.
+/// A cluster had requests recently if one arrived within this time.
 const RECENTLY: Duration = Duration::from_millis(500);
-/// While it is open, a request that would be shed reads the record if this worker did not for so long.
+/// While the circuit is open, a request that would be shed reads the record first if this worker has not read it for
+/// this long.
 const STALE_WHILE_OPEN: Duration = Duration::from_millis(5);
-/// Each role has a timer. Where the record was read within this time, another role's timer did it, and this one does not.
+/// The timer does not read the record if this worker has read it within this time. Each role has a timer, and one of
+/// them is enough.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Where a circuit closed so long ago, no attempt is from before.
+/// No attempt is taken to last longer than this. Once a circuit closed this long ago, all attempts began after it
+/// closed.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(300);
 
-/// One that may not be repeated waits for others at most this long: where there are no others, nobody else finds out.
+/// A request that may not be repeated waits at most this long for others to be the probe. Where there are no others,
+/// nobody else finds out whether the cluster is back.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What a circuit permits to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// Send it.
+    /// Send the request.
     Pass,
-    /// Ask for [`Command::Probe`], and send it if that is granted.
+    /// Ask for [`Command::Probe`], and send the request if that is granted.
     Due,
-    /// Answer it at once.
+    /// Answer the request at once.
     Shed,
 }
 
 /// What a worker asks for when it exchanges the shared record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Say what was counted here, hear what others said, and judge. `answering`: some host answers, so nothing opens.
+    /// Add what was counted here to the record, read what other workers added, and judge whether to open.
     Exchange {
-        /// Whether some host answers.
+        /// Whether some host answers: then the circuit stays closed.
         answering: bool,
     },
     /// Let a request through as a probe.
     Probe,
     /// A probe was processed.
     Close(ProbeId),
-    /// A probe failed so.
+    /// A probe failed: its last attempt ended with this signal.
     Fail(ProbeId, Signal),
-    /// A probe said nothing.
+    /// A probe ended, and its end says nothing of the cluster.
     GiveBack(ProbeId),
 }
 
 /// What happened to a circuit when a [`Command`] was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The circuit opened: so many of so many attempts broke, within this time.
+    /// The circuit opened: enough attempts ended, and too large a share of them broke.
     Opened {
-        /// Those that broke.
+        /// The number of attempts that broke.
         broke: u64,
-        /// All that ended.
+        /// The number of attempts that ended, those that broke among them.
         attempts: u64,
-        /// How long that took.
+        /// The time within which they ended.
         within: Duration,
     },
     /// The request may go as a probe.
@@ -121,11 +127,11 @@ pub enum Event {
     Closed {
         /// How long it was open.
         after: Duration,
-        /// How many probes went.
+        /// The number of probes.
         probes: u64,
-        /// How many requests were shed, as far as workers wrote it down; the last 150 ms may be missing.
+        /// The number of requests that were shed, as far as workers wrote it down; the last 150 ms may be missing.
         shed: u64,
-        /// Whether a probe was processed; else nobody had asked for long.
+        /// Whether a probe was processed; otherwise, no request had asked for a probe for long.
         processed: bool,
     },
 }
@@ -134,23 +140,26 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Circuit {
     policy: BreakerPolicy,
-    /// What ended here and is not in the record.
+    /// Attempts that ended here and are not in the record yet.
     attempts: Window,
+    /// Those of them that broke.
     broke: Window,
-    /// Whether the latest that broke was not processed.
+    /// Whether the latest attempt that broke here was not processed.
     not_processed: bool,
-    /// What was shed here and is not in the record.
+    /// The number of requests that were shed here and are not in the record yet.
     shed: u64,
-    /// The record as last seen.
+    /// The record as it was last read or written.
     view: Record,
-    /// What the record will be if the swap succeeds, what then happened, and whether it has what was counted here.
+    /// An exchange under way: the new record, the event if it is written, and whether it has the attempts counted here.
     staged: Option<(Record, Option<Event>, bool)>,
+    /// When the record was last read.
     read: Time,
+    /// When a request last arrived; `None` before the first one.
     requested: Option<Time>,
 }
 
 impl Circuit {
-    /// Nothing is known yet.
+    /// The circuit of a cluster of which nothing is known yet.
     #[must_use]
     pub fn new(policy: BreakerPolicy) -> Self {
         Self {
@@ -187,13 +196,14 @@ impl Circuit {
         self.policy.open_time
     }
 
-    /// A request arrives. If that returns `true`, read the record first ([`Command::Exchange`]).
+    /// A request arrives. Returns whether to read the record first ([`Command::Exchange`]).
     pub fn requested(&mut self, now: Time) -> bool {
         self.requested = Some(now);
         !now.is_soon_after(STALE, self.read)
     }
 
-    /// Whether the record that says that requests are shed was not read for so long that another worker may have closed it since.
+    /// Whether the record by which requests are shed was last read more than five milliseconds ago: another worker may
+    /// have closed the circuit since.
     #[must_use]
     pub fn may_have_closed(&self, now: Time) -> bool {
         !now.is_soon_after(STALE_WHILE_OPEN, self.read)
@@ -211,7 +221,7 @@ impl Circuit {
         }
     }
 
-    /// For how long one that may not be repeated waits until it is a probe.
+    /// The time that a request that may not be repeated waits for others before it is a probe itself.
     fn waits_for_others(&self) -> Duration {
         let tenth = Duration::from_nanos(nanos(self.policy.open_time) / 10);
         if self.view.not_processed { Duration::ZERO } else { tenth.min(LONGEST_WAIT) }
@@ -228,7 +238,7 @@ impl Circuit {
         self.view.closed > Time::default() && now.is_within(LONGEST_ATTEMPT, self.view.closed)
     }
 
-    /// An attempt ended that had begun then.
+    /// An attempt that `began` at that time ended with this `signal`.
     pub fn attempt_ended(&mut self, signal: Signal, began: Time, now: Time) {
         let broke = match signal {
             Signal::Refused | Signal::Unreachable | Signal::Reset | Signal::Truncated | Signal::Timeout => 1,
@@ -245,7 +255,7 @@ impl Circuit {
         }
     }
 
-    /// Whether to exchange on this tick: there were requests, there is trouble, or it is open.
+    /// Whether to exchange on this tick: there were requests, attempts broke, or the circuit is open.
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {
         let Some(requested) = self.requested else { return false };
@@ -254,20 +264,20 @@ impl Circuit {
         !read_of_late && (of_late || self.is_open() || self.is_troubled())
     }
 
-    /// Whether anything broke of late.
+    /// Whether any attempt broke within the interval, as far as this worker knows.
     #[must_use]
     pub fn is_troubled(&self) -> bool {
         !self.broke.is_empty() || self.view.is_troubled()
     }
 
-    /// A host that answered its latest attempt within this time answers: three slots.
+    /// The time within which a host must have answered its latest attempt to keep the circuit closed: three slots.
     #[must_use]
     pub fn answering(&self) -> Duration {
         Duration::from_nanos(nanos(self.policy.interval).saturating_mul(3) / SLOTS as u64)
     }
 
-    /// Reads the record, which `now` is later than, and returns what to put in its place, if anything. Then comes
-    /// [`done`](Self::done), or all of it again if another worker was faster, or [`failed`](Self::failed).
+    /// Reads the record, and returns what to put in its place, if anything. `now` is a time after it was read. Next,
+    /// the caller calls [`done`](Self::done), or this again if another worker wrote first, or [`failed`](Self::failed).
     pub fn exchange(&mut self, record: Option<&[u8]>, command: Command, now: Time) -> Option<Vec<u8>> {
         let found = record.and_then(|record| Record::decode(record, &self.policy, now));
         let mut shared = found.unwrap_or_else(|| Record::new(&self.policy));
@@ -311,7 +321,8 @@ impl Circuit {
         record
     }
 
-    /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing. What happened, once.
+    /// What [`exchange`](Self::exchange) returned is in the record, or it returned nothing. Returns the event of that
+    /// exchange, once.
     pub fn done(&mut self) -> Option<Event> {
         let (shared, event, counted) = self.staged.take()?;
         if counted || shared.opened.is_some() || shared.closed > self.view.closed {

@@ -18,8 +18,8 @@
 //! | cancelled, local, or none at all | stays open: nobody knows | at once |
 //! | has not ended | stays open | `open_time` after it began |
 //!
-//! Where none was asked for during sixteen such pauses (of what was refused, or else of what broke off), as many go as would have gone
-//! meanwhile, until the latest of them has failed.
+//! If no request came during sixteen such pauses (of what was refused, or else of what broke off), as many probes go as
+//! would have gone meanwhile, until the latest of them has failed.
 //!
 //! The first probe goes an eightieth of `open_time` after the circuit opened, or at once if the attempt that broke last was not
 //! processed.
@@ -35,9 +35,10 @@ use crate::signal::Signal;
 
 /// What a record starts with: a name, and the version of what follows.
 const FORMAT: Format = *b"wrc\x02";
-/// A probe that is due for so many pauses was not asked for: a fifth of a second at the defaults, and fewer requests open no circuit.
+/// A probe that has been due for sixteen pauses was not asked for: for a fifth of a second at the defaults. A cluster
+/// with fewer requests than that opens no circuit.
 const UNASKED: u32 = 16;
-/// Where the interval is shorter, a circuit is abandoned after this.
+/// A circuit is never abandoned before this time, even where the interval is shorter.
 const MIN_ABANDONED: Duration = Duration::from_secs(10);
 /// After a probe that was not processed, or after the circuit opened, the next probe goes after this part of `open_time`.
 const NOT_PROCESSED: u64 = 80;
@@ -49,14 +50,14 @@ const TIMED_OUT: u64 = 4;
 /// When a cluster's circuit opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
-    /// Opens if at least this share of the attempts broke, 1 to 100. Default: 90.
+    /// The circuit opens if at least this share of the attempts broke, 1 to 100 percent. Default: 90.
     pub percent: Percent,
-    /// Of at least so many, 1 to 1,000,000. Default: 50.
+    /// The smallest number of attempts that opens it, 1 to 1,000,000. Default: 50.
     pub min_requests: u32,
-    /// Within at most this time, 1 s to 1 h. Default: 10 s.
+    /// The longest time over which these attempts are counted, 1 s to 1 h. Default: 10 s.
     pub interval: Duration,
-    /// How long a probe that does not end holds up the next, 100 ms to 1 h; after one that fails, the next goes after a part of
-    /// it. Default: 1 s.
+    /// How long a probe that does not end holds up the next, 100 ms to 1 h. After a probe that fails, the next one goes
+    /// after a part of this. Default: 1 s.
     pub open_time: Duration,
 }
 
@@ -91,14 +92,15 @@ pub struct Record {
     pub shed: u64,
     /// While it is open: whether the latest probe that failed was not processed; before one failed, the latest attempt that broke.
     pub not_processed: bool,
-    /// While it is closed, attempts that ended, and those of them that broke.
+    /// While it is closed, the attempts that ended.
     attempts: Window,
+    /// Those of them that broke.
     broke: Window,
-    /// Whether it said what is not possible, so that what is read is to be written.
+    /// Whether the record had times that are not possible, so that the corrected record is to be written.
     pub(super) corrected: bool,
 }
 
-/// A request that is a probe: what it says, it says about one opening.
+/// Identifies a probe. What the probe finds out counts for the outage in which it was sent, and for no later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeId {
     opened: Time,
@@ -122,7 +124,7 @@ impl Record {
         }
     }
 
-    /// Whether anything broke of late.
+    /// Whether any attempt broke within the interval.
     #[must_use]
     pub fn is_troubled(&self) -> bool {
         !self.broke.is_empty()
@@ -134,7 +136,8 @@ impl Record {
         self.broke.merge(broke, Edge::Start, now);
     }
 
-    /// Opens if what was counted says so; `not_processed` says it of the latest attempt that broke.
+    /// Opens the circuit if the policy says so of the attempts that were counted. `not_processed` says whether the
+    /// latest attempt that broke was not processed.
     pub fn judge(&mut self, policy: &BreakerPolicy, not_processed: bool, now: Time) -> Option<Event> {
         self.attempts.advance(now);
         self.broke.advance(now);
@@ -161,8 +164,9 @@ impl Record {
         Some(Event::Opened { broke, attempts, within })
     }
 
-    /// Lets a request through, if one is due. Where none came for long, as many go as would have gone meanwhile: requests that come
-    /// all at once would else be shed while the first of them finds out that the outage is over.
+    /// Lets a request through as a probe, if one is due. If none was asked for during sixteen pauses, as many go as
+    /// would have gone meanwhile. Otherwise, of requests that come all at once, all but the first would be shed until
+    /// that finds out that the outage is over.
     pub fn probe(&mut self, policy: &BreakerPolicy, now: Time) -> Option<Event> {
         let opened = self.opened.filter(|_| now >= self.next)?;
         let pause = policy.pause(if self.not_processed { Signal::Refused } else { Signal::Reset });
@@ -172,13 +176,14 @@ impl Record {
         Some(Event::Probing(ProbeId { opened, number: self.probes }))
     }
 
-    /// Whether a probe is of this opening.
+    /// Whether a probe was sent since the circuit opened, and the circuit is still open.
     #[must_use]
     pub fn is_of(&self, probe: ProbeId) -> bool {
         self.opened == Some(probe.opened)
     }
 
-    /// A probe failed so: if it was the last one, the next is due in a moment. Whether that changed anything.
+    /// A probe failed with this `signal`. If it was the latest probe, the next one is due after the pause for that
+    /// signal. Returns whether that changed anything.
     pub fn fail(&mut self, policy: &BreakerPolicy, probe: ProbeId, signal: Signal, now: Time) -> bool {
         let last = self.is_of(probe) && self.probes == probe.number;
         if last {
@@ -189,7 +194,8 @@ impl Record {
         last
     }
 
-    /// A probe said nothing: if it was the last one, the next request may be one. Whether that changed anything.
+    /// A probe ended, and its end says nothing. If it was the latest probe, the next request may be one. Returns
+    /// whether that changed anything.
     pub fn give_back(&mut self, probe: ProbeId, now: Time) -> bool {
         let last = self.is_of(probe) && self.probes == probe.number;
         if last {
@@ -207,7 +213,8 @@ impl Record {
         Some(Event::Closed { after, probes, shed, processed })
     }
 
-    /// Whether nobody asked for so long that nobody knows whether the outage is over; or it was switched off for so long.
+    /// Whether the next probe has been due for the interval, or for ten seconds where that is longer. Then there were
+    /// no requests, or the circuit breaker was off, and it is not known whether the outage is over.
     #[must_use]
     pub fn is_abandoned(&self, policy: &BreakerPolicy, now: Time) -> bool {
         now >= self.next.saturating_add(policy.interval.max(MIN_ABANDONED))
@@ -268,7 +275,7 @@ impl Command {
 }
 
 impl BreakerPolicy {
-    /// How long after a probe that ended so the next one goes.
+    /// How long after a probe that failed with this `signal` the next one goes.
     fn pause(&self, signal: Signal) -> Duration {
         let parts = match signal {
             signal if is_not_processed(signal) => NOT_PROCESSED,
@@ -279,7 +286,7 @@ impl BreakerPolicy {
     }
 }
 
-/// Whether what ended so reached nobody, which costs no client anything.
+/// Whether an attempt that ended with this signal was processed by nobody: then its end costs no client anything.
 pub(super) const fn is_not_processed(signal: Signal) -> bool {
     matches!(signal, Signal::Refused | Signal::Unreachable)
 }

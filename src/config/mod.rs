@@ -47,7 +47,7 @@ pub const MAX_CLUSTERS: usize = 1_000;
 pub struct Config {
     /// Where the module is attached.
     pub role: Role,
-    /// What it shall do: with [`Role::Decide`], and only with it.
+    /// The policy; `None` for other roles than [`Role::Decide`].
     pub policy: Option<Policy>,
     /// `"only": "failures"`, with [`Role::Watch`]: an access-log filter keeps from it what went well, which `decide` counts.
     pub only_failures: bool,
@@ -79,10 +79,10 @@ impl Role {
 /// Whether decisions take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// They do.
+    /// Decisions take effect.
     #[default]
     Enforce,
-    /// They are made and counted, and change nothing.
+    /// Decisions are made and counted, and change nothing.
     Shadow,
 }
 

@@ -12,10 +12,10 @@ use crate::retry::budget::BudgetPolicy;
 pub struct Policy {
     /// Whether it takes effect.
     pub mode: Mode,
-    /// How requests are steered away from hosts that are out; `None` where that is switched off, so that
-    /// outliers are only reported.
+    /// How requests are steered around ejected hosts; `None` where that is switched off, so that ejections are only
+    /// reported.
     pub steering: Option<SteeringPolicy>,
-    /// How incidents are told; `None` where that is switched off.
+    /// How incidents are reported; `None` where that is switched off.
     pub incidents: Option<IncidentPolicy>,
     /// Which clusters have an override.
     pub(super) patterns: Vec<Pattern>,
@@ -26,14 +26,14 @@ pub struct Policy {
 /// What an entry of `clusters` is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// Clusters of such names.
+    /// The clusters with names that match.
     pub cluster: Glob,
-    /// Only requests whose routes have such names; `None` for all.
+    /// Only requests whose routes have names that match; `None` for all.
     pub route: Option<Glob>,
 }
 
 impl Pattern {
-    /// Both, as log lines have them.
+    /// Both patterns, as log lines have them.
     #[must_use]
     pub fn text(&self) -> String {
         let route = self.route.as_ref().map_or(["", ""], |route| [" with route ", route.as_str()]);
@@ -46,7 +46,7 @@ impl Pattern {
 pub struct ClusterPolicy {
     /// Retries by this module; `None` where they are switched off.
     pub retry: Option<RetryPolicy>,
-    /// What share of its requests may be retries, also where these are off but for some routes; `None` is any.
+    /// The share of its requests that may be retries, also where only some routes have retries; `None` bounds nothing.
     pub budget: Option<BudgetPolicy>,
     /// Outlier detection; `None` where it is switched off.
     pub outlier_detection: Option<OutlierPolicy>,
@@ -74,7 +74,7 @@ impl Policy {
         }
     }
 
-    /// The policy for `cluster`: the first override whose pattern matches, else the top-level one.
+    /// The policy for `cluster`: that of the first override whose pattern matches, otherwise the top-level one.
     ///
     /// Tries all patterns; ask once per cluster and keep the answer, not once per request.
     #[must_use]
@@ -137,21 +137,22 @@ impl Policy {
     }
 }
 
-/// How requests are led past hosts that are out. It is for all clusters alike, since it describes how Envoy is set up. The header is one
-/// that Envoy reads and that is removed from what clients send, whichever cluster a request will go to.
+/// How requests are steered around ejected hosts. It is for all clusters alike, since it describes how Envoy is set up:
+/// Envoy reads the header, and it is removed from what clients send, whichever cluster a request will go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SteeringPolicy {
-    /// What of Envoy's reads the header. Default: the clusters' load balancing policies.
+    /// The part of Envoy that reads the header. Default: the clusters' load balancing policies.
     pub via: Via,
-    /// The request header, in lower case, that names the hosts to use: the one in `override_host_sources`. Default: `x-weir-hosts`.
-    /// For a session it is always `x-envoy-retry-grpc-on`, which Envoy's router takes away by itself.
+    /// The request header, in lower case, that names the hosts to use: the one in `override_host_sources`. Default:
+    /// `x-weir-hosts`. With `stateful_session` it is always `x-envoy-retry-grpc-on`, which Envoy's router removes by
+    /// itself.
     pub header: String,
-    /// At most this share of the requests is left to Envoy's balancer while a host is out, to see which hosts there are and
-    /// how it weighs them. With 0, no new host is found as long as one is out. Default: 5.
+    /// While a host is ejected, at most this share of the requests is left to Envoy's balancer, to see which hosts
+    /// there are and how it weighs them. With 0, no new host is found as long as one is ejected. Default: 5.
     pub explore_percent: Percent,
 }
 
-/// What of Envoy's sends a request to the host that its header names.
+/// The part of Envoy that sends a request to the host that its header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// The load balancing policy `override_host` of the clusters: each attempt goes to a host of the list. Envoy refuses it in
@@ -163,7 +164,8 @@ pub enum Via {
 }
 
 impl SteeringPolicy {
-    /// The header, where nobody but Weir has business setting it. That of a session is Envoy's own, and means something else too.
+    /// The header, if it is Weir's alone; otherwise empty. The one for `stateful_session` is Envoy's own, and has
+    /// another meaning as well.
     #[must_use]
     pub fn own_header(&self) -> &str {
         if self.via == Via::OverrideHost { &self.header } else { "" }
@@ -193,7 +195,7 @@ impl Glob {
         self.matches_bytes(name.as_bytes())
     }
 
-    /// The same for a name as a host tells it.
+    /// Whether the whole of `name` fits. The name is in bytes, as Envoy gives it.
     #[must_use]
     pub fn matches_bytes(&self, mut name: &[u8]) -> bool {
         let pattern = self.0.as_bytes();

@@ -13,7 +13,7 @@ use crate::retry::latency::AdaptiveTimeout;
 pub struct RetryPolicy {
     /// Most retries of one request, 0 to 10; 0 retries nothing. Default: 2.
     pub max_retries: u32,
-    /// What share of a cluster's requests may be retries; `None` is any (`"budget": "off"`).
+    /// The share of a cluster's requests that may be retries; `None` bounds nothing (`"budget": "off"`).
     pub budget: Option<BudgetPolicy>,
     /// Methods that may be retried although they may have been processed, as in the request (they are case-sensitive).
     /// Default: those that RFC 9110, section 9.2.2, calls idempotent.
@@ -30,7 +30,8 @@ pub struct RetryPolicy {
     pub grpc_status_codes: Vec<GrpcCode>,
     /// How long one attempt may take; `None` leaves it to the route. Default: `None`.
     pub per_try_timeout: Option<PerTryTimeout>,
-    /// What is still retried of a request that is itself somebody's retry. Default: [`AlreadyRetried::Unprocessed`].
+    /// What is still retried of a request that arrives as a retry of another hop. Default:
+    /// [`AlreadyRetried::Unprocessed`].
     pub already_retried: AlreadyRetried,
 }
 
@@ -95,11 +96,11 @@ pub enum PerTryTimeout {
 /// retrying, attempts multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlreadyRetried {
-    /// What the upstream did not process.
+    /// Only what the upstream did not process is retried.
     Unprocessed,
-    /// The same as of any request.
+    /// It is retried like any other request.
     Any,
-    /// Nothing.
+    /// It is never retried.
     None,
 }
 

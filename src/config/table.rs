@@ -261,7 +261,7 @@ static OUTLIER_DETECTION: Section = Section {
         Field::time("baseEjectionTime", Number::BaseEjectionTime, 10, HOUR, OutlierPolicy::DEFAULT.base_ejection_time),
         Field::section("error", Number::Error, &ERROR),
         Field::time("interval", Number::DetectionInterval, SECOND, HOUR, OutlierPolicy::DEFAULT.interval),
-        // 0 ejects nothing, and still tells what it would have ejected.
+        // 0 ejects nothing, and still reports what would have been ejected.
         Field::percent(
             "maxEjectionPercent",
             Number::MaxEjectionPercent,
@@ -297,7 +297,7 @@ const fn detector(count: Number, percent: Number, default: Detector) -> [Field; 
 static CIRCUIT_BREAKER: Section = Section::new(&[
     Field::time("interval", Number::BreakerInterval, SECOND, HOUR, BreakerPolicy::DEFAULT.interval),
     Field::whole("minRequests", Number::MinRequests, 1, 1_000_000, BreakerPolicy::DEFAULT.min_requests),
-    // Workers hear of each other ten times a second.
+    // Workers exchange their records ten times a second.
     Field::time("openTime", Number::OpenTime, 100, HOUR, BreakerPolicy::DEFAULT.open_time),
     Field::percent("percent", Number::BreakerPercent, 1, BreakerPolicy::DEFAULT.percent),
 ]);

@@ -19,7 +19,7 @@ use crate::retry::reservations::Account;
 use crate::retry::{self, CONTROL_HEADERS, Class, Header, Plan};
 use crate::steering::session::envelope;
 
-/// After a failure, `guard` sees first attempts for so long.
+/// Until this long after a cluster's latest failure, `guard` sees all of its first attempts.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// What a request's headers say, in one pass.
@@ -27,7 +27,7 @@ const QUIET: Duration = Duration::from_secs(1);
 struct Headers {
     /// What its retries depend on.
     request: retry::Request,
-    /// Whether the client sent the steering header, which is not for clients to set.
+    /// Whether the client sent the steering header, which only Weir may set.
     hosts: bool,
     /// Which of [`CONTROL_HEADERS`] Envoy would obey, though a policy says how the request is retried.
     control: Vec<&'static str>,
@@ -155,7 +155,7 @@ impl Worker {
         })
     }
 
-    /// Where the current request goes, if the host knows it, and what says how it is retried.
+    /// The cluster of the current request, if Envoy knows it, and the policy by which it is retried.
     fn routed<H: Host>(&mut self, view: &View<'_, H>) -> Option<Routed> {
         let cluster = self.routed_cluster(view)?;
         let has_routes = self.clusters.get(cluster).is_some_and(|state| !state.routes.is_empty());
@@ -163,7 +163,8 @@ impl Worker {
         Some(Routed { cluster, by_route })
     }
 
-    /// What says how this request is retried, in a cluster where that depends on the route: only there the host is asked for it.
+    /// The policy by which this request is retried, where that depends on its route. Only then the route's name is
+    /// read.
     #[inline(never)]
     fn by_route<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> ByRoute {
         // A route without a name is matched by `*` alone.
@@ -172,9 +173,9 @@ impl Worker {
         self.policies.by_route(state, name.as_deref().unwrap_or_default())
     }
 
-    /// Whether `guard` has nothing to say about the first attempt of a request: should it fail, it may be repeated, nothing of its
-    /// response has to be looked at, and its retry is paid when it is sent. So it is as long as nothing fails in the cluster,
-    /// which `watch` has to tell, and the budget has something left.
+    /// Whether `guard` has nothing to decide about the first attempt of a request. That is so if the request may be
+    /// repeated, nothing of its response has to be looked at, and its retry is paid for when it is sent. It also needs
+    /// a cluster in which `watch` saw no failure for a while, and a budget with something left.
     fn is_quiet(&mut self, cluster: ClusterId, admission: &Admission) -> bool {
         let now = self.wall_clock;
         let watched = self.visibility(cluster).sees_failures();
@@ -187,14 +188,14 @@ impl Worker {
             && state.account.as_mut().is_none_or(|account| account.affords(now))
     }
 
-    /// The host did not answer a request that was to be shed: it goes on as it is, and nothing more is said about it.
+    /// The host could not answer a request that was to be shed: it is sent on as it is, and not reported again.
     pub fn on_reply_refused(&mut self) {
         // Not `retain`, which has an assertion that the module would carry.
         let events = std::mem::take(&mut self.events);
         self.events = events.into_iter().filter(|event| !matches!(event.what, What::Shed(_))).collect();
     }
 
-    /// The host is done with a request, whether it ended well or at all.
+    /// The host has removed a request, however it ended.
     pub fn on_request_done(&mut self, stream: StreamId) {
         let Some(mut request) = self.requests.remove(stream.0) else { return };
         if let Some(cluster) = request.cluster {
@@ -229,7 +230,7 @@ impl Worker {
         sent.then(|| self.steering_header())
     }
 
-    /// Gives back a permission for retries.
+    /// Gives back reserved retries.
     pub(super) fn release(&mut self, cluster: ClusterId, retries: u32) {
         self.account(cluster).into_iter().for_each(|account| account.release(retries));
     }
@@ -238,15 +239,15 @@ impl Worker {
 /// What may be retried in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// How it counts.
+    /// The class of the request in metrics.
     pub class: Class,
     /// What may be retried; `None` where the retry section is off.
     pub plan: Option<Plan>,
-    /// What may be retried less often than the policy allows, since the budget has no more.
+    /// The plan of the policy, if the budget grants fewer retries than the policy allows; otherwise `None`.
     pub denied: Option<Plan>,
-    /// How many retries there may be.
+    /// The largest number of retries.
     pub(super) most_retries: u32,
-    /// Whether the policy leaves it to Weir when a request is sent once more, beside its first attempt.
+    /// Whether the policy lets Weir hedge the request.
     pub(super) hedges: bool,
     /// Retries that it has permission for, where it needs one; they are to be released when it ends.
     pub reserved: Option<u32>,
@@ -287,23 +288,24 @@ impl Worker {
     /// A request for a cluster arrives. `now` is this worker's time; the budget's shared record goes by the host's own (see
     /// [`crate::base::time`]).
     ///
-    /// Until a retry tells whether `guard` sees this cluster, one that is attached is trusted to charge each retry when it happens.
-    /// Then no permission is needed; but where retries do not help, those that the budget cannot pay are not even begun, which
-    /// saves the host a connection.
+    /// A `guard` that is attached is taken to charge each retry when it happens, until a retry shows whether it sees
+    /// this cluster. Then no permission is needed. But where retries do not help, those that the budget cannot pay for
+    /// are not even begun, which saves the host a connection.
     pub(super) fn admit(&mut self, routed: Routed, request: &retry::Request, now: Time) -> Admission {
         let (shadow, wall_clock) = (!self.enforces(), self.wall_clock);
         let Some(cluster) = self.clusters.get_mut(routed.cluster) else { return Admission::OFF };
         let Some(retry) = self.policies.retry(cluster, routed.by_route) else { return Admission::OFF };
         let (plan, max_retries) = (Plan::of(&retry.policy, request), retry.policy.max_retries);
         let per_attempt = cluster.charging.is_per_attempt(self.attached.guard);
-        // Without `guard`, Envoy cannot tell what an upstream says it did not process from what was never sent: all is paid for.
+        // Without `guard`, Envoy cannot distinguish what an upstream says it did not process from what was never sent:
+        // all retries are paid for.
         let may_be_free = per_attempt || retry.policy.not_processed_headers.is_empty();
         let wanted = Wanted { plan, retries: max_retries, per_attempt, shadow, may_be_free };
         let account = cluster.account.as_mut();
         let (reserved, free) = account.map(|account| wanted.ask(account, wall_clock)).unwrap_or_default();
         let allowed = match reserved {
             _ if shadow => plan,
-            // What was not processed may be sent again all the same.
+            // An attempt that was not processed may be retried all the same.
             Some(0) if free => Plan::Unprocessed,
             Some(0) => Plan::Nothing,
             _ => plan,
@@ -325,7 +327,7 @@ impl Worker {
     }
 }
 
-/// What a request wants of the budget when it arrives.
+/// What a request asks of the budget when it arrives.
 struct Wanted {
     plan: Plan,
     retries: u32,
@@ -337,8 +339,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// How many retries are reserved for the request; `None` where it needs no permission. And whether none are since it is retried
-    /// only in place of what was not processed, for which nobody pays.
+    /// The number of retries that are reserved for the request; `None` where it needs no permission. And whether none
+    /// are reserved, since it is retried only in place of attempts that were not processed, which is free.
     fn ask(&self, account: &mut Account, now: Time) -> (Option<u32>, bool) {
         account.arrive(now);
         if self.plan == Plan::Unprocessed && self.may_be_free && account.unprocessed_is_free(now) {

@@ -1,4 +1,4 @@
-//! Role `guard`: every attempt before it is sent. The last word on a retry.
+//! Role `guard`: every attempt before it is sent. It decides last whether a retry is sent.
 
 use super::cluster::Charging;
 use super::decision::{AttemptDecision, Later, Reply, Then, Verdict};
@@ -65,7 +65,8 @@ impl Refusal {
         }
     }
 
-    /// The answer in the place of the attempt. No hop above shall retry it either, if it is for want of budget.
+    /// The reply in place of the attempt. If the budget does not pay for the retry, no hop above may retry the reply
+    /// either.
     const fn reply(self, grpc: bool) -> Reply {
         match self {
             Self::Unsafe => Reply { verdict: Verdict::UnsafeRetry, later: None },
@@ -110,7 +111,8 @@ impl Worker {
         if self.enforces() { decision } else { decision.in_shadow() }
     }
 
-    /// A retry is about to be sent: why it may not be, whether it is gRPC, and whether another attempt runs beside it.
+    /// A retry is about to be sent. Returns why it may not be, whether it is gRPC, and whether another attempt runs
+    /// beside it.
     fn refuse_retry<H: Host>(&mut self, stream: StreamId, view: &View<'_, H>) -> Option<(Refusal, bool, bool)> {
         let request = self.managed(tagged(view.host)?)?;
         if let Some(attempt) = self.attempts.get_mut(stream.0) {
@@ -191,15 +193,16 @@ impl Worker {
         policy.is_some_and(|policy| !request.plan.permits(policy, signal, &Answer::default()))
     }
 
-    /// Whether a retry is paid for, now if not before.
+    /// Whether a retry is paid for. If it was not before, the budget is asked now.
     fn is_paid<H: Host>(&mut self, request: &Managed, view: &View<'_, H>) -> bool {
         let ahead = self.requests.get_mut(request.id.0).is_some_and(|request| request.retries.take_paid_ahead());
         let unprocessed = self.replaces_unprocessed(request);
         ahead || self.charge_retry(request, unprocessed, view) == Charge::Granted
     }
 
-    /// Whether the attempt that this retry is to replace was not processed, as far as is known. (What may not be repeated is
-    /// retried after nothing else: a status was decided on when it passed, and what contradicts the safety table is stopped.)
+    /// Whether the attempt that this retry replaces was not processed, as far as is known. (A request that may not be
+    /// repeated is retried after nothing else: retries by status were decided on when the response passed, and others
+    /// against the safety table are stopped.)
     fn replaces_unprocessed(&self, managed: &Managed) -> bool {
         let before = self.requests.get(managed.id.0).and_then(|request| request.failed_before);
         match before {
@@ -208,7 +211,8 @@ impl Worker {
         }
     }
 
-    /// Asks the budget for a retry, and reports what it says. `unprocessed`: of an attempt that was not processed.
+    /// Asks the budget for a retry, and reports the answer. `unprocessed`: the retry replaces an attempt that was not
+    /// processed.
     pub(super) fn charge_retry<H: Host>(&mut self, managed: &Managed, unprocessed: bool, view: &View<'_, H>) -> Charge {
         let now = self.now(view);
         let account = self.account(managed.routed.cluster);
@@ -229,9 +233,9 @@ impl Worker {
         charge
     }
 
-    /// The attempts that were paused and are the last ones of their requests by now: the others have failed. For each that the
-    /// driver can act for, it is to ask [`Worker::on_pause_over`]. (On a tick, since Envoy is not yet done with the others when
-    /// it tells of their end.)
+    /// The paused attempts that are the last ones of their requests by now: the others have failed. The caller is to
+    /// call [`Worker::on_pause_over`] for each that it can act for. (This is done on a tick: when Envoy reports the end
+    /// of the others, it is not yet done with them.)
     pub fn paused_alone(&mut self) -> Vec<StreamId> {
         let mut alone = Vec::new();
         for stream in std::mem::take(&mut self.paused) {

@@ -14,8 +14,8 @@ use crate::retry::{NOT_SENT, Plan};
 use crate::signal::{Answer, Signal, proxy_status};
 
 impl Worker {
-    /// Response headers of an attempt. A response that must not be retried, or whose retry nobody pays for, is marked: that
-    /// ends the retries, and the client gets it as it is.
+    /// Response headers of an attempt. A response is marked if it must not be retried, or if the budget does not pay
+    /// for its retry. The mark ends the retries, and the client gets the response as it is.
     pub fn on_attempt_response<H: Host>(
         &mut self,
         stream: StreamId,
@@ -33,7 +33,7 @@ impl Worker {
             }
             attempt.number
         });
-        // Nobody but `guard` has business setting it; Envoy would retry even a success.
+        // Only `guard` may set it: Envoy would retry even a success that bears it.
         let remove = self.uses_retriable_header.then_some(NOT_SENT);
         let decision = self.attempt_answered(number, end_of_stream, view).unwrap_or_default();
         let decision = ResponseDecision { remove, ..decision };
@@ -56,7 +56,7 @@ impl Worker {
                     self.report(managed.routed.cluster, What::Vetoed(Veto::Pushback));
                 }
                 self.give_reason(managed.id, Reason::Pushback);
-                // Not to be retried by any hop above either, so the client sees the mark.
+                // No hop above may retry it either, so the client sees the mark.
                 (!marked).then_some(ResponseDecision {
                     verdict: Some(Verdict::Pushback),
                     ..ResponseDecision::marked(RATE_LIMITED)
@@ -66,8 +66,8 @@ impl Worker {
                 if not_sent && let Some(request) = self.requests.get_mut(managed.id.0) {
                     request.last_not_sent = true;
                 }
-                // The mark stops a retry by the route's own policy, and `decide` removes it before hops above see it. If the request was
-                // not sent, the mark stays, since no hop above shall retry it either.
+                // The mark stops a retry by the route's own policy, and `decide` removes it before hops above see it.
+                // If the request was not sent, the mark stays, since no hop above may retry it either.
                 (!marked && self.enforces()).then(|| {
                     if !not_sent {
                         self.strip_from_response(managed.id, RATE_LIMITED);
@@ -81,8 +81,8 @@ impl Worker {
         }
     }
 
-    /// What becomes of the answer to the n-th attempt of a request; `None` where that is not Weir's to say, or it was the last attempt
-    /// that the policy allows.
+    /// What becomes of the answer to the n-th attempt of a request. `None` where Weir has no say, or if it was the last
+    /// attempt that the policy allows.
     fn fate<H: Host>(&self, managed: &Managed, answer: &Answer<'_>, number: u64, view: &View<'_, H>) -> Option<Fate> {
         let signal = answer.signal()?;
         let policy = self.retry_policy(managed.routed)?;
@@ -92,7 +92,8 @@ impl Worker {
         let stated = managed.plan != Plan::Nothing && view.not_processed(policy);
         let named = self.requests.get(managed.id.0).is_some_and(|request| request.names_not_sent);
         if signal == Signal::Pushback {
-            // Envoy asks another host only if it was told of the mark when the request arrived, or if it does so by the status.
+            // Envoy retries it at another host only if the request's headers named the mark when it arrived, or if it
+            // retries by the status.
             let elsewhere = (named || by_status)
                 && (managed.plan.repeats() || stated)
                 && retries_left
@@ -112,7 +113,7 @@ impl Worker {
         }
     }
 
-    /// Envoy retries an answer if somebody pays for that: by the answer's status, or since it is told to.
+    /// Envoy is to retry an answer, by its status or by a mark. It does so if the budget pays for the retry.
     fn retry_is_due<H: Host>(
         &mut self,
         managed: &Managed,
@@ -130,7 +131,7 @@ impl Worker {
         if let Some(request) = self.requests.get_mut(managed.id.0) {
             request.retries.pay_ahead();
         }
-        // Envoy has no other word for it.
+        // Where Envoy does not retry by the status, the mark makes it retry.
         (!by_status).then(|| {
             self.strip_from_response(managed.id, NOT_SENT);
             ResponseDecision::marked(NOT_SENT)
@@ -155,12 +156,12 @@ impl Worker {
 enum Fate {
     /// The upstream says not to repeat the request.
     PushedBack {
-        /// Whether Envoy would have.
+        /// Whether Envoy would have repeated it.
         vetoed: bool,
     },
-    /// Envoy retries it, if somebody pays.
+    /// Envoy retries it if the budget pays for the retry.
     Retried {
-        /// Whether it does so by itself.
+        /// Whether Envoy retries by the status of the answer.
         by_status: bool,
         /// Whether a proxy in front of the upstream did not send the request on.
         unsent: bool,
@@ -172,8 +173,8 @@ enum Fate {
     },
 }
 
-/// Whether the answer is one of a proxy in front of the upstream that had no connection to send the request on, and says so
-/// without a doubt: see [`proxy_status`] on what Envoy states, and why its `proxy-status` alone is not enough.
+/// Whether the answer is that of a proxy in front of the upstream that had no connection to send the request on, and
+/// says so without a doubt. See [`proxy_status`] on what Envoy states, and why its `proxy-status` alone is not enough.
 fn was_not_sent<H: Host>(view: &View<'_, H>) -> bool {
     proxy_status::signal(view.proxy_status()) == Some(Signal::Refused)
         && view.response_header("x-envoy-attempt-count").is_some_and(|count| &*count == b"1")

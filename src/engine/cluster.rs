@@ -19,7 +19,8 @@ use crate::retry::reservations::Account;
 pub struct Cluster {
     /// The name, as Envoy's configuration has it.
     pub(super) name: Box<str>,
-    /// Which of the engine's policies; they are shared, since thousands of clusters may have the same.
+    /// The index of its policy among the engine's policies. They are shared, since thousands of clusters may have the
+    /// same.
     pub(super) policy: usize,
     /// Which of them are for some of its routes, and whether a request went by them.
     pub(super) routes: Vec<(usize, bool)>,
@@ -31,11 +32,11 @@ pub struct Cluster {
     pub(super) account: Option<Account>,
     /// How long attempts take, where an adaptive timeout depends on it.
     pub(super) latency: Option<Latency>,
-    /// Its hosts, where outlier detection is on: from the first request on.
+    /// What is known of its hosts, where outlier detection is on; `None` before the first request.
     pub(super) outliers: Option<Outliers>,
     /// Its circuit, where there is a breaker.
     pub(super) circuit: Option<Box<Circuit>>,
-    /// What happened to its hosts.
+    /// The incidents of its hosts.
     pub(super) incidents: Incidents,
     /// Whether its circuit was open when that was last reported.
     pub(super) reported_open: bool,
@@ -48,8 +49,8 @@ pub struct Cluster {
     /// Whether its requests are steered, where steering is on.
     pub(super) steered: bool,
     pub(super) misrouted: Misrouted,
-    /// Whether Envoy's balancer was seen to choose among hosts. What always goes to its own destination (a cluster of type
-    /// `ORIGINAL_DST`) belongs nowhere else.
+    /// Whether Envoy's balancer was seen to choose among hosts. In a cluster of type `ORIGINAL_DST`, each request can
+    /// only go to its own destination.
     pub(super) is_balanced: bool,
     /// How many attempts ended here, while `decide` has seen no request; `None` once it has.
     pub(super) undecided: Option<u8>,
@@ -63,7 +64,7 @@ pub struct Cluster {
 /// When retries at a cluster are charged to its budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Charging {
-    /// No retry has told yet: a `guard` is trusted to see them, if there is one at all.
+    /// No retry was seen yet: if a `guard` is attached, it is taken to see them.
     #[default]
     Unknown,
     /// When they happen: `guard` sees them.
@@ -84,9 +85,10 @@ impl Charging {
     }
 }
 
-/// Of a calm cluster's answered attempts, and of what went where it was steered, one in so many is looked at, by chance: to ask for a
-/// host's address costs more than it tells there. Not each eighth: a balancer that takes turns among four hosts would show the same
-/// one each time, and the other three would never be known.
+/// Of a calm cluster's answered attempts, and of its requests that went where they were steered, one in eight is looked
+/// at: to ask for a host's address costs more than it tells there. It is chosen at random. If it were each eighth, a
+/// balancer that takes turns among four hosts would show the same host each time, and the other three would never be
+/// known.
 pub(super) const SAMPLE: u32 = 8;
 
 /// Counts what of a calm cluster could be looked at, and says which of it is.
@@ -140,7 +142,7 @@ impl Cluster {
     /// A request is sent to it.
     pub(super) fn sent(&mut self, stream: StreamId) {
         self.undecided = None;
-        // Where hosts are not judged, nobody looks into the queue.
+        // Where hosts are not judged, the queue is not used.
         if self.outliers.is_some() {
             self.waiting.arrived(stream);
         }
@@ -230,7 +232,8 @@ impl Clusters {
     }
 
     fn replace_least_recently_used(&mut self, cluster: Box<Cluster>) -> ClusterId {
-        // What was told of one in trouble would stand for ever, since Envoy forgets no gauge.
+        // A cluster with ejected hosts or an open circuit is kept if possible: its gauges would otherwise stay as they
+        // are.
         let key = |cluster: &Cluster| (cluster.reported_open || cluster.reported_hosts.0 > 0, cluster.last_used);
         let oldest = self.slots.iter().enumerate().min_by_key(|(_, (_, cluster))| key(cluster));
         let slot = oldest.map_or(0, |(slot, _)| slot as u16);
@@ -249,7 +252,7 @@ impl Clusters {
         (*known == id).then_some(cluster)
     }
 
-    /// The same, to change it.
+    /// A known cluster, to change it; `None` once it was forgotten.
     pub fn get_mut(&mut self, id: ClusterId) -> Option<&mut Cluster> {
         let (known, cluster) = self.slots.get_mut(id.slot())?;
         (*known == id).then_some(cluster)
@@ -289,7 +292,7 @@ impl Clusters {
         self.slots.iter().map(|(id, cluster)| (*id, &**cluster))
     }
 
-    /// The same, to change them.
+    /// All known clusters, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ClusterId, &mut Cluster)> {
         self.slots.iter_mut().map(|(id, cluster)| (*id, &mut **cluster))
     }

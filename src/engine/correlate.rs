@@ -32,27 +32,27 @@ impl ClusterId {
     }
 }
 
-/// Which attempt.
+/// An attempt, and what is known of it when it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Where it was sent.
+    /// The cluster that it was sent to.
     pub cluster: ClusterId,
-    /// The host's address, where it was read.
+    /// The host's address; `None` if it was not read.
     pub host: Option<Box<str>>,
     /// When it began, by the host's clock.
     pub began: Time,
-    /// How many answered attempts it stands for, where only a sample of them is read.
+    /// The number of answered attempts that it stands for, where only a sample of them is read.
     pub weight: u32,
-    /// The request it belonged to, where `guard` told.
+    /// The request that it belonged to; `None` if `guard` did not say.
     pub request: Option<StreamId>,
-    /// What incidents want to know besides.
+    /// What incidents need to know besides the signal.
     pub detail: AttemptDetail,
 }
 
 /// An attempt that ended, its signal known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Which.
+    /// The attempt that ended.
     pub attempt: Attempt,
     /// How it ended.
     pub signal: Signal,
@@ -68,13 +68,13 @@ pub struct Unresolved {
 }
 
 impl Unresolved {
-    /// What it is where the request's end does not tell.
+    /// The attempt with the signal that it has as long as the end of its request says nothing more.
     fn settled(self) -> Ended {
         self.end(|unresolved| unresolved.open.provisional(unresolved.expired))
     }
 
-    /// What it is by the end of its request, or of the one that came next: a reset stream that Envoy retries is explained by
-    /// no end.
+    /// The attempt with the signal that follows from the end of its request, or of the request that came next. No end
+    /// of a request explains a reset stream that Envoy retries.
     fn explained(self, end: &RequestEnd<'_>) -> Ended {
         if self.open == Open::StreamReset && !end.stream_reset() {
             return self.settled();
@@ -82,7 +82,8 @@ impl Unresolved {
         self.end(|unresolved| unresolved.open.resolve(end))
     }
 
-    /// A reset stream stays in doubt while its request goes on, so that is not told: no decision rests on a guess.
+    /// The attempt with this `signal`. The request is left out if the stream was reset: what that means stays in doubt
+    /// while the request goes on, and no decision rests on a guess.
     fn end(self, signal: impl FnOnce(&Self) -> Signal) -> Ended {
         let signal = signal(&self);
         let request = self.attempt.request.filter(|_| self.open != Open::StreamReset);
@@ -93,7 +94,7 @@ impl Unresolved {
 /// At most this many attempts are open in one turn; hedging needs two or three.
 const MOST_UNRESOLVED: usize = 64;
 
-/// The attempts of one worker that ended and are not yet understood.
+/// The attempts of one worker that ended, and whose signals are open until more is known.
 #[derive(Debug, Default)]
 pub struct Attempts {
     unresolved: Vec<Unresolved>,

@@ -1,4 +1,4 @@
-//! What the engine decided, as values. Whoever drives the engine carries them out.
+//! What the engine decided, as values. The caller of the engine carries them out.
 //!
 //! In shadow mode hardly anything of a decision is carried out: the `in_shadow` of each says what still is.
 
@@ -16,36 +16,38 @@ pub const RATE_LIMITED: &str = "x-envoy-ratelimited";
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestDecision<'w> {
-    /// It goes on, with these changes.
+    /// It is sent on, with these changes.
     Forward(Edits<'w>),
-    /// It is answered in place of the upstream. If the host cannot do that, it is to say so with
-    /// [`Worker::on_reply_refused`](crate::engine::worker::Worker::on_reply_refused), and the request goes on as it is.
+    /// It is answered in place of the upstream. If the host cannot do that, the caller reports it with
+    /// [`Worker::on_reply_refused`](crate::engine::worker::Worker::on_reply_refused), and the request is sent on as it
+    /// is.
     Reply(Reply),
 }
 
 /// Changes to a request's headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edits<'w> {
-    /// The steering header, which the client sent and has no business setting.
+    /// The name of the steering header, if the client sent it: only Weir may set it, so it is removed.
     pub remove_hosts: Option<&'w str>,
-    /// What a client whom Envoy trusts asked of Envoy's router: headers to remove.
+    /// Headers to remove: those by which a client that Envoy trusts asks Envoy's router for retries or timeouts.
     pub remove_control: Vec<&'static str>,
-    /// What Envoy's router shall retry: headers to set.
+    /// Headers to set: they say what Envoy's router retries.
     pub retry: &'w [Header],
-    /// How often Envoy retries at most, where that is less than `retry` says.
+    /// The largest number of retries, where that is less than `retry` says.
     pub max_retries: Option<u32>,
     /// Whether less is retried than the policy allows, since the budget has no more.
     pub denied: bool,
     /// How long an attempt may take.
     pub per_try_timeout: Option<Duration>,
-    /// After this time the request is sent once more, beside its first attempt.
+    /// The time after which Envoy hedges the request: it is sent once more, beside its first attempt.
     pub hedge: Option<Duration>,
     /// The steering header, and the hosts that the request's attempts should go to, separated by commas.
     pub hosts: Option<(&'w str, String)>,
     /// Whether the stream is to be tagged with its own id, so that `guard` finds the request of an attempt:
     /// [`Property::Request`](crate::engine::host::Property::Request).
     pub tag: bool,
-    /// Whether `guard` has nothing to say about the first attempt: the tag tells, so that Envoy need not ask.
+    /// Whether `guard` has nothing to decide about the first attempt. The tag says so, so that `guard` need not read
+    /// more.
     pub quiet: bool,
 }
 
@@ -61,7 +63,7 @@ impl Edits<'_> {
 /// What becomes of an attempt that is about to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptDecision<'w> {
-    /// The name of the steering header, which the upstream shall not see.
+    /// The name of the steering header if it is to be removed: the upstream must not see it.
     pub remove_hosts: Option<&'w str>,
     /// Whether it is sent.
     pub then: Then,
@@ -70,7 +72,7 @@ pub struct AttemptDecision<'w> {
 /// Whether an attempt is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// It is.
+    /// It is sent.
     Send,
     /// It waits while another attempt of its request runs.
     Pause,
@@ -89,18 +91,18 @@ impl AttemptDecision<'_> {
 /// Changes to a response's headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResponseDecision {
-    /// A header that nobody else shall see.
+    /// A header to remove, since it is meant for this Envoy alone.
     pub remove: Option<&'static str>,
     /// A header to set to "true": [`RATE_LIMITED`], or [`crate::retry::NOT_SENT`].
     pub mark: Option<&'static str>,
-    /// What tells the client when to come back.
+    /// When the client may come back, if the response is to say so.
     pub later: Option<Later>,
-    /// What is said about the request in access logs.
+    /// What access logs say about the request.
     pub verdict: Option<Verdict>,
 }
 
 impl ResponseDecision {
-    /// Only the mark.
+    /// A decision that sets this mark and changes nothing else.
     pub(super) fn marked(mark: &'static str) -> Self {
         Self { mark: Some(mark), ..Self::default() }
     }
@@ -115,15 +117,15 @@ impl ResponseDecision {
 /// A reply in place of the upstream's: 503, [`UNAVAILABLE`] in gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Why.
+    /// Why it is sent; access logs say so.
     pub verdict: Verdict,
-    /// When the client may come back; with it goes the [mark](RATE_LIMITED) that no hop above retries the reply. `None` where a
-    /// hop above may know better.
+    /// When the client may come back. The reply then also has the [mark](RATE_LIMITED) that keeps hops above from
+    /// retrying it. `None` where a hop above may know better.
     pub later: Option<Later>,
 }
 
 impl Reply {
-    /// What the client reads.
+    /// The body of the reply.
     #[must_use]
     pub const fn body(&self) -> &'static str {
         match self.verdict {
@@ -143,7 +145,7 @@ pub enum Verdict {
     CircuitOpen,
     /// It was not retried, since it may have been processed and is not safe to repeat.
     UnsafeRetry,
-    /// It was not retried, for want of budget.
+    /// It was not retried, since the retry budget was used up.
     BudgetExhausted,
     /// It was not retried, since the upstream said not to.
     Pushback,
@@ -175,7 +177,7 @@ pub enum Later {
 }
 
 impl Later {
-    /// After so many seconds, or, in gRPC, not by itself.
+    /// The client may come back after this many `seconds`, or, in gRPC, never by itself.
     pub(super) const fn after(seconds: u64, grpc: bool) -> Self {
         if grpc { Self::Never } else { Self::After(seconds) }
     }

@@ -33,9 +33,9 @@ struct Ending {
     /// Whether one of its attempts may have failed; `false` is certain.
     failed: bool,
     per_try_timeout: Option<Duration>,
-    /// After what time it was sent once more, if it was not answered before.
+    /// The time after which it was hedged, if it was not answered before.
     hedge: Option<Duration>,
-    /// Whether it finds out for an open circuit whether the cluster is back, and did not yet.
+    /// Whether it is a circuit probe whose end has not been reported yet.
     probes: bool,
 }
 
@@ -57,7 +57,7 @@ impl Ending {
 }
 
 impl Worker {
-    /// A request ended. What is said about it in access logs, if anything.
+    /// A request ended. Returns what access logs say about it, if anything.
     pub fn on_request_end<H: Host>(&mut self, stream: StreamId, host: &H) -> Option<Verdict> {
         let route =
             self.requests.get_mut(stream.0).map(|request| std::mem::take(&mut request.route)).unwrap_or_default();
@@ -101,14 +101,15 @@ impl Worker {
             view.assume_address(route.first());
         }
         if matches!(self.visibility(cluster), Visibility::All { .. }) {
-            // `watch` told of its attempt, and this is how it ended.
+            // `watch` saw its attempt, and this is how it ended.
             self.unresolved.request_ended(&RequestEnd::default(), Vec::new(), &[], &mut self.ended);
         } else {
             self.last_attempt_ended(cluster, Signal::Answered, AttemptDetail::None, ending, view);
         }
     }
 
-    /// Finds and reports why a request that failed was not retried. Returns what the access log shall say, if it says nothing yet.
+    /// Finds and reports why a request that failed was not retried. Returns what access logs are to say, if they say
+    /// nothing yet.
     fn why_not_retried<H: Host>(
         &mut self,
         cluster: ClusterId,
@@ -197,7 +198,7 @@ impl Worker {
         let end = RequestEnd { flags, answer, details: if trouble { view.details() } else { &[] } };
         let id = request_id.as_deref().unwrap_or_default();
         self.unresolved.request_ended(&end, unresolved, id, &mut self.ended);
-        // What the filter lets through of gRPC's statuses, `watch` has counted.
+        // The gRPC statuses that the filter passes: `watch` has counted these.
         let judged = judged.filter(|_| !kept || !matches!(end.answer.grpc_status, Some(4 | 8 | 13 | 14 | 15)));
         if let (Some(cluster), Some(signal)) = (judged, judged.and_then(|_| end.last_attempt())) {
             let timed_out = signal == Signal::Unreachable && end.connect_timeout();
@@ -218,7 +219,7 @@ impl Worker {
         self.clusters.get_mut(cluster).is_some_and(|cluster| cluster.visibility.take_flagged_answer())
     }
 
-    /// The last attempt of a request ended so, and `watch` does not tell.
+    /// The last attempt of a request ended with this `signal`, and `watch` did not see it.
     fn last_attempt_ended<H: Host>(
         &mut self,
         cluster: ClusterId,
@@ -256,7 +257,8 @@ impl Worker {
         made
     }
 
-    /// Charges the retries of a request after the fact, where no `guard` charged them as they happened. How many were charged.
+    /// Charges the retries of a request at its end, where no `guard` charged them as they happened. Returns how many
+    /// were charged.
     fn charge_at_end<H: Host>(&mut self, cluster: ClusterId, retries: Retries, view: &View<'_, H>) -> u32 {
         let Some(state) = self.clusters.get(cluster) else { return 0 };
         let unseen = state.visibility == Visibility::LastOnly;
@@ -278,7 +280,7 @@ impl Worker {
         }
         let Some(account) = &mut state.account else { return 0 };
         state.charging = Charging::AtEnd;
-        // What was not processed is free; in this plan, nothing else was retried.
+        // An attempt that was not processed may be retried without a charge; in this plan, nothing else was retried.
         let unprocessed = retries.plan() == Some(Plan::Unprocessed);
         if unprocessed {
             account.was_unprocessed(now);

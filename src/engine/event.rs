@@ -14,15 +14,15 @@ use crate::retry::reason::Reason;
 use crate::signal::Signal;
 use crate::{circuit, incident, outlier};
 
-/// Ejected hosts are named in a little more than so many bytes at most.
+/// Ejected hosts are reported by name until their names have this many bytes in all.
 pub const MOST_NAMED: usize = 8_000;
 
-/// Something happened.
+/// Something that happened at a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// At which cluster.
+    /// The cluster at which it happened.
     pub cluster: ClusterId,
-    /// What.
+    /// What happened there.
     pub what: What,
 }
 
@@ -37,7 +37,8 @@ pub enum What {
     WouldShed,
     /// A request was let through by an open circuit, to find out whether the cluster is back.
     CircuitProbed,
-    /// The circuit opened or closed. The duration is its `open_time`: a probe that does not end holds up the next for so long.
+    /// The circuit opened or closed. The duration is its `open_time`: a probe that does not end holds up the next one
+    /// for this long.
     Circuit(circuit::Event, Duration),
     /// Whether the circuit is open changed.
     CircuitOpen(bool),
@@ -90,7 +91,7 @@ pub struct HostEvent {
     pub ejected: usize,
     /// How many hosts the cluster has, as far as is known.
     pub known: usize,
-    /// When that was.
+    /// When this worker reported it, by the host's wall clock.
     pub at: Time,
 }
 
@@ -118,8 +119,8 @@ impl Veto {
 }
 
 impl Worker {
-    /// Keeps the hosts of all clusters within bounds, and reports of the clusters of which other hosts are out, or another number is
-    /// remembered, than when this was last reported.
+    /// Keeps the number of remembered hosts within bounds. Then it reports each cluster of which other hosts are
+    /// ejected, or another number is remembered, than when this was last reported.
     pub(super) fn report_hosts(&mut self) {
         self.clusters.bound_hosts();
         for (id, cluster) in self.clusters.iter_mut() {
@@ -146,8 +147,8 @@ impl Worker {
         }
     }
 
-    /// The mode is about to change: whatever was reported to be out or open is reported to be so no longer, since what was told of the
-    /// former mode would stand for ever. What is out or open all the same is reported anew in the next one.
+    /// The mode is about to change. Whatever was reported as ejected or open is reported as no longer so, since gauges
+    /// of the former mode would otherwise stay. What is still ejected or open is reported anew in the next mode.
     pub(super) fn leave_mode(&mut self) {
         for (id, cluster) in self.clusters.iter_mut() {
             let (ejected, remembered) = std::mem::take(&mut cluster.reported_hosts);
@@ -164,8 +165,8 @@ impl Worker {
     }
 }
 
-/// Reports which hosts are out that were not when this was last reported, and which no longer are. `out` has the addresses of those
-/// that are, each with a space after it.
+/// Reports which hosts are ejected that were not when this was last reported, and which no longer are. `out` has the
+/// addresses of the ejected hosts, each with a space after it.
 fn report_out(id: ClusterId, cluster: &mut Cluster, out: String, events: &mut VecDeque<Event>) {
     for (hosts, others, is_out) in [(&*cluster.reported_out, &*out, false), (&*out, &*cluster.reported_out, true)] {
         for host in hosts.split(' ') {

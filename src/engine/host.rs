@@ -1,7 +1,7 @@
-//! What the engine may ask of whoever drives it: Envoy, an access log that is replayed, a simulation, or a test.
+//! What the engine may ask of its caller: Envoy, an access log that is replayed, a simulation, or a test.
 //!
-//! The engine asks late, and only for what a decision depends on, since each answer costs a real proxy a microsecond or so.
-//! Apart from the records that workers share it changes nothing: whatever is to be done, it returns.
+//! The engine asks late, and only for what a decision depends on, since each answer costs a real proxy a microsecond or
+//! so. Apart from the records that workers share it changes nothing: all else that is to be done, it returns.
 
 use std::ops::Deref;
 
@@ -34,8 +34,8 @@ pub trait Host {
     /// Visits the name and value of each request header whose name has one of the `lengths`, and of others if that is easier.
     fn each_header(&self, lengths: Lengths, visit: &mut dyn FnMut(&[u8], &[u8]));
 
-    /// Reads a record, lets `change` say what to put in its place, and swaps that in; if another worker was faster, reads the
-    /// record again and asks again.
+    /// Reads a record, lets `change` say what to put in its place, and writes that if no other worker wrote meanwhile.
+    /// Otherwise it reads the record again, and calls `change` again.
     fn update(&self, key: &Key<'_>, change: &mut Change<'_>) -> Update;
 
     /// Writes a record, whatever is there.

@@ -13,7 +13,8 @@ use crate::base::time::Time;
 use crate::incident::AttemptDetail;
 use crate::signal::{self, Answer, Flags, Open, Signal, Verdict};
 
-/// After so many attempts at a cluster for which `decide` saw no request, it is taken not to see any. That is said once.
+/// After this many attempts at a cluster for which `decide` saw no request, `decide` is taken not to see the cluster's
+/// requests. That is reported once.
 const UNDECIDED: u8 = 20;
 
 impl Worker {
@@ -57,7 +58,8 @@ impl Worker {
         self.attempts_ended(view);
     }
 
-    /// Where an adaptive timeout depends on it: how long the attempt took until its answer was complete, or it was cut off.
+    /// Records how long an attempt took until its answer was complete, or it was cut off. Only adaptive timeouts need
+    /// that.
     fn observe_latency<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) {
         if self.clusters.get(cluster).is_none_or(|cluster| cluster.latency.is_none()) {
             return;
@@ -71,8 +73,9 @@ impl Worker {
         if timed_out { latency.record_timeout(now, took) } else { latency.record(now, took) }
     }
 
-    /// For how long the connection of the attempt had been idle. Asked only while there was a reset within the last intervals,
-    /// and each attempt is logged: without those that went well, a busy connection would seem to have been idle.
+    /// How long the connection of the attempt had been idle. It is read only while there was a reset within the last
+    /// intervals, and each attempt is logged. Without the attempts that were answered, a busy connection would seem to
+    /// have been idle.
     fn idle_of_attempt<H: Host>(&mut self, cluster: ClusterId, verdict: Verdict, view: &View<'_, H>) -> AttemptDetail {
         let (Some(interval), last) = (self.policies.incident_interval(), self.wall_clock) else {
             return AttemptDetail::None;
@@ -109,17 +112,17 @@ impl Worker {
         }
         let now = self.now(view);
         let (incidents, state) = (self.policies.incident_interval().is_some(), self.clusters.get(cluster));
-        // How many answered attempts it stands for, where its host is worth asking for.
+        // The number of answered attempts that it stands for; `None` if its host need not be read.
         let weight = match state.map(|state| &state.outliers) {
             Some(Some(outliers)) => Some(if answered && outliers.is_calm(now) { SAMPLE } else { 1 }),
-            // Where hosts are not judged, what goes wrong on them is reported all the same.
+            // Where hosts are not judged, incidents are reported all the same.
             Some(None) if incidents => Some(1),
             _ => None,
         };
         let host = weight.and_then(|_| view.address());
         let weight = weight.filter(|_| host.is_some()).unwrap_or(1);
-        // When it began matters to outlier detection only after an ejection, and then nothing is sampled; to the circuit, only if the
-        // attempt was not answered and the circuit closed not long ago.
+        // When it began matters to outlier detection only after an ejection, and then nothing is sampled. To the
+        // circuit it matters only if the attempt was not answered, and the circuit closed not long ago.
         let circuit = state.and_then(|state| state.circuit.as_ref());
         let matters = !answered && circuit.is_some_and(|circuit| circuit.asks_when_begun(now));
         let asks = matters || (host.is_some() && weight == 1);
@@ -128,8 +131,8 @@ impl Worker {
         Attempt { cluster, host: host.map(Into::into), began, weight, request, detail }
     }
 
-    /// Whether an answered attempt is not in the sample of a calm cluster. By the time of the last event, which saves a
-    /// reading of the clock: the timer sees to it that it is not long ago.
+    /// Whether an answered attempt is left out of the sample of a calm cluster. It goes by the time of the last event,
+    /// which saves a reading of the clock: with the timer, that is never long ago.
     fn is_passed_over(&mut self, cluster: ClusterId) -> bool {
         let now = self.wall_clock;
         let incidents = self.policies.incident_interval().is_some();
@@ -161,20 +164,20 @@ impl Worker {
 /// during which none was counted had none, so it had no retry. The counts wrap around.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Visibility {
-    /// It saw none so far: only the last attempt of each request is known.
+    /// `watch` saw no attempt so far: only the last attempt of each request is known.
     #[default]
     LastOnly,
-    /// An access-log filter keeps from it what went well.
+    /// An access-log filter keeps from `watch` what went well.
     Failures {
-        /// Attempts that it saw.
+        /// The number of attempts that `watch` saw.
         seen: u32,
-        /// Answers that the filter passed all the same (of a hedged attempt past its timeout, for one), while the end of their
-        /// request has not been seen.
+        /// The number of answers that the filter passed all the same, while the end of their request has not been seen.
+        /// (One is that of a hedged attempt past its timeout.)
         flagged_answers: u32,
     },
-    /// It sees all.
+    /// `watch` sees all attempts.
     All {
-        /// Attempts that did not go well, so that Envoy may have retried them.
+        /// The number of attempts that did not go well, so that Envoy may have retried them.
         failures: u32,
     },
 }
@@ -185,7 +188,7 @@ impl Visibility {
         !matches!(self, Self::LastOnly)
     }
 
-    /// How many attempts failed so far, as far as this tells.
+    /// The number of attempts that failed so far; 0 where `watch` sees none.
     pub(super) const fn failures(self) -> u32 {
         match self {
             Self::LastOnly => 0,
@@ -194,7 +197,7 @@ impl Visibility {
         }
     }
 
-    /// What it is where an access-log filter keeps from every `watch` what went well.
+    /// This visibility once an access-log filter keeps from every `watch` what went well.
     pub(super) const fn filtered(self) -> Self {
         match self {
             Self::Failures { .. } => self,
@@ -219,7 +222,8 @@ impl Visibility {
         };
     }
 
-    /// A request ended, with an answer that the filter keeps from `watch` unless it has a flag: whether `watch` saw it.
+    /// A request ended with an answer. The filter keeps such an answer from `watch` unless it has a flag. Returns
+    /// whether `watch` saw it.
     pub(super) const fn take_flagged_answer(&mut self) -> bool {
         match self {
             Self::Failures { flagged_answers: answers @ 1.., .. } => {
@@ -231,20 +235,20 @@ impl Visibility {
     }
 }
 
-/// What tells of an attempt that ended.
+/// How the end of an attempt is known.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    /// Its log entry; with the request that it belongs to, where that is known.
+    /// By its log entry, with the request that it belongs to, where that is known.
     Attempt(Option<StreamId>),
-    /// The end of its request, which arrived then. As the last attempt it seems to have begun with the request: early rather than
-    /// late.
+    /// By the end of its request, which arrived at that time. The last attempt is taken to have begun with the request:
+    /// early rather than late.
     Request(Time),
 }
 
-/// What the entry says of the attempt.
+/// What the log entry says of the attempt.
 struct Logged {
     verdict: Verdict,
-    /// There is nothing in it that might be retried.
+    /// Whether there is nothing in it that might be retried.
     plain: bool,
 }
 
@@ -265,7 +269,7 @@ const fn before(now: Time, nanos: u64) -> Time {
     Time::from_nanos(now.as_nanos().saturating_sub(nanos))
 }
 
-/// `host-shadow`, or `host-shadow:port`.
+/// Whether an authority is `host-shadow` or `host-shadow:port`.
 fn is_shadow(authority: &[u8]) -> bool {
     let host = match authority.iter().rposition(|byte| *byte == b':') {
         Some(colon) if authority.get(colon + 1..).is_some_and(|port| port.iter().all(u8::is_ascii_digit)) => {
@@ -276,7 +280,8 @@ fn is_shadow(authority: &[u8]) -> bool {
     host.ends_with(b"-shadow")
 }
 
-/// Whether the attempt lasted as long as Envoy had announced to the upstream. Decides only where `decide` is not attached.
+/// Whether the attempt lasted as long as Envoy had announced to the upstream. It matters only where `decide` is not
+/// attached.
 fn is_expired<H: Host>(view: &View<'_, H>) -> bool {
     let announced = view.host.header(HeaderMap::Request, "x-envoy-expected-rq-timeout-ms");
     let Some(announced) = announced.and_then(|ms| parse_u32(&ms)) else { return false };

@@ -14,21 +14,22 @@ use crate::config::Via;
 use crate::outlier::{EndedAttempt, Probe};
 use crate::signal::Signal;
 
-/// A cluster is taken not to obey the steering header when steered requests went elsewhere so often.
+/// A cluster is taken not to obey the steering header once this many steered requests went elsewhere: 20, in quarters
+/// of a request.
 const MOST_MISROUTED: u32 = 20 * MISROUTED;
-/// Each request that went where it should takes back a quarter of one that did not: some go there by chance, with two hosts
-/// every other one.
+/// One request that went elsewhere, in quarters. Each request that went where it should takes back one quarter, since
+/// some go there by chance: with two hosts, every other one.
 const MISROUTED: u32 = 4;
 
-/// After so many requests in a row went where they should, only a sample of those that were answered is looked at.
+/// Once this many requests in a row went where they should, only a sample of those that were answered is looked at.
 const TRUSTED: u32 = 16;
 
 /// Whether the requests of a cluster go where they are steered.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Misrouted {
-    /// How many more of them went elsewhere, in quarters.
+    /// The requests that went elsewhere, less what is taken back, in quarters of a request.
     quarters: u32,
-    /// How many of those that were looked at last went, without exception, where they were steered.
+    /// The number of requests in a row, of those that were looked at, that went where they were steered.
     obeyed: u32,
 }
 
@@ -38,7 +39,7 @@ impl Misrouted {
         self.obeyed = self.obeyed.saturating_add(1);
     }
 
-    /// Whether so many obeyed that a sample will do.
+    /// Whether enough requests in a row obeyed for a sample to do.
     const fn is_trusted(self) -> bool {
         self.quarters == 0 && self.obeyed >= TRUSTED
     }
@@ -68,9 +69,9 @@ impl Misrouted {
 }
 
 impl Worker {
-    /// Whether a request that was answered well may be taken to have gone where it was steered, without asking for the host's
-    /// address: nearly all do, and a sample shows whether that is still so. Not a probe, whose host has yet to show that it is back,
-    /// nor what took so long that it may have been sent once more, beside the first attempt.
+    /// Whether a request that was answered well may be taken to have gone where it was steered, without asking for the
+    /// host's address. Nearly all do, and a sample shows whether that is still so. Two kinds are always looked at:
+    /// probes, whose hosts have yet to show that they are back, and requests that took long enough to have been hedged.
     pub(super) fn obeys<H: Host>(
         &mut self,
         (cluster, arrived, hedge): (ClusterId, Time, Option<Duration>),
@@ -104,13 +105,14 @@ impl Worker {
         }
         let Some(state) = self.clusters.get_mut(cluster) else { return };
         let Some(outliers) = &mut state.outliers else { return };
-        // Whom Envoy's balancer picked for a stream was learned while it ran. By now it may be one that is picked no longer.
+        // Which host Envoy's balancer picked for a stream was learned while it ran. By now the balancer may not pick it
+        // any more.
         if !steers || !state.steered || spoke {
             return;
         }
         let calm = !route.is_steered() && outliers.is_calm(last);
         let picks = outliers.wants_pick(calm, last);
-        // How long requests take is no matter of turns.
+        // For how long requests take, a sample at random will do.
         let times = !calm || !state.waiting.is_known() || state.sampler.takes_by_chance();
         if !picks && !times {
             return;
@@ -128,8 +130,8 @@ impl Worker {
         }
     }
 
-    /// The request that carried a probe is over. `silent`: its host did not answer it in time. Where nobody sees the attempts, nobody
-    /// else tells that the host did not answer until the request was sent once more.
+    /// The request that carried a probe is over. `silent`: its host did not answer it in time. If `watch` sees no
+    /// attempts, nothing else shows that the host did not answer before the request was hedged.
     fn probe_over(&mut self, cluster: ClusterId, (probe, host): (Probe, &str), arrived: Time, silent: bool) {
         let (unseen, now) = (!self.visibility(cluster).sees_failures(), self.wall_clock);
         let Some(outliers) = self.clusters.get_mut(cluster).and_then(|state| state.outliers.as_mut()) else { return };
@@ -140,7 +142,7 @@ impl Worker {
         outliers.probe_over(probe);
     }
 
-    /// Learns where a request went; `once`: it had one attempt.
+    /// Learns which host a request went to. `once`: it had one attempt.
     fn learn_where<H: Host>(&mut self, cluster: ClusterId, route: &Route, once: bool, view: &View<'_, H>) {
         let (now, enforces, via) = (self.now(view), self.enforces(), self.steers_via());
         let Some(state) = self.clusters.get_mut(cluster) else { return };
@@ -149,8 +151,8 @@ impl Worker {
             return;
         };
         let steered = route.is_steered();
-        // A single attempt goes to the first host of the list. If it was at another one, there may have been a hedge that nobody saw, so
-        // the attempts are counted.
+        // A single attempt goes to the first host of the list. If it was at another one, there may have been a hedge,
+        // so the attempts are counted.
         let once = !steered || (once && address == route.first());
         let attempts = if once { 1 } else { view.attempts().unwrap_or_default() as usize };
         let Some(outliers) = &mut state.outliers else { return };
@@ -158,8 +160,8 @@ impl Worker {
             let destination = view.host.property(Property::Destination);
             state.is_balanced = destination.as_deref() != Some(address.as_bytes());
         }
-        // A retry of a request without a list is a pick, too: where the balancer takes turns, the host after a dead one gets
-        // nothing else from it. In shadow mode, a list is made, and nobody sees it.
+        // A retry of a request without a list is a pick as well: where the balancer takes turns, the host after one
+        // that is down is picked only for retries. In shadow mode, a list is made, and Envoy does not see it.
         if !steered || !enforces {
             let once = !outliers.tries_balancer() || view.attempts() == Some(1);
             outliers.left_to_balancer(address, once, now);
@@ -170,7 +172,8 @@ impl Worker {
 }
 
 impl Cluster {
-    /// The last of that many attempts of a request with this list went to that address. Whether to report that requests are misrouted.
+    /// The last of this many `attempts` of a request with this `list` went to that `address`. Returns whether to report
+    /// that requests are misrouted.
     fn is_misrouted(&mut self, address: &str, list: &str, attempts: usize, now: Time) -> bool {
         let Some(outliers) = &mut self.outliers else { return false };
         let misrouted = match Arrival::of(address, list, attempts) {
@@ -197,13 +200,13 @@ impl Cluster {
 /// chooses.
 #[derive(Debug, PartialEq, Eq)]
 enum Arrival<'a> {
-    /// To where it should.
+    /// The host that it should go to.
     Listed,
-    /// The first attempt, to a later host of the list, past these.
+    /// The first attempt went to a later host of the list, past these.
     Later(Vec<&'a str>),
-    /// To another host.
+    /// Another host.
     Elsewhere,
-    /// That cannot be told.
+    /// It is not known which host it should go to.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! The engine: every rule of the product, once, for whoever drives it.
+//! The engine: every rule of the product, once, for Envoy, replay, simulations and tests alike.
 //!
 //! ```text
 //!   callback ──► worker ──► decision    what is to be done

@@ -17,9 +17,9 @@ use crate::signal::Signal;
 /// A request that `decide` sees.
 #[derive(Debug, Default)]
 pub(super) struct Request {
-    /// The cluster it was sent to; `None` for what Envoy answers itself, or Weir.
+    /// The cluster that it was sent to; `None` if Envoy or Weir answers it.
     pub(super) cluster: Option<ClusterId>,
-    /// What says how it is retried.
+    /// The policy by which it is retried, where that depends on its route.
     pub(super) by_route: ByRoute,
     /// When it arrived, by the host's wall clock.
     pub(super) arrived: Time,
@@ -28,9 +28,9 @@ pub(super) struct Request {
     pub(super) retries: Retries,
     /// Where its attempts should go.
     pub(super) route: Route,
-    /// It finds out for an open circuit whether the cluster is back.
+    /// The circuit probe that it is, if it finds out whether the cluster is back.
     pub(super) circuit_probe: Option<ProbeId>,
-    /// After what time it is sent once more, beside its first attempt, if it is not answered before.
+    /// The time after which it is hedged if it was not answered before; `None` if it is not.
     pub(super) hedge: Option<Duration>,
     /// How it waits for its answer.
     pub(super) wait: Wait,
@@ -38,7 +38,7 @@ pub(super) struct Request {
     pub(super) per_try_timeout: Option<Duration>,
     /// How many attempts at its cluster had failed when it arrived: see [`super::log::Visibility::failures`].
     pub(super) failures_before: u32,
-    /// How its latest attempt ended, where `watch` and `guard` told.
+    /// How its latest attempt ended, as far as `watch` and `guard` saw it.
     pub(super) last_signal: Option<Signal>,
     /// How the attempt ended that its latest retry was to replace, as far as `guard` knew.
     pub(super) failed_before: Option<Signal>,
@@ -46,20 +46,20 @@ pub(super) struct Request {
     pub(super) first: Option<StreamId>,
     /// Its retries that `guard` saw.
     pub(super) later: Vec<StreamId>,
-    /// The header by which `guard` told Envoy whether to retry a response; the client shall not see it.
+    /// The header by which `guard` says whether Envoy retries a response. It is removed before the client sees it.
     pub(super) strip_response_header: Option<&'static str>,
-    /// Whether Envoy was told to retry what `guard` marks as not sent.
+    /// Whether Envoy retries what `guard` marks as [not sent](crate::retry::NOT_SENT).
     pub(super) names_not_sent: bool,
     /// Whether its last attempt was not sent on by the proxy in front of the upstream, as `guard` knows: it would be retried
     /// once more.
     pub(super) last_not_sent: bool,
-    /// Whether it arrived as somebody's retry.
+    /// Whether it arrived as a retry of another hop.
     pub(super) already_retried: bool,
     /// When it was answered, if its response goes on after the headers.
     pub(super) answered: Option<Time>,
-    /// Whether it spoke for its host while it ran.
+    /// Whether it was reported as an answer of its host while it ran.
     pub(super) spoke: bool,
-    /// Why it was not retried, where that was told when it was decided.
+    /// Why it was not retried, if that was reported when it was decided.
     pub(super) reason: Option<Reason>,
     /// Attempts that its end resolves.
     pub(super) unresolved: Vec<Unresolved>,
@@ -81,16 +81,16 @@ pub(super) enum Retries {
     Reserved {
         plan: Plan,
         reservation: Option<Reservation>,
-        /// How many there were, once that was read.
+        /// The number of retries, once that was read.
         made: Option<u32>,
     },
     /// `guard` charges each of its retries.
     Charged {
         plan: Plan,
         reservation: Option<Reservation>,
-        /// Retries that were paid.
+        /// The number of retries that were paid for.
         charged: u32,
-        /// Whether the next retry is paid already.
+        /// Whether the next retry is paid for already.
         next_is_charged: bool,
         /// Whether `guard` saw one, so that it sees all.
         seen: bool,
@@ -100,9 +100,9 @@ pub(super) enum Retries {
 /// The retries that a request has permission for, where it needs one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reservation {
-    /// How many.
+    /// The number of retries.
     pub(super) granted: u32,
-    /// What might be retried more often if the budget had more; `None` where it has.
+    /// The plan that the policy has for it, if the budget grants fewer retries than that; otherwise `None`.
     pub(super) denied: Option<Plan>,
 }
 
@@ -135,12 +135,12 @@ impl Retries {
         matches!(self, Self::Charged { seen: true, .. })
     }
 
-    /// How much of the reservation is not used, as far as is known.
+    /// The number of reserved retries that were not used, as far as is known.
     pub(super) fn unused(&self) -> u32 {
         self.reservation().map_or(0, |reservation| reservation.granted.saturating_sub(self.charged()))
     }
 
-    /// Gives up the reservation: how much of it is [not used](Self::unused).
+    /// Gives up the reservation. Returns the number of retries that were [not used](Self::unused).
     pub(super) fn take_unused(&mut self) -> u32 {
         let unused = self.unused();
         match self {
@@ -158,7 +158,7 @@ impl Retries {
         }
     }
 
-    /// A retry is paid.
+    /// A retry is paid for.
     pub(super) fn pay(&mut self) {
         self.become_charged();
         if let Self::Charged { charged, .. } = self {
@@ -166,14 +166,14 @@ impl Retries {
         }
     }
 
-    /// The retry that was just paid is yet to come.
+    /// The retry that was just paid for has not been sent yet.
     pub(super) fn pay_ahead(&mut self) {
         if let Self::Charged { next_is_charged, .. } = self {
             *next_is_charged = true;
         }
     }
 
-    /// A retry is about to be sent: whether it is paid already.
+    /// A retry is about to be sent. Returns whether it is paid for already.
     pub(super) fn take_paid_ahead(&mut self) -> bool {
         match self {
             Self::Charged { next_is_charged, .. } => std::mem::take(next_is_charged),
@@ -188,7 +188,7 @@ impl Retries {
     }
 }
 
-/// What the budget and the safety table want to know of a request one of whose attempts is decided on.
+/// What the budget and the safety table need to know of a request when they decide on one of its attempts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Managed {
     pub(super) id: StreamId,
@@ -200,7 +200,7 @@ pub(super) struct Managed {
 }
 
 impl Request {
-    /// `None` where Weir has no say.
+    /// What decides on its retries; `None` where Weir has no say.
     pub(super) fn managed(&self, id: StreamId) -> Option<Managed> {
         let retry = RetryRequest { arrived: self.arrived, again: self.retries.charged() > 0 };
         Some(Managed {

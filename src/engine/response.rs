@@ -1,8 +1,10 @@
-//! Role `decide`, response headers pass on their way to the client: what the budget learns, and what hops above are told.
+//! Role `decide`, response headers pass on their way to the client: what the budget learns, and what the response says
+//! to hops above.
 //!
-//! **Streams** speak for their hosts while they run: response headers are an answer, and the end of a WebSocket, of events or of a long
-//! poll may be hours away. An ordinary response is over a moment after its headers, and its attempt is told then; so this looks, on the
-//! timer, only at those that go on for longer. What is calm costs nothing more by that.
+//! **Streams** speak for their hosts while they run: response headers are an answer, and the end of a WebSocket, of
+//! events or of a long poll may be hours away. An ordinary response is over a moment after its headers, and its attempt
+//! is reported then. So only responses that go on for longer are looked at, on the timer. In a calm cluster this costs
+//! nothing more.
 
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use crate::retry::Plan;
 use crate::retry::reason::Reason;
 use crate::signal::Signal;
 
-/// A response that goes on for so long is a stream.
+/// A response that still goes on this long after its headers is a stream.
 const GOES_ON: Duration = Duration::from_millis(50);
 
 impl Worker {
@@ -72,7 +74,7 @@ impl Worker {
         let now = self.now(view);
         let took = now.since(arrived);
         let outliers = self.clusters.get_mut(cluster).and_then(|cluster| cluster.outliers.as_mut());
-        // What Envoy answers when its patience is over says nothing of the hosts.
+        // What Envoy itself answers at a timeout says nothing of the hosts.
         if let Some(outliers) = outliers
             && (took < after || view.is_by_upstream())
         {
@@ -123,8 +125,9 @@ impl Worker {
         !(self.attached.only_failures || seen.sees_failures()) || seen.failures() != request.failures_before
     }
 
-    /// Response headers of a request that was retried, or might have been if there were more of the budget. If it is one that
-    /// would be retried once more, it is marked, so that no hop above retries it: where each did, attempts would multiply.
+    /// Response headers of a request that was retried, or would have been if the budget had more. If it would be
+    /// retried once more, it is marked, so that no hop above retries it: otherwise attempts would multiply with each
+    /// hop.
     fn response_after_retries<H: Host>(
         &mut self,
         stream: StreamId,
@@ -136,7 +139,7 @@ impl Worker {
         let (by_route, not_sent) = (request.by_route, request.last_not_sent);
         let wanted = reservation.and_then(|reservation| reservation.denied);
         let plan = wanted.or(request.retries.plan())?;
-        // What was not processed may have been retried for nothing, though the budget paid for none.
+        // What was not processed may have been retried without a charge, though the budget had nothing left.
         let spared = retries > 0 && request.retries.plan() == Some(Plan::Unprocessed);
         let denied =
             wanted.is_some() && !spared && reservation.is_none_or(|reservation| retries >= reservation.granted);
@@ -171,8 +174,8 @@ impl Worker {
         Some(ResponseDecision { later, verdict: Some(Verdict::BudgetExhausted), ..mark })
     }
 
-    /// How the last attempt of a request ended whose response headers pass, and whether it would be retried once more under this
-    /// plan. `not_sent`: a proxy in front of the upstream did not send it on.
+    /// The signal of the last attempt of a request, whose response headers pass, and whether it would be retried once
+    /// more under this plan. `not_sent`: a proxy in front of the upstream did not send it on.
     fn is_retried_again<H: Host>(
         &self,
         routed: Routed,
@@ -189,7 +192,7 @@ impl Worker {
         Some((signal, not_sent || stated || by_table))
     }
 
-    /// The streams that began a moment ago, and go on, are told as answers of their hosts.
+    /// Reports each stream that began a moment ago, and goes on, as an answer of its host.
     pub(super) fn running_streams_speak<H: Host>(&mut self, view: &View<'_, H>) {
         let now = self.wall_clock;
         while let Some(stream) = self.running.front().copied() {

@@ -20,7 +20,8 @@ use crate::outlier::{Outliers, Probe};
 use crate::retry::{Class, Plan, Request};
 use crate::signal::{Answer, Flags, Signal};
 
-/// A hedge helps within half as long again as the request waited before, in halves.
+/// Hedges are in vain once a request waited this many halves of the time after which it was hedged, and is still not
+/// answered: one and a half times as long.
 const IN_VAIN: u64 = 3;
 
 /// What steering did to a request.
@@ -60,7 +61,8 @@ pub(super) struct Steering {
 }
 
 impl Worker {
-    /// A request arrives: where to send it. `circuit_probe`: it finds out for an open circuit whether the cluster is back.
+    /// Decides where to send a request that arrives. `circuit_probe`: the request finds out for an open circuit whether
+    /// the cluster is back.
     pub(super) fn steer<H: Host>(
         &mut self,
         cluster: ClusterId,
@@ -99,8 +101,8 @@ impl Worker {
         steering
     }
 
-    /// Whether the requests of a cluster go where the clients' connections went to, as far as was seen. While hosts of it are out,
-    /// that is told as often as requests that go astray are.
+    /// Whether the requests of a cluster go where the clients' connections went to, as far as was seen. While some host
+    /// of it is ejected, that is reported as often as misrouted requests are.
     fn is_for_its_own_destination(&mut self, cluster: ClusterId) -> bool {
         let now = self.wall_clock;
         let Some(state) = self.clusters.get_mut(cluster).filter(|state| !state.is_balanced) else { return false };
@@ -110,8 +112,8 @@ impl Worker {
         true
     }
 
-    /// Whether a request waits for much longer than until it was sent once more, and was not answered for that: what is sent now
-    /// would not be, either, since such requests take long by nature, or all hosts do.
+    /// Whether a request has waited for much longer than the time after which it was hedged, and is still not answered.
+    /// Hedges that are sent now would not be answered either: such requests take long by nature, or all hosts do.
     fn hedges_are_in_vain(&self, cluster: ClusterId, after: Duration) -> bool {
         let state = self.clusters.get(cluster);
         state.is_some_and(|state| {
@@ -146,7 +148,8 @@ impl Worker {
         Steering { route, list: Some(chosen.hosts), hedge }
     }
 
-    /// What a worker knows of a cluster's hosts; made when its first request arrives, and only where the policy asks for it.
+    /// What this worker knows of a cluster's hosts. It is made when the first request arrives, where the policy asks
+    /// for it.
     fn outliers<H: Host>(&mut self, cluster: ClusterId, view: &View<'_, H>) -> Option<&mut Outliers> {
         if self.clusters.get(cluster)?.outliers.is_some() {
             return self.clusters.get_mut(cluster)?.outliers.as_mut();
@@ -158,18 +161,18 @@ impl Worker {
     }
 }
 
-/// What the circuit says of a request.
+/// What the circuit breaker decides about a request.
 pub(super) enum CircuitDecision {
-    /// It goes on.
+    /// The request is sent on.
     Forward,
-    /// It goes on, and finds out whether the cluster is back.
+    /// The request is sent on as a probe, which finds out whether the cluster is back.
     Probe(ProbeId),
-    /// It is answered at once.
+    /// The request is answered at once with this reply.
     Shed(Reply),
 }
 
 impl Worker {
-    /// A request arrives.
+    /// A request arrives: decides by the circuit whether it is sent on.
     pub(super) fn pass_circuit<H: Host>(
         &mut self,
         routed: Routed,
@@ -225,7 +228,8 @@ impl Worker {
         CircuitDecision::Shed(Reply { verdict: Verdict::CircuitOpen, later: Some(Later::after(seconds, request.grpc)) })
     }
 
-    /// Response headers of a probe pass, or it ended without: what does it say?
+    /// Response headers of a circuit probe pass, or the probe ended without any. The circuit closes or stays open by
+    /// how its last attempt ended.
     pub(super) fn circuit_probe_ended<H: Host>(&mut self, id: StreamId, view: &View<'_, H>) {
         let Some(request) = self.requests.get_mut(id.0) else { return };
         let (Some(probe), Some(cluster)) = (request.circuit_probe.take(), request.cluster) else { return };
@@ -233,7 +237,7 @@ impl Worker {
         let status = view.status();
         let proxy_status = view.cause();
         let end = view.request_end(Answer { status, proxy_status, ..Answer::default() });
-        // There is no host to send it to, which costs nobody anything; or `guard` stopped its retry.
+        // If no attempt says more, there was no host to send the probe to, or `guard` stopped its retry.
         let no_host = end.flags.any(Flags::NO_HEALTHY_UPSTREAM).then_some(Signal::Unreachable);
         let command = Command::of_probe(probe, end.last_attempt().or(no_host).or(stopped));
         self.change_circuit(cluster, command, view);

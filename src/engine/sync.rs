@@ -22,8 +22,8 @@ use crate::retry::reservations::Account;
 const UNBOUNDED: u64 = u32::MAX as u64;
 
 impl Worker {
-    /// Asks a cluster's budget for one retry. Without a budget, it is granted. Should the host refuse to keep the record, the
-    /// answer is what it would have been on the last one; and should it refuse to show it, what this worker knows must do.
+    /// Asks a cluster's budget for one retry. Without a budget, it is granted. If the record cannot be written, the
+    /// answer is the one by the record that was read. If it cannot be read, the answer is by what this worker knows.
     pub(super) fn charge<H: Host>(&mut self, cluster: ClusterId, retry: RetryRequest, view: &View<'_, H>) -> Charge {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
         let Some(Cluster { name, account: Some(account), .. }) = self.clusters.get_mut(cluster) else {
@@ -43,8 +43,8 @@ impl Worker {
         charge
     }
 
-    /// Writes down what arrived here since the last time, so that it counts in all workers, and reports what is left: whenever
-    /// the record was read, since another worker may have reported something else meanwhile.
+    /// Adds what arrived here since the last time to the record, so that it counts in all workers, and reports what is
+    /// left. It reports whenever the record was read, since another worker may have reported another number meanwhile.
     pub(super) fn publish_budgets<H: Host>(&mut self, view: &View<'_, H>) {
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
         let due = |cluster: &Cluster| cluster.account.as_ref().is_some_and(|account| account.is_due(last));
@@ -55,7 +55,7 @@ impl Worker {
             let update = host.update(&Key { record: Record::Budget, cluster: name, shadow }, &mut |record| {
                 now = host.now().unwrap_or(last);
                 let record = account.publish(record, now);
-                // Time alone changes nothing that others do not see by themselves.
+                // Without news, there is nothing to write: the other workers see by themselves what time changes.
                 pending.then_some(record)
             });
             match update {
@@ -69,8 +69,8 @@ impl Worker {
         }
     }
 
-    /// A policy is in force: what was reported of budgets that are no more shall not stand for ever, since Envoy forgets no
-    /// gauge. Without retries there is nothing to grant; without a budget, no end to it.
+    /// A policy is in force. Gauges of budgets that no longer exist are set anew, since they would otherwise stay as
+    /// they were. Without retries there is nothing to grant; without a budget, nothing bounds retries.
     pub(super) fn close_budgets(&mut self) {
         for id in self.clusters.that(&|cluster| cluster.account.is_none() && cluster.reported_budget) {
             if let Some(cluster) = self.clusters.get_mut(id) {
@@ -81,7 +81,8 @@ impl Worker {
         }
     }
 
-    /// On each tick: all circuits that have something to say, or may have changed elsewhere, or changed and nobody was told.
+    /// On each tick, exchanges the circuits that are due, and reports each circuit that opened or closed since that was
+    /// last reported.
     pub(super) fn exchange_circuits<H: Host>(&mut self, view: &View<'_, H>) {
         let now = self.wall_clock;
         let due = |cluster: &Cluster| {
@@ -110,7 +111,8 @@ impl Worker {
         self.change_circuit(cluster, Command::Exchange { answering }, view);
     }
 
-    /// Reads the shared record of a circuit, and changes it if that is called for. What came of it, if anything.
+    /// Reads the shared record of a circuit, and changes it if the command asks for it. Returns the event of that, if
+    /// there is one.
     pub(super) fn change_circuit<H: Host>(
         &mut self,
         cluster: ClusterId,
@@ -138,13 +140,13 @@ impl Worker {
         self.clusters.get_mut(cluster)?.circuit.as_deref_mut()
     }
 
-    /// On each tick: the hosts of all clusters that have something to say to other workers, or to hear from them; and of those of
-    /// which hosts are out, since that is over some time after the last request.
+    /// On each tick, exchanges the hosts of all clusters that are due: those with requests, with something to write, or
+    /// with ejected hosts, whose ejection ends some time after the last request.
     pub(super) fn exchange_all_hosts<H: Host>(&mut self, view: &View<'_, H>) {
         let now = self.now(view);
         let due = |outliers: &Outliers| outliers.is_due(now);
         for cluster in self.clusters.that(&|cluster| cluster.outliers.as_ref().is_some_and(due)) {
-            // A stranded host does no harm here: the timer names the stream in all that it asks for afterwards.
+            // `Stranded` does no harm here: the timer names the stream in all that it reads later.
             _ = self.count_overdue(cluster, view);
             self.exchange_hosts(cluster, view);
         }
@@ -183,7 +185,7 @@ impl Worker {
         }
     }
 
-    /// On each tick: writes down what was noted of incidents, and reports what came of it.
+    /// On each tick, writes what was noted of incidents into their records, and reports what follows from that.
     pub(super) fn exchange_incidents<H: Host>(&mut self, view: &View<'_, H>) {
         let Some(interval) = self.policies.incident_interval() else { return };
         let (last, shadow, host) = (self.wall_clock, !self.enforces(), view.host);
@@ -203,8 +205,8 @@ impl Worker {
         }
     }
 
-    /// This worker among those that share records: claimed with the first request. Should shared data fail, the id is made of
-    /// the time: it is another one than any that was claimed, in all likelihood.
+    /// The id of this worker among those that share records. It is claimed with the first request. If shared data
+    /// fails, the id is made of the time: in all likelihood, no other worker has it.
     pub(super) fn worker_id<H: Host>(&mut self, view: &View<'_, H>) -> WorkerId {
         if let Some(me) = self.id {
             return me;
@@ -223,7 +225,7 @@ impl Worker {
     }
 }
 
-/// A retry on a budget whose record nobody sees.
+/// Charges a retry on a budget whose record cannot be read.
 fn charge_unseen(account: &mut Account, now: Time) -> Charge {
     if !account.affords(now) {
         return Charge::Denied;

@@ -33,13 +33,13 @@ use crate::signal::Signal;
 /// Which of the roles are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attachments {
-    /// Whether `decide` is.
+    /// Whether `decide` is attached.
     pub decide: bool,
-    /// Whether `watch` is.
+    /// Whether `watch` is attached.
     pub watch: bool,
     /// Whether an access-log filter keeps from `watch` what went well.
     pub only_failures: bool,
-    /// Whether `guard` is.
+    /// Whether `guard` is attached.
     pub guard: bool,
 }
 
@@ -51,27 +51,27 @@ pub struct Worker {
     pub(super) attached: Attachments,
     pub(super) requests: Contexts<Request>,
     pub(super) attempts: Contexts<Attempt>,
-    /// Attempts that `guard` does not let go, while others of their requests may still be answered.
+    /// Attempts that `guard` holds back while other attempts of their requests may still be answered.
     pub(super) paused: Vec<StreamId>,
     /// The attempt that `guard` saw end last; its log entry is the next event of this worker.
     pub(super) last_attempt: Option<AttemptEnd>,
     /// The latest request. Envoy usually sends its first attempt next, so `guard` takes the next first attempt to be this
     /// request's.
     pub(super) latest_request: Option<StreamId>,
-    /// Attempts that ended and are not yet understood.
+    /// Attempts that ended, and whose signals are open until more is known.
     pub(super) unresolved: Attempts,
     /// Attempts whose signal became known in the current callback.
     pub(super) ended: Vec<Ended>,
-    /// What the host's clock said last.
+    /// The host's wall clock when it was last read.
     pub(super) wall_clock: Time,
     clock: Clock,
     /// This worker among those that share records, once it claimed an id.
     pub(super) id: Option<WorkerId>,
     /// Whether any request was steered, so that attempts may carry the steering header.
     pub(super) steered: bool,
-    /// Whether any request told Envoy to retry what bears [`crate::retry::NOT_SENT`].
+    /// Whether some request made Envoy retry responses that bear [`crate::retry::NOT_SENT`].
     pub(super) uses_retriable_header: bool,
-    /// Whether this Envoy tells `watch` which listener an attempt came through.
+    /// Whether this Envoy names the direction of the listener that an attempt came through.
     pub(super) names_listeners: bool,
     /// Requests that were answered and go on, in the order in which that began.
     pub(super) running: VecDeque<StreamId>,
@@ -114,7 +114,8 @@ impl Worker {
         self.running_streams_speak(view);
     }
 
-    /// What happened, in its order, each once; `None` when all was told. To be asked after each callback.
+    /// Takes the next event, in the order in which they happened; `None` when there is no more. The caller asks after
+    /// each callback.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -125,13 +126,13 @@ impl Worker {
         self.policies.mode()
     }
 
-    /// What of Envoy's steers requests, if they are steered.
+    /// The part of Envoy that steers requests; `None` if they are not steered.
     #[must_use]
     pub fn steers_via(&self) -> Option<Via> {
         self.policies.steering().map(|steering| steering.via)
     }
 
-    /// What the host's clock said last.
+    /// The host's wall clock when it was last read.
     #[must_use]
     pub const fn last_time(&self) -> Time {
         self.wall_clock
@@ -233,8 +234,9 @@ impl Worker {
         self.ended = all;
     }
 
-    /// One attempt ended: its request, the circuit, the budget, incidents and outlier detection hear of it, in this order. (The budget
-    /// hears before the circuit that a request failed which `guard` charged for a retry.)
+    /// An attempt ended. That is passed to its request, the circuit, the budget, incidents and outlier detection, in
+    /// this order. (One thing comes before the circuit: the budget learns that a request failed for which `guard`
+    /// charged a retry.)
     fn attempt_ended<H: Host>(&mut self, ended: &Ended, view: &View<'_, H>) {
         let Ended { attempt, signal } = ended;
         self.report(attempt.cluster, What::AttemptEnded(*signal));

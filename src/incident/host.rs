@@ -52,7 +52,7 @@ pub(super) enum Settled {
     IdleResets { min: Milliseconds, max: Milliseconds },
     /// There were other resets, and no refusal.
     Resets,
-    /// There was anything else.
+    /// There was another failure.
     Other,
 }
 
@@ -161,7 +161,7 @@ impl HostIncidents {
         settled
     }
 
-    /// Whether nothing happened at the host for so long that it may have left the cluster.
+    /// Whether nothing happened at the host for long, by its open pattern: it may have left the cluster.
     fn is_abandoned(&self, now: Milliseconds, interval: Milliseconds) -> bool {
         let latest = self.episode.down().map_or(0, |down| down.failed).max(self.episode.up());
         let remembered = match self.open {

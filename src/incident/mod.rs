@@ -4,18 +4,18 @@
 //!   attempt ends ──► notes of this worker ──► record that all workers share ──► pattern? ──► report
 //! ```
 //!
-//! Each worker sees a share of the attempts, and no worker sees all. So it notes what failed and what was answered since, host
-//! by host, and adds that to a record of the cluster by compare-and-swap, ten times a second while a host is down. The worker
-//! whose swap makes a pattern show reports it: that is once, over all workers.
+//! Each worker sees a share of the attempts, and no worker sees all. So it notes what failed and what was answered
+//! since, host by host, and adds that to a record of the cluster, ten times a second while a host is down. If a
+//! worker's write completes a pattern, that worker reports it: once, over all workers.
 //!
 //! Nothing is guessed. Each pattern has its evidence (see [`Pattern`]), and below it there is no pattern. All times scale
 //! with one setting, the interval. `decide` alone sees the last attempt of each request only: where there were retries, it
 //! cannot know when a host went down and how often, and so it reports no restarts.
 //!
-//! **Idle connections.** A server that closes a connection when it was idle for too long races with the next request on it.
-//! After a cluster had a reset, `watch` reads the local address of each attempt's connection, and so knows how long
-//! it had been idle before. Resets after idle times that are alike, each at another moment, and each answered by the host
-//! again after it, are this race; a crash cuts off connections whatever they were doing.
+//! **Idle connections.** A server that closes a connection when it was idle for too long races with the next request on
+//! it. After a cluster had a reset, `watch` reads the local address of each attempt's connection, and so knows how long
+//! it had been idle before. It is this race if resets follow idle times that are alike, each at another moment, and the
+//! host answers again after each. A crash cuts off connections whatever they were doing.
 //!
 //! Times are the host's wall clock in milliseconds, as in all records (see [`crate::base::time`]).
 
@@ -38,7 +38,7 @@ use episode::Kind;
 /// Milliseconds, since the epoch or between two moments.
 pub type Milliseconds = u64;
 
-/// How incidents are told. They concern what is told, and nothing that is done, so all clusters are alike.
+/// How incidents are reported. They decide nothing, so the policy is the same for all clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IncidentPolicy {
     /// The time that patterns scale with: 1 s to 1 h. Default: 10 s.

@@ -8,9 +8,9 @@
 //!   many of their own last attempts (strictly above where `percent` is 0),
 //! - the number of failures is more than four standard deviations above `e`, the number that the host would show if it failed as
 //!   often as the others: hardly more than `e + 4 sqrt(e)`, and
-//! - a host that fails as often as the others shows so many less than once in 512 times. (Where `e` is small, four deviations are not
-//!   as rare as that: where one attempt in ten is reset wherever it is sent, two in a row are one in a hundred. Refusals need not pass
-//!   this test, since they are always the host's own.)
+//! - a host that fails as often as the others shows that many less than once in 512 times. (Where `e` is small, four
+//!   deviations are not as rare as that: where one attempt in ten is reset wherever it is sent, two in a row are one in a
+//!   hundred. Refusals need not pass this test, since they are always the host's own.)
 //!
 //! Where the others show no failure, `e` is 0, and the first failures decide.
 //!
@@ -87,7 +87,7 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// A detector that is off: no host fails so often among the attempts that are remembered.
+    /// A detector that is off: no host has `u32::MAX` failures among the attempts that are remembered.
     pub const OFF: Self = Self { count: u32::MAX, percent: Percent::MAX };
 
     const fn new(count: u32, basis_points: u32) -> Self {
@@ -195,8 +195,8 @@ fn is_beyond_chance((failed, attempts): (u64, u64), others: (u64, u64)) -> bool 
     above > 0 && above * above > 16 * expected * (others.1 + attempts)
 }
 
-/// Whether so many failures are rare on a host that fails as the others do: what bounds the chance of it is the number of ways to
-/// choose them times the others' share to the power of their number.
+/// Whether that many failures are rare on a host that fails as often as the others. The chance of it is at most the
+/// number of ways to choose them, times the others' share to the power of their number.
 fn is_rare((failed, attempts): (u64, u64), others: (u64, u64)) -> bool {
     let share = others.0 as f32 / others.1.max(1) as f32;
     let chance = (0..failed).fold(1.0, |chance, one| chance * share * (attempts - one) as f32 / (one + 1) as f32);

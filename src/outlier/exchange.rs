@@ -219,8 +219,8 @@ impl Ejections {
         self.workers.iter().map(|worker| u32::from(now.is_within(WORKER_TIMEOUT, worker.heartbeat))).sum()
     }
 
-    /// Makes a change, if it still applies. What happened to a host by it, if anything: it was ejected, stays ejected for longer, or
-    /// came back.
+    /// Makes a change, if it still applies. Returns what that did to a host, if anything: it was ejected, stays ejected
+    /// for longer, or came back.
     pub fn apply(&mut self, change: &Change, me: WorkerId, now: Time) -> Option<Event> {
         let before = self.ejected.len();
         match change {

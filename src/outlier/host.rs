@@ -34,7 +34,7 @@ pub struct Host {
     pub last_answer: Time,
     /// When the host last answered this worker at all, or broke an attempt off, which shows that it does not hang.
     pub answered: Time,
-    /// Whether nothing came back of it when this worker tried to connect last.
+    /// Whether this worker's latest connection to it got no response at all, not even a refusal.
     pub unreachable: bool,
     /// How many requests that cannot be repeated were steered to the host, pinned or not. The end of any attempt on the host takes one off.
     pub pinned: u8,
@@ -107,7 +107,7 @@ pub struct Picks {
     pub latest: u64,
 }
 
-/// A host that pushed back is left alone for so long.
+/// A host that pushed back is left alone for this long.
 pub(super) const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// Whether the host pushed back a moment ago.

@@ -16,13 +16,15 @@
 //! | `route` | where a request goes |
 //! | `exchange`, `shared` | what workers share, and the record that holds it |
 //!
-//! **What the caller must do.** All times are readings of the host's wall clock ([`Time::from_nanos`]), as in all records.
+//! **What the caller must do.** The engine is the caller. All times are readings of the host's wall clock
+//! ([`Time::from_nanos`]), as in all records.
 //!
-//! 1. Make one of these per cluster, with a [`WorkerId`] from [`claim`](crate::outlier::shared::claim), when the first request for
-//!    the cluster arrives.
+//! 1. Make one [`Outliers`] per cluster, with a [`WorkerId`] from [`claim`](crate::outlier::shared::claim), when the
+//!    first request for the cluster arrives.
 //! 2. When a request arrives and the record was not read recently ([`is_stale`](Outliers::is_stale)), exchange. Then
-//!    [`route`](Outliers::route) it: put the list, if any, into the header that the cluster's `override_host` policy reads,
-//!    and remove what a client sent there in any case. Remember the [`Route::probe`]. If it can be repeated, hedge it after
+//!    [`route`](Outliers::route) it: put the list, if any, into the steering header. The cluster's `override_host`
+//!    policy reads all of it; for the HTTP filter `stateful_session`, put in the first host alone. Remove what a client
+//!    sent there in any case. Remember the [`Route::probe`]. If the request can be repeated, hedge it after
 //!    [`hedge_after`](Outliers::hedge_after).
 //! 3. When an attempt ends, report it ([`attempt_ended`](Outliers::attempt_ended)); if that returns `true`, exchange at once.
 //!    Where [`is_calm`](Outliers::is_calm), answered attempts may be sampled: the `weight` of a sample is how many attempts it
@@ -30,27 +32,14 @@
 //! 4. When a request that carried a probe is over, however it ended, report that ([`probe_over`](Outliers::probe_over)), after
 //!    its attempts if the order can be chosen. A verdict that comes later still counts.
 //! 5. Ten times a second, exchange for each cluster that had requests recently or has something to write
-//!    ([`is_due`](Outliers::is_due)):
+//!    ([`is_due`](Outliers::is_due)).
 //!
-//! ```text
-//!     loop {
-//!         record, version = get_shared_data("weir/ejections/" + cluster)
-//!         now = the host's time                              // after reading the record, see crate::base::time
-//!         changed = outliers.exchange(record, now)
-//!         if changed is none, or set_shared_data(changed, version) is ok {
-//!             break
-//!         }
-//!     }
-//!     events = outliers.published()                          // count and log them
-//!     if any of these ejects a host, or keeps it ejected {
-//!         set_shared_data("weir/hosts/" + cluster, outliers.host_list(), whatever was there)
-//!     }
-//!     if outliers.wants_host_list() {                           // a worker that just started
-//!         outliers.learn(get_shared_data("weir/hosts/" + cluster))
-//!     }
-//! ```
+//! `src/engine/sync.rs` has the one exchange. It passes [`exchange`](Outliers::exchange) to `Host::update`, which reads
+//! the record, and writes what that returns. Then it reports the events ([`published`](Outliers::published)). It also
+//! writes the list of hosts when one is ejected or stays so, and reads it in a worker that just started
+//! ([`wants_host_list`](Outliers::wants_host_list)).
 //!
-//! In shadow mode, do all but step 2's header, under a key of its own.
+//! In shadow mode, do all of this but put nothing into the header, and use records of its own.
 //!
 //! A worker acts on its own verdict as soon as it exchanged, even if the record could not be written.
 
@@ -68,6 +57,7 @@ mod verdict;
 
 pub use exchange::Event;
 pub use route::Route;
+pub use verdict::Overdue;
 
 use exchange::{MOST_EVENTS, Sharing};
 use probing::{Downtime, ProbeBudget};
@@ -82,16 +72,17 @@ use crate::steering::Steering;
 
 /// A cluster counts as having requests if there was one within this time.
 const RECENTLY: Duration = Duration::from_millis(500);
-/// The minimum age of the shared record before a request reads it again, while no host is ejected. Reads then take two
-/// microseconds each, 200 times a second. With eight workers and 1,000 requests a second, 5 ms instead of 10 save one of seven
-/// attempts on a replica that goes down.
+/// While no host is ejected, a request reads the shared record again if it was last read more than five milliseconds
+/// ago. A read takes two microseconds, and there are 200 in a second at most. With eight workers and 1,000 requests a
+/// second, five milliseconds instead of ten save one of seven attempts on a replica that goes down.
 const STALE: Duration = Duration::from_millis(5);
-/// The same age while some host is ejected: the record is longer then, and takes longer to read.
+/// While some host is ejected, a request reads the shared record again if it was last read more than ten milliseconds
+/// ago: the record is longer then, and takes longer to read.
 const STALE_WITH_EJECTED: Duration = Duration::from_millis(10);
-/// The same age where half or more of the hosts are ejected, but no more than [`FEW`]: the next host to go down has many of the
-/// requests.
+/// Where half or more of the hosts are ejected, but no more than [`FEW`], a request reads the shared record again if it
+/// was last read more than two milliseconds ago: the next host to go down has many of the requests.
 const STALE_WITH_HALF_EJECTED: Duration = Duration::from_millis(2);
-/// For this long after an attempt was overdue, all answers are looked at: those of its host, if there are any, show that it is well.
+/// For this long after an attempt was overdue, all answers are looked at: those of its host show that it does not hang.
 const WATCHFUL: Duration = Duration::from_millis(500);
 /// The number of ejected hosts up to which there are few.
 const FEW: usize = 8;
@@ -126,13 +117,14 @@ pub struct Outliers {
     ejected: usize,
     sharing: Sharing,
     latest: Latest,
-    /// All healthy hosts fail, or are unresponsive.
+    /// Whether all healthy hosts fail.
     all_fail: Condition,
+    /// Whether all healthy hosts are unresponsive or fail.
     all_unresponsive: Condition,
     probe_budget: ProbeBudget,
     /// The number of the latest probe.
     probes: u64,
-    /// How many requests came while all hosts were down.
+    /// The number of requests that arrived while all hosts were down, modulo 256.
     requests_while_down: u8,
     downtime: Downtime,
 }
@@ -225,7 +217,7 @@ impl Outliers {
         self.hosts.take_forgotten()
     }
 
-    /// Whether a host came by that is not judged, since its address is none; that is said once.
+    /// Whether a host was seen that is not judged, since it has no address with a port. Returns `true` once.
     pub fn take_unjudged(&mut self) -> bool {
         self.hosts.take_unjudged()
     }
@@ -290,8 +282,9 @@ impl Outliers {
         now.is_soon_after(RECENTLY, self.latest.request)
     }
 
-    /// Whether to exchange on the timer: there were requests recently, or there is something to write for other workers, or hosts are
-    /// out of which nothing was heard for a while, and some time after the last request they no longer are.
+    /// Whether to exchange on the timer: there were requests recently, or there is something to write for other
+    /// workers. While hosts are ejected, it is also due if the record was not read for a while: some time after the
+    /// last request they no longer are.
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {
         self.has_requests(now)
@@ -311,8 +304,8 @@ impl Outliers {
         }
     }
 
-    /// The same for a request that is over, and had `once` one attempt: whether that was so is worth asking if the balancer is
-    /// [tried](Self::tries_balancer).
+    /// A request is over that was left to Envoy's balancer, which picked the host of that address. `once`: it had one
+    /// attempt. The caller need find that out only if the balancer is [tried](Self::tries_balancer).
     pub fn left_to_balancer(&mut self, address: &str, once: bool, now: Time) {
         let Some(place) = self.hosts.seen(address, now) else { return };
         self.picked_at(place);
@@ -320,7 +313,8 @@ impl Outliers {
         self.steering.left_out.learn(meets, (self.ejected, self.hosts.len()), now);
     }
 
-    /// Whether requests are left to Envoy's balancer although hosts are ejected: to find out whether it leaves them out, or since it does.
+    /// Whether requests are left to Envoy's balancer although hosts are ejected: to find out whether it leaves them
+    /// out, or because it does.
     #[must_use]
     pub const fn tries_balancer(&self) -> bool {
         self.steering.left_out.listens()

@@ -23,13 +23,13 @@ const TOO_EARLY: Duration = Duration::from_secs(2);
 /// Requests that may be repeated whatever happens come by if one did within this time: they probe for those that may not.
 const REPEATABLE_COME: Duration = Duration::from_secs(5);
 
-/// After so long, a request that may be repeated whatever happens is a probe beside one whose end is not reported: where a probe
-/// was sent again, and waits at two hosts that hang, it may wait for as long as the route has.
+/// After this long without a report of a probe's end, a request that may be repeated whatever happens may probe the
+/// host as well. A probe that was hedged, and waits at two hosts that hang, may wait until the timeout of its route.
 const UNANSWERED: Duration = Duration::from_secs(2);
 /// For this long after a host is due, only requests that may be repeated whatever happens are used as probes: a failed probe
 /// then costs no client anything.
 const REPEATABLE_ONLY: Duration = Duration::from_secs(1);
-/// The same where the host broke off what it had taken.
+/// The time that replaces [`REPEATABLE_ONLY`] where the host broke off what it had taken.
 const REPEATABLE_ONLY_AFTER_BREAK: Duration = Duration::from_secs(2);
 /// Where half or more of the hosts are ejected, one that failed is probed again after this many times the shortest ejection.
 const EARLY_PROBE: u64 = 4;

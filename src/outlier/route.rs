@@ -17,13 +17,15 @@ use crate::outlier::ejection::{Ejected, HostState};
 use crate::outlier::host::{Host, LEFT_ALONE, is_busy};
 use crate::steering::{Exploration, SUSPICION, is_suspect};
 
-/// A host that refuses for so long is none that crashes and is back at once.
+/// Once the latest ejection is this long ago, ejected hosts that refuse do not just restart, and it is
+/// [cheap](Exploration::cheap) to meet them.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// While all hosts are down, one that was tried within this time has no turn.
+/// While all hosts are down, a host that was tried within this time gets no request in turn.
 const TURN: Duration = Duration::from_millis(70);
 
-/// For so long after the last answer, Envoy's balancer decides: health checks that are quick hand over to other hosts by then.
+/// While all hosts are down, Envoy's balancer picks the hosts until this long after the last answer: quick health
+/// checks have found other hosts by then.
 const HANDED_OVER: Duration = Duration::from_millis(500);
 
 /// For this long after a pushback, another is expected, and repeatable requests are sent so that `guard` may ask another host.
@@ -75,10 +77,11 @@ impl Outliers {
         Some(route)
     }
 
-    /// After what time a repeatable request should be sent once more, beside its first attempt, since the host of that may hang. While some
-    /// host is ejected, it is the time after which hosts count as unresponsive. Otherwise, or where that is not known, it is `usually`, in
-    /// nanoseconds, and only within a minute after a host seemed to hang. `None` where the request should not be hedged: it is not known
-    /// how long answers take, or no host answered recently, so that all may just have become slow.
+    /// The time after which a repeatable request should be hedged, since the host of its first attempt may hang. While
+    /// some host is ejected, it is the time after which hosts count as unresponsive. Otherwise, or where that is not
+    /// known, it is `usually`, in nanoseconds, and only within a minute after a host seemed to hang. `None` where the
+    /// request should not be hedged: it is not known how long answers take, or no host answered recently, so that all
+    /// may just have become slow.
     #[must_use]
     pub fn hedge_after(&self, usually: Option<u64>, now: Time) -> Option<Duration> {
         let deadline = match self.steering.responsiveness.deadline().filter(|_| self.ejected > 0) {
@@ -90,13 +93,13 @@ impl Outliers {
         deadline.map(|deadline| Duration::from_nanos(deadline.max(self.steering.responsiveness.takes_by_nature(now))))
     }
 
-    /// A request was answered by a host that was to be hedged [after](Self::hedge_after) that time, and took so long until then.
+    /// A request that was to be hedged `after` that time was answered, and `took` this long.
     pub fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
         self.steering.responsiveness.hedged(after, took, now);
     }
 
-    /// A request was answered that may be repeated, and took so many nanoseconds by nature: what is hedged while some host is ejected need
-    /// not find that out.
+    /// A request that may be repeated was answered, and took `took` nanoseconds by nature. While some host is ejected,
+    /// hedges need not find that out again.
     pub fn took_long(&mut self, took: u64, now: Time) {
         if self.ejected > 0 {
             self.steering.responsiveness.took_long(took, now);
@@ -165,7 +168,7 @@ impl Outliers {
             return None;
         }
         let tried = |host: &Host| {
-            // The balancer is asked too seldom to tell who left.
+            // The balancer picks hosts too rarely here to show which ones left.
             let listed = host.is_known(now) && host.picks.weight > 0 && now.is_later(TURN, host.seen);
             listed.then(|| host.seen.as_nanos())
         };

@@ -44,7 +44,8 @@ pub struct Ejection {
     pub address: Box<str>,
     /// How the host failed last.
     pub failure: Failure,
-    /// Whether nothing came back of it when it was connected to last, so that whoever tries it waits.
+    /// Whether the latest connection to it got no response at all, not even a refusal: then an attempt waits for the
+    /// connect timeout.
     pub unreachable: bool,
     /// How often the host was ejected before, as far as that still counts (see [`crate::outlier::ejection`]).
     pub ejection_count: u8,

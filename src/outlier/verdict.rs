@@ -19,8 +19,19 @@ use crate::outlier::shared::{Change, Ejection};
 use crate::signal::Signal;
 use crate::steering::SUSPICION;
 
-/// Where one host hung, others may within this time.
+/// For this long after a host hung, another one may hang at any time.
 pub(super) const ALERT: Duration = Duration::from_secs(60);
+
+/// What is known of an overdue request: whether it counts against its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Whether hardly any request of the cluster takes that long by nature, and no other one is overdue now.
+    pub rare: bool,
+    /// Whether this request was reported as overdue before.
+    pub seen_before: bool,
+    /// Whether as many requests are overdue at the host as chance hardly ever explains.
+    pub enough_alike: bool,
+}
 
 impl Outliers {
     /// An attempt ended. Returns whether to [exchange](Self::exchange) at once: there is something to write, or another worker
@@ -32,8 +43,9 @@ impl Outliers {
         self.shows(attempt, now)
     }
 
-    /// An attempt was answered at that time, and goes on: a stream speaks for its host while it runs. What it comes to, where it
-    /// breaks off, is told as [`Signal::Closed`]. As [`attempt_ended`](Self::attempt_ended).
+    /// An attempt was answered at that time, and goes on: a stream speaks for its host while it runs. If it breaks off,
+    /// that is reported as [`Signal::Closed`]. Returns whether to exchange at once, like
+    /// [`attempt_ended`](Self::attempt_ended).
     pub fn stream_runs(&mut self, attempt: &EndedAttempt<'_>, answered: Time, now: Time) -> bool {
         self.steering.responsiveness.answered(attempt.began, answered);
         self.shows(attempt, now)
@@ -160,7 +172,7 @@ impl Outliers {
         }
     }
 
-    /// When the host of that address last answered this worker. (Not inlined: it would be twice.)
+    /// When the host of that address last answered this worker. (Not inlined: the module would carry this code twice.)
     #[must_use]
     #[inline(never)]
     pub fn answered_at(&self, address: &str) -> Time {
@@ -168,23 +180,29 @@ impl Outliers {
         host.map_or(Time::default(), |host| host.answered)
     }
 
-    /// Whether so many requests take long at every host that those which wait do not show which one hangs: then none is unresponsive.
+    /// Whether requests take long at every host, so that the overdue ones do not show which host hangs: then no host
+    /// counts as unresponsive.
     pub const fn set_blind(&mut self, blind: bool) {
         self.steering.responsiveness.blind = blind;
     }
 
-    /// An attempt that `began` then is overdue: it is not answered, though later ones are. It counts as a timeout of its host, once for
-    /// each call, if `enough` are overdue there and one of these holds: the host's latest attempt was counted as a timeout; or this one
-    /// was told before (`again`), and the host answered nothing since it began; or it is the first time, and overdue requests are rare
-    /// in this cluster (`odd`). Returns the same as [`attempt_ended`](Self::attempt_ended).
-    pub fn overdue(&mut self, address: &str, began: Time, (odd, again, enough): (bool, bool, bool), now: Time) -> bool {
+    /// An attempt that `began` at that time is overdue: it is not answered, though later ones are. Each call may count
+    /// it as a timeout of its host. It counts if [enough](Overdue::enough_alike) are overdue there, and one of these
+    /// holds:
+    ///
+    /// - The host's latest attempt was counted as a timeout.
+    /// - This attempt was reported [before](Overdue::seen_before), and the host has answered nothing since it began.
+    /// - It is reported for the first time, and overdue requests are [rare](Overdue::rare) in this cluster.
+    ///
+    /// Returns whether to [exchange](Self::exchange) at once, since there is something to write.
+    pub fn overdue(&mut self, address: &str, began: Time, overdue: Overdue, now: Time) -> bool {
         let Some(place) = self.hosts.seen(address, now) else { return false };
         let Some(host) = self.hosts.at_mut(place) else { return false };
         let HostState::Healthy(health) = &mut host.state else { return false };
         self.latest.overdue = now;
         let silent = host.history.failed_in_a_row(Failure::Timeout) > 0;
-        let counts = silent || if again { host.answered < began } else { odd };
-        if !counts || !enough || !health.concerns(began) {
+        let counts = silent || if overdue.seen_before { host.answered < began } else { overdue.rare };
+        if !counts || !overdue.enough_alike || !health.concerns(began) {
             return false;
         }
         health.failed(now, self.policy.interval);
@@ -200,8 +218,9 @@ impl Outliers {
         !self.sharing.pending.is_empty()
     }
 
-    /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's. `answers`: the host answered others
-    /// meanwhile. So one that timed out does not show that it hangs; it may be one of those that time out wherever they are sent.
+    /// An attempt on a healthy host failed: one of this worker's (`mine`), or of another's. `answers`: the host
+    /// answered others meanwhile. Then a timeout does not show that the host hangs: the request may be one that times
+    /// out wherever it is sent.
     pub(super) fn failed(&mut self, place: usize, failure: Failure, answers: bool, mine: bool, now: Time) {
         let answers = answers && failure == Failure::Timeout;
         self.hosts.failed(place, failure, now);

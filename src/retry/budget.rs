@@ -9,15 +9,17 @@
 //! at most the larger of share and floor. Requests count when they arrive (a burst of failures does not shrink what
 //! retries are a share of), retries when they are granted (those that wait in back-off count already).
 //!
-//! **In an outage**, when retries [do not help](crate::retry::outage), the share must also hold over the last second: for a request
-//! that arrived after the outage began, with its retry, the retries of the last second are at most `percent` of the
-//! requests of the last second, or the floor grants it. So an outage costs at most the share, or the floor where that is
-//! more, in each of its seconds; and what the interval has saved is for the requests that it caught under way.
+//! **In an outage**, when retries [do not help](crate::retry::outage), the share must also hold over the last second.
+//! For a request that arrived after the outage began, with its retry, the retries of the last second are at most
+//! `percent` of the requests of the last second, or the floor grants it. So an outage costs at most the share, or the
+//! floor where that is more, in each of its seconds. What the interval has saved is for the requests that were under
+//! way when it began.
 //!
-//! **The floor** is for clusters with few requests, and would bound nothing where thousands of proxies have few. So where retries
-//! are [in vain](crate::retry::outage), it is lowered with each that fails, down to one retry within `interval`; and is as it was when
-//! attempts are answered again. With 10,000 proxies that have one request a second, in the simulated fleet, an outage of
-//! all hosts costs 1.8 attempts per request instead of 3.0, and hosts that hung recover.
+//! **The floor** is for clusters with few requests, and would bound nothing where thousands of proxies have few. So
+//! where many retries [fail](crate::retry::outage), it is lowered with each that fails, down to one retry within
+//! `interval`. It is as it was once attempts are answered again. With 10,000 proxies that have one request a second, in
+//! the simulated fleet, an outage of all hosts costs 1.8 attempts per request instead of 3.0, and hosts that hung
+//! recover.
 //!
 //! **How exact.** Integers throughout: of 1,000 requests, 0.3 percent is 3 retries and 75 percent 750. "The last interval"
 //! is half-open, `(now - interval, now]`. It is kept in [ten slots](crate::base::window), and both roundings err towards fewer
@@ -26,24 +28,15 @@
 //! forgot requests one slot sooner and retries one slot later. A burst within nine tenths of the interval gets its share to
 //! the last retry; where every request asks for a retry, all the time, the long-term share is 10/11 of `percent`.
 //!
-//! **One record for all workers.** A retry is charged on a record that the workers share, by compare-and-swap:
+//! **One record for all workers.** A retry is charged on a record that the workers share: `Host::update` reads it, lets
+//! [`Budget::charge`] decide, and writes the result back. If another worker wrote first, it reads the record again and
+//! decides again. The one driver is `src/engine/sync.rs`. The time is read after the record (see
+//! [`crate::base::time`]).
 //!
-//! ```text
-//!     loop {
-//!         record, version = get_shared_data(cluster)
-//!         now = the host's time                         // after reading the record, see crate::base::time
-//!         budget = Budget::decode(policy, record, now), else Budget::new(policy)
-//!         charge = budget.charge(&news, retry, now)
-//!         if set_shared_data(cluster, budget.encode(), version) is ok {
-//!             news.clear()
-//!             return charge
-//!         }
-//!     }
-//! ```
-//!
-//! Each worker keeps its [`News`] until it next charges, or publishes them on its tick (the same with [`Budget::merge`]). A
-//! request that is not yet published can pay for no retry elsewhere: the error is again towards fewer. After a denial the
-//! record is written only if there was news, or if what it says of the [outage](crate::retry::outage) changed.
+//! Each worker keeps its [`News`] until it next charges a retry, or adds them on its tick ([`Budget::merge`]). A
+//! request that is not yet in the record can pay for no retry elsewhere: the error is again towards fewer. After a
+//! denial the record is written only if there was news, or if what it says of the [outage](crate::retry::outage)
+//! changed.
 
 use std::time::Duration;
 
@@ -58,7 +51,8 @@ use crate::retry::outage::{News, Outage};
 pub struct BudgetPolicy {
     /// Retries are at most this share of requests. Default: 20 percent.
     pub percent: Percent,
-    /// Over this time, 1 s to 1 h; what is beyond is taken as the nearest of these. Default: 10 s.
+    /// The time over which requests and retries are counted, 1 s to 1 h; what is beyond is taken as the nearest of
+    /// these. Default: 10 s.
     pub interval: Duration,
     /// What is granted even if the share is less.
     pub min_retry_rate: MinRetryRate,
@@ -69,7 +63,8 @@ pub struct BudgetPolicy {
 pub struct MinRetryRate {
     /// Retries per `interval`; 0 is no floor. Default: 10.
     pub count: u32,
-    /// 1 s to 1 h; what is beyond is taken as the nearest of these. Default: 1 s.
+    /// The time over which these retries are counted, 1 s to 1 h; what is beyond is taken as the nearest of these.
+    /// Default: 1 s.
     pub interval: Duration,
 }
 
@@ -114,8 +109,9 @@ pub struct Budget {
     retries: Window,
     /// The retries once more, over the interval of the floor.
     retries_on_floor: Window,
-    /// Both once more, over a second.
+    /// The requests once more, over the last second.
     requests_of_second: Window,
+    /// The retries once more, over the last second.
     retries_of_second: Window,
     outage: Outage,
 }
@@ -160,7 +156,7 @@ impl Budget {
         granted
     }
 
-    /// Counts retries that happen whatever the budget says: permission was given before.
+    /// Counts retries that are made whatever the budget says: they had permission before.
     pub fn withdraw(&mut self, now: Time, retries: u32) {
         for window in [&mut self.retries, &mut self.retries_on_floor, &mut self.retries_of_second] {
             window.add(now, retries);
@@ -174,13 +170,13 @@ impl Budget {
         self.balance_for(now, now)
     }
 
-    /// The same for requests that `arrived` earlier.
+    /// How many retries would be granted now to requests that `arrived` earlier, if all were asked for at once.
     fn balance_for(&mut self, arrived: Time, now: Time) -> u64 {
         self.balance_over(self.policy.min_retry_rate.count.into(), arrived, now)
     }
 
-    /// What is left of the part that some of the requests brought in, where `whole` is the budget of all: of the floor, they
-    /// have as large a part as of the requests, rounded up.
+    /// What is left of the part of the budget that some of the requests brought in, where `whole` is the budget of all.
+    /// Of the floor, they have as large a part as of the requests, rounded up.
     pub fn balance_within(&mut self, whole: &mut Self, now: Time) -> u64 {
         let left = whole.balance(now);
         let all = whole.requests.at_least(now).max(1);
@@ -211,8 +207,8 @@ impl Budget {
         left.max(lowered.saturating_sub(self.retries.at_most(now)).min(by_floor))
     }
 
-    /// Until when no less is left than is left now, unless retries are charged or attempts fail: requests that pay for retries
-    /// stay within the interval until a slot of it is over.
+    /// The time until which no less is left than now, unless retries are charged or attempts fail. Requests that pay
+    /// for retries stay within the interval until a slot of it is over.
     #[must_use]
     pub fn lasts_until(&self, now: Time) -> Time {
         if self.outage.retries_fail() { now } else { self.requests.slot_ends(now) }
@@ -224,7 +220,7 @@ impl Budget {
         &mut self.outage
     }
 
-    /// Adds what a worker has to tell.
+    /// Adds the news of a worker.
     pub fn merge(&mut self, news: &News, now: Time) {
         for &(moment, requests) in &news.arrivals {
             self.deposit_at(moment, requests, now);
@@ -235,7 +231,7 @@ impl Budget {
         self.outage.merge(&news.outage, now);
     }
 
-    /// Adds what the worker that asks has to tell, and charges one retry if the budget can pay it.
+    /// Adds the news of the worker that asks, and charges one retry if the budget can pay for it.
     pub fn charge(&mut self, news: &News, retry: RetryRequest, now: Time) -> Charge {
         self.merge(news, now);
         if retry.again {
@@ -295,7 +291,7 @@ const FORMAT: Format = *b"wrb\x02";
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// When so many retries failed, the floor is halved; and it is halved again with each further one.
+/// Once this many retries failed, less what was answered, the floor is halved. Each further one halves it again.
 const FAILED_RETRIES: u32 = 8;
 
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);

@@ -1,4 +1,5 @@
-//! Which requests may be retried, after what: the safety table, and how it is told to Envoy.
+//! Which requests may be retried, after which failures: the safety table, and the request headers that state it for
+//! Envoy.
 //!
 //! | | Refused, Unreachable | Reset, Timeout | status in `statusCodes` | Pushback, Truncated |
 //! |---|---|---|---|---|
@@ -30,11 +31,11 @@ pub struct Request {
     pub repeatable: bool,
     /// Whether its content is gRPC.
     pub grpc: bool,
-    /// `x-envoy-attempt-count`: 2 or more when it arrives as somebody's retry; 1 when absent.
+    /// `x-envoy-attempt-count`: 2 or more when it arrives as a retry of another hop; 1 when absent.
     pub attempt: u32,
 }
 
-/// How requests are told apart in metrics.
+/// The classes of requests in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// An idempotent method, or an idempotency key.
@@ -136,12 +137,12 @@ impl Plan {
     }
 }
 
-/// A policy's plans in Envoy's words: request headers, made once per policy, without and with a `guard`.
+/// A policy's plans as request headers for Envoy's router, made once per policy, without and with a `guard`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryHeaders {
     alone: Headers,
     guarded: Headers,
-    /// With a `guard`, where some host pushed back not long ago.
+    /// The headers with a `guard`, where some host pushed back within the last minute.
     busy: Headers,
 }
 
@@ -162,19 +163,20 @@ pub type Header = (&'static str, String);
 pub const CONTROL_HEADERS: [&str; 4] = [RETRIABLE_STATUS_CODES, RETRY_GRPC_ON, RETRIABLE_HEADER_NAMES, HEDGE];
 
 const RETRY_ON: &str = "x-envoy-retry-on";
-/// How often Envoy retries at most; it beats a route's own number.
+/// The largest number of retries; this header overrides a route's own number.
 pub const MAX_RETRIES: &str = "x-envoy-max-retries";
 const RETRIABLE_STATUS_CODES: &str = "x-envoy-retriable-status-codes";
-/// For which of gRPC's statuses Envoy retries.
+/// The gRPC statuses for which Envoy retries.
 pub const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
-/// Names a response header with which Envoy takes a response for one to retry, whatever its status and value.
+/// Names a response header: Envoy retries a response that has it, whatever the status and the header's value.
 pub const RETRIABLE_HEADER_NAMES: &str = "x-envoy-retriable-header-names";
-/// That header. `guard` sets it on a response that Envoy does not retry by its status, but shall retry: the request was not sent on or
-/// not processed, or other hosts may take what this one pushed back. `guard` removes it where an upstream sent it.
+/// The response header that [`RETRIABLE_HEADER_NAMES`] names. `guard` sets it on a response that Envoy is to retry
+/// though its status does not say so. The request was not sent on or not processed, or other hosts may take what this
+/// one pushed back. `guard` removes it where an upstream sent it.
 pub const NOT_SENT: &str = "x-weir-not-sent";
 /// How long Envoy lets one attempt take, in milliseconds.
 pub const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
-/// Whether the attempt goes on after that, beside the next one.
+/// Whether an attempt goes on after its timeout, beside the next one.
 pub const HEDGE: &str = "x-envoy-hedge-on-per-try-timeout";
 
 /// Failures after which the upstream cannot have seen the request. Envoy has one more condition for that, `reset-before-request`,
@@ -194,9 +196,9 @@ impl RetryHeaders {
         }
     }
 
-    /// The headers that tell Envoy's router a plan. `guarded`: there is a `guard`, which alone may say that an answer means
-    /// the request was not sent; and, where it is `busy`, since some host pushed back not long ago, of any answer that another host may be
-    /// asked.
+    /// The headers that state a plan for Envoy's router. `guarded`: there is a `guard`, which alone may mark an answer
+    /// as not sent. `busy`: some host pushed back within the last minute, so that `guard` may mark any answer for a
+    /// retry at another host.
     #[must_use]
     pub fn of(&self, plan: Plan, guarded: bool, busy: bool) -> &[Header] {
         let headers = match (guarded, busy) {

@@ -1,9 +1,9 @@
-//! Whether retries help: what the savings of a budget may be spent on. And [`News`]: what a worker has to tell of that, and of its
-//! requests, until it is in the record.
+//! Whether retries help: what the savings of a budget may be spent on. And [`News`]: what a worker has counted of that,
+//! and of its requests, and has not written into the record yet.
 //!
 //! A budget over ten seconds saves in calm times what it may spend at once later. That is right for requests that were
-//! under way when their hosts failed, all at once. It is wrong for those that arrive while nothing answers: each would be
-//! sent three times until the savings are gone, and a retry of it helps nobody. So an [`Outage`] tells the two apart:
+//! under way when their hosts failed, all at once. It is wrong for those that arrive while no host answers: each would
+//! be sent three times until the savings are gone, and its retries help nobody. So an [`Outage`] tells the two apart:
 //!
 //! ```text
 //!         an attempt fails                 a retry fails
@@ -15,37 +15,38 @@
 //!
 //! Where some of the hosts still answer, retries are answered, so this never lasts for long.
 //!
-//! **In vain.** A floor of some retries a second bounds nothing where a proxy has hardly more requests than that, and there are
-//! thousands of such proxies. So retries that fail are counted, less what is answered; where they are many, the
-//! [budget](crate::retry::budget) lowers its floor.
+//! **Failed retries.** A floor of some retries a second bounds nothing where a proxy has hardly more requests than
+//! that, and there are thousands of such proxies. So retries that fail are counted, less what is answered. Where they
+//! are many, the [budget](crate::retry::budget) lowers its floor.
 
 use std::time::Duration;
 
 use crate::base::bytes::{Reader, Writer};
 use crate::base::time::{Time, nanos, nanos_since};
 
-/// After so long without failures, all is well.
+/// An outage is over after this time without any failure.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Retries that failed are remembered for so long without any failure.
+/// Retries that failed are forgotten after this time without any failure.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// An answered retry makes up for so many that failed.
+/// An answered retry makes up for four that failed.
 const MAKES_UP: i8 = 4;
 /// No more failed retries than this are counted.
 const MOST_FAILED_RETRIES: i8 = 16;
 
-/// What became of the latest attempts at a cluster: in the record that workers share, or what one of them has to tell.
+/// What became of the latest attempts at a cluster. There is one in the record that workers share, and one in each
+/// worker's news.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outage {
-    /// When an attempt first failed, since retries were last of use.
+    /// When the outage began: with its first failure. `None` while there is none.
     since: Option<Time>,
-    /// When one last did.
+    /// When an attempt last failed.
     last: Time,
-    /// Whether a retry failed since, and none was answered.
+    /// Whether a retry failed since the outage began. (An answered one ends it.)
     retries_failing: bool,
-    /// How many retries failed, less what was answered; in what a worker has to tell, how much that changed.
+    /// The number of retries that failed, less what was answered. In the news, it is a change, which may be negative.
     failed_retries: i8,
-    /// When a retry was last answered; only in what a worker has to tell.
+    /// When a retry was last answered. It is for the news alone, and not part of the record.
     helped: Option<Time>,
 }
 
@@ -70,18 +71,20 @@ impl Outage {
         *self = Self { last: self.last, failed_retries, helped: Some(now), ..Self::default() };
     }
 
-    /// An attempt was answered that was no retry. (Of interest only while there are [failed retries](Self::failed_retries).)
+    /// An attempt that was no retry was answered. It matters only while [`failed_retries`](Self::failed_retries) is
+    /// above 0.
     pub fn attempt_answered(&mut self) {
         self.failed_retries = self.failed_retries.saturating_sub(1);
     }
 
-    /// How many retries failed, less what was answered; at most 16.
+    /// The number of retries that failed, less what was answered; at most 16.
     #[must_use]
     pub fn failed_retries(&self) -> u32 {
         u32::try_from(self.failed_retries).unwrap_or_default()
     }
 
-    /// Lets time pass, or step back.
+    /// Forgets what is too old by now, and brings times that are yet to come back to now: the clock may have stepped
+    /// back.
     pub fn advance(&mut self, now: Time) {
         if nanos_since(self.last, now) > nanos(QUIET) {
             (self.since, self.retries_failing) = (None, false);
@@ -99,7 +102,7 @@ impl Outage {
         self.retries_failing
     }
 
-    /// Whether there is anything to tell.
+    /// Whether there is anything to write into the record.
     #[must_use]
     pub const fn is_news(&self) -> bool {
         self.since.is_some() || self.helped.is_some() || self.failed_retries != 0
@@ -113,13 +116,14 @@ impl Outage {
             || self.last.is_later(TOGETHER, before.last)
     }
 
-    /// Whether a request that arrived then may spend savings.
+    /// Whether a request that `arrived` at that time may spend what the interval has saved: retries help, or it arrived
+    /// before the outage began.
     #[must_use]
     pub fn predates(&self, arrived: Time) -> bool {
         !self.retries_failing || self.since.is_none_or(|since| arrived < since)
     }
 
-    /// Adds what a worker has to tell.
+    /// Adds the news of a worker.
     pub fn merge(&mut self, news: &Self, now: Time) {
         self.advance(now);
         // A retry that was answered before this outage began says nothing of it.
@@ -135,17 +139,17 @@ impl Outage {
         self.advance(now);
     }
 
-    /// Bytes when encoded.
+    /// The number of bytes when encoded.
     pub const ENCODED_BYTES: usize = 8 + 8 + 1;
 
-    /// Writes it: since when and when last (since 0: no outage); and how many retries failed, times two, with
-    /// whether retries fail in the lowest bit (u8).
+    /// Writes when the outage began (0: there is none) and when an attempt last failed. A byte follows: the number of
+    /// failed retries, times two, with 1 added if retries fail.
     pub fn encode(&self, record: &mut Writer<'_>) {
         record.times([self.since.unwrap_or_default(), self.last]);
         record.u8(self.failed_retries.clamp(0, MOST_FAILED_RETRIES) as u8 * 2 + u8::from(self.retries_failing));
     }
 
-    /// Reads it; `None` if there are too few bytes.
+    /// Reads what [`encode`](Self::encode) wrote; `None` if there are too few bytes.
     pub fn decode(record: &mut Reader<'_>) -> Option<Self> {
         let (since, last, packed) = (record.time()?, record.time()?, record.u8()?);
         let since = Some(since).filter(|since| *since > Time::default());
@@ -157,26 +161,27 @@ impl Outage {
 /// What a worker has not written into the record yet.
 #[derive(Clone, Debug, Default)]
 pub struct News {
-    /// The requests that arrived, each with those of the next tenth of a second.
+    /// The requests that arrived: the time of one, and the number of requests within a tenth of a second from then.
     pub(super) arrivals: Vec<(Time, u32)>,
-    /// Retries that happened on a permission.
+    /// The number of retries that were made with permission.
     pub retries: u32,
     /// What became of attempts.
     pub outage: Outage,
 }
 
-/// For so long, a tenth of the shortest interval, workers may take what happens as one.
+/// Workers may count what happens within this time as one moment: it is a tenth of the shortest interval.
 pub(crate) const TOGETHER: Duration = Duration::from_millis(100);
 
 impl News {
-    /// A request arrives. The time is the host's own, as in the record.
+    /// A request arrives. `now` is the host's own time, as in the record.
     pub fn deposit(&mut self, now: Time) {
         self.deposit_at(now, 1);
     }
 
     /// Requests arrived at `moment`, or up to a tenth of a second later.
     pub fn deposit_at(&mut self, moment: Time, requests: u32) {
-        // What could not be written down for so long may as well be older.
+        // Where the list is full, nothing could be written for ten seconds. Then it does not matter if a request counts
+        // as a little older.
         let full = self.arrivals.len() >= MOST_ARRIVALS;
         match self.arrivals.last_mut() {
             Some((first, count)) if full || (*first <= moment && !moment.is_later(TOGETHER, *first)) => {
@@ -192,7 +197,7 @@ impl News {
         self.arrivals.is_empty() && self.retries == 0 && !self.outage.is_news()
     }
 
-    /// They are published.
+    /// The news are in the record now, and forgotten here.
     pub fn clear(&mut self) {
         self.arrivals.clear();
         self.retries = 0;
@@ -200,5 +205,5 @@ impl News {
     }
 }
 
-/// At most so many times of arrivals are kept apart: ten seconds' worth.
+/// At most this many moments of arrivals are kept: ten seconds' worth.
 const MOST_ARRIVALS: usize = 100;

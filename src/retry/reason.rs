@@ -9,7 +9,7 @@ use crate::signal::{Flags, RequestEnd, Signal};
 pub enum Reason {
     /// Retries are off for this cluster: `retry` is, or `maxRetries` is 0.
     Off,
-    /// It arrived as a retry of somebody else, who may try again (`alreadyRetried`).
+    /// It arrived as a retry of another hop, which may try again (`alreadyRetried`).
     AlreadyRetried,
     /// It may have been processed, and its method may not be repeated.
     Method,
@@ -127,9 +127,9 @@ impl Reason {
 pub struct Failed<'a> {
     /// How it ended.
     pub end: &'a RequestEnd<'a>,
-    /// What might have been retried if the budget had paid for all; `None` where Weir has no say.
+    /// The plan of the policy, had the budget paid for all retries; `None` where Weir has no say.
     pub plan: Option<Plan>,
-    /// Whether it arrived as somebody's retry.
+    /// Whether it arrived as a retry of another hop.
     pub already_retried: bool,
     /// Whether its content is gRPC.
     pub grpc: bool,

@@ -1,9 +1,9 @@
 //! What the end of an upstream attempt says: classify first, count after.
 //!
-//! Envoy tells the end of one attempt in two places. The router's `upstream_log` (role `watch`) has each attempt's own
-//! flags and status, but neither details nor the reason why Envoy itself dropped an attempt. The request's own end (role
-//! `decide`) has both, for the last attempt only. [`Attempt::classify`] reads the first, and where that leaves a question
-//! [`Open::resolve`] answers it from the second; [`RequestEnd::last_attempt`] does with the second alone.
+//! Envoy shows the end of one attempt in two places. The router's `upstream_log` (role `watch`) has each attempt's own
+//! flags and status, but neither details nor the reason why Envoy itself dropped an attempt. The request's own end
+//! (role `decide`) has both, for the last attempt only. [`Attempt::classify`] reads the first. Where that leaves a
+//! question, [`Open::resolve`] answers it from the second. [`RequestEnd::last_attempt`] uses the second alone.
 
 pub mod proxy_status;
 mod request_end;
@@ -104,8 +104,9 @@ pub struct Answer<'a> {
     pub stream: bool,
 }
 
-/// An answered attempt that went on for so long before it broke off is a stream: long polls, logs that are followed, tokens of a
-/// language model, calls of gRPC that stream. An ordinary response that breaks off does so soon after it began.
+/// An answered attempt that went on for this long before it broke off is a stream: long polls, logs that are followed,
+/// tokens of a language model, calls of gRPC that stream. An ordinary response that breaks off does so soon after it
+/// began.
 pub const STREAMS_FROM: Duration = Duration::from_secs(1);
 
 /// Whether an answer that did not end by itself is a stream: an upgraded connection (101) or a tunnel (`connect`), events
@@ -118,7 +119,7 @@ pub fn is_stream(status: Option<u16>, connect: bool, content_type: &[u8], lasted
 }
 
 impl Answer<'_> {
-    /// Whether it is an error of HTTP or gRPC, whosever fault.
+    /// Whether it is an error of HTTP or gRPC, whoever caused it.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.status >= Some(400) || self.grpc_status.unwrap_or_default() != 0
@@ -158,9 +159,9 @@ pub struct Attempt<'a> {
 /// What [`Attempt::classify`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing else can change it.
+    /// The signal is certain: nothing else can change it.
     Certain(Signal),
-    /// It depends on how the request ended.
+    /// The signal depends on how the request ended.
     Open(Open),
 }
 
@@ -177,7 +178,7 @@ impl Verdict {
 pub enum Open {
     /// No flag and no answer: Envoy dropped the attempt. The route's timeout, the client, or a hedge that won?
     Dropped,
-    /// No flag and an answer that means this, as far as headers tell. Its body may have been cut short by the route's
+    /// No flag and an answer with this signal, as far as headers show. Its body may have been cut short by the route's
     /// timeout, which leaves no mark on the attempt.
     Answered(Signal),
     /// The upstream reset the stream (UR). A refused stream was not processed; any other may have been.
@@ -235,8 +236,8 @@ fn connection_failure(reason: &[u8]) -> Signal {
 }
 
 impl Open {
-    /// What it is if the request's end never tells, or has nothing to say. `expired`: the attempt lasted as long as Envoy
-    /// had announced to the upstream that it would wait.
+    /// The signal if the end of the request is not seen, or says nothing. `expired`: the attempt lasted as long as
+    /// Envoy had announced to the upstream that it would wait.
     #[must_use]
     pub const fn provisional(self, expired: bool) -> Signal {
         match self {
@@ -247,7 +248,7 @@ impl Open {
         }
     }
 
-    /// What it is, now that the request's end is known.
+    /// The signal, now that the request's end is known.
     #[must_use]
     pub fn resolve(self, end: &RequestEnd<'_>) -> Signal {
         match self {

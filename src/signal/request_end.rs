@@ -48,7 +48,7 @@ impl RequestEnd<'_> {
         contains(self.details, b"per_try_timeout") || contains(self.details, b"per_try_idle_timeout")
     }
 
-    /// How the last attempt ended, where no `watch` tells; `None` when there was no attempt.
+    /// How the last attempt ended, where `watch` did not see it; `None` when there was no attempt.
     #[must_use]
     pub fn last_attempt(&self) -> Option<Signal> {
         if self.flags.client_gone() {

@@ -1,6 +1,6 @@
-//! Whether Envoy's balancer leaves out the hosts that are ejected by itself: it checks their health, say, or ejects them as well. Then
-//! what may be repeated is left to it. It knows what Weir does not: hosts of a lower priority, and those that fail health checks and
-//! still answer.
+//! Whether Envoy's balancer leaves out the ejected hosts by itself: it checks their health, for example, or ejects them
+//! as well. Then requests that may be repeated are left to it. It knows what Weir does not: hosts of a lower priority,
+//! and those that fail health checks and still answer.
 //!
 //! ```text
 //!              a while after others are ejected         as many requests as would have met one four times
@@ -12,29 +12,31 @@
 
 use std::time::Duration;
 
-use crate::base::time::{Time, nanos_since};
+use crate::base::time::{Time, nanos, nanos_since};
 
-/// A trial begins so many nanoseconds after an ejection, times the workers, each of which tries; and after each one in vain twice as
-/// many.
-const FIRST: u64 = 500_000_000;
+/// The first trial begins half a second after an ejection, here in nanoseconds, times the number of workers, each of
+/// which tries. After each trial that met an ejected host, the time is doubled.
+const FIRST: u64 = nanos(Duration::from_millis(500));
+/// The time before a trial is doubled four times at most.
 const MOST_DOUBLINGS: u32 = 4;
-/// And not before so many requests came that may be repeated: to meet an ejected host costs one of them a retry.
+/// A trial begins only after 16 requests that may be repeated: to meet an ejected host costs one of them a retry.
 const REQUESTS: u32 = 16;
-/// The next request of a trial does not wait for longer for the end of the one before.
+/// A trial goes on with its next request once the one before has ended, or after this time.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// So often an ejected host was to be met, were all hosts picked alike: chance alone explains that none is in one of fifty trials.
+/// The balancer leaves out the ejected hosts if none was met where four were expected, were all hosts picked alike.
+/// Chance alone explains that in one of fifty trials.
 const MISSED: usize = 4;
 
 /// What is known of whether Envoy's balancer leaves out the ejected hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing is known since that time; `requests` counts the repeatable requests since then.
+    /// Nothing is known since that time. `requests` is the number of repeatable requests since then.
     Unknown { since: Time, requests: u32 },
     /// One request at a time is left to the balancer.
     Tried {
-        /// How many ended since without having met an ejected host.
+        /// The number of these requests that ended without having met an ejected host.
         missed: usize,
-        /// When the request was left to it that is not over yet; zero if there is none.
+        /// When the request was left to the balancer that is not over yet; zero if there is none.
         sent: Time,
     },
     /// The balancer leaves out the ejected hosts.
@@ -45,7 +47,7 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LeftOut {
     state: State,
-    /// How many trials were in vain.
+    /// The number of trials that met an ejected host.
     failed_trials: u32,
 }
 
@@ -60,8 +62,8 @@ impl LeftOut {
         !matches!(self.state, State::Unknown { .. })
     }
 
-    /// A request arrives that may be repeated, and nothing else speaks for steering it but the hosts that are ejected. Whether it is
-    /// left to Envoy's balancer. So many workers have requests.
+    /// A request arrives that may be repeated, and only the ejected hosts are a reason to steer it. Returns whether it
+    /// is left to Envoy's balancer. `workers` is the number of workers that have requests.
     pub(crate) fn leaves(&mut self, workers: u32, now: Time) -> bool {
         match &mut self.state {
             State::LeftOut => return true,
@@ -83,7 +85,8 @@ impl LeftOut {
         true
     }
 
-    /// A request is over that was left to the balancer. Did it `meet` an ejected host? So many hosts are ejected, of so many.
+    /// A request that was left to the balancer is over. `meets`: it met an ejected host. `ejected` of all `hosts` are
+    /// ejected.
     pub(crate) fn learn(&mut self, meets: bool, (ejected, hosts): (usize, usize), now: Time) {
         match &mut self.state {
             State::Unknown { .. } => {}

@@ -72,17 +72,19 @@ const MAX_CANARIES: u32 = 8;
 const ANSWERED_RECENTLY: Duration = Duration::from_secs(1);
 /// This long after some host was ejected, the shares from calm times are current, and half the exploring will do.
 const CURRENT: Duration = Duration::from_secs(5);
-/// More than `explore_percent` may explore as long as no more requests than this meet an ejected host because they explore, in basis
-/// points of the requests that can be repeated.
+/// More than `explore_percent` of the requests may explore, as long as exploring makes at most this share of the
+/// repeatable requests meet an ejected host: 2.25 percent, in basis points.
 const MOST_MEET: u64 = 225;
-/// The same while probes fail all the time, which costs enough. Then no more than `explore_percent` explore in any case.
+/// The share that replaces [`MOST_MEET`] while probes fail all the time, which costs enough: 0.2 percent, in basis
+/// points. Then no more than `explore_percent` explore in any case.
 const MOST_MEET_WHILE_PROBES_FAIL: u64 = 20;
-/// The same where it is [cheap](Exploration::cheap) to meet an ejected host: all of them refuse, which costs no time and no budget.
+/// The share that replaces [`MOST_MEET`] where it is [cheap](Exploration::cheap) to meet an ejected host: 12.5 percent,
+/// in basis points. All ejected hosts refuse, which costs no time and no budget.
 const MOST_MEET_WHERE_CHEAP: u64 = 1_250;
-/// How often each host should be picked by Envoy's balancer.
+/// While some host is ejected, requests explore so that Envoy's balancer picks each host about once in this time.
 const EACH_HOST: Duration = Duration::from_secs(2);
-/// The same where all ejected hosts refuse. A host that Envoy's balancer does not pick any more, since it is drained or fails
-/// health checks, then gets no more after a second or so.
+/// The time that replaces [`EACH_HOST`] where all ejected hosts refuse. A host that Envoy's balancer does not pick any
+/// more, since it is drained or fails health checks, then gets no more after a second or so.
 const EACH_HOST_REFUSED: Duration = Duration::from_millis(100);
 
 /// Whether the latest attempt on a host was not answered at all, and something concerned the host within a second (see [`Host::seen`]).

@@ -35,7 +35,8 @@ pub(crate) struct Responsiveness {
     timed: u32,
     /// How long a request took that was hedged in vain, in nanoseconds, and when that was.
     natural: (u64, Time),
-    /// Whether so many requests take long at every host that those which wait do not show which one hangs: then none is unresponsive.
+    /// Whether requests take long at every host, so that the overdue ones do not show which host hangs: then no host
+    /// counts as unresponsive.
     pub(crate) blind: bool,
 }
 
@@ -63,13 +64,14 @@ impl Responsiveness {
 
     /// How many nanoseconds are to pass before a request is hedged, since some take that long by nature, wherever they are sent.
     ///
-    /// To send those once more helps nobody. So where a request took three times as long as it waited, though others were asked, none
-    /// is hedged before it waits for twice as long as that one took, until none took so long for a minute.
+    /// To send those once more helps nobody. So if a request took three times as long as it waited before it was
+    /// hedged, none is hedged before it has waited for twice as long as that one took. This ends when none took that
+    /// long for a minute.
     pub(crate) fn takes_by_nature(&self, now: Time) -> u64 {
         self.natural(now).saturating_mul(2)
     }
 
-    /// A request was answered by a host that was to be hedged after that time, and took so long.
+    /// A request that was to be hedged `after` that time was answered, and `took` this long.
     pub(crate) fn hedged(&mut self, after: Duration, took: Duration, now: Time) {
         let (natural, took) = (self.natural(now), nanos(took));
         if took >= IN_VAIN.saturating_mul(nanos(after)) || (natural > 0 && took >= natural / 2) {
@@ -77,12 +79,12 @@ impl Responsiveness {
         }
     }
 
-    /// A request took so many nanoseconds by nature.
+    /// A request took `took` nanoseconds by nature, wherever it was sent.
     pub(crate) fn took_long(&mut self, took: u64, now: Time) {
         self.natural = (took.max(self.natural(now)), now);
     }
 
-    /// How long requests take by nature, of late.
+    /// The number of nanoseconds that requests took by nature within [`NATURAL`]; 0 if none did.
     const fn natural(&self, now: Time) -> u64 {
         let (natural, seen) = self.natural;
         if now.is_soon_after(NATURAL, seen) { natural } else { 0 }

@@ -10,10 +10,13 @@ use crate::outlier::hosts::Hosts;
 /// The largest number of picks that are remembered for each host: then all are halved. Of half as many, a canary of five
 /// percent beside seven hosts cannot be told from chance just after the halving, and would get what the others get.
 const MEMORY: u64 = 128;
-/// A host has left when it would have been picked this many times, but was not, in halves: four times.
+/// A host has left once the balancer should have picked it four times, by its share, and did not. The unit is half a
+/// pick.
 const MISSED: u64 = 8;
-/// The same for whether it may have left.
+/// A host may have left once the balancer should have picked it twice, by its share, and did not. The unit is half a
+/// pick.
 const DOUBTED: u64 = 4;
+/// With fewer hosts than this, more picks are remembered for each.
 const FEW_HOSTS: u64 = 8;
 /// With this many picks for each host, the shares are known to a quarter or so.
 const ENOUGH: u64 = 16;
@@ -21,9 +24,9 @@ const ENOUGH: u64 = 16;
 /// starts while a host is ejected, and could not [learn](Shares::learn) from others, would send everything to the first host that
 /// answers. So up to half the requests explore: fewer, the more of the hosts are ejected that these would meet.
 const FEW: u64 = 4;
-/// Of a calm cluster's requests, so many in a row are looked at, from the beginning of each second.
+/// Of each [`CYCLE`] requests of a calm cluster within a second, the first 64 are looked at.
 const RUN: u32 = 64;
-/// And then so many of this many.
+/// The number of requests after which another [`RUN`] of them is looked at.
 const CYCLE: u32 = 1_024;
 
 /// How often Envoy's balancer picked the hosts of one cluster.
@@ -127,8 +130,8 @@ impl Shares {
         self.sum_up(hosts);
     }
 
-    /// From now on, requests are steered. What a balancer that goes by chance missed until then is no sign that it has left, unless
-    /// it is twice as much as is one while few requests are left to it.
+    /// From now on, requests are steered. A balancer that picks at random may have missed a host by chance until then.
+    /// So that is no sign that the host has left, unless it was missed for twice [`MISSED`].
     pub(crate) fn begin(&self, hosts: &mut Hosts) {
         for host in hosts.iter_mut().filter(|host| !self.is_missed(host, 2 * MISSED)) {
             host.picks.latest = self.picks;
@@ -179,7 +182,7 @@ impl Shares {
         host.picks.weight > 0 && !self.is_missed(host, MISSED)
     }
 
-    /// Whether a host would have been picked more often than that, in halves, since it was picked last.
+    /// Whether a host should have been picked more often than this, in halves of a pick, since it was picked last.
     fn is_missed(&self, host: &Host, halves: u64) -> bool {
         let weight = u64::from(host.picks.weight);
         let missed = self.picks.saturating_sub(host.picks.latest);

@@ -109,7 +109,7 @@ impl Roles {
     }
 }
 
-/// Does it.
+/// Checks the files and prints the findings. Returns the exit status of `weir check`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.rules {
         crate::print(&catalogue::page());

@@ -75,7 +75,7 @@ const PAGES: &[(&str, &str)] = pages![
     "SUPPORT.md",
 ];
 
-/// Does it.
+/// Prints the page or section that the link names, or the list of all pages. Returns the exit status of `weir docs`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let Some(link) = &arguments.link else {
         let names = PAGES.iter().map(|(path, text)| vec![name(path).to_owned(), title(text)]);

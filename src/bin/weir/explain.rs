@@ -45,7 +45,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Does it.
+/// Explains each line on its own. Returns the exit status of `weir explain`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let policy = match arguments.policy.as_deref().map(read_policy).transpose() {
         Ok(policy) => policy.unwrap_or_default(),

@@ -54,7 +54,7 @@ enum Platform {
     Envoy(Envoy),
 }
 
-/// Does it.
+/// Prints the resources for the platform. Returns the exit status of `weir generate`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let made = match &arguments.platform {
         Platform::Istio(istio) => istio.make(),

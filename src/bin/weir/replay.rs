@@ -109,7 +109,7 @@ impl Lines {
     }
 }
 
-/// Does it.
+/// Replays the access logs and prints the report. Returns the exit status of `weir replay`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match replay(arguments) {
         Ok(lines) if lines.requests + lines.attempts > 0 => ExitCode::SUCCESS,

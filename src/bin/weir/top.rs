@@ -41,7 +41,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?} is not a number of seconds from 0.1 to 3600"))
 }
 
-/// Does it.
+/// Shows the metrics, once or until the program is stopped. Returns the exit status of `weir top`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let mut term = Term::stdout();
     let once = arguments.once || !term.is_term();

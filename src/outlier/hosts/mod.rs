@@ -51,7 +51,7 @@ pub struct Hosts {
     forgotten: u32,
     /// When a host was last forgotten that was still known.
     crowded: Option<Time>,
-    /// Whether a host came by whose address is none, so that it is not judged, and whether that was told.
+    /// Whether a host was seen that is not judged, since it has no address with a port, and whether that was reported.
     unjudged: Unjudged,
 }
 
@@ -204,7 +204,7 @@ impl Hosts {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Whether a host came by whose address is none, see [`is_address`]; that is said once.
+    /// Whether a host was seen that is not judged, since it has no address with a port. Returns `true` once.
     pub fn take_unjudged(&mut self) -> bool {
         let seen = self.unjudged == Unjudged::Seen;
         if seen {

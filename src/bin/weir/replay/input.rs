@@ -6,14 +6,14 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use flate2::read::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// No line is longer.
+/// The most bytes of a line that is read; a longer one is skipped.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// One file.
+/// A log file that is read line by line.
 pub struct Input {
-    /// Its name.
+    /// The name of the file in the report.
     pub name: String,
-    /// How many lines of it were read.
+    /// The number of lines that were read so far.
     pub lines: u64,
     reader: Box<dyn BufRead>,
     line: Vec<u8>,

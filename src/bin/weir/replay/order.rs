@@ -21,22 +21,22 @@ pub enum Kind {
     RequestEnded,
 }
 
-/// Something that happened.
+/// The beginning or the end of a request or an attempt, by a line of the log.
 pub struct Event {
-    /// When, in nanoseconds.
+    /// When it happened, in nanoseconds since the Unix epoch.
     pub at: u64,
     number: u64,
-    /// Tells the request or attempt from others.
+    /// Identifies the request or attempt.
     pub stream: StreamId,
-    /// What.
+    /// What happened to the request or attempt.
     pub kind: Kind,
-    /// The number of its cluster.
+    /// The index of its cluster.
     pub cluster: usize,
-    /// The line that tells.
+    /// The line of the log that says so.
     pub record: Rc<Record>,
 }
 
-/// Most events that wait.
+/// The largest number of events that wait.
 const MOST: usize = 1 << 17;
 /// Durations are in whole milliseconds: a request does not end before its attempts, whatever the rounding.
 const ROUNDING: u64 = 2_000_000;
