@@ -7,8 +7,8 @@ use crate::base::text::printable;
 use crate::engine::host::Update;
 use crate::engine::worker::Worker;
 
-/// After so many ticks of one root workers tell each other which entries they use, and after as many again they look what none uses:
-/// 50 seconds after a policy came, and again as often.
+/// After 250 ticks of one root, which is 25 seconds, workers write down which entries they use. After as many again they look which
+/// entries no worker uses. Both go on as long as the policy is in force.
 const TICKS: u32 = 250;
 
 /// What shared data has under an entry's pattern: some worker uses it, or it was said that none does.

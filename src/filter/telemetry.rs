@@ -18,14 +18,14 @@ use crate::outlier;
 
 /// Which series of single hosts were made: hashes of their names.
 const HOST_SERIES: &str = "weir/host-series";
-/// There are never more of these, since Envoy forgets none.
+/// At most 200 series of single hosts are made, since Envoy forgets none.
 const MOST_HOST_SERIES: usize = 200;
-/// A worker writes at most so many lines about hosts in a second: how many there are to write is up to the upstreams, and a log that
-/// is flooded hides the rest. What is left out is counted, and metrics have it.
+/// A worker writes at most 20 lines about hosts in a second. How many there are to write is up to the upstreams, and a log that is
+/// flooded hides the rest. The lines that are left out are counted, and metrics have what they would have said.
 const MOST_LINES: u32 = 20;
 const SECOND: u64 = 1_000_000_000;
 
-/// What was told so far.
+/// What was logged and counted so far.
 #[derive(Debug, Default)]
 pub(super) struct Telemetry {
     /// By the slots of their clusters.
