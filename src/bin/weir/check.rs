@@ -23,8 +23,9 @@ use bounds::Around;
 use catalogue::Level;
 use file::File;
 use finding::Finding;
+use node::Node;
 use output::Format;
-use setup::Setup;
+use setup::{Refused, Setup};
 use tell::{is_alone, sum, tell};
 
 /// Checks policies, and all that is set up around them.
@@ -115,75 +116,94 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         crate::print(&catalogue::page());
         return ExitCode::SUCCESS;
     }
+    check(arguments).unwrap_or_else(|error| {
+        eprintln!("weir: {error}");
+        ExitCode::from(2)
+    })
+}
+
+/// Checks the files and prints the findings, or fails if the command line is wrong or a file cannot be read.
+fn check(arguments: &Arguments) -> Result<ExitCode, String> {
     let mut findings = Vec::new();
-    let files = match read(arguments, &mut findings) {
-        Ok(Ok(files)) => files,
-        Ok(Err(status)) => return status,
-        Err(error) => {
-            eprintln!("weir: {error}");
-            return ExitCode::from(2);
-        }
+    let files = match read(arguments, &mut findings)? {
+        Ok(files) => files,
+        Err(status) => return Ok(status),
     };
     let (setup, refused) = Setup::new(&files);
-    for (file, place, error) in &refused {
-        let node = node::Node { file, place: place.clone(), value: &serde_json::Value::Null };
-        findings.push(Finding::new("invalid-policy", &node, error.clone(), "put right what the module names"));
-    }
-    findings.extend(rules::of_setup(&setup));
     let around = around(arguments, &setup);
-    let native = files.iter().any(|file| file.document.outlier_detection);
+    findings.extend(refused.iter().map(of_refused));
+    findings.extend(rules::of_setup(&setup));
+    of_policies(&setup, &around, &mut findings);
+    let left_out = leave_out(&mut findings, &allowed(arguments, &files)?);
+    // The gravest first, and else in the order of the files and their lines.
+    let order = |name: &str| files.iter().position(|file| file.name == name);
+    findings.sort_by_key(|finding| (finding.rule.level, order(&finding.file), finding.line));
+
+    if arguments.format != Format::Text {
+        crate::print(&output::write(&findings, arguments.format));
+    } else if refused.is_empty() {
+        crate::print(&tell(arguments, &setup, &around, &findings, left_out));
+    } else {
+        tell_refused(&refused);
+        let others: Vec<&Finding> = findings.iter().filter(|finding| finding.rule.id != "invalid-policy").collect();
+        if !arguments.quiet && (setup.files.len() > 1 || !others.is_empty()) {
+            crate::print(&format!("{}{}", output::text_of(others), sum(&setup, &findings, left_out)));
+        }
+    }
+    Ok(status(arguments, &findings))
+}
+
+/// Makes a finding of a configuration that the module refuses.
+fn of_refused(refused: &Refused<'_>) -> Finding {
+    let node = Node { file: refused.file, place: refused.place.clone(), value: &serde_json::Value::Null };
+    Finding::new("invalid-policy", &node, refused.error.clone(), "put right what the module names")
+}
+
+/// Adds what there is to say about the policies, and looks only once at one that stands in several places.
+fn of_policies(setup: &Setup<'_>, around: &Around, findings: &mut Vec<Finding>) {
+    let native = setup.files.iter().any(|file| file.document.outlier_detection);
     let mut told: Vec<&Policy> = Vec::new();
     for (plugin, policy) in setup.policies() {
-        rules::policy::nulls(plugin, &mut findings);
+        rules::policy::nulls(plugin, findings);
         if !told.contains(&policy) {
             told.push(policy);
-            rules::policy::check(plugin, policy, &around, native, &mut findings);
+            rules::policy::check(plugin, policy, around, native, findings);
         }
     }
+}
+
+/// Takes out the warnings and notes that are allowed, and returns how many these were.
+fn leave_out(findings: &mut Vec<Finding>, allowed: &[(Option<&str>, &str)]) -> usize {
     let before = findings.len();
-    let allowed = match allowed(arguments, &files) {
-        Ok(allowed) => allowed,
-        Err(error) => {
-            eprintln!("weir: {error}");
-            return ExitCode::from(2);
-        }
-    };
     findings.retain(|finding| {
         let by = |(file, rule): &(Option<&str>, &str)| {
             *rule == finding.rule.id && file.is_none_or(|file| file == finding.file)
         };
         finding.rule.level == Level::Error || !allowed.iter().any(by)
     });
-    let left_out = before - findings.len();
-    // The gravest first, and else in the order of the files and their lines.
-    let order = |name: &str| files.iter().position(|file| file.name == name);
-    findings.sort_by_key(|finding| (finding.rule.level, order(&finding.file), finding.line));
-    let count = |level: Level| findings.iter().filter(|finding| finding.rule.level == level).count();
-    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    before - findings.len()
+}
 
-    if arguments.format != Format::Text {
-        crate::print(&output::write(&findings, arguments.format));
-    } else {
-        for (file, place, error) in &refused {
-            match file.line(place).filter(|_| !place.is_empty()) {
-                Some(line) => eprintln!("weir: {}:{line}: {place}: {error}", file.name),
-                None if place.is_empty() => eprintln!("weir: {}: {error}", file.name),
-                None => eprintln!("weir: {}: {place}: {error}", file.name),
-            }
-        }
-        if refused.is_empty() {
-            crate::print(&tell(arguments, &setup, &around, &findings, left_out));
-        } else if !arguments.quiet {
-            let others: Vec<&Finding> = findings.iter().filter(|finding| finding.rule.id != "invalid-policy").collect();
-            if setup.files.len() > 1 || !others.is_empty() {
-                crate::print(&format!("{}{}", output::text_of(others), sum(&setup, &findings, left_out)));
-            }
+/// Prints, to standard error, what the module refuses and why.
+fn tell_refused(refused: &[Refused<'_>]) {
+    for Refused { file, place, error } in refused {
+        match file.line(place).filter(|_| !place.is_empty()) {
+            Some(line) => eprintln!("weir: {}:{line}: {place}: {error}", file.name),
+            None if place.is_empty() => eprintln!("weir: {}: {error}", file.name),
+            None => eprintln!("weir: {}: {place}: {error}", file.name),
         }
     }
-    match (errors, warnings) {
-        (1.., _) => ExitCode::FAILURE,
-        (_, 1..) if arguments.strict => ExitCode::from(3),
-        _ => ExitCode::SUCCESS,
+}
+
+/// Returns the exit status that the findings come to.
+fn status(arguments: &Arguments, findings: &[Finding]) -> ExitCode {
+    let any = |level: Level| findings.iter().any(|finding| finding.rule.level == level);
+    if any(Level::Error) {
+        ExitCode::FAILURE
+    } else if arguments.strict && any(Level::Warning) {
+        ExitCode::from(3)
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

@@ -3,23 +3,23 @@
 //! The module's own code classifies it and finds the reason; this puts both into words.
 
 mod settings;
+mod verdict;
 mod words;
 
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use weir::config::{ClusterPolicy, Policy, RetryPolicy};
-use weir::engine::decision::Verdict as Told;
-use weir::retry::reason::{Failed, Reason};
-use weir::retry::{Class, Plan, Request};
-use weir::signal::{Attempt, Flags, Signal, Verdict};
+use weir::config::{Policy, RetryPolicy};
+use weir::retry::{Class, Request};
+use weir::signal::{Attempt, Signal, Verdict};
 
-use crate::check::words::{count, paragraph};
+use crate::check::words::paragraph;
 use crate::replay::line;
 use crate::replay::read_policy;
 use crate::replay::record::Record;
-use settings::{budget, circuit, decides, max_retries, method, of_reason, place};
+use settings::place;
+use verdict::{Judged, judge};
 use words::{class_text, described, meaning, undecided};
 
 /// Explains a line of an access log.
@@ -127,72 +127,13 @@ impl Explained {
     }
 }
 
+/// Puts into words how a line's request or attempt ended, whether it is retried, and what decides that.
 fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
     let (position, own) = &policy.for_request(cluster, &record.route);
-    let end = record.request_end();
-    let (signal, because) = if record.is_attempt {
-        match attempt(record).classify() {
-            Verdict::Certain(signal) => (Some(signal), meaning(signal)),
-            Verdict::Open(open) => (Some(open.provisional(false)), undecided(open)),
-        }
-    } else {
-        let signal = record.last_attempt();
-        (signal, signal.map_or("there was no attempt: Envoy answered by itself", meaning))
-    };
-    let retry = own.retry.as_ref().map(|retry| (retry, request(retry, record)));
-    let plan = retry.map(|(retry, request)| Plan::of(retry, &request));
-    let class = retry.map(|(_, request)| Class::of(&request)).or(Some(Class::Off));
-    let retries = record.attempts.saturating_sub(1);
+    let (signal, because) = ended(record);
+    let class = own.retry.as_ref().map_or(Class::Off, |retry| Class::of(&request(retry, record)));
+    let Judged { verdict, why, settings } = judge(own, record, signal);
     let place = place(policy, cluster, *position);
-
-    let (verdict, why, settings) = if let Some(told) = logged(record) {
-        let (why, settings) = match told {
-            Told::CircuitOpen => {
-                ("the cluster's circuit was open: it was answered at once, and not sent".to_owned(), vec![circuit(own)])
-            }
-            Told::UnsafeRetry => (
-                "a route's own policy wanted to repeat what may have been processed, and guard stopped it".to_owned(),
-                vec![method(own), "Envoy: retry_on of the route's retry_policy".to_owned()],
-            ),
-            Told::BudgetExhausted => of_reason(Reason::Budget, own),
-            Told::Pushback => of_reason(Reason::Pushback, own),
-            Told::NotRetried(reason) => of_reason(reason, own),
-        };
-        (format!("{} (in the log)", told.name()), why, settings)
-    } else if let (Some(signal), Some(retry), Some(plan)) = (signal, &own.retry, plan)
-        && (signal.is_failure() && signal != Signal::Truncated || signal == Signal::Answered)
-        && !record.flags.any(Flags::OVERFLOW)
-        && plan.permits(retry, signal, &record.answer())
-        && retries < retry.max_retries
-        && !record.used_up
-        && (signal != Signal::Timeout || record.is_attempt || end.attempt_timeout())
-    {
-        let so_far = if retries > 0 {
-            format!(", of which {} happened", count(retries.into(), "retry").replace("retrys", "retries"))
-        } else {
-            String::new()
-        };
-        let why =
-            format!("Weir retries it up to {} times{so_far}, on another host, if the budget pays", retry.max_retries);
-        ("retry".to_owned(), why, vec![max_retries(retry), decides(signal, plan, own), budget(retry)])
-    } else if record.used_up {
-        let why = "Envoy had retried it as often as the route's own policy or Weir let it (URX)".to_owned();
-        let own = own.retry.as_ref().map_or("retry: off".to_owned(), max_retries);
-        let verdict = Reason::UsedUp.verdict().to_owned();
-        (verdict, why, vec![own, "Envoy: num_retries of the route's retry_policy".to_owned()])
-    } else if let Some(reason) = reason(own, record, plan, signal, retries) {
-        let (why, settings) = of_reason(reason, own);
-        (reason.verdict().to_owned(), why, settings)
-    } else {
-        let why = match signal {
-            Some(Signal::Cancelled) => "the client no longer wanted it".to_owned(),
-            Some(Signal::Closed) => "a stream that was answered came to its end".to_owned(),
-            _ if retries > 0 => format!("it was answered, after {}", retried(retries)),
-            Some(Signal::Answered) => "it was answered: there is nothing to retry".to_owned(),
-            _ => "Weir has nothing to do with it".to_owned(),
-        };
-        ("-".to_owned(), why, Vec::new())
-    };
     let settings = settings
         .into_iter()
         .map(|text| if text.starts_with("Envoy") { text } else { format!("{text}{}", place(&text)) });
@@ -200,61 +141,28 @@ fn explain(policy: &Policy, record: &Record, cluster: &str) -> Explained {
         what: described(record, cluster),
         signal,
         because,
-        class: signal.filter(|signal| signal.is_failure()).and(class),
+        class: signal.filter(|signal| signal.is_failure()).map(|_| class),
         verdict,
         why,
         settings: settings.collect(),
     }
 }
 
+/// Returns how an attempt, or the last one of a request, ended, and what that rests on.
+fn ended(record: &Record) -> (Option<Signal>, &'static str) {
+    if !record.is_attempt {
+        let signal = record.last_attempt();
+        return (signal, signal.map_or("there was no attempt: Envoy answered by itself", meaning));
+    }
+    let attempt = Attempt { flags: record.flags, answer: record.answer(), failure_reason: record.failure.as_bytes() };
+    match attempt.classify() {
+        Verdict::Certain(signal) => (Some(signal), meaning(signal)),
+        Verdict::Open(open) => (Some(open.provisional(false)), undecided(open)),
+    }
+}
+
+/// Returns the request as its first attempt, by which the engine decides whether it may be repeated.
 fn request(policy: &RetryPolicy, record: &Record) -> Request {
     let repeatable = record.key || policy.is_idempotent(record.method.as_bytes());
     Request { repeatable, grpc: record.grpc, attempt: 1 }
-}
-
-fn attempt(record: &Record) -> Attempt<'_> {
-    Attempt { flags: record.flags, answer: record.answer(), failure_reason: record.failure.as_bytes() }
-}
-
-fn retried(retries: u32) -> String {
-    if retries == 1 { "one retry".to_owned() } else { format!("{retries} retries") }
-}
-
-/// What Weir itself said of it, if the log has that.
-fn logged(record: &Record) -> Option<Told> {
-    let name = &*record.verdict;
-    let fixed = [Told::CircuitOpen, Told::UnsafeRetry, Told::BudgetExhausted, Told::Pushback];
-    let reasons = Reason::ALL.into_iter().map(Told::NotRetried);
-    fixed.into_iter().chain(reasons).find(|told| told.name() == name)
-}
-
-fn reason(
-    own: &ClusterPolicy,
-    record: &Record,
-    plan: Option<Plan>,
-    signal: Option<Signal>,
-    retries: u32,
-) -> Option<Reason> {
-    let end = record.request_end();
-    let failed =
-        Failed { end: &end, plan, already_retried: false, grpc: record.grpc, retries, denied: false, shadow: false };
-    let reason = Reason::of(own.retry.as_ref(), &failed);
-    if !record.is_attempt && !end.details.is_empty() {
-        return reason;
-    }
-    // Without details, or of one attempt, the end of the request is unknown, and the attempt's own must do.
-    let (signal, retry, plan) = (signal?, own.retry.as_ref(), plan);
-    let (Some(retry), Some(plan)) = (retry.filter(|retry| retry.max_retries > 0), plan) else {
-        return signal.is_failure().then_some(Reason::Off);
-    };
-    match signal {
-        Signal::Pushback => Some(Reason::Pushback),
-        Signal::Local => Some(Reason::Limit),
-        signal if !signal.is_failure() => None,
-        _ if retries >= retry.max_retries => Some(Reason::UsedUp),
-        Signal::Truncated => Some(Reason::Begun),
-        Signal::Error => Some(Reason::Status),
-        Signal::Timeout if plan.permits(retry, signal, &record.answer()) => Some(Reason::NoTime),
-        _ => Some(Reason::Method),
-    }
 }

@@ -41,6 +41,15 @@ impl Plugin<'_> {
     }
 }
 
+/// A configuration that the module refuses.
+pub struct Refused<'a> {
+    pub file: &'a File,
+    /// Where in the file it stands; empty if it is the file itself.
+    pub place: String,
+    /// What the module says about it.
+    pub error: String,
+}
+
 /// All of it.
 pub struct Setup<'a> {
     pub files: &'a [File],
@@ -50,8 +59,8 @@ pub struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
-    /// What the files come to; or what of the configurations the module refuses, and where.
-    pub fn new(files: &'a [File]) -> (Self, Vec<(&'a File, String, String)>) {
+    /// What the files come to, and the configurations in them that the module refuses.
+    pub fn new(files: &'a [File]) -> (Self, Vec<Refused<'a>>) {
         let (mut plugins, mut refused) = (Vec::new(), Vec::new());
         let several = files.len() > 1;
         let any_named = files.iter().flat_map(|file| &file.document.found).any(|found| found.named);
@@ -71,7 +80,7 @@ impl<'a> Setup<'a> {
                     Ok(parsed) => parsed,
                     Err(_) if several && !found.named => continue,
                     Err(error) => {
-                        refused.push((file, found.place.clone(), error));
+                        refused.push(Refused { file, place: found.place.clone(), error });
                         continue;
                     }
                 };

@@ -7,7 +7,7 @@ use weir::signal::Signal;
 use super::Lines;
 use super::report::{clock, ordered};
 use super::svg::{self, Frame, Svg};
-use super::tally::{Tally, Timeline};
+use super::tally::{Step, Tally, Timeline, Told};
 use super::totals::Totals;
 
 /// Clusters and lanes of hosts that are drawn.
@@ -60,67 +60,72 @@ pub fn draw(lines: &Lines, totals: &Totals) -> String {
     svg.finish(&frame, y + 10.0, "replay", "Weir replay", description, true)
 }
 
+/// Draws one cluster below `top`, and returns where the next one begins.
 fn cluster(svg: &mut Svg, frame: &Frame, first: u64, top: f64, name: &str, tally: &Tally) -> f64 {
     let mut y = top + 14.0;
     svg.text("heading", (16.0, y), name);
     y += 10.0;
-    let timeline = &tally.timeline;
-    let most = timeline.steps.iter().map(|step| step.requests.max(step.attempts)).max().unwrap_or(0).max(1);
-    let failures: Vec<Vec<u64>> = timeline
-        .steps
-        .iter()
-        .map(|step| COLOURS.iter().map(|(signal, _)| step.signals.get(signal.index()).copied().unwrap_or(0)).collect())
-        .collect();
-    let most_failures = failures.iter().map(|step| step.iter().sum()).max().unwrap_or(0).max(1);
-    let per_second = |count: u64| count as f64 * 1e9 / timeline.length as f64;
+    attempts(svg, frame, first, y, &tally.timeline);
+    y += HIGH + 12.0;
+    failures(svg, frame, first, y, &tally.timeline);
+    let lanes_from = y + HIGH + 10.0;
+    y = lanes(svg, frame, first, lanes_from, tally);
+    incidents(svg, frame, first, (lanes_from - 4.0, y), &tally.told);
+    axis(svg, frame, y + 14.0);
+    y + 40.0
+}
 
-    label(svg, y, "attempts/s", &format!("up to {:.0}", per_second(most)));
+/// Draws attempts as columns, and requests as a line over them.
+fn attempts(svg: &mut Svg, frame: &Frame, first: u64, y: f64, timeline: &Timeline) {
+    let most = timeline.steps.iter().map(|step| step.requests.max(step.attempts)).max().unwrap_or(0).max(1);
+    label(svg, y, "attempts/s", most, timeline);
     svg.text("muted", (16.0, y + 46.0), "line: requests/s");
-    let width = |step: usize| {
-        let (left, right) = (x(frame, first, timeline, step), x(frame, first, timeline, step + 1));
-        (left, (right - left).max(0.7))
-    };
     let high = |count: u64| HIGH * count as f64 / most as f64;
     let mut line = String::new();
     for (number, step) in timeline.steps.iter().enumerate() {
-        let (left, width) = width(number);
+        let (left, width) = column(frame, first, timeline, number);
         svg.rect("up", (left, y + HIGH - high(step.attempts)), (width, high(step.attempts)));
         let (from, to, at) = (svg::short(left), svg::short(left + width), svg::short(y + HIGH - high(step.requests)));
         line += &format!("{}{from} {at}L{to} {at}", if number == 0 { "M" } else { "L" });
     }
     svg.path("curve weir", &line);
     svg.line("grid", (frame.left, y + HIGH), (frame.left + frame.span, y + HIGH));
-    y += HIGH + 12.0;
-    label(svg, y, "failed attempts/s", &format!("up to {:.0}", per_second(most_failures)));
-    for (step, counts) in failures.iter().enumerate() {
-        let (left, width) = width(step);
+}
+
+/// Draws failed attempts as columns, in which each signal has its colour.
+fn failures(svg: &mut Svg, frame: &Frame, first: u64, y: f64, timeline: &Timeline) {
+    let counts = |step: &Step| COLOURS.map(|(signal, _)| step.signals.get(signal.index()).copied().unwrap_or(0));
+    let most = timeline.steps.iter().map(|step| counts(step).iter().sum()).max().unwrap_or(0).max(1);
+    label(svg, y, "failed attempts/s", most, timeline);
+    for (number, step) in timeline.steps.iter().enumerate() {
+        let (left, width) = column(frame, first, timeline, number);
         let mut bottom = y + HIGH;
-        for (count, (_, colour)) in counts.iter().zip(COLOURS) {
-            let high = HIGH * *count as f64 / most_failures as f64;
+        for (count, (_, colour)) in counts(step).into_iter().zip(COLOURS) {
+            let high = HIGH * count as f64 / most as f64;
             bottom -= high;
-            if *count > 0 {
+            if count > 0 {
                 rect(svg, (left, bottom), (width, high), colour);
             }
         }
     }
-    let lanes_from = y + HIGH + 10.0;
     svg.line("grid", (frame.left, y + HIGH), (frame.left + frame.span, y + HIGH));
-    y = lanes(svg, frame, first, lanes_from, tally);
-    let told = tally.told.iter().filter(|told| told.state == "open" || told.pattern == "restart").take(60);
+}
+
+/// Draws a line from `top` to `bottom` where an incident began or hosts restarted, with its name below.
+fn incidents(svg: &mut Svg, frame: &Frame, first: u64, (top, bottom): (f64, f64), told: &[Told]) {
+    let told = told.iter().filter(|told| told.state == "open" || told.pattern == "restart").take(60);
     // Where two names have no room beside each other, that of the restart is left out.
     let (restarts, open): (Vec<_>, Vec<_>) = told.partition(|told| told.pattern == "restart");
     let mut named: Vec<f64> = Vec::new();
     for told in open.iter().chain(&restarts) {
         let at = frame.x(Duration::from_nanos(told.at.saturating_sub(first)));
-        svg.line("bound", (at, lanes_from - 4.0), (at, y));
+        svg.line("bound", (at, top), (at, bottom));
         let at = at.clamp(frame.left + 30.0, frame.left + frame.span - 30.0);
         if named.iter().all(|other| (other - at).abs() >= NAME) {
-            svg.text("tick middle", (at, y + 10.0), told.pattern);
+            svg.text("tick middle", (at, bottom + 10.0), told.pattern);
             named.push(at);
         }
     }
-    axis(svg, frame, y + 14.0);
-    y + 40.0
 }
 
 /// What would have been out, host by host.
@@ -142,9 +147,17 @@ fn lanes(svg: &mut Svg, frame: &Frame, first: u64, top: f64, tally: &Tally) -> f
     y
 }
 
-fn label(svg: &mut Svg, y: f64, name: &str, most: &str) {
+/// Names a chart, and tells how many per second its full height stands for.
+fn label(svg: &mut Svg, y: f64, name: &str, most: u64, timeline: &Timeline) {
     svg.text("label", (16.0, y + 14.0), name);
-    svg.text("muted", (16.0, y + 30.0), most);
+    let per_second = most as f64 * 1e9 / timeline.length as f64;
+    svg.text("muted", (16.0, y + 30.0), &format!("up to {per_second:.0}"));
+}
+
+/// Returns where the column of a step begins, and how wide it is.
+fn column(frame: &Frame, first: u64, timeline: &Timeline, step: usize) -> (f64, f64) {
+    let (left, right) = (x(frame, first, timeline, step), x(frame, first, timeline, step + 1));
+    (left, (right - left).max(0.7))
 }
 
 fn x(frame: &Frame, first: u64, timeline: &Timeline, step: usize) -> f64 {

@@ -21,67 +21,99 @@ enum Imagined {
 }
 
 impl World {
+    /// Ends a request: its last attempts are judged, and the retry that it might have had is imagined.
     pub(super) fn request_ends(&mut self, cluster: usize, stream: StreamId, line: &Rc<Record>) {
         if self.by_id.get(&line.id) == Some(&stream) {
             self.by_id.remove(&line.id);
         }
-        let (now, last) = (self.now, line.last_attempt());
+        let last = line.last_attempt();
         let failed = last.is_some_and(Signal::is_failure);
-        if failed {
-            self.tally(cluster, |tally| {
-                tally.failures += 1;
-                tally.timeline.step(now, |step| step.failures += 1);
-            });
-        }
         let began = self.requests.get(&stream).map_or(0, |request| request.attempts);
-        if line.attempts == 0 && began == 0 {
-            self.tally(cluster, |tally| tally.uncounted += 1);
-        }
         let attempts = line.attempts.max(began).max(1);
+        self.count_end(cluster, failed, line.attempts > 0 || began > 0);
         self.unclear_retries(cluster, stream, line, began.max(1)..attempts);
         let Some(mut request) = self.requests.remove(&stream) else {
             return self.shed_request_ends(cluster, line, last);
         };
         let answered = line.is_from_upstream();
-        let ended = std::mem::take(&mut request.last);
-        if answered && attempts <= request.retry_on.most {
-            let (attempt, line) = ended.last().map_or((IMAGINED, line), |(attempt, line)| (*attempt, line));
-            if request.attempts == 0 || !ended.is_empty() {
-                request.decided = self.attempt_answered(cluster, attempt, line, (&request, attempts));
-            }
-        } else if answered {
-            request.decided = Some(Decided::Stopped);
+        if answered {
+            request.decided = self.decide_at_end(cluster, &request, line, attempts);
         } else {
-            ended.iter().for_each(|(attempt, line)| self.attempt_logged(cluster, *attempt, line, Some(stream)));
+            self.log_last_attempts(cluster, &request);
         }
         let imagined = if failed { self.imagine_retry(cluster, &request, line, attempts) } else { Imagined::Useless };
-        let helped = imagined == Imagined::Helps;
         self.show(cluster, line, Some(stream), attempts);
-        if line.status.is_some() || helped {
-            self.host.imagine_answer(helped);
-            self.worker.on_response_headers(stream, &self.host, false);
-            // What the budget had no permission for when the request arrived.
-            let denied = self.poll(now).denied;
-            let in_time = answered || line.broke().is_some();
-            if in_time
-                && imagined != Imagined::Denied
-                && self.clusters.get(cluster).is_some_and(|cluster| attempts <= cluster.most_retries)
-            {
-                self.tally(cluster, |tally| tally.unpaid += denied);
-            }
+        if line.status.is_some() || imagined == Imagined::Helps {
+            self.pass_response(cluster, stream, line, (imagined, attempts));
         }
         if answered {
-            ended.iter().for_each(|(attempt, line)| self.attempt_logged(cluster, *attempt, line, Some(stream)));
+            self.log_last_attempts(cluster, &request);
         }
         self.show(cluster, line, Some(stream), attempts);
         self.ending = Some(Rc::clone(line));
         self.worker.on_request_end(stream, &self.host);
-        self.poll(now);
+        self.poll(self.now);
         self.ending = None;
         self.worker.on_request_done(stream);
         if line.flags.client_gone() {
             // No other request's attempt shall be taken for its own.
-            self.tick(now);
+            self.tick(self.now);
+        }
+    }
+
+    /// Counts a request that ended, if its client saw it fail or the log does not tell how many attempts it had.
+    fn count_end(&mut self, cluster: usize, failed: bool, counted: bool) {
+        let now = self.now;
+        self.tally(cluster, |tally| {
+            if failed {
+                tally.failures += 1;
+                tally.timeline.step(now, |step| step.failures += 1);
+            }
+            tally.uncounted += u64::from(!counted);
+        });
+    }
+
+    /// Decides whether the attempt whose answer the client got would have been retried.
+    fn decide_at_end(
+        &mut self,
+        cluster: usize,
+        request: &Request,
+        line: &Rc<Record>,
+        attempts: u32,
+    ) -> Option<Decided> {
+        if attempts > request.retry_on.most {
+            return Some(Decided::Stopped);
+        }
+        if request.attempts > 0 && request.last.is_empty() {
+            return request.decided;
+        }
+        let (attempt, line) = request.last.last().map_or((IMAGINED, line), |(attempt, line)| (*attempt, line));
+        self.attempt_answered(cluster, attempt, line, (request, attempts))
+    }
+
+    /// Tells the worker of the log lines of those attempts that ended together with their request.
+    fn log_last_attempts(&mut self, cluster: usize, request: &Request) {
+        for (attempt, line) in &request.last {
+            self.attempt_logged(cluster, *attempt, line, Some(request.stream));
+        }
+    }
+
+    /// Tells the worker of the response headers: those of the line, or those of a retry that would have helped.
+    fn pass_response(
+        &mut self,
+        cluster: usize,
+        stream: StreamId,
+        line: &Rc<Record>,
+        (imagined, attempts): (Imagined, u32),
+    ) {
+        self.host.imagine_answer(imagined == Imagined::Helps);
+        self.worker.on_response_headers(stream, &self.host, false);
+        // What the budget had no permission for when the request arrived.
+        let denied = self.poll(self.now).denied;
+        let in_time = line.is_from_upstream() || line.broke().is_some();
+        let Some(cluster) = self.clusters.get_mut(cluster) else { return };
+        if in_time && imagined != Imagined::Denied && attempts <= cluster.most_retries {
+            cluster.tally.unpaid += denied;
         }
     }
 
