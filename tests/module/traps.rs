@@ -35,6 +35,8 @@ const MAP: &str =
 const COUNTED: &str = "a list made from one whose length is known, which the compiler no longer sees";
 const CARRY: &str =
     "`Duration`'s own arithmetic checks the seconds before, and passes less than a second of nanoseconds";
+const DISTANCE: &str =
+    "strsim visits as many bytes of the second name as it has counted there; fuzzed (tests/fuzz: configuration)";
 const TEXT: &str = "the sum of the lengths of a few short texts does not overflow";
 const READER: &str = "serde_json stays within what it has counted itself; fuzzed (tests/fuzz: configuration)";
 const ALLOCATOR: &str = "the allocator's own invariants: classes of sizes of which there are as many as it has lists";
@@ -47,7 +49,7 @@ const HELPER: &str = "a method of the SDK's traits that nobody calls, and that `
 const BORROWED: &str =
     "the dispatcher's maps are borrowed for a callback, and no host function calls back but to allocate";
 
-const EXPLAINED: [Explained; 51] = [
+const EXPLAINED: [Explained; 53] = [
     // Of the SDK, and where the compiler has put it into ours.
     explained("proxy_wasm::traits::", ALONE, HELPER),
     explained("proxy_wasm::hostcalls::", "core::panicking::panic_fmt", STATUS),
@@ -67,6 +69,9 @@ const EXPLAINED: [Explained; 51] = [
     // Of ours.
     explained("weir::engine::compile", "core::panicking::panic_fmt", COUNTED),
     explained("weir::filter::", "core::option::expect_failed", TEXT),
+    // Where the compiler has put strsim's distance, or that by itself.
+    explained("weir::config::error::similar", "core::panicking::panic_bounds_check", DISTANCE),
+    explained("strsim::", "core::panicking::panic_bounds_check", DISTANCE),
     explained("weir::outlier::hosts::Hosts::", "core::option::unwrap_failed", MAP),
     explained("weir::outlier::hosts::Hosts::", "core::panicking::panic", MAP),
     explained("weir::outlier::hosts::Hosts::", "core::slice::index::slice_index_fail", MAP),
