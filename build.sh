@@ -155,9 +155,7 @@ lacks() {
 
 # What is needed to compile the module and to make it smaller, and to download Envoy where none is there.
 lacks_wasm() {
-    if [[ -n ${WEIR_TOOLCHAIN:-} ]] || has_wasm_target || has_debian_toolchain; then return 1; fi
-    if has rustup && rustup -q target add "$wasm_target" 2>/dev/null; then return 1; fi
-    if apt_install rustc-web rust-web-src; then return 1; fi
+    if [[ -n ${WEIR_TOOLCHAIN:-} ]] || has_debian_toolchain || add_wasm_target || apt_install rustc-web rust-web-src; then return 1; fi
     help="this Rust has no $wasm_target; install it with: rustup target add $wasm_target"
 }
 lacks_module() {
@@ -257,6 +255,16 @@ has_wasm_target() {
     compgen -G "$libraries/libcore-*.rlib" >/dev/null
 }
 
+# add_wasm_target: rustup's toolchain has it, or gets it. Where that failed once, it is not tried again.
+asked_rustup=""
+add_wasm_target() {
+    if has_wasm_target; then return; fi
+    if [[ -n $asked_rustup ]] || ! has rustup; then return 1; fi
+    asked_rustup=yes
+    say "Adding $wasm_target to rustup's toolchain"
+    rustup -q target add "$wasm_target" && has_wasm_target
+}
+
 # Sets `wasm_toolchain`, and `wasm_env`, the environment that cargo runs in when it compiles for wasm32.
 wasm_toolchain="" wasm_env=()
 choose_wasm_toolchain() {
@@ -267,11 +275,7 @@ choose_wasm_toolchain() {
         debian) use_debian_toolchain; return ;;
         *) die "WEIR_TOOLCHAIN=$WEIR_TOOLCHAIN: only \"debian\" is known" ;;
     esac
-    if ! has_wasm_target && ! has_debian_toolchain && command -v rustup >/dev/null; then
-        say "Adding $wasm_target to rustup's toolchain"
-        rustup -q target add "$wasm_target" || true
-    fi
-    if has_wasm_target; then
+    if has_wasm_target || { ! has_debian_toolchain && add_wasm_target; }; then
         wasm_toolchain=own wasm_env=("CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}")
         wasm_flags "$(rustc --print sysroot)" "$(rustc --print sysroot)"
     else
