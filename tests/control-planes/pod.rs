@@ -65,20 +65,23 @@ impl Pod {
     pub fn stop(&self) {
         if let Some(task) = lock(&self.listening).take() {
             task.abort();
-            drop(runtime().block_on(task));
         }
-        // Each connection has one, and ends a little later.
-        let ended = wait::until(wait::LIMIT, || match Arc::strong_count(&self.arrived) {
-            1 => Ok(()),
-            left => Err(format!("{left} left")),
-        });
-        drop(ended);
+        until_alone(&self.arrived);
     }
 
     /// The requests that arrived so far.
     pub fn arrived(&self) -> Vec<Arrived> {
         lock(&self.arrived).clone()
     }
+}
+
+/// Waits until all else that holds this is gone: each connection does, and so does what accepts them.
+pub fn until_alone<T>(held: &Arc<T>) {
+    let ended = wait::until(wait::LIMIT, || match Arc::strong_count(held) {
+        1 => Ok(()),
+        left => Err(format!("{left} left")),
+    });
+    drop(ended);
 }
 
 async fn serve(stream: TcpStream, arrived: Arc<Mutex<Vec<Arrived>>>) {

@@ -15,7 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpSocket;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::support::{runtime, wait};
+use crate::pod::until_alone;
+use crate::support::runtime;
 
 /// A pod that answers every request with 200, and with `grpc-status: 0` in its trailers.
 pub struct Http2Pod {
@@ -50,12 +51,7 @@ impl Http2Pod {
     /// Breaks off what is open, and refuses what comes, from when this returns.
     pub fn stop(&self) {
         self.task.abort();
-        // Each connection has one, and so has what accepts them.
-        let ended = wait::until(wait::LIMIT, || match Arc::strong_count(&self.count) {
-            1 => Ok(()),
-            left => Err(format!("{left} left")),
-        });
-        drop(ended);
+        until_alone(&self.count);
     }
 
     /// How many requests arrived so far.
