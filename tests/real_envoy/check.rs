@@ -151,7 +151,8 @@ impl Ledger {
                 complaints.push(format!("{}: Envoy ended before it was told to:\n{}", level.name(), envoy.log_end()));
                 continue;
             }
-            if let Err(error) = announced(level, &envoy.log()) {
+            // Where few trials ran, it is not there yet.
+            if let Err(error) = wait::until(wait::LIMIT, || announced(level, &envoy.log())) {
                 complaints.push(error);
             }
             for counted in self.0.lock().expect("no one panics with the lock held").iter() {
